@@ -1,0 +1,22 @@
+package v1alpha1
+
+// Labels, taints and annotations that aranya puts on Nodes. The first three are part of the
+// interface: workloads select and tolerate devices by them.
+const (
+	// LabelRole is a Node label; its value on a device's Node is RoleEdgeDevice.
+	LabelRole = "arhat.dev/role"
+	// RoleEdgeDevice is the value of LabelRole.
+	RoleEdgeDevice = "EdgeDevice"
+	// LabelName is a Node label that holds the name of the EdgeDevice.
+	LabelName = "arhat.dev/name"
+	// LabelNamespace is a Node label that holds the namespace of the EdgeDevice. The Node's taint of
+	// the same key and value keeps other pods away, see spec.node.namespaceTaint.
+	LabelNamespace = "arhat.dev/namespace"
+	// TaintNamespace is the key of that taint.
+	TaintNamespace = "arhat.dev/namespace"
+	// AnnotationUID is a Node annotation that holds the UID of the EdgeDevice the Node stands for. A
+	// Node without it is not aranya's and is never touched.
+	AnnotationUID = "arhat.dev/edgedevice-uid"
+	// FinalizerNode is the finalizer that keeps an EdgeDevice until its Node and pods are gone.
+	FinalizerNode = "aranya.arhat.dev/node"
+)

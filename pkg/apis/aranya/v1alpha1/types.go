@@ -1,0 +1,469 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// +genclient
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDevice is a machine at the edge that dials in to aranya: behind NAT, on a metered link, or
+// reachable only through a message broker. While the device runs the arhat agent and is enrolled,
+// commands, logs and port-forwards reach it through the subresources of its EdgeDevice, and
+// (unless spec.node.disabled is set) a Node of the same name lets the scheduler place pods on it.
+type EdgeDevice struct {
+	metav1.TypeMeta `json:",inline"`
+	// Standard object's metadata. The name of the EdgeDevice is also the name of its Node.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is the desired configuration of the device.
+	// +optional
+	Spec EdgeDeviceSpec `json:"spec,omitempty"`
+
+	// status is what aranya knows of the device. While the device is connected, the fields link,
+	// lastSeen and device are taken from the live link on every read.
+	// +optional
+	Status EdgeDeviceStatus `json:"status,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDeviceList is a list of EdgeDevices.
+type EdgeDeviceList struct {
+	metav1.TypeMeta `json:",inline"`
+	// Standard list metadata.
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	// items is the list of EdgeDevices.
+	Items []EdgeDevice `json:"items"`
+}
+
+// EdgeDeviceSpec is the desired configuration of a device.
+type EdgeDeviceSpec struct {
+	// connectivity says how the device and aranya reach each other.
+	// +optional
+	Connectivity Connectivity `json:"connectivity,omitempty"`
+
+	// node configures the Node that represents the device in the cluster.
+	// +optional
+	Node NodeSpec `json:"node,omitempty"`
+
+	// pod configures how pods run on the device.
+	// +optional
+	Pod PodSpec `json:"pod,omitempty"`
+
+	// host says what the cloud side may do on the device's host itself. The device's own policy
+	// (arhat.yaml) can forbid more; it can never be widened from here.
+	// +optional
+	Host HostSpec `json:"host,omitempty"`
+}
+
+// ConnectivityMethod is a way for a device to reach aranya.
+// +enum
+type ConnectivityMethod string
+
+const (
+	// ConnectivityGRPC means that the device dials aranya's gateway, directly or through an Ingress
+	// or a LoadBalancer.
+	ConnectivityGRPC ConnectivityMethod = "grpc"
+	// ConnectivityMQTT means that the device and aranya meet at an MQTT broker.
+	ConnectivityMQTT ConnectivityMethod = "mqtt"
+)
+
+// Connectivity says how the device and aranya reach each other.
+type Connectivity struct {
+	// method is how the device connects: "grpc" (the default) dials aranya's gateway, "mqtt" goes
+	// through the broker named in mqttConfig.
+	// +optional
+	// +default="grpc"
+	Method ConnectivityMethod `json:"method,omitempty"`
+
+	// grpcConfig configures the method "grpc". Only allowed with that method.
+	// +optional
+	GRPCConfig *GRPCConfig `json:"grpcConfig,omitempty"`
+
+	// mqttConfig configures the method "mqtt". Required with that method, not allowed with another.
+	// +optional
+	MQTTConfig *MQTTConfig `json:"mqttConfig,omitempty"`
+
+	// heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s
+	// to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is
+	// cheaper on a metered link. Defaults to 40s.
+	// +optional
+	HeartbeatInterval *metav1.Duration `json:"heartbeatInterval,omitempty"`
+}
+
+// GRPCConfig configures a device that dials aranya's gateway.
+type GRPCConfig struct {
+	// tlsSecretRef names a Secret of type kubernetes.io/tls in the device's namespace. Its
+	// certificate is served on the shared gateway listener to clients that ask (by SNI) for one of
+	// its host names. Without it the gateway's own certificate is served.
+	// +optional
+	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty"`
+
+	// service asks for a Service named after the device, with a port named "grpc" that leads to the
+	// gateway, for use as the backend of an Ingress.
+	// +optional
+	Service *ServiceSpec `json:"service,omitempty"`
+}
+
+// ServiceSpec configures the Service of a device.
+type ServiceSpec struct {
+	// type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.
+	// +optional
+	// +default="ClusterIP"
+	Type corev1.ServiceType `json:"type,omitempty"`
+
+	// annotations are put on the Service, for example for an ingress controller.
+	// +optional
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// LocalSecretReference names a Secret in the namespace of the EdgeDevice. There are no references
+// to other namespaces: they would let a tenant read what is not theirs.
+type LocalSecretReference struct {
+	// name of the Secret.
+	Name string `json:"name"`
+}
+
+// MQTTTransport is what carries MQTT packets.
+// +enum
+type MQTTTransport string
+
+const (
+	// MQTTTransportTCP carries MQTT over TCP, or over TLS if mqttConfig.tlsSecretRef is set.
+	MQTTTransportTCP MQTTTransport = "tcp"
+	// MQTTTransportWebSocket carries MQTT over WebSocket.
+	MQTTTransportWebSocket MQTTTransport = "websocket"
+)
+
+// MQTTVersion is a version of the MQTT protocol.
+// +enum
+type MQTTVersion string
+
+const (
+	// MQTTVersion311 is MQTT 3.1.1.
+	MQTTVersion311 MQTTVersion = "3.1.1"
+)
+
+// MQTTConfig configures a device that is reached through an MQTT broker.
+type MQTTConfig struct {
+	// messageNamespace is the prefix of the topics: <messageNamespace>/<namespace>/<name>/up and
+	// .../down. It must be the same in the configuration of the device's agent. It must not contain
+	// the wildcards "+" and "#". Defaults to "/aranya.arhat.dev".
+	// +optional
+	// +default="/aranya.arhat.dev"
+	MessageNamespace string `json:"messageNamespace,omitempty"`
+
+	// server is the broker's address as host:port.
+	Server string `json:"server"`
+
+	// version of the MQTT protocol. Only "3.1.1", which is the default.
+	// +optional
+	// +default="3.1.1"
+	Version MQTTVersion `json:"version,omitempty"`
+
+	// transport is "tcp" (the default) or "websocket".
+	// +optional
+	// +default="tcp"
+	Transport MQTTTransport `json:"transport,omitempty"`
+
+	// tlsSecretRef names a Secret in the device's namespace for TLS to the broker. Keys: ca.crt (CA
+	// of the broker; the system's roots without it), tls.crt and tls.key (client certificate; none
+	// without them).
+	// +optional
+	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty"`
+
+	// connectPacket is what aranya's own broker client puts into its CONNECT packet.
+	// +optional
+	ConnectPacket MQTTConnectPacket `json:"connectPacket,omitempty"`
+}
+
+// MQTTConnectPacket holds the fields of an MQTT CONNECT packet.
+type MQTTConnectPacket struct {
+	// cleanSession asks the broker to forget the session when the connection ends. Defaults to true:
+	// the link has its own sequence numbers and starts anew after a loss.
+	// +optional
+	// +default=true
+	CleanSession *bool `json:"cleanSession,omitempty"`
+
+	// will is the message that the broker publishes when aranya's connection is lost, beside the
+	// messages that the link itself uses.
+	// +optional
+	Will *MQTTWill `json:"will,omitempty"`
+
+	// username for the broker.
+	// +optional
+	Username string `json:"username,omitempty"`
+
+	// password names a Secret in the device's namespace whose key "password" holds the password for
+	// the broker.
+	// +optional
+	Password *LocalSecretReference `json:"password,omitempty"`
+
+	// clientID of aranya's connection. At most 23 letters and digits are safe with every broker.
+	// Chosen by aranya if empty.
+	// +optional
+	ClientID string `json:"clientID,omitempty"`
+
+	// keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to
+	// 65535. Defaults to 300.
+	// +optional
+	// +default=300
+	Keepalive *int32 `json:"keepalive,omitempty"`
+}
+
+// MQTTWill is an MQTT will message.
+type MQTTWill struct {
+	// topic of the message, without wildcards.
+	Topic string `json:"topic"`
+	// payload of the message, at most 64 KiB.
+	// +optional
+	Payload string `json:"payload,omitempty"`
+	// qos is the quality of service: 0, 1 or 2. Defaults to 0.
+	// +optional
+	QoS int32 `json:"qos,omitempty"`
+	// retain asks the broker to keep the message for later subscribers.
+	// +optional
+	Retain bool `json:"retain,omitempty"`
+}
+
+// NamespaceTaint is what the taint arhat.dev/namespace=<namespace> of a device's Node does to pods
+// that do not tolerate it.
+// +enum
+type NamespaceTaint string
+
+const (
+	// NamespaceTaintNoSchedule keeps pods without a toleration from being scheduled to the device.
+	NamespaceTaintNoSchedule NamespaceTaint = "NoSchedule"
+	// NamespaceTaintPreferNoSchedule has the scheduler avoid the device for such pods.
+	NamespaceTaintPreferNoSchedule NamespaceTaint = "PreferNoSchedule"
+	// NamespaceTaintNoExecute also evicts such pods.
+	NamespaceTaintNoExecute NamespaceTaint = "NoExecute"
+	// NamespaceTaintNone leaves the taint out: any pod may land on the device.
+	NamespaceTaintNone NamespaceTaint = "None"
+)
+
+// NodeSpec configures the Node that represents a device.
+type NodeSpec struct {
+	// disabled leaves the device without a Node. It is still enrolled, managed and reachable through
+	// its subresources, runs no pods from the cluster, and costs kube-apiserver nothing.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+
+	// labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name,
+	// arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname) are not
+	// allowed.
+	// +optional
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// annotations are put on the Node.
+	// +optional
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	// taints are put on the Node, beside the one of namespaceTaint.
+	// +optional
+	// +listType=atomic
+	Taints []corev1.Taint `json:"taints,omitempty"`
+
+	// unschedulable keeps new pods off the device, as "kubectl cordon" does on its Node. A Node that
+	// was cordoned directly stays so.
+	// +optional
+	Unschedulable bool `json:"unschedulable,omitempty"`
+
+	// namespaceTaint is the effect of the Node's taint arhat.dev/namespace=<namespace>: NoSchedule
+	// (the default), PreferNoSchedule, NoExecute, or None for no such taint.
+	// +optional
+	// +default="NoSchedule"
+	NamespaceTaint NamespaceTaint `json:"namespaceTaint,omitempty"`
+}
+
+// PodSpec configures how pods run on a device.
+type PodSpec struct {
+	// capacity is how many pods the device may run, from 1 to 1000. Defaults to 110.
+	// +optional
+	// +default=110
+	Capacity *int32 `json:"capacity,omitempty"`
+
+	// dns is what pods with dnsPolicy ClusterFirst use: a device has no route to the cluster's DNS.
+	// Without it such pods use the device's own resolver.
+	// +optional
+	DNS *corev1.PodDNSConfig `json:"dns,omitempty"`
+}
+
+// HostSpec says what the cloud side may do on the device's host. Everything is allowed by default
+// to those whom RBAC allows the subresource.
+type HostSpec struct {
+	// allowExec permits commands on the host through edgedevices/exec. Defaults to true.
+	// +optional
+	// +default=true
+	AllowExec *bool `json:"allowExec,omitempty"`
+
+	// allowAttach permits attaching to the host's console shell through edgedevices/attach.
+	// Defaults to true.
+	// +optional
+	// +default=true
+	AllowAttach *bool `json:"allowAttach,omitempty"`
+
+	// allowLog permits reading host logs through edgedevices/log. Defaults to true.
+	// +optional
+	// +default=true
+	AllowLog *bool `json:"allowLog,omitempty"`
+
+	// allowPortForward permits connections to ports of the host, and of its network where the device
+	// itself allows that, through edgedevices/portforward and edgedevices/proxy. Defaults to true.
+	// +optional
+	// +default=true
+	AllowPortForward *bool `json:"allowPortForward,omitempty"`
+}
+
+// EdgeDevicePhase is a one-word summary of a device's state.
+// +enum
+type EdgeDevicePhase string
+
+const (
+	// EdgeDevicePending means that no agent has enrolled as this device yet.
+	EdgeDevicePending EdgeDevicePhase = "Pending"
+	// EdgeDeviceOnline means that the device has a live link.
+	EdgeDeviceOnline EdgeDevicePhase = "Online"
+	// EdgeDeviceOffline means that the device is enrolled but has no live link.
+	EdgeDeviceOffline EdgeDevicePhase = "Offline"
+)
+
+// Types of conditions of an EdgeDevice.
+const (
+	// EdgeDeviceEnrolled is True once a certificate was issued to the device's agent.
+	EdgeDeviceEnrolled = "Enrolled"
+	// EdgeDeviceConnected is True while the device has a live link.
+	EdgeDeviceConnected = "Connected"
+	// EdgeDeviceNodeReady mirrors the Ready condition of the device's Node. It is False with the
+	// reason NodeNameConflict if a Node of that name exists that aranya does not own.
+	EdgeDeviceNodeReady = "NodeReady"
+)
+
+// EdgeDeviceStatus is what aranya knows of a device.
+type EdgeDeviceStatus struct {
+	// phase is a one-word summary: Pending (never enrolled), Online or Offline.
+	// +optional
+	Phase EdgeDevicePhase `json:"phase,omitempty"`
+
+	// conditions of the device: Enrolled, Connected, NodeReady.
+	// +optional
+	// +patchMergeKey=type
+	// +patchStrategy=merge
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+
+	// agentVersion is the version of the arhat agent on the device.
+	// +optional
+	AgentVersion string `json:"agentVersion,omitempty"`
+
+	// nodeName is the name of the device's Node, if it has one.
+	// +optional
+	NodeName string `json:"nodeName,omitempty"`
+
+	// device describes the machine, as its agent reported it.
+	// +optional
+	Device *DeviceInfo `json:"device,omitempty"`
+
+	// link is the live link, only while there is one.
+	// +optional
+	Link *LinkStatus `json:"link,omitempty"`
+
+	// usage is what the device uses of its cpu and memory at the moment, only while it is connected.
+	// +optional
+	Usage corev1.ResourceList `json:"usage,omitempty"`
+
+	// certificate is the device certificate in force. Only aranya writes it.
+	// +optional
+	Certificate *CertificateStatus `json:"certificate,omitempty"`
+
+	// lastSeen is when the device was last heard of.
+	// +optional
+	LastSeen *metav1.Time `json:"lastSeen,omitempty"`
+
+	// observedGeneration is the generation of the spec that this status reflects.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+}
+
+// DeviceInfo describes a device's machine.
+type DeviceInfo struct {
+	// operatingSystem as in the label kubernetes.io/os, for example "linux".
+	// +optional
+	OperatingSystem string `json:"operatingSystem,omitempty"`
+	// architecture as in the label kubernetes.io/arch, for example "arm64".
+	// +optional
+	Architecture string `json:"architecture,omitempty"`
+	// kernelVersion as reported by "uname -r".
+	// +optional
+	KernelVersion string `json:"kernelVersion,omitempty"`
+	// osImage is the name of the operating system, from os-release.
+	// +optional
+	OSImage string `json:"osImage,omitempty"`
+	// machineID of the device, from /etc/machine-id.
+	// +optional
+	MachineID string `json:"machineID,omitempty"`
+	// bootID changes whenever the device boots.
+	// +optional
+	BootID string `json:"bootID,omitempty"`
+	// containerRuntimeVersion is name and version of the runtime, for example "containerd://1.6.20".
+	// +optional
+	ContainerRuntimeVersion string `json:"containerRuntimeVersion,omitempty"`
+	// addresses of the device in its own network.
+	// +optional
+	// +listType=atomic
+	Addresses []corev1.NodeAddress `json:"addresses,omitempty"`
+	// capacity of the device.
+	// +optional
+	Capacity corev1.ResourceList `json:"capacity,omitempty"`
+	// allocatable is the part of the capacity that pods may use.
+	// +optional
+	Allocatable corev1.ResourceList `json:"allocatable,omitempty"`
+}
+
+// LinkStatus describes the live link of a device.
+type LinkStatus struct {
+	// method is what the link runs over: "grpc", "websocket" or "mqtt".
+	// +optional
+	Method string `json:"method,omitempty"`
+	// since is when the link came up.
+	// +optional
+	Since metav1.Time `json:"since,omitempty"`
+	// roundTrip is the last measured round-trip time.
+	// +optional
+	RoundTrip *metav1.Duration `json:"roundTrip,omitempty"`
+	// bytesIn counts the bytes received from the device over this link, TLS included.
+	// +optional
+	BytesIn int64 `json:"bytesIn,omitempty"`
+	// bytesOut counts the bytes sent to the device over this link, TLS included.
+	// +optional
+	BytesOut int64 `json:"bytesOut,omitempty"`
+	// replica is the aranya replica that holds the link.
+	// +optional
+	Replica string `json:"replica,omitempty"`
+	// remoteAddress is where the link comes from, as the gateway sees it.
+	// +optional
+	RemoteAddress string `json:"remoteAddress,omitempty"`
+	// streams is the number of open exec, attach, log, port-forward and proxy streams.
+	// +optional
+	Streams int32 `json:"streams,omitempty"`
+}
+
+// CertificateStatus describes the device certificate in force.
+type CertificateStatus struct {
+	// serialNumber in hexadecimal digits.
+	// +optional
+	SerialNumber string `json:"serialNumber,omitempty"`
+	// publicKeySHA256 is the hexadecimal SHA-256 of the public key (DER, SubjectPublicKeyInfo). A
+	// certificate with another key is refused: enrolling anew shuts the old key out.
+	// +optional
+	PublicKeySHA256 string `json:"publicKeySHA256,omitempty"`
+	// notAfter is when the certificate expires unless it is renewed.
+	// +optional
+	NotAfter metav1.Time `json:"notAfter,omitempty"`
+}

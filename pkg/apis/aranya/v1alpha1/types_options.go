@@ -1,0 +1,178 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// +k8s:conversion-gen:explicit-from=net/url.Values
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDeviceExecOptions are the query parameters of edgedevices/exec: a command on the device's
+// host, or in a container if pod is set.
+type EdgeDeviceExecOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// stdin redirects the standard input of the command. Defaults to false.
+	// +optional
+	Stdin bool `json:"stdin,omitempty"`
+	// stdout redirects the standard output of the command.
+	// +optional
+	Stdout bool `json:"stdout,omitempty"`
+	// stderr redirects the standard error of the command. Not together with tty.
+	// +optional
+	Stderr bool `json:"stderr,omitempty"`
+	// tty runs the command in a terminal. Defaults to false.
+	// +optional
+	TTY bool `json:"tty,omitempty"`
+	// pod on this device, in the device's namespace or as namespace/name. The host itself if empty.
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// container of the pod. Defaults to the only container, if there is only one.
+	// +optional
+	Container string `json:"container,omitempty"`
+	// command is the argument vector. It is not run by a shell.
+	Command []string `json:"command"`
+}
+
+// +k8s:conversion-gen:explicit-from=net/url.Values
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDeviceAttachOptions are the query parameters of edgedevices/attach: the login shell of the
+// device's host, or a running container if pod is set.
+type EdgeDeviceAttachOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// stdin redirects the standard input.
+	// +optional
+	Stdin bool `json:"stdin,omitempty"`
+	// stdout redirects the standard output.
+	// +optional
+	Stdout bool `json:"stdout,omitempty"`
+	// stderr redirects the standard error. Not together with tty.
+	// +optional
+	Stderr bool `json:"stderr,omitempty"`
+	// tty attaches to a terminal. It must match how the container was started.
+	// +optional
+	TTY bool `json:"tty,omitempty"`
+	// pod on this device, in the device's namespace or as namespace/name. The host itself if empty.
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// container of the pod. Defaults to the only container, if there is only one.
+	// +optional
+	Container string `json:"container,omitempty"`
+}
+
+// +k8s:conversion-gen:explicit-from=net/url.Values
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDeviceLogOptions are the query parameters of edgedevices/log: the agent's own log, a log file
+// or journal unit of the host, or a container's log. At most one of pod, path and unit may be set.
+type EdgeDeviceLogOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// pod on this device, in the device's namespace or as namespace/name.
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// container of the pod. Defaults to the only container, if there is only one.
+	// +optional
+	Container string `json:"container,omitempty"`
+	// path of a log file on the host, which the device's policy must allow.
+	// +optional
+	Path string `json:"path,omitempty"`
+	// unit of the host's systemd journal.
+	// +optional
+	Unit string `json:"unit,omitempty"`
+	// follow the log.
+	// +optional
+	Follow bool `json:"follow,omitempty"`
+	// previous returns the log of the container's previous instance. Only with pod.
+	// +optional
+	Previous bool `json:"previous,omitempty"`
+	// sinceSeconds is a relative time before now from which on to show lines. Not with path.
+	// +optional
+	SinceSeconds *int64 `json:"sinceSeconds,omitempty"`
+	// sinceTime is the time from which on to show lines. Not together with sinceSeconds.
+	// +optional
+	SinceTime *metav1.Time `json:"sinceTime,omitempty"`
+	// timestamps adds an RFC 3339 timestamp to the beginning of every line. Not with path.
+	// +optional
+	Timestamps bool `json:"timestamps,omitempty"`
+	// tailLines is the number of lines from the end to show.
+	// +optional
+	TailLines *int64 `json:"tailLines,omitempty"`
+	// limitBytes is the number of bytes after which the log is cut off.
+	// +optional
+	LimitBytes *int64 `json:"limitBytes,omitempty"`
+}
+
+// +k8s:conversion-gen:explicit-from=net/url.Values
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDevicePortForwardOptions are the query parameters of edgedevices/portforward: ports of the
+// device's loopback, of a pod on it, or of a host on its network that its agent allows.
+type EdgeDevicePortForwardOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// ports to forward. Needed by WebSocket clients that name their ports in the request.
+	// +optional
+	Ports []int32 `json:"ports,omitempty"`
+	// pod on this device, in the device's namespace or as namespace/name.
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// host on the device's network. Not together with pod.
+	// +optional
+	Host string `json:"host,omitempty"`
+}
+
+// +k8s:conversion-gen:explicit-from=net/url.Values
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EdgeDeviceProxyOptions are the query parameters of edgedevices/proxy. The device is named as
+// [scheme:]name[:port], as in services/proxy: scheme is http (the default) or https.
+type EdgeDeviceProxyOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// path is the path of the request to the device's port.
+	// +optional
+	Path string `json:"path,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// EnrollmentToken is created through edgedevices/token. The token in its status lets one agent enrol
+// once as that EdgeDevice. Only a hash of it is kept, so that it cannot be read again.
+type EnrollmentToken struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what is asked for.
+	// +optional
+	Spec EnrollmentTokenSpec `json:"spec,omitempty"`
+	// status holds the token.
+	// +optional
+	Status EnrollmentTokenStatus `json:"status,omitempty"`
+}
+
+// EnrollmentTokenSpec is what is asked for.
+type EnrollmentTokenSpec struct {
+	// expirationSeconds is how long the token is valid, from 60 to 604800 (a week). Defaults to 3600.
+	// +optional
+	// +default=3600
+	ExpirationSeconds *int64 `json:"expirationSeconds,omitempty"`
+}
+
+// EnrollmentTokenStatus holds an enrolment token.
+type EnrollmentTokenStatus struct {
+	// token for "arhat join --token". It carries the hash of the CA that the agent must find on the
+	// gateway, so that the agent needs to trust nothing else.
+	// +optional
+	Token string `json:"token,omitempty"`
+	// expirationTimestamp is when the token stops being valid.
+	// +optional
+	ExpirationTimestamp metav1.Time `json:"expirationTimestamp,omitempty"`
+	// server is the gateway's address for "arhat join --server", if aranya knows an address that
+	// devices can reach.
+	// +optional
+	Server string `json:"server,omitempty"`
+}

@@ -1,0 +1,83 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+// Device identifies an EdgeDevice. The UID tells apart devices of one name over time.
+type Device struct {
+	Namespace, Name string
+	UID             types.UID
+}
+
+// Session is the live link of one device. It is an interface because a device's link may be held by
+// another replica. All methods may be called concurrently.
+type Session interface {
+	Device() Device
+	// Hello is what the device said when it connected. Not to be modified.
+	Hello() *edgeapi.Hello
+	// Send queues a message for the device without blocking. It returns ErrBusy if the device's queue
+	// is full and ErrClosed if the session is over; the caller tries again later, or leaves it to the
+	// next session.
+	Send(msg *edgeapi.ServerMessage) error
+	// OpenStream asks the device to open a stream and waits until it is there. The caller must close
+	// the stream. The id in req is set by OpenStream. Errors are API statuses
+	// (k8s.io/apimachinery/pkg/api/errors), fit for the user.
+	OpenStream(ctx context.Context, req *edgeapi.OpenStream) (*stream.Stream, error)
+	// Info is the current state of the link.
+	Info() Info
+	// Done is closed when the session is over.
+	Done() <-chan struct{}
+	// Close ends the session; the reason is told to the device.
+	Close(reason error)
+}
+
+// Info is the state of a link at one moment.
+type Info struct {
+	// Method is "grpc", "websocket" or "mqtt".
+	Method            string
+	Since, LastSeen   time.Time
+	RoundTrip         time.Duration // 0: not measured yet
+	BytesIn, BytesOut int64         // as on the link, TLS included
+	Streams           int32
+	RemoteAddress     string
+	Replica           string
+	// CPUNanoCores and MemoryBytes are what the device used when it last answered a ping.
+	CPUNanoCores, MemoryBytes uint64
+	// NodeStatus is the last one the device sent. Not to be modified.
+	NodeStatus *edgeapi.NodeStatus
+}
+
+// Sessions finds the live links.
+type Sessions interface {
+	// Session returns the live link of a device, or false.
+	Session(namespace, name string) (Session, bool)
+	// Sessions returns all live links of this replica, in no order.
+	Sessions() []Session
+}
+
+// Handler is told what happens on the links. The calls for one session come in order, from one
+// goroutine, which reads nothing more from that device until the call returns: a handler must be
+// quick and never block on the device itself.
+type Handler interface {
+	// SessionStarted is called after Hello, before any other message of the session.
+	SessionStarted(s Session)
+	// DeviceMessage is called for each message but Hello and Pong.
+	DeviceMessage(s Session, msg *edgeapi.DeviceMessage)
+	// SessionEnded is called once, last. The reason is never nil.
+	SessionEnded(s Session, reason error)
+}
+
+var (
+	// ErrBusy says that a device's queue is full.
+	ErrBusy = errors.New("the device's send queue is full")
+	// ErrClosed says that a session is over.
+	ErrClosed = errors.New("the session is closed")
+)

@@ -1,0 +1,34 @@
+// Package streaming serves the exec, attach and port-forward HTTP protocols of Kubernetes (SPDY, and
+// WebSocket including v5.channel.k8s.io and tunnelled port-forward) on behalf of a Backend. It knows
+// nothing of devices, pods or authorization. Both the subresources of EdgeDevice and the kubelet
+// endpoint use it.
+package streaming
+
+import (
+	"context"
+	"io"
+
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// IO are the streams of one exec or attach. A nil stream was not asked for.
+type IO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool
+	// Resize delivers terminal sizes; it is closed when no more will come. Nil without TTY.
+	Resize <-chan remotecommand.TerminalSize
+}
+
+// CommandFunc runs an exec or attach session. It returns when the session is over, or soon after ctx
+// ends. An exit code other than 0 is a k8s.io/utils/exec.CodeExitError.
+type CommandFunc func(ctx context.Context, streams IO) error
+
+// DialFunc opens a connection to a port for port-forward.
+type DialFunc func(ctx context.Context, port uint16) (Conn, error)
+
+// Conn is a byte stream with half-close.
+type Conn interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
