@@ -1,0 +1,99 @@
+package pods
+
+import (
+	"errors"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+)
+
+// Defaults of Config.
+const (
+	DefaultLogDir           = "/var/log/pods"
+	DefaultOwner            = "arhat"
+	DefaultRelistPeriod     = time.Second
+	DefaultMaxParallelPulls = 2
+)
+
+// Config says how a Manager runs pods.
+type Config struct {
+	// Runtime runs the containers. Required.
+	Runtime runtime.Runtime
+	// StateDir holds the record of the desired pods, their volumes, hosts files and termination
+	// messages. Required; created with mode 0700 if it does not exist.
+	StateDir string
+	// LogDir holds the containers' logs as <namespace>_<name>_<uid>/<container>/<restart>.log.
+	// Defaults to /var/log/pods.
+	LogDir string
+	// Owner marks the sandboxes and containers of this agent in the runtime. Others are never
+	// touched; give each agent that shares a runtime its own. Defaults to "arhat".
+	Owner string
+	// Node is what is known of the device at start, see SetNode.
+	Node NodeInfo
+	// Sink is told what happens. Required.
+	Sink Sink
+	// Clock defaults to the real one.
+	Clock clock.WithTicker
+	// Admit may refuse a pod under the device's own policy. The reason is one CamelCase word. It is
+	// asked once per pod and start of the agent, and may be nil.
+	Admit func(*v1.Pod) (reason, message string, ok bool)
+	// RelistPeriod is how often the runtime is looked at. Defaults to 1 s.
+	RelistPeriod time.Duration
+	// MaxParallelPulls bounds the images that are pulled at the same time. Defaults to 2.
+	MaxParallelPulls int
+	// CgroupParent is the parent of the pods' cgroups in the runtime's own notation: empty for the
+	// cgroupfs driver, the name of a slice for systemd.
+	CgroupParent string
+}
+
+// NodeInfo is what pods may know of the device, and what their status says about it.
+type NodeInfo struct {
+	// Name of the device's Node.
+	Name string
+	// HostIPs of the device, primary first, at most one per address family.
+	HostIPs []string
+	// Allocatable resources: the defaults of resourceFieldRef.
+	Allocatable v1.ResourceList
+	// PodDNS is for pods with dnsPolicy ClusterFirst. Nil: the device's own resolver.
+	PodDNS *v1.PodDNSConfig
+}
+
+// Sink is told what happens to pods. Calls come from many goroutines; calls about one pod come in
+// order. A call must not block on the link: what is lost while the link is down is sent again by
+// ResendStatuses.
+type Sink interface {
+	PodStatus(*edgeapi.PodStatus)
+	PodRemoved(*edgeapi.PodRemoved)
+	Event(*edgeapi.Event)
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.Runtime == nil:
+		return errors.New("pods: Config.Runtime is required")
+	case c.StateDir == "":
+		return errors.New("pods: Config.StateDir is required")
+	case c.Sink == nil:
+		return errors.New("pods: Config.Sink is required")
+	}
+	if c.LogDir == "" {
+		c.LogDir = DefaultLogDir
+	}
+	if c.Owner == "" {
+		c.Owner = DefaultOwner
+	}
+	if c.Clock == nil {
+		c.Clock = clock.RealClock{}
+	}
+	if c.RelistPeriod <= 0 {
+		c.RelistPeriod = DefaultRelistPeriod
+	}
+	if c.MaxParallelPulls <= 0 {
+		c.MaxParallelPulls = DefaultMaxParallelPulls
+	}
+	return nil
+}
