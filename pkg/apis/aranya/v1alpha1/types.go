@@ -6,6 +6,7 @@ import (
 )
 
 // +genclient
+// +genclient:method=CreateToken,verb=create,subresource=token,input=EnrollmentToken,result=EnrollmentToken
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // EdgeDevice is a machine at the edge that dials in to aranya: behind NAT, on a metered link, or

@@ -1,0 +1,29 @@
+package v1alpha1
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// DefaultHeartbeatInterval is the default of spec.connectivity.heartbeatInterval.
+const DefaultHeartbeatInterval = 40 * time.Second
+
+func addDefaultingFuncs(scheme *runtime.Scheme) error {
+	return RegisterDefaults(scheme)
+}
+
+// SetDefaults_Connectivity sets what the +default markers cannot express.
+func SetDefaults_Connectivity(obj *Connectivity) {
+	if obj.HeartbeatInterval == nil {
+		obj.HeartbeatInterval = &metav1.Duration{Duration: DefaultHeartbeatInterval}
+	}
+}
+
+// SetDefaults_EdgeDeviceStatus sets the phase of a device that nobody has seen yet.
+func SetDefaults_EdgeDeviceStatus(obj *EdgeDeviceStatus) {
+	if obj.Phase == "" {
+		obj.Phase = EdgeDevicePending
+	}
+}
