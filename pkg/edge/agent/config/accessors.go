@@ -1,0 +1,40 @@
+package config
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// verbosities maps levels to those of klog.
+var verbosities = map[string]int{"error": -1, "info": 2, "debug": 4, "trace": 6}
+
+// Verbosity is the klog verbosity of the level; negative means errors only.
+func (l *Logging) Verbosity() int {
+	return verbosities[l.Level]
+}
+
+// MaxBytes is MaxSize in bytes. The configuration must be valid.
+func (f *LoggingFile) MaxBytes() int64 {
+	q := resource.MustParse(f.MaxSize)
+	return q.Value()
+}
+
+// List is the reserved part of each resource. The configuration must be valid.
+func (r *Reserved) List() v1.ResourceList {
+	return v1.ResourceList{
+		v1.ResourceCPU:              resource.MustParse(r.CPU),
+		v1.ResourceMemory:           resource.MustParse(r.Memory),
+		v1.ResourceEphemeralStorage: resource.MustParse(r.EphemeralStorage),
+	}
+}
+
+// Finish applies defaults and validates, which is how every configuration is made ready for use.
+func (c *Configuration) Finish() error {
+	c.Default()
+	if err := c.Validate(); err != nil {
+		return fmt.Errorf("the configuration is not valid: %w", err)
+	}
+	return nil
+}
