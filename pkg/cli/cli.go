@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
+	"k8s.io/component-base/version"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	utilexec "k8s.io/utils/exec"
+
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
+	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
+)
+
+// completionLimit bounds how many devices a completion lists.
+const completionLimit = 500
+
+// NewCommand returns the command "kubectl-edge".
+func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
+	flags := genericclioptions.NewConfigFlags(true)
+	c := &client{flags: flags, IOStreams: streams}
+	cmd := &cobra.Command{
+		Use:   "kubectl-edge",
+		Short: "Work on edge devices: exec, attach, logs, port-forward, proxy, top, token",
+		Long: `Work on edge devices as kubectl works on pods.
+
+Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"). With --pod, a command
+works on a pod of the device, even if the device has no Node.`,
+		Version:       version.Get().String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl edge"},
+	}
+	flags.AddFlags(cmd.PersistentFlags())
+	cmd.SetIn(streams.In)
+	cmd.SetOut(streams.Out)
+	cmd.SetErr(streams.ErrOut)
+	cmd.AddCommand(
+		newExecCommand(c),
+		newAttachCommand(c),
+		newLogsCommand(c),
+		newPortForwardCommand(c),
+		newProxyCommand(c),
+		newTokenCommand(c),
+		newTopCommand(c),
+	)
+	// A bad namespace or kubeconfig surfaces when the command runs; completion stays silent.
+	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
+	return cmd
+}
+
+// Run executes the command and returns its exit code: that of the remote command, if one ran.
+func Run(cmd *cobra.Command, errOut io.Writer) int {
+	err := cmd.Execute()
+	var exit utilexec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		// As kubectl does: a remote exit code is not an error of ours, but is said.
+		fmt.Fprintf(errOut, "command terminated with exit code %d\n", exit.ExitStatus())
+		return exit.ExitStatus()
+	default:
+		if message, ok := cmdutil.StandardErrorMessage(err); ok {
+			err = errors.New(message)
+		}
+		fmt.Fprintf(errOut, "%s\n", strings.TrimPrefix("error: "+err.Error(), "error: error: "))
+		return 1
+	}
+}
+
+// client is what the commands share: where the cluster is and where the terminal is.
+type client struct {
+	flags *genericclioptions.ConfigFlags
+	genericiooptions.IOStreams
+}
+
+func (c *client) namespace() (string, error) {
+	namespace, _, err := c.flags.ToRawKubeConfigLoader().Namespace()
+	return namespace, err
+}
+
+func (c *client) config() (*rest.Config, error) {
+	config, err := c.flags.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	// A copy: kubectl's executors expect no group and version in it.
+	return rest.CopyConfig(config), nil
+}
+
+func (c *client) clientset() (versioned.Interface, error) {
+	config, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return versioned.NewForConfig(config)
+}
+
+// subresource is a request for a subresource of a device, with options as its query.
+func (c *client) subresource(verb, device, name string, options runtime.Object) (*rest.Request, error) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, err
+	}
+	return clientset.AranyaV1alpha1().RESTClient().Verb(verb).
+		Namespace(namespace).
+		Resource("edgedevices").
+		Name(device).
+		SubResource(name).
+		VersionedParams(options, edgescheme.ParameterCodec), nil
+}
+
+func (c *client) post(device, name string, options runtime.Object) (*rest.Request, error) {
+	return c.subresource(http.MethodPost, device, name, options)
+}
+
+// completeDevices completes the first argument with the names of devices.
+func (c *client) completeDevices(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.deviceNames(cmd, args, toComplete)
+}
+
+// deviceNames lists the devices whose name begins with toComplete and that are not in args.
+func (c *client) deviceNames(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	devices, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).List(cmd.Context(), metav1.ListOptions{Limit: completionLimit})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	given := make(map[string]bool, len(args))
+	for _, arg := range args {
+		given[arg] = true
+	}
+	var names []string
+	for i := range devices.Items {
+		if name := devices.Items[i].Name; strings.HasPrefix(name, toComplete) && !given[name] {
+			names = append(names, name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// podFlags choose a container on a device instead of the device's host.
+type podFlags struct {
+	pod, container string
+}
+
+func (p *podFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.pod, "pod", "", "Pod on the device, as NAME or NAMESPACE/NAME. The device's host if empty.")
+	cmd.Flags().StringVarP(&p.container, "container", "c", "", "Container of the pod. If omitted, the pod's default container.")
+}
+
+func (p *podFlags) validate() error {
+	if p.container != "" && p.pod == "" {
+		return errors.New("--container needs --pod: the device's host has no containers of its own")
+	}
+	return nil
+}

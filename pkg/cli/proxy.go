@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/kubectl/pkg/proxy"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+func newProxyCommand(c *client) *cobra.Command {
+	var address, scheme string
+	var port int
+	cmd := &cobra.Command{
+		Use:   "proxy DEVICE REMOTE_PORT [--port LOCAL_PORT]",
+		Short: "Serve a device's HTTP port locally",
+		Long: `Serve an HTTP port of a device locally, through the subresource edgedevices/proxy.
+
+Unlike port-forward it speaks HTTP: each request is authorized and audited by itself, and the same
+URL works for other HTTP clients of the cluster's API.`,
+		Example: `  # The web interface on port 8080 of the device at http://127.0.0.1:9000
+  kubectl edge proxy device-1 8080 --port 9000`,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     c.completeDevices,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("expected the name of a device and a port; see 'kubectl edge proxy -h'")
+			}
+			remotePort, err := strconv.ParseUint(args[1], 10, 16)
+			if err != nil || remotePort == 0 {
+				return fmt.Errorf("%q is not a port: give a number from 1 to 65535", args[1])
+			}
+			if scheme != "http" && scheme != "https" {
+				return fmt.Errorf("--scheme must be http or https, not %q", scheme)
+			}
+			handler, err := c.proxyHandler(scheme, args[0], uint16(remotePort))
+			if err != nil {
+				return err
+			}
+			listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.Out, "Starting to serve on %s\n", listener.Addr())
+			return serve(listener, handler)
+		},
+	}
+	cmd.Flags().StringVar(&address, "address", "127.0.0.1", "The IP address on which to serve")
+	cmd.Flags().IntVarP(&port, "port", "p", 8001, "The port on which to serve. Set to 0 to pick a random port.")
+	cmd.Flags().StringVar(&scheme, "scheme", "http", "Scheme that the device's port speaks: http or https")
+	return cmd
+}
+
+// proxyHandler hands requests for any path to the same path behind the proxy subresource.
+func (c *client) proxyHandler(scheme, device string, port uint16) (http.Handler, error) {
+	target := fmt.Sprintf("%s:%s:%d", scheme, device, port)
+	request, err := c.subresource(http.MethodGet, target, "proxy", &v1alpha1.EdgeDeviceProxyOptions{})
+	if err != nil {
+		return nil, err
+	}
+	config, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	config.Host = request.URL().String()
+	const keepalive = 0 // the system's default
+	handler, err := proxy.NewProxyHandler("/", nil, config, keepalive, true)
+	if err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The request is made anew with the user's credential; a browser's must not reach the cluster.
+		r.Header.Del("Authorization")
+		r.Header.Del("Origin")
+		handler.ServeHTTP(w, r)
+	}), nil
+}
+
+// serve serves until interrupted.
+func serve(listener net.Listener, handler http.Handler) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
+)
+
+func newTokenCommand(c *client) *cobra.Command {
+	var ttl time.Duration
+	var tokenOnly bool
+	print := genericclioptions.NewPrintFlags("").WithTypeSetter(edgescheme.Scheme)
+	cmd := &cobra.Command{
+		Use:   "token DEVICE",
+		Short: "Create a one-time token with which a device's agent enrols",
+		Long: `Create a one-time token with which a device's agent enrols as the EdgeDevice.
+
+The token is shown once and cannot be read again. When a device enrols with it, a certificate that
+another machine holds for the same EdgeDevice stops working.`,
+		Example: `  # Print how to join the device
+  kubectl edge token device-1
+
+  # Only the token, for a script, valid for ten minutes
+  kubectl edge token device-1 --ttl 10m --token-only`,
+		DisableFlagsInUseLine: true,
+		Args:                  oneDevice,
+		ValidArgsFunction:     c.completeDevices,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			token, err := c.createToken(cmd, args[0], ttl)
+			if err != nil {
+				return err
+			}
+			if *print.OutputFormat != "" {
+				printer, err := print.ToPrinter()
+				if err != nil {
+					return err
+				}
+				return printer.PrintObj(token, c.Out)
+			}
+			if tokenOnly {
+				_, err = fmt.Fprintln(c.Out, token.Status.Token)
+				return err
+			}
+			server := token.Status.Server
+			if server == "" {
+				server = "HOST:PORT"
+			}
+			_, err = fmt.Fprintf(c.Out, "# Valid until %s, for one use. On the device:\narhat join --server %s --token %s\n",
+				token.Status.ExpirationTimestamp.Format(time.RFC3339), server, token.Status.Token)
+			return err
+		},
+	}
+	cmd.Flags().DurationVar(&ttl, "ttl", time.Hour, "How long the token is valid, from 1m to 168h")
+	cmd.Flags().BoolVar(&tokenOnly, "token-only", false, "Print nothing but the token")
+	print.AddFlags(cmd)
+	return cmd
+}
+
+func (c *client) createToken(cmd *cobra.Command, device string, ttl time.Duration) (*v1alpha1.EnrollmentToken, error) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, err
+	}
+	seconds := int64(ttl / time.Second)
+	token, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).CreateToken(cmd.Context(), device,
+		&v1alpha1.EnrollmentToken{Spec: v1alpha1.EnrollmentTokenSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return token, nil
+}

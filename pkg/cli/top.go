@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+const (
+	unknown  = "<unknown>"
+	pageSize = 500
+)
+
+func newTopCommand(c *client) *cobra.Command {
+	var selector string
+	var allNamespaces, noHeaders bool
+	cmd := &cobra.Command{
+		Use:   "top [DEVICE...] [-l SELECTOR] [-A]",
+		Short: "Show the CPU, memory and link usage of devices",
+		Long: `Show the CPU and memory that devices use, and what their links carry.
+
+CPU and memory are what the device said when it last answered a heartbeat. IN and OUT count the bytes
+of the present link, from and to the device.`,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     c.deviceNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && (selector != "" || allNamespaces) {
+				return fmt.Errorf("names of devices cannot be given together with --selector or --all-namespaces")
+			}
+			devices, err := c.devices(cmd, args, selector, allNamespaces)
+			if err != nil {
+				return err
+			}
+			if len(devices) == 0 {
+				_, err := fmt.Fprintln(c.ErrOut, "No devices found")
+				return err
+			}
+			return printTop(c.Out, devices, allNamespaces, noHeaders)
+		},
+	}
+	cmd.Flags().StringVarP(&selector, "selector", "l", "", "Selector (label query) to filter on")
+	cmd.Flags().BoolVarP(&allNamespaces, "all-namespaces", "A", false, "If present, list the devices across all namespaces")
+	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "If present, print output without headers")
+	return cmd
+}
+
+// devices gets the named devices, or lists page by page.
+func (c *client) devices(cmd *cobra.Command, names []string, selector string, allNamespaces bool) ([]v1alpha1.EdgeDevice, error) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	if allNamespaces {
+		namespace = metav1.NamespaceAll
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, err
+	}
+	var devices []v1alpha1.EdgeDevice
+	client := clientset.AranyaV1alpha1().EdgeDevices(namespace)
+	for _, name := range names {
+		device, err := client.Get(cmd.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, *device)
+	}
+	options := metav1.ListOptions{LabelSelector: selector, Limit: pageSize}
+	for more := len(names) == 0; more; more = options.Continue != "" {
+		page, err := client.List(cmd.Context(), options)
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, page.Items...)
+		options.Continue = page.Continue
+	}
+	sort.Slice(devices, func(i, j int) bool {
+		a, b := &devices[i], &devices[j]
+		if a.Namespace != b.Namespace {
+			return a.Namespace < b.Namespace
+		}
+		return a.Name < b.Name
+	})
+	return devices, nil
+}
+
+func printTop(out io.Writer, devices []v1alpha1.EdgeDevice, withNamespace, noHeaders bool) error {
+	w := printers.GetNewTabWriter(out)
+	if !noHeaders {
+		if withNamespace {
+			fmt.Fprint(w, "NAMESPACE\t")
+		}
+		fmt.Fprintln(w, "NAME\tCPU(cores)\tCPU(%)\tMEMORY(bytes)\tMEMORY(%)\tLINK\tROUND-TRIP\tIN\tOUT")
+	}
+	for i := range devices {
+		d := &devices[i]
+		if withNamespace {
+			fmt.Fprintf(w, "%s\t", d.Namespace)
+		}
+		cpu, cpuShare := cpuUsage(d)
+		memory, memoryShare := memoryUsage(d)
+		method, roundTrip, in, sent := linkUsage(d)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, cpu, cpuShare, memory, memoryShare, method, roundTrip, in, sent)
+	}
+	return w.Flush()
+}
+
+func cpuUsage(d *v1alpha1.EdgeDevice) (used, share string) {
+	q, ok := d.Status.Usage[corev1.ResourceCPU]
+	if !ok {
+		return unknown, unknown
+	}
+	return fmt.Sprintf("%dm", q.MilliValue()), percent(q.MilliValue(), allocatable(d, corev1.ResourceCPU, true))
+}
+
+func memoryUsage(d *v1alpha1.EdgeDevice) (used, share string) {
+	q, ok := d.Status.Usage[corev1.ResourceMemory]
+	if !ok {
+		return unknown, unknown
+	}
+	return bytesText(q.Value()), percent(q.Value(), allocatable(d, corev1.ResourceMemory, false))
+}
+
+func linkUsage(d *v1alpha1.EdgeDevice) (method, roundTrip, in, out string) {
+	link := d.Status.Link
+	if link == nil {
+		return "<none>", unknown, unknown, unknown
+	}
+	roundTrip = unknown
+	if link.RoundTrip != nil {
+		roundTrip = link.RoundTrip.Round(10 * time.Microsecond).String()
+	}
+	return link.Method, roundTrip, bytesText(link.BytesIn), bytesText(link.BytesOut)
+}
+
+func allocatable(d *v1alpha1.EdgeDevice, name corev1.ResourceName, milli bool) int64 {
+	if d.Status.Device == nil {
+		return 0
+	}
+	q := d.Status.Device.Allocatable[name]
+	if milli {
+		return q.MilliValue()
+	}
+	return q.Value()
+}
+
+func percent(used, of int64) string {
+	if of <= 0 {
+		return unknown
+	}
+	return fmt.Sprintf("%d%%", used*100/of)
+}
+
+// bytesText is a number of bytes in the unit that suits it, as kubectl top prints memory.
+func bytesText(n int64) string {
+	const ki, mi = 1 << 10, 1 << 20
+	switch {
+	case n >= 10*mi:
+		return fmt.Sprintf("%dMi", n/mi)
+	case n >= 10*ki:
+		return fmt.Sprintf("%dKi", n/ki)
+	default:
+		return fmt.Sprintf("%d", n)
+	}
+}
