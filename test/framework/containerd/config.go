@@ -31,6 +31,10 @@ state = %[2]q
     conf_dir = %[7]q
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        Root = %[8]q
 `
 
 func (s *Server) writeConfig() error {
@@ -40,7 +44,7 @@ func (s *Server) writeConfig() error {
 		return err
 	}
 	config := fmt.Sprintf(configTemplate, filepath.Join(dir, "root"), filepath.Join(dir, "state"), s.socket(),
-		filepath.Join(dir, "opt"), SandboxImage, pluginDir, cniDir)
+		filepath.Join(dir, "opt"), SandboxImage, pluginDir, cniDir, filepath.Join(dir, "runc"))
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func TestStartAndStop(t *testing.T) {
 		}
 		return string(out)
 	}
-	ctr("run", "-d", "test.local/box:1", "one", "/bin/sleep", "1000")
+	ctr("run", "-d", "--runc-root", filepath.Join(dir, "runc"), "test.local/box:1", "one", "/bin/sleep", "1000")
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +60,9 @@ func TestStartAndStop(t *testing.T) {
 	}
 	if strings.Contains(string(mounts), dir) {
 		t.Error("mounts left behind")
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "state")); len(left) != 0 {
+		t.Errorf("state left behind: %v", left)
 	}
 	if left, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io/one"); len(left) != 0 {
 		t.Errorf("cgroups left behind: %v", left)

@@ -18,6 +18,9 @@ import (
 // endTimeout bounds how long a killed process may take to go.
 const endTimeout = 10 * time.Second
 
+// volatileDirs are containerd's and runc's state, see configTemplate.
+var volatileDirs = []string{"state", "runc"}
+
 // Stop ends the containerd that runs in dir, whoever started it, with all its containers, and removes
 // their mounts, network namespaces, cgroups and the bridge. The files below dir stay. It may be called
 // again, and when nothing runs.
@@ -46,7 +49,32 @@ func Stop(dir string) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, unmountBelow(dir), removeBridge(dir))
+	errs = append(errs, removeSockets(dir), removeBridge(dir))
+	if err := unmountBelow(dir); err != nil {
+		return errors.Join(append(errs, err)...) // what is still mounted must not be deleted
+	}
+	// What a reboot of the machine would take away: a later Start finds containers that have ended.
+	for _, name := range volatileDirs {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// removeSockets removes the shims' sockets, which are in a directory of the whole machine.
+func removeSockets(dir string) error {
+	addresses, err := filepath.Glob(filepath.Join(dir, "state", "io.containerd.runtime.v2.task", "*", "*", "address"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range addresses {
+		data, err := os.ReadFile(file)
+		if path, ok := strings.CutPrefix(strings.TrimSpace(string(data)), "unix://"); err == nil && ok {
+			if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
 	return errors.Join(errs...)
 }
 
