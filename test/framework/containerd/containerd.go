@@ -72,9 +72,25 @@ const SandboxImage = "test.local/pause:1"
 // images given. It goes on when the calling process ends; see Stop. A directory where one ran before
 // is taken over, with its containers.
 func Start(ctx context.Context, opts Options, images ...Image) (*Server, error) {
+	s, _, err := Prepare(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Restart(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.ImportAll(ctx, images...); err != nil {
+		return nil, errors.Join(err, Stop(opts.Dir))
+	}
+	return s, nil
+}
+
+// Prepare writes the configuration of a containerd that the caller runs itself, for example under a
+// supervisor, and returns the command line for that. See WaitReady and ImportAll for what follows.
+func Prepare(opts Options) (*Server, []string, error) {
 	s := &Server{opts: opts}
 	if len(s.socket()) > maxSocketPath {
-		return nil, fmt.Errorf("the path %s is too long for a Unix socket: choose a shorter directory", s.socket())
+		return nil, nil, fmt.Errorf("the path %s is too long for a Unix socket: choose a shorter directory", s.socket())
 	}
 	if s.opts.Command == nil {
 		s.opts.Command = exec.Command
@@ -83,20 +99,33 @@ func Start(ctx context.Context, opts Options, images ...Image) (*Server, error) 
 		s.opts.Subnet = "10.88.0.0/16"
 	}
 	if err := s.writeConfig(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := s.Restart(ctx); err != nil {
-		return nil, err
+	return s, []string{"containerd", "--config", filepath.Join(opts.Dir, "config.toml")}, nil
+}
+
+// WaitReady waits until containerd answers.
+func (s *Server) WaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for !s.answers(ctx) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("containerd does not answer at %s: %w", s.socket(), ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
+	return nil
+}
+
+// ImportAll makes SandboxImage and the images given known to the runtime.
+func (s *Server) ImportAll(ctx context.Context, images ...Image) error {
 	pause, err := Busybox(SandboxImage)
-	if err == nil {
-		pause.Cmd = []string{"/bin/sleep", "2147483647"}
-		err = s.Import(ctx, append([]Image{pause}, images...)...)
-	}
 	if err != nil {
-		return nil, errors.Join(err, Stop(opts.Dir))
+		return err
 	}
-	return s, nil
+	pause.Cmd = []string{"/bin/sleep", "2147483647"}
+	return s.Import(ctx, append([]Image{pause}, images...)...)
 }
 
 // Endpoint is the CRI endpoint, as an agent is configured with.
