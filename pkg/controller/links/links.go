@@ -1,0 +1,131 @@
+// Package links knows which devices have a live link on this replica, and tells the controllers when
+// that changes. It is the gateway.Handler of the controllers. What is done about a link that came or
+// went belongs into the controllers.
+package links
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// Listener is told when a device comes and goes. The calls for one device come in order; they must
+// be quick and not call back into the Tracker's handler methods.
+type Listener interface {
+	// LinkUp is called when a device has a new link, also when that replaces an older one.
+	LinkUp(s gateway.Session)
+	// LinkDown is called when a device has no link any more. It is not called for a link that was
+	// replaced by a newer one.
+	LinkDown(device gateway.Device, lost Loss)
+}
+
+// MessageListener gets the messages of the devices. The same rules hold as for Listener.
+type MessageListener interface {
+	// Message is called for each message but Hello and Pong, of current links only.
+	Message(s gateway.Session, msg *edgeapi.DeviceMessage)
+}
+
+// Loss is the end of a link.
+type Loss struct {
+	// Reason is never nil.
+	Reason error
+	// LastSeen is when the device was last heard of.
+	LastSeen time.Time
+}
+
+// Tracker keeps the current link of each device. All methods may be called concurrently.
+type Tracker struct {
+	// order serializes the calls to the listeners, so that a late end of an old link cannot overtake
+	// the start of the new one.
+	order    sync.Mutex
+	mu       sync.RWMutex
+	sessions map[types.NamespacedName]gateway.Session
+
+	listeners []Listener
+	messages  []MessageListener
+}
+
+var _ gateway.Handler = &Tracker{}
+
+// NewTracker returns a Tracker without links.
+func NewTracker() *Tracker {
+	return &Tracker{sessions: map[types.NamespacedName]gateway.Session{}}
+}
+
+// AddListener adds a listener. Not to be called once links come up.
+func (t *Tracker) AddListener(l Listener) {
+	t.listeners = append(t.listeners, l)
+	if m, ok := l.(MessageListener); ok {
+		t.messages = append(t.messages, m)
+	}
+}
+
+// Key of a device.
+func Key(d gateway.Device) types.NamespacedName {
+	return types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
+}
+
+// Session returns the live link of a device, or nil. With a UID, only a link of that very EdgeDevice.
+func (t *Tracker) Session(key types.NamespacedName, uid types.UID) gateway.Session {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	s := t.sessions[key]
+	if s == nil || (uid != "" && s.Device().UID != uid) {
+		return nil
+	}
+	select {
+	case <-s.Done():
+		return nil
+	default:
+		return s
+	}
+}
+
+// SessionStarted implements gateway.Handler.
+func (t *Tracker) SessionStarted(s gateway.Session) {
+	t.order.Lock()
+	defer t.order.Unlock()
+	t.mu.Lock()
+	t.sessions[Key(s.Device())] = s
+	t.mu.Unlock()
+	for _, l := range t.listeners {
+		l.LinkUp(s)
+	}
+}
+
+// DeviceMessage implements gateway.Handler. What an old link still had to say after it was replaced
+// is dropped: the device says it again on the new one.
+func (t *Tracker) DeviceMessage(s gateway.Session, msg *edgeapi.DeviceMessage) {
+	if !t.current(s) {
+		return
+	}
+	for _, l := range t.messages {
+		l.Message(s, msg)
+	}
+}
+
+// SessionEnded implements gateway.Handler.
+func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
+	t.order.Lock()
+	defer t.order.Unlock()
+	if !t.current(s) {
+		return
+	}
+	t.mu.Lock()
+	delete(t.sessions, Key(s.Device()))
+	t.mu.Unlock()
+	lost := Loss{Reason: reason, LastSeen: s.Info().LastSeen}
+	for _, l := range t.listeners {
+		l.LinkDown(s.Device(), lost)
+	}
+}
+
+func (t *Tracker) current(s gateway.Session) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.sessions[Key(s.Device())] == s
+}
