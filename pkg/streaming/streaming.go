@@ -1,7 +1,7 @@
 // Package streaming serves the exec, attach and port-forward HTTP protocols of Kubernetes (SPDY, and
-// WebSocket including v5.channel.k8s.io and tunnelled port-forward) on behalf of a Backend. It knows
-// nothing of devices, pods or authorization. Both the subresources of EdgeDevice and the kubelet
-// endpoint use it.
+// WebSocket including v5.channel.k8s.io and tunnelled port-forward) on behalf of a backend, given as
+// a CommandFunc or a DialFunc. It knows nothing of devices, pods or authorization. Both the
+// subresources of EdgeDevice and the kubelet endpoint use it.
 package streaming
 
 import (
@@ -13,15 +13,18 @@ import (
 
 // IO are the streams of one exec or attach. A nil stream was not asked for.
 type IO struct {
+	// Stdin ends with io.EOF when the client closes it, and with the session at the latest.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	TTY            bool
-	// Resize delivers terminal sizes; it is closed when no more will come. Nil without TTY.
+	// Resize delivers terminal sizes; it is closed when no more will come. Nil without TTY. Sizes
+	// that nobody picked up in time are replaced by newer ones.
 	Resize <-chan remotecommand.TerminalSize
 }
 
 // CommandFunc runs an exec or attach session. It returns when the session is over, or soon after ctx
-// ends. An exit code other than 0 is a k8s.io/utils/exec.CodeExitError.
+// ends; context.Cause(ctx) then says why. An exit code other than 0 is a
+// k8s.io/utils/exec.CodeExitError.
 type CommandFunc func(ctx context.Context, streams IO) error
 
 // DialFunc opens a connection to a port for port-forward.
@@ -31,4 +34,9 @@ type DialFunc func(ctx context.Context, port uint16) (Conn, error)
 type Conn interface {
 	io.ReadWriteCloser
 	CloseWrite() error
+}
+
+// Options say which streams of a command are wanted.
+type Options struct {
+	Stdin, Stdout, Stderr, TTY bool
 }

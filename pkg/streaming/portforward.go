@@ -1,0 +1,110 @@
+package streaming
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	criportforward "k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+)
+
+// portForwardSubprotocols are those that name their ports in the request; "" is the oldest.
+var portForwardSubprotocols = []string{v4Binary, v4Base64, ""}
+
+// halfCloseTimeout is how long a client may keep sending to a connection that the other side has
+// closed.
+const halfCloseTimeout = 10 * time.Second
+
+// PortForwardOptions describe a port-forward session.
+type PortForwardOptions struct {
+	// Name of what the ports belong to, for messages.
+	Name string
+	// Ports of the old WebSocket protocol. The others name a port per connection.
+	Ports []int32
+}
+
+// ServePortForward serves a port-forward session: any number of connections, each opened by dial
+// when the client asks for it. A connection that cannot be opened is reported on its error stream
+// and leaves the session alive. It returns when the session is over. The caller has asked
+// CheckPortForward before.
+func (s *Server) ServePortForward(w http.ResponseWriter, r *http.Request, opts PortForwardOptions, dial DialFunc) {
+	session, err := s.begin(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer session.end()
+	tw := http.ResponseWriter(&trackedWriter{ResponseWriter: w, session: session})
+	r = r.WithContext(session.ctx)
+	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+		if tw, r, err = openTunnel(tw, r); err != nil {
+			return // the client has its answer already
+		}
+	}
+	// cri-streaming has no context for its sessions: the end of ours cuts the connection.
+	stop := context.AfterFunc(session.ctx, session.abort)
+	defer stop()
+	forwarder := &forwarder{ctx: session.ctx, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
+	criportforward.ServePortForward(tw, r, forwarder, opts.Name, "", &criportforward.V4Options{Ports: opts.Ports},
+		s.config.IdleTimeout, s.config.StreamCreationTimeout, criportforward.SupportedProtocols)
+}
+
+// forwarder connects the streams of a client to dialled connections.
+type forwarder struct {
+	// ctx of the session: the library passes none.
+	ctx  context.Context
+	dial DialFunc
+	// slots bounds the connections that are open at a time.
+	slots chan struct{}
+}
+
+// PortForward implements k8s.io/cri-streaming's PortForwarder.
+func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, client io.ReadWriteCloser) error {
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		return fmt.Errorf("this session has %d connections open already, close some first", cap(f.slots))
+	}
+	conn, err := f.dial(f.ctx, uint16(port))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(f.ctx, func() { conn.Close() })
+	defer stop()
+	return relay(client, conn)
+}
+
+// relay copies both ways until conn has nothing more to say. The client may close its sending side
+// first. The error is one of reading from conn.
+func relay(client io.ReadWriteCloser, conn Conn) error {
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		if _, err := io.Copy(conn, client); err == nil {
+			// On failure the other direction sees the end as well.
+			_ = conn.CloseWrite()
+		}
+	}()
+	_, err := io.Copy(client, conn)
+	conn.Close()
+	client.Close()
+
+	// The client usually closes when it sees the end.
+	timer := time.NewTimer(halfCloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-sent:
+	case <-timer.C:
+		if stream, ok := client.(httpstream.Stream); ok {
+			_ = stream.Reset()
+		}
+		<-sent
+	}
+	return err
+}
