@@ -1,0 +1,102 @@
+package edgedevice
+
+import (
+	"context"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/apis/aranya/validation"
+)
+
+// strategy is how users create, update and delete EdgeDevices: all but the status.
+type strategy struct {
+	runtime.ObjectTyper
+	names.NameGenerator
+}
+
+var (
+	_ rest.RESTDeleteStrategy              = strategy{}
+	_ rest.CreateUpdateResetFieldsStrategy = strategy{}
+)
+
+// version is the key of the field sets: managed fields are kept per API version.
+var version = fieldpath.APIVersion(v1alpha1.SchemeGroupVersion.String())
+
+func newStrategy(typer runtime.ObjectTyper) strategy {
+	return strategy{ObjectTyper: typer, NameGenerator: names.SimpleNameGenerator}
+}
+
+func (strategy) NamespaceScoped() bool { return true }
+
+// GetResetFields names what server-side apply must not let a user own here.
+func (strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		version: fieldpath.NewSet(fieldpath.MakePathOrDie("status")),
+	}
+}
+
+func (strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
+	device := obj.(*aranya.EdgeDevice)
+	device.Status = aranya.EdgeDeviceStatus{Phase: aranya.EdgeDevicePending}
+	device.Generation = 1
+}
+
+func (strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
+	return validation.ValidateEdgeDevice(obj.(*aranya.EdgeDevice))
+}
+
+func (strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
+	return warnings(obj.(*aranya.EdgeDevice))
+}
+
+func (strategy) Canonicalize(runtime.Object) {}
+
+func (strategy) AllowCreateOnUpdate(context.Context) bool { return false }
+
+func (strategy) AllowUnconditionalUpdate(context.Context) bool { return true }
+
+func (strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	device, oldDevice := obj.(*aranya.EdgeDevice), old.(*aranya.EdgeDevice)
+	device.Status = oldDevice.Status
+	device.Generation = oldDevice.Generation
+	if !apiequality.Semantic.DeepEqual(device.Spec, oldDevice.Spec) {
+		device.Generation++
+	}
+}
+
+func (strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	return validation.ValidateEdgeDeviceUpdate(obj.(*aranya.EdgeDevice), old.(*aranya.EdgeDevice))
+}
+
+func (strategy) WarningsOnUpdate(_ context.Context, obj, _ runtime.Object) []string {
+	return warnings(obj.(*aranya.EdgeDevice))
+}
+
+// warnings tells about settings that are valid but will not do what one may think.
+func warnings(device *aranya.EdgeDevice) []string {
+	var result []string
+	spec := &device.Spec
+	if mqtt := spec.Connectivity.MQTTConfig; mqtt != nil {
+		if mqtt.TLSSecretRef == nil && mqtt.ConnectPacket.Password != nil {
+			result = append(result, "spec.connectivity.mqttConfig.tlsSecretRef: without TLS the broker's password "+
+				"is sent in clear")
+		}
+		if clean := mqtt.ConnectPacket.CleanSession; clean != nil && !*clean && mqtt.ConnectPacket.ClientID == "" {
+			result = append(result, "spec.connectivity.mqttConfig.connectPacket.cleanSession: false has no use "+
+				"without a clientID, because the broker finds the session by it")
+		}
+	}
+	if node := &spec.Node; node.Disabled &&
+		(len(node.Labels) > 0 || len(node.Annotations) > 0 || len(node.Taints) > 0 || node.Unschedulable) {
+		result = append(result, "spec.node: labels, annotations, taints and unschedulable have no effect while "+
+			"spec.node.disabled is true")
+	}
+	return result
+}
