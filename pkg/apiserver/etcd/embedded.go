@@ -1,0 +1,144 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// memberName is stored with the data: it must never change.
+	memberName = "aranya"
+	// startTimeout bounds the replay of the write-ahead log of a large database.
+	startTimeout = 5 * time.Minute
+	// maxSocketPath is the longest path that fits into sockaddr_un, without the final zero.
+	maxSocketPath = 107
+	// compactionHistory is the number of revisions that a compaction leaves. The API server compacts
+	// by time as well; this bounds the history if it does not get round to it.
+	compactionHistory = "100000"
+)
+
+// EmbeddedConfig configures the etcd inside this process.
+type EmbeddedConfig struct {
+	// Dir holds the data. It is created with mode 0700 if it does not exist, and its mode is
+	// tightened to that if it does: who can open the socket in it can read and write everything.
+	Dir string
+	// QuotaBytes is the size of the database above which etcd refuses writes.
+	QuotaBytes int64
+}
+
+// Embedded is an etcd of one member inside this process. It listens on nothing but a unix socket in
+// its directory: no port, and no use for other users of the machine.
+type Embedded struct {
+	etcd     *embed.Etcd
+	endpoint string
+	socketIn string // directory to remove at the end, if the socket did not fit into Dir
+
+	stop sync.Once
+}
+
+// StartEmbedded starts etcd and waits until it serves, or ctx ends. The caller must call Stop.
+func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
+	logger := klog.FromContext(ctx).WithName("etcd")
+	if err := privateDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	socket, socketDir, err := socketPath(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Embedded{endpoint: "unix://" + socket, socketIn: socketDir}
+	e.etcd, err = embed.StartEtcd(embedConfig(cfg, socket, logger))
+	if err != nil {
+		e.removeSocketDir()
+		return nil, fmt.Errorf("start the embedded etcd in %s (does another process use it?): %w", cfg.Dir, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	select {
+	case <-e.etcd.Server.ReadyNotify():
+		logger.Info("Embedded etcd is serving", "dir", cfg.Dir, "quotaBytes", cfg.QuotaBytes)
+		return e, nil
+	case err = <-e.etcd.Err():
+	case <-e.etcd.Server.StopNotify():
+		err = errors.New("it stopped while starting")
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	e.Stop()
+	return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, err)
+}
+
+// Endpoint is the URL for clients.
+func (e *Embedded) Endpoint() string { return e.endpoint }
+
+// Failed is closed when etcd has stopped, asked to or not.
+func (e *Embedded) Failed() <-chan struct{} { return e.etcd.Server.StopNotify() }
+
+// Stop ends etcd after its running requests, with the data on disk. It may be called more than once.
+func (e *Embedded) Stop() {
+	e.stop.Do(func() {
+		e.etcd.Close()
+		e.removeSocketDir()
+	})
+}
+
+func (e *Embedded) removeSocketDir() {
+	if e.socketIn != "" {
+		// What is left in the directory for temporary files is only litter.
+		_ = os.RemoveAll(e.socketIn)
+	}
+}
+
+func embedConfig(cfg EmbeddedConfig, socket string, logger klog.Logger) *embed.Config {
+	c := embed.NewConfig()
+	c.Name = memberName
+	c.Dir = cfg.Dir
+	c.QuotaBackendBytes = cfg.QuotaBytes
+	c.AutoCompactionMode = embed.CompactorModeRevision
+	c.AutoCompactionRetention = compactionHistory
+	c.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
+	c.AdvertiseClientUrls = c.ListenClientUrls
+	// A member needs a peer URL as part of its identity; nothing listens there.
+	c.ListenPeerUrls = nil
+	c.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Path: "aranya-embedded"}}
+	c.InitialCluster = c.InitialClusterFromName(memberName)
+	c.EnableGRPCGateway = false
+	c.StrictReconfigCheck = false
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZapLogger(logger))
+	return c
+}
+
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create the directory of the embedded etcd: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("make the directory of the embedded etcd private: %w", err)
+	}
+	return nil
+}
+
+// socketPath returns the path of the client socket: in dir if it fits, in a private directory for
+// temporary files (also returned, to be removed) if not.
+func socketPath(dir string) (path, tempDir string, err error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", "", err
+	}
+	if path = filepath.Join(abs, "client.sock"); len(path) <= maxSocketPath {
+		return path, "", nil
+	}
+	if tempDir, err = os.MkdirTemp("", "aranya-etcd-"); err != nil {
+		return "", "", fmt.Errorf("%s is too long for a unix socket, and there is no place for one elsewhere: %w", path, err)
+	}
+	return filepath.Join(tempDir, "client.sock"), tempDir, nil
+}

@@ -1,0 +1,117 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Complete fills in what can be derived from other options.
+func (o *Options) Complete() error {
+	if kubeconfig := o.CoreAPI.CoreAPIKubeconfigPath; kubeconfig != "" {
+		if o.Recommended.Authentication.RemoteKubeConfigFile == "" {
+			o.Recommended.Authentication.RemoteKubeConfigFile = kubeconfig
+		}
+		if o.Recommended.Authorization.RemoteKubeConfigFile == "" {
+			o.Recommended.Authorization.RemoteKubeConfigFile = kubeconfig
+		}
+	}
+	return o.ServerRun.Complete()
+}
+
+// Validate finds everything that is wrong with the options. Errors name the flag and what to do.
+func (o *Options) Validate() error {
+	var errs []error
+	errs = append(errs, o.ServerRun.Validate()...)
+	errs = append(errs, o.validateRecommended()...)
+	errs = append(errs, o.Metrics.Validate()...)
+	errs = append(errs, o.validateEtcd()...)
+	errs = append(errs, o.validateNames()...)
+	errs = append(errs, o.validateAddresses()...)
+	return utilerrors.NewAggregate(errs)
+}
+
+func (o *Options) validateRecommended() []error {
+	r := o.Recommended
+	var errs []error
+	errs = append(errs, r.SecureServing.Validate()...)
+	errs = append(errs, r.Authentication.Validate()...)
+	errs = append(errs, r.Authorization.Validate()...)
+	errs = append(errs, r.Audit.Validate()...)
+	errs = append(errs, r.Features.Validate()...)
+	errs = append(errs, r.Admission.Validate()...)
+	errs = append(errs, r.Traces.Validate()...)
+	if pair := r.SecureServing.ServerCert.CertKey; (pair.CertFile == "") != (pair.KeyFile == "") {
+		errs = append(errs, errors.New("--tls-cert-file and --tls-private-key-file must be given together, or neither of them"))
+	}
+	return errs
+}
+
+func (o *Options) validateEtcd() []error {
+	if !o.embeddedEtcd() {
+		return o.Recommended.Etcd.Validate()
+	}
+	// What Etcd.Validate would find missing is filled in once the embedded etcd runs.
+	var errs []error
+	transport := o.Recommended.Etcd.StorageConfig.Transport
+	if o.EmbeddedEtcdDir == "" {
+		errs = append(errs, errors.New("either --etcd-servers or --embedded-etcd-dir must be given"))
+	}
+	if o.EmbeddedEtcdQuotaBytes <= 0 {
+		errs = append(errs, fmt.Errorf("--embedded-etcd-quota-bytes must be more than 0, not %d", o.EmbeddedEtcdQuotaBytes))
+	}
+	if transport.CertFile != "" || transport.KeyFile != "" || transport.TrustedCAFile != "" {
+		errs = append(errs, errors.New("--etcd-certfile, --etcd-keyfile and --etcd-cafile need --etcd-servers: the embedded etcd has no TLS"))
+	}
+	return errs
+}
+
+func (o *Options) validateNames() []error {
+	var errs []error
+	check := func(flag, value string, problems []string) {
+		for _, p := range problems {
+			errs = append(errs, fmt.Errorf("%s: %q is not valid: %s", flag, value, p))
+		}
+	}
+	check("--namespace", o.Namespace, content.IsDNS1123Label(o.Namespace))
+	check("--service-name", o.ServiceName, validation.IsDNS1035Label(o.ServiceName))
+	check("--replica-name", o.ReplicaName, content.IsDNS1123Subdomain(o.ReplicaName))
+	return errs
+}
+
+func (o *Options) validateAddresses() []error {
+	var errs []error
+	for flag, address := range map[string]string{
+		"--gateway-bind-address": o.GatewayBindAddress,
+		"--kubelet-bind-address": o.KubeletBindAddress,
+	} {
+		if _, err := port(address); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q is not an address like [host]:port: %w", flag, address, err))
+		} else if host, _, _ := net.SplitHostPort(address); host != "" && net.ParseIP(host) == nil {
+			errs = append(errs, fmt.Errorf("%s: %q is not an IP address of this machine; leave the host out to listen on all", flag, host))
+		}
+	}
+	for _, address := range o.GatewayAdvertiseAddresses {
+		host, _, err := net.SplitHostPort(address)
+		if n, portErr := port(address); err != nil || portErr != nil || n == 0 || host == "" {
+			errs = append(errs, fmt.Errorf("--gateway-advertise-address: %q must be host:port, with a port from 1 to 65535", address))
+		} else if net.ParseIP(host) == nil && len(content.IsDNS1123Subdomain(host)) > 0 {
+			errs = append(errs, fmt.Errorf("--gateway-advertise-address: %q is neither an IP address nor a DNS name", host))
+		}
+	}
+	switch {
+	case o.NodeAddress == nil && os.Getenv("POD_IP") != "":
+		errs = append(errs, fmt.Errorf("--node-address: the environment variable POD_IP is not an IP address: %q", os.Getenv("POD_IP")))
+	case o.NodeAddress == nil:
+		errs = append(errs, errors.New("--node-address must be given (or the environment variable POD_IP): the IP address of this "+
+			"replica at which kube-apiserver reaches the kubelet endpoint"))
+	case o.NodeAddress.IsUnspecified():
+		errs = append(errs, fmt.Errorf("--node-address: %s is no address that can be reached; give one of this machine's own", o.NodeAddress))
+	}
+	return errs
+}
