@@ -5,17 +5,13 @@ import (
 	"errors"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
 // Device identifies an EdgeDevice. The UID tells apart devices of one name over time.
-type Device struct {
-	Namespace, Name string
-	UID             types.UID
-}
+type Device = identity.Device
 
 // Session is the live link of one device. It is an interface because a device's link may be held by
 // another replica. All methods may be called concurrently.
@@ -25,7 +21,8 @@ type Session interface {
 	Hello() *edgeapi.Hello
 	// Send queues a message for the device without blocking. It returns ErrBusy if the device's queue
 	// is full and ErrClosed if the session is over; the caller tries again later, or leaves it to the
-	// next session.
+	// next session. ErrTooLarge says that the message can never be sent. The message must not be
+	// modified afterwards.
 	Send(msg *edgeapi.ServerMessage) error
 	// OpenStream asks the device to open a stream and waits until it is there. The caller must close
 	// the stream. The id in req is set by OpenStream. Errors are API statuses
@@ -80,4 +77,6 @@ var (
 	ErrBusy = errors.New("the device's send queue is full")
 	// ErrClosed says that a session is over.
 	ErrClosed = errors.New("the session is closed")
+	// ErrTooLarge says that a message is larger than a device accepts (MaxServerMessage).
+	ErrTooLarge = errors.New("the message is larger than a device accepts")
 )

@@ -1,0 +1,91 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+// Config is what a Gateway needs. The first group has no defaults.
+type Config struct {
+	// Listener takes the connections of devices, see link.ListenTCP. The gateway closes it.
+	Listener net.Listener
+	// Authority is the device CA.
+	Authority *Authority
+	// Tokens keeps the enrolment tokens.
+	Tokens TokenStore
+	// Devices is where the gateway looks EdgeDevices up.
+	Devices Directory
+	// Handler is told about sessions and messages.
+	Handler Handler
+	// Replica is the name of this replica, told to devices and shown in link status.
+	Replica string
+
+	// Names are DNS names and IP addresses under which devices reach the gateway. They go into its
+	// certificate for the benefit of other TLS clients; devices verify identity.GatewayName.
+	Names []string
+
+	// CertificateLifetime of device certificates. Devices renew at two thirds of it. Default 30 days.
+	CertificateLifetime time.Duration
+	// RenewalGrace is how long after expiry a device may still renew with its old key. Default 90 days.
+	RenewalGrace time.Duration
+	// PingTimeout is how long a device may take to answer a ping. Default 10 s.
+	PingTimeout time.Duration
+	// MaxStreams is how many streams one device may have at a time. Default 256.
+	MaxStreams int
+	// MaxAnonymous is how many connections without a device certificate, that is of devices that are
+	// about to enrol, there may be at a time. Default 1024.
+	MaxAnonymous int
+}
+
+// Directory is the gateway's view of the EdgeDevices.
+type Directory interface {
+	// Get returns an EdgeDevice from a cache, not to be modified. An error for which
+	// apierrors.IsNotFound holds says that it does not exist.
+	Get(namespace, name string) (*v1alpha1.EdgeDevice, error)
+	// SetCertificate writes status.certificate (and what follows from it, such as the condition
+	// Enrolled). It must fail if the EdgeDevice with this UID does not exist or is being deleted.
+	SetCertificate(ctx context.Context, device Device, certificate v1alpha1.CertificateStatus) error
+}
+
+const (
+	// MaxServerMessage is the largest message that a device accepts on its control stream, in bytes: a
+	// pod of 1.5 MiB (etcd's limit) and several volumes of 1 MiB (a Secret's or ConfigMap's limit).
+	MaxServerMessage = 8 << 20
+	// MaxDeviceMessage is the largest message that a device may send, in bytes.
+	MaxDeviceMessage = 2 << 20
+
+	// defaultHeartbeat is EdgeDevice spec.connectivity.heartbeatInterval if it is not set.
+	defaultHeartbeat = 40 * time.Second
+)
+
+func (c *Config) complete() error {
+	switch {
+	case c.Listener == nil:
+		return errors.New("gateway: no listener")
+	case c.Authority == nil:
+		return errors.New("gateway: no device CA")
+	case c.Tokens == nil:
+		return errors.New("gateway: no token store")
+	case c.Devices == nil:
+		return errors.New("gateway: no directory of devices")
+	case c.Handler == nil:
+		return errors.New("gateway: no handler")
+	}
+	setDefault(&c.CertificateLifetime, 30*24*time.Hour)
+	setDefault(&c.RenewalGrace, 90*24*time.Hour)
+	setDefault(&c.PingTimeout, 10*time.Second)
+	setDefault(&c.MaxStreams, 256)
+	setDefault(&c.MaxAnonymous, 1024)
+	return nil
+}
+
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}

@@ -1,0 +1,79 @@
+// Package link holds the transports of the device link: ways to get a net.Conn between a device and
+// the gateway. What runs over it (TLS, gRPC) is the business of pkg/edge/gateway and
+// pkg/edge/agent/uplink; a transport only moves bytes in order, and counts them.
+package link
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// Methods are the names of transports, as in EdgeDevice status.link.method.
+const (
+	MethodGRPC      = "grpc" // plain TCP
+	MethodWebSocket = "websocket"
+	MethodMQTT      = "mqtt"
+)
+
+// Dialer is the device's end of a transport.
+type Dialer interface {
+	// Dial connects to a gateway. What an address looks like is up to the transport; the name of its
+	// host, if it has one, is what TLS sends as server name.
+	Dial(ctx context.Context, address string) (*Conn, error)
+}
+
+// Conn counts what passes through a connection and remembers when. Both ends wrap the connection below
+// TLS in it, so that the count is what the network carries.
+type Conn struct {
+	net.Conn
+	method string
+
+	bytesIn, bytesOut   atomic.Int64
+	lastRead, lastWrite atomic.Int64 // Unix nanoseconds
+}
+
+// NewConn wraps a fresh connection of the transport that method names.
+func NewConn(c net.Conn, method string) *Conn {
+	l := &Conn{Conn: c, method: method}
+	now := time.Now().UnixNano()
+	l.lastRead.Store(now)
+	l.lastWrite.Store(now)
+	return l
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.bytesIn.Add(int64(n))
+		c.lastRead.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if n > 0 {
+		c.bytesOut.Add(int64(n))
+		c.lastWrite.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+// Method is the name of the transport.
+func (c *Conn) Method() string { return c.method }
+
+// BytesIn is how many bytes were read from the network.
+func (c *Conn) BytesIn() int64 { return c.bytesIn.Load() }
+
+// BytesOut is how many bytes were written to the network.
+func (c *Conn) BytesOut() int64 { return c.bytesOut.Load() }
+
+// LastRead is when bytes were last read; at first, when the connection was made.
+func (c *Conn) LastRead() time.Time { return time.Unix(0, c.lastRead.Load()) }
+
+// LastWrite is when the network last took bytes; at first, when the connection was made.
+func (c *Conn) LastWrite() time.Time { return time.Unix(0, c.lastWrite.Load()) }

@@ -1,0 +1,203 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// receive hands out frames until the call is over. It is the only goroutine of a stream.
+func (s *Stream) receive() {
+	err := s.receiveAll()
+	switch {
+	case s.result != nil:
+		err = nil
+	case s.isClosed():
+		err = ErrClosed
+	case errors.Is(err, io.EOF) && s.device && s.finished():
+		err = nil // the server ended the call after the result: all has arrived
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("the peer closed the stream: %w", io.ErrUnexpectedEOF)
+	}
+	s.err = err
+	close(s.over)
+	for _, r := range s.in {
+		if r != nil {
+			r.end()
+		}
+	}
+	close(s.resizes)
+	if err == nil {
+		err = ErrClosed
+	}
+	s.cancel(err)
+}
+
+func (s *Stream) receiveAll() error {
+	for {
+		frame, err := s.call.Recv()
+		if err != nil {
+			return err
+		}
+		if err := s.handle(frame); err != nil || s.result != nil {
+			return err
+		}
+	}
+}
+
+func (s *Stream) handle(frame *edgeapi.StreamFrame) error {
+	switch f := frame.GetFrame().(type) {
+	case *edgeapi.StreamFrame_Data:
+		r, err := s.incoming(f.Data.GetChannel())
+		if err != nil {
+			return err
+		}
+		data := f.Data.GetData()
+		if len(data) > MaxFrame {
+			return fmt.Errorf("protocol violation: a frame of %d bytes; the limit is %d", len(data), MaxFrame)
+		}
+		return r.push(data)
+	case *edgeapi.StreamFrame_Close:
+		r, err := s.incoming(f.Close)
+		if err != nil {
+			return err
+		}
+		r.end()
+	case *edgeapi.StreamFrame_Resize:
+		if s.device {
+			s.resize(f.Resize)
+		}
+	case *edgeapi.StreamFrame_Ready:
+		if !s.device {
+			s.readyOnce.Do(func() { close(s.ready) })
+		}
+	case *edgeapi.StreamFrame_Result:
+		if s.device || f.Result == nil {
+			return errors.New("protocol violation: unexpected result")
+		}
+		s.result = f.Result
+	default:
+		// A kind of frame from a later version. What it would need is announced as a feature first.
+	}
+	return nil
+}
+
+func (s *Stream) incoming(ch edgeapi.Channel) (*reader, error) {
+	if ch < 0 || ch >= channels || s.in[ch] == nil {
+		return nil, fmt.Errorf("protocol violation: channel %d is not the peer's to write", ch)
+	}
+	return s.in[ch], nil
+}
+
+func (s *Stream) resize(size *edgeapi.TerminalSize) {
+	select {
+	case <-s.resizes: // only the latest counts
+	default:
+	}
+	s.resizes <- size
+}
+
+func (s *Stream) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Stream) finished() bool {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.sealed
+}
+
+// reader is the receiving side of a channel.
+type reader struct {
+	stream *Stream
+	frames chan []byte
+	rest   []byte // of the frame being read
+
+	ended     bool // frames is closed; for the receiving goroutine only
+	discard   chan struct{}
+	closeOnce sync.Once
+}
+
+func newReader(s *Stream) *reader {
+	return &reader{stream: s, frames: make(chan []byte, queuedFrames), discard: make(chan struct{})}
+}
+
+func (r *reader) push(data []byte) error {
+	if r.ended {
+		return errors.New("protocol violation: data on a channel that was closed")
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	select {
+	case <-r.discard:
+		return nil
+	default:
+	}
+	select {
+	case r.frames <- data:
+		return nil
+	case <-r.discard:
+		return nil
+	case <-r.stream.ctx.Done():
+		return r.stream.ctx.Err()
+	}
+}
+
+func (r *reader) end() {
+	if !r.ended {
+		r.ended = true
+		close(r.frames)
+	}
+}
+
+// Read implements io.Reader. What had arrived before the stream ended is still returned.
+func (r *reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(r.rest) == 0 {
+		select {
+		case <-r.discard:
+			return 0, io.ErrClosedPipe
+		case <-r.stream.closed:
+			return 0, ErrClosed
+		case data, ok := <-r.frames:
+			if !ok {
+				return 0, r.endErr()
+			}
+			r.rest = data
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	if len(r.rest) == 0 {
+		r.rest = nil
+	}
+	return n, nil
+}
+
+func (r *reader) endErr() error {
+	select {
+	case <-r.stream.over:
+		if r.stream.err != nil {
+			return r.stream.err
+		}
+	default: // closed by the peer, the session goes on
+	}
+	return io.EOF
+}
+
+// Close discards what is still to come.
+func (r *reader) Close() error {
+	r.closeOnce.Do(func() { close(r.discard) })
+	return nil
+}

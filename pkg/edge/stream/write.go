@@ -1,0 +1,99 @@
+package stream
+
+import (
+	"fmt"
+	"io"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// writer is the sending side of a channel.
+type writer struct {
+	stream  *Stream
+	channel edgeapi.Channel
+	closed  bool // guarded by stream.sendMu
+}
+
+// Write implements io.Writer. It splits p into frames, between which other channels get their turn.
+func (w *writer) Write(p []byte) (int, error) {
+	written := 0
+	for written < len(p) {
+		n := min(len(p)-written, MaxFrame)
+		if err := w.writeFrame(p[written : written+n]); err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
+}
+
+func (w *writer) writeFrame(p []byte) error {
+	s := w.stream
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if w.closed {
+		return io.ErrClosedPipe
+	}
+	// gRPC encodes the frame before Send returns: p is the caller's again.
+	return s.sendLocked(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Data{
+		Data: &edgeapi.Data{Channel: w.channel, Data: p},
+	}})
+}
+
+// Close tells the peer that no more data will come on this channel.
+func (w *writer) Close() error {
+	s := w.stream
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	return s.sendLocked(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Close{Close: w.channel}})
+}
+
+// Conn is the view of a Dial session: one byte stream each way, with half-close.
+type Conn struct {
+	stream *Stream
+	r      io.ReadCloser
+	w      io.WriteCloser
+}
+
+// Conn returns the Dial view of the stream: the server writes STDIN and reads STDOUT, the device the
+// other way round.
+func (s *Stream) Conn() *Conn {
+	in, out := edgeapi.Channel_STDOUT, edgeapi.Channel_STDIN
+	if s.device {
+		in, out = out, in
+	}
+	return &Conn{stream: s, r: s.Reader(in), w: s.Writer(out)}
+}
+
+// Read implements io.Reader. A connection that the device could not carry to its end gives an error
+// instead of io.EOF.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err == io.EOF {
+		if result := c.stream.Result(); result.GetReason() != "" {
+			err = fmt.Errorf("the device ended the connection: %s", result.GetMessage())
+		}
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (c *Conn) Write(p []byte) (int, error) { return c.w.Write(p) }
+
+// CloseWrite half-closes the connection: the peer reads EOF.
+func (c *Conn) CloseWrite() error { return c.w.Close() }
+
+// Close ends the connection both ways. On the server it ends the stream; on the device the session
+// goes on until Stream.Finish.
+func (c *Conn) Close() error {
+	_ = c.r.Close()
+	if c.stream.device {
+		return c.w.Close()
+	}
+	c.stream.Close()
+	return nil
+}
