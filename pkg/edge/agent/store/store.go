@@ -1,0 +1,329 @@
+// Package store keeps the record of a device's pods on its disk, so that they come back after a
+// reboot without the cloud. It knows the form of the record and how to write it safely; what the
+// record means is the pod manager's business.
+//
+// There is one file per pod and kind of record. A file is replaced as a whole (written aside, synced,
+// renamed) and carries a checksum. One that cannot be used is renamed to *.corrupt and reported; it
+// never keeps the others from being read.
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/api/core/v1"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+const (
+	// MaxRecord is the size in bytes of the largest record that is kept or read.
+	MaxRecord = 16 << 20
+
+	magic = "arhat/1\n"
+
+	podSuffix      = ".pod"
+	statusSuffix   = ".status"
+	deletionSuffix = ".deletion"
+	corruptSuffix  = ".corrupt"
+	tempPattern    = ".new-*"
+	dnsFile        = "dns"
+)
+
+// uidForm is what may become a file name.
+var uidForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+
+// ValidUID tells whether a pod's UID can be stored.
+func ValidUID(uid string) bool { return uidForm.MatchString(uid) && !strings.Contains(uid, "..") }
+
+// Record is all that is kept of one pod.
+type Record struct {
+	// Pod is the desired state; nil in a record that only finishes a deletion.
+	Pod *edgeapi.RunPod
+	// Status is the last one, nil if there was none.
+	Status *v1.PodStatus
+	// Deletion is set once the pod has to go.
+	Deletion *edgeapi.DeletePod
+}
+
+// Store is a directory of records. Its methods may be called concurrently, those for one pod's UID
+// one after the other.
+type Store struct {
+	dir string
+	mu  sync.Mutex // serializes directory syncs
+}
+
+// Open uses dir, and creates it with mode 0700 if it does not exist.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return &Store{dir: dir}, nil
+}
+
+// SavePod keeps the desired state of a pod. It is on the disk when SavePod returns.
+func (s *Store) SavePod(pod *edgeapi.RunPod) error {
+	data, err := proto.Marshal(pod)
+	if err != nil {
+		return err
+	}
+	return s.save(pod.Uid, podSuffix, data, true)
+}
+
+// SaveStatus keeps the last status of a pod. It is not synced: after a crash of the machine the
+// runtime's own state counts for more.
+func (s *Store) SaveStatus(uid string, status *v1.PodStatus) error {
+	data, err := status.Marshal()
+	if err != nil {
+		return err
+	}
+	return s.save(uid, statusSuffix, data, false)
+}
+
+// SaveDeletion keeps that a pod has to go. It is on the disk when SaveDeletion returns.
+func (s *Store) SaveDeletion(deletion *edgeapi.DeletePod) error {
+	data, err := proto.Marshal(deletion)
+	if err != nil {
+		return err
+	}
+	return s.save(deletion.Uid, deletionSuffix, data, true)
+}
+
+// SaveDNS keeps the DNS configuration of pods with dnsPolicy ClusterFirst; nil removes it.
+func (s *Store) SaveDNS(dns *v1.PodDNSConfig) error {
+	if dns == nil {
+		return ignoreNotExist(os.Remove(filepath.Join(s.dir, dnsFile)))
+	}
+	data, err := dns.Marshal()
+	if err != nil {
+		return err
+	}
+	return s.write(dnsFile, data, true)
+}
+
+// LoadDNS returns what SaveDNS kept, or nil.
+func (s *Store) LoadDNS() (*v1.PodDNSConfig, error) {
+	data, err := s.read(dnsFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	dns := &v1.PodDNSConfig{}
+	if err := dns.Unmarshal(data); err != nil {
+		return nil, s.setAside(dnsFile, err)
+	}
+	return dns, nil
+}
+
+// Remove forgets a pod.
+func (s *Store) Remove(uid string) error {
+	if !ValidUID(uid) {
+		return nil
+	}
+	var errs []error
+	// The deletion last: as long as it is there, the pod has to go.
+	for _, suffix := range []string{podSuffix, statusSuffix, podSuffix + corruptSuffix, statusSuffix + corruptSuffix, deletionSuffix + corruptSuffix, deletionSuffix} {
+		errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix))))
+	}
+	return errors.Join(append(errs, s.syncDir())...)
+}
+
+// Load reads all records by UID. Files that cannot be used are set aside, each with an error; the
+// records are valid nevertheless.
+func (s *Store) Load() (map[string]*Record, []error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, []error{err}
+	}
+	records := map[string]*Record{}
+	var errs []error
+	for _, entry := range entries {
+		name := entry.Name()
+		if strings.HasPrefix(name, strings.TrimSuffix(tempPattern, "*")) {
+			errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, name)))) // from a crash in the middle of write
+			continue
+		}
+		suffix := filepath.Ext(name)
+		uid := strings.TrimSuffix(name, suffix)
+		if !ValidUID(uid) || (suffix != podSuffix && suffix != statusSuffix && suffix != deletionSuffix) {
+			continue
+		}
+		record := records[uid]
+		if record == nil {
+			record = &Record{}
+		}
+		if err := s.loadInto(record, name, uid, suffix); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		records[uid] = record
+	}
+	for uid, record := range records {
+		if record.Pod == nil && record.Deletion == nil { // a status alone is of no use
+			delete(records, uid)
+		}
+	}
+	return records, compact(errs)
+}
+
+func (s *Store) loadInto(record *Record, name, uid, suffix string) error {
+	data, err := s.read(name)
+	if err != nil {
+		return err
+	}
+	if err := record.decode(uid, suffix, data); err != nil {
+		return s.setAside(name, err)
+	}
+	return nil
+}
+
+// decode fills in the part of the record that the suffix names.
+func (r *Record) decode(uid, suffix string, data []byte) error {
+	switch suffix {
+	case podSuffix:
+		pod := &edgeapi.RunPod{}
+		if err := proto.Unmarshal(data, pod); err != nil {
+			return err
+		}
+		if pod.Uid != uid {
+			return fmt.Errorf("it is the record of pod %q", pod.Uid)
+		}
+		r.Pod = pod
+	case statusSuffix:
+		status := &v1.PodStatus{}
+		if err := status.Unmarshal(data); err != nil {
+			return err
+		}
+		r.Status = status
+	case deletionSuffix:
+		deletion := &edgeapi.DeletePod{}
+		if err := proto.Unmarshal(data, deletion); err != nil {
+			return err
+		}
+		if deletion.Uid != uid {
+			return fmt.Errorf("it is the record of pod %q", deletion.Uid)
+		}
+		r.Deletion = deletion
+	}
+	return nil
+}
+
+func (s *Store) save(uid, suffix string, data []byte, sync bool) error {
+	if !ValidUID(uid) {
+		return fmt.Errorf("pod UID %q cannot be stored", uid)
+	}
+	return s.write(uid+suffix, data, sync)
+}
+
+func (s *Store) write(name string, payload []byte, sync bool) (err error) {
+	if len(payload) > MaxRecord {
+		return fmt.Errorf("record %s of %d bytes is larger than %d", name, len(payload), MaxRecord)
+	}
+	f, err := os.CreateTemp(s.dir, tempPattern) // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(encode(payload))
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil || !sync {
+		return err
+	}
+	return s.syncDir()
+}
+
+// syncDir makes renames and removals durable.
+func (s *Store) syncDir() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *Store) read(name string) ([]byte, error) {
+	path := filepath.Join(s.dir, name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > MaxRecord+int64(len(magic))+sha256.Size {
+		return nil, s.setAside(name, fmt.Errorf("not a regular file of at most %d bytes", MaxRecord))
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := decode(data)
+	if err != nil {
+		return nil, s.setAside(name, err)
+	}
+	return payload, nil
+}
+
+// setAside renames a file that cannot be used and returns what to tell about it.
+func (s *Store) setAside(name string, cause error) error {
+	path := filepath.Join(s.dir, name)
+	err := fmt.Errorf("the record %s cannot be used and was renamed to %s: %w", path, name+corruptSuffix, cause)
+	return errors.Join(err, os.Rename(path, path+corruptSuffix))
+}
+
+func encode(payload []byte) []byte {
+	sum := sha256.Sum256(payload)
+	out := make([]byte, 0, len(magic)+len(sum)+len(payload))
+	out = append(out, magic...)
+	out = append(out, sum[:]...)
+	return append(out, payload...)
+}
+
+func decode(data []byte) ([]byte, error) {
+	rest, ok := bytes.CutPrefix(data, []byte(magic))
+	if !ok {
+		return nil, errors.New("it does not begin as a record does")
+	}
+	if len(rest) < sha256.Size {
+		return nil, errors.New("it is cut off")
+	}
+	payload := rest[sha256.Size:]
+	if sum := sha256.Sum256(payload); !bytes.Equal(sum[:], rest[:sha256.Size]) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	return payload, nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func compact(errs []error) []error {
+	var out []error
+	for _, err := range errs {
+		if err != nil {
+			out = append(out, err)
+		}
+	}
+	return out
+}
