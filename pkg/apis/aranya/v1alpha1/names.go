@@ -17,6 +17,9 @@ const (
 	// AnnotationUID is a Node annotation that holds the UID of the EdgeDevice the Node stands for. A
 	// Node without it is not aranya's and is never touched.
 	AnnotationUID = "arhat.dev/edgedevice-uid"
+	// AnnotationResourceMetricsPath is a Node annotation that tells metrics-server where on the kubelet
+	// endpoint the metrics of this Node are.
+	AnnotationResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"
 	// FinalizerNode is the finalizer that keeps an EdgeDevice until its Node and pods are gone.
 	FinalizerNode = "aranya.arhat.dev/node"
 )

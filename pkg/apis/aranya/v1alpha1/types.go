@@ -15,7 +15,8 @@ import (
 // (unless spec.node.disabled is set) a Node of the same name lets the scheduler place pods on it.
 type EdgeDevice struct {
 	metav1.TypeMeta `json:",inline"`
-	// Standard object's metadata. The name of the EdgeDevice is also the name of its Node.
+	// Standard object's metadata. The name of the EdgeDevice is also the name of its Node; it has at
+	// most 63 characters.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -106,7 +107,8 @@ type GRPCConfig struct {
 	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty"`
 
 	// service asks for a Service named after the device, with a port named "grpc" that leads to the
-	// gateway, for use as the backend of an Ingress.
+	// gateway, for use as the backend of an Ingress. The name of the device must then be fit for a
+	// Service: letters, digits and "-", beginning with a letter.
 	// +optional
 	Service *ServiceSpec `json:"service,omitempty"`
 }
@@ -153,13 +155,15 @@ const (
 // MQTTConfig configures a device that is reached through an MQTT broker.
 type MQTTConfig struct {
 	// messageNamespace is the prefix of the topics: <messageNamespace>/<namespace>/<name>/up and
-	// .../down. It must be the same in the configuration of the device's agent. It must not contain
-	// the wildcards "+" and "#". Defaults to "/aranya.arhat.dev".
+	// .../down. It must be the same in the configuration of the device's agent. It has at most 512
+	// bytes, must not contain the wildcards "+" and "#", not begin with "$" and not end with "/".
+	// Defaults to "/aranya.arhat.dev".
 	// +optional
 	// +default="/aranya.arhat.dev"
 	MessageNamespace string `json:"messageNamespace,omitempty"`
 
-	// server is the broker's address as host:port.
+	// server is the broker's address as host:port, for example "broker.example.com:8883". The host is
+	// a DNS name or an IP address (IPv6 in brackets).
 	Server string `json:"server"`
 
 	// version of the MQTT protocol. Only "3.1.1", which is the default.
@@ -196,7 +200,7 @@ type MQTTConnectPacket struct {
 	// +optional
 	Will *MQTTWill `json:"will,omitempty"`
 
-	// username for the broker.
+	// username for the broker. Required with a password.
 	// +optional
 	Username string `json:"username,omitempty"`
 
@@ -206,7 +210,7 @@ type MQTTConnectPacket struct {
 	Password *LocalSecretReference `json:"password,omitempty"`
 
 	// clientID of aranya's connection. At most 23 letters and digits are safe with every broker.
-	// Chosen by aranya if empty.
+	// Chosen by aranya if empty. At most 65535 bytes.
 	// +optional
 	ClientID string `json:"clientID,omitempty"`
 
@@ -219,9 +223,9 @@ type MQTTConnectPacket struct {
 
 // MQTTWill is an MQTT will message.
 type MQTTWill struct {
-	// topic of the message, without wildcards.
+	// topic of the message, without wildcards and not under mqttConfig.messageNamespace.
 	Topic string `json:"topic"`
-	// payload of the message, at most 64 KiB.
+	// payload of the message, at most 65535 bytes.
 	// +optional
 	Payload string `json:"payload,omitempty"`
 	// qos is the quality of service: 0, 1 or 2. Defaults to 0.
@@ -256,16 +260,20 @@ type NodeSpec struct {
 	Disabled bool `json:"disabled,omitempty"`
 
 	// labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name,
-	// arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname) are not
-	// allowed.
+	// arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta
+	// forms of arch and os) are not allowed, nor are those of node-restriction.kubernetes.io, which
+	// are for administrators to set on the Node itself.
 	// +optional
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// annotations are put on the Node.
+	// annotations are put on the Node. Annotations that aranya sets itself
+	// (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.
 	// +optional
 	Annotations map[string]string `json:"annotations,omitempty"`
 
-	// taints are put on the Node, beside the one of namespaceTaint.
+	// taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane
+	// sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable,
+	// unschedulable, ...) are not allowed.
 	// +optional
 	// +listType=atomic
 	Taints []corev1.Taint `json:"taints,omitempty"`
@@ -290,7 +298,7 @@ type PodSpec struct {
 	Capacity *int32 `json:"capacity,omitempty"`
 
 	// dns is what pods with dnsPolicy ClusterFirst use: a device has no route to the cluster's DNS.
-	// Without it such pods use the device's own resolver.
+	// At least one and at most three nameservers. Without it such pods use the device's own resolver.
 	// +optional
 	DNS *corev1.PodDNSConfig `json:"dns,omitempty"`
 }

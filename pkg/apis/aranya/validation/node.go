@@ -1,0 +1,106 @@
+package validation
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+var (
+	// reservedLabels are what aranya itself puts on Nodes, and the old names that controller-manager
+	// keeps equal to the new ones.
+	reservedLabels = sets.New(
+		v1alpha1.LabelRole, v1alpha1.LabelName, v1alpha1.LabelNamespace,
+		corev1.LabelArchStable, corev1.LabelOSStable, corev1.LabelHostname,
+		"beta.kubernetes.io/arch", "beta.kubernetes.io/os",
+	)
+	// reservedAnnotations likewise.
+	reservedAnnotations = sets.New(v1alpha1.AnnotationUID, v1alpha1.AnnotationResourceMetricsPath)
+	// reservedTaints are put on and taken off by the control plane as the state of the Node changes.
+	reservedTaints = sets.New(
+		corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable,
+		corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure, corev1.TaintNodePIDPressure,
+		corev1.TaintNodeNetworkUnavailable,
+	)
+	taintEffects    = []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute}
+	namespaceTaints = []aranya.NamespaceTaint{
+		aranya.NamespaceTaintNoSchedule, aranya.NamespaceTaintPreferNoSchedule,
+		aranya.NamespaceTaintNoExecute, aranya.NamespaceTaintNone,
+	}
+)
+
+// restrictedLabelPrefix marks labels by which administrators set Nodes apart. Whoever may create an
+// EdgeDevice must not be able to claim one.
+const restrictedLabelPrefix = corev1.LabelNamespaceNodeRestriction + "/"
+
+func validateNode(spec *aranya.NodeSpec, path *field.Path) field.ErrorList {
+	errs := validateNodeLabels(spec.Labels, path.Child("labels"))
+	annotations := path.Child("annotations")
+	errs = append(errs, apivalidation.ValidateAnnotations(spec.Annotations, annotations)...)
+	for _, key := range slices.Sorted(maps.Keys(spec.Annotations)) {
+		if reservedAnnotations.Has(key) {
+			errs = append(errs, field.Forbidden(annotations.Key(key), "set by aranya: remove it"))
+		}
+	}
+	errs = append(errs, validateTaints(spec.Taints, path.Child("taints"))...)
+	if !slices.Contains(namespaceTaints, spec.NamespaceTaint) {
+		errs = append(errs, field.NotSupported(path.Child("namespaceTaint"), spec.NamespaceTaint, namespaceTaints))
+	}
+	return errs
+}
+
+func validateNodeLabels(labels map[string]string, path *field.Path) field.ErrorList {
+	errs := metav1validation.ValidateLabels(labels, path)
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		switch {
+		case reservedLabels.Has(key):
+			errs = append(errs, field.Forbidden(path.Key(key), "set by aranya: remove it"))
+		case strings.HasPrefix(key, restrictedLabelPrefix):
+			errs = append(errs, field.Forbidden(path.Key(key), "labels of "+restrictedLabelPrefix+
+				" are for administrators to set on the Node itself: remove it"))
+		}
+	}
+	return errs
+}
+
+func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	type identity struct {
+		key    string
+		effect corev1.TaintEffect
+	}
+	seen := sets.New[identity]()
+	for i, taint := range taints {
+		path := path.Index(i)
+		errs = append(errs, metav1validation.ValidateLabelName(taint.Key, path.Child("key"))...)
+		errs = append(errs, invalid(path.Child("value"), taint.Value, validation.IsValidLabelValue(taint.Value))...)
+		if !slices.Contains(taintEffects, taint.Effect) {
+			errs = append(errs, field.NotSupported(path.Child("effect"), taint.Effect, taintEffects))
+		}
+		switch {
+		case taint.Key == v1alpha1.TaintNamespace:
+			errs = append(errs, field.Forbidden(path.Child("key"), "set by aranya: use spec.node.namespaceTaint"))
+		case taint.Key == corev1.TaintNodeUnschedulable:
+			errs = append(errs, field.Forbidden(path.Child("key"), "set by the control plane: use spec.node.unschedulable"))
+		case reservedTaints.Has(taint.Key):
+			errs = append(errs, field.Forbidden(path.Child("key"), "set and removed by the control plane as the Node's state changes: remove it"))
+		}
+		id := identity{taint.Key, taint.Effect}
+		if seen.Has(id) {
+			errs = append(errs, field.Duplicate(path, fmt.Sprintf("%s:%s", taint.Key, taint.Effect)))
+		}
+		seen.Insert(id)
+	}
+	return errs
+}
