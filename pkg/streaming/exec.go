@@ -60,7 +60,7 @@ func (run executor) ExecInContainer(ctx context.Context, _, _, _ string, _ []str
 				if !ok {
 					return
 				}
-				sizes.put(remotecommand.TerminalSize{Width: size.Width, Height: size.Height})
+				sizes.put(TerminalSize{Width: size.Width, Height: size.Height})
 			case <-ctx.Done():
 				return
 			}

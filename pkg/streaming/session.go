@@ -50,14 +50,12 @@ func (s *session) abort() {
 	}
 }
 
-// trackedWriter hands the session every connection that is hijacked through it.
+// trackedWriter hands the session every connection that is hijacked through it. It has no Unwrap
+// method: libraries would use it to reach the writer below.
 type trackedWriter struct {
 	http.ResponseWriter
 	session *session
 }
-
-// Unwrap serves http.ResponseController.
-func (w *trackedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Flush implements http.Flusher for handlers that answer without an upgrade after all.
 func (w *trackedWriter) Flush() {

@@ -19,8 +19,11 @@ type IO struct {
 	TTY            bool
 	// Resize delivers terminal sizes; it is closed when no more will come. Nil without TTY. Sizes
 	// that nobody picked up in time are replaced by newer ones.
-	Resize <-chan remotecommand.TerminalSize
+	Resize <-chan TerminalSize
 }
+
+// TerminalSize is a size in character cells.
+type TerminalSize = remotecommand.TerminalSize
 
 // CommandFunc runs an exec or attach session. It returns when the session is over, or soon after ctx
 // ends; context.Cause(ctx) then says why. An exit code other than 0 is a

@@ -1,0 +1,125 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	utilexec "k8s.io/utils/exec"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/stream"
+	"arhat.dev/aranya/pkg/streaming"
+)
+
+// Container names a container of a pod on the device, in the terms of the protocol.
+func Container(podUID, container string) *edgeapi.ContainerRef {
+	return &edgeapi.ContainerRef{PodUid: podUID, Container: container}
+}
+
+// Command is an exec or attach that has begun on a device. Either Run or Close must be called.
+type Command struct {
+	session gateway.Session
+	stream  *stream.Stream
+	options streaming.Options
+}
+
+// Exec starts a command in a container, or on the host if container is nil.
+func Exec(ctx context.Context, session gateway.Session, container *edgeapi.ContainerRef, command []string, opts streaming.Options) (*Command, error) {
+	return start(ctx, session, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{
+		Container: container, Command: command,
+		Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
+	}}})
+}
+
+// Attach attaches to a running container, or to a login shell of the host if container is nil.
+func Attach(ctx context.Context, session gateway.Session, container *edgeapi.ContainerRef, opts streaming.Options) (*Command, error) {
+	return start(ctx, session, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
+		Container: container,
+		Stdin:     opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
+	}}})
+}
+
+func start(ctx context.Context, session gateway.Session, opts streaming.Options, req *edgeapi.OpenStream) (*Command, error) {
+	s, err := open(ctx, session, req)
+	if err != nil {
+		return nil, err
+	}
+	return &Command{session: session, stream: s, options: opts}, nil
+}
+
+// Close ends the command, if it still runs.
+func (c *Command) Close() { c.stream.Close() }
+
+// Run is the streaming.CommandFunc of the command: it carries its streams until it ends. What is
+// left of the command is ended when ctx is.
+func (c *Command) Run(ctx context.Context, streams streaming.IO) error {
+	defer c.stream.Close()
+	stop := context.AfterFunc(ctx, c.stream.Close)
+	defer stop()
+
+	if streams.Stdin != nil {
+		// It ends with the session: stdin with the client's connection, writing with the stream.
+		go c.send(streams.Stdin)
+	}
+	if streams.Resize != nil {
+		go c.resize(streams.Resize)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { c.receive(edgeapi.Channel_STDOUT, streams.Stdout) })
+	wg.Go(func() { c.receive(edgeapi.Channel_STDERR, streams.Stderr) })
+	wg.Wait()
+
+	result, err := c.stream.Wait(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return broken(c.session, err)
+	case result.GetReason() != "":
+		return resultError(c.session, result)
+	case result.GetExitCode() != 0:
+		code := int(result.GetExitCode())
+		return utilexec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: code}
+	}
+	return nil
+}
+
+// send carries stdin to the device, and its end.
+func (c *Command) send(stdin io.Reader) {
+	w := c.stream.Writer(edgeapi.Channel_STDIN)
+	// Errors mean that one side is gone, which Run sees.
+	_, _ = io.Copy(w, stdin)
+	_ = w.Close()
+}
+
+func (c *Command) resize(sizes <-chan streaming.TerminalSize) {
+	for {
+		select {
+		case size, ok := <-sizes:
+			if !ok || c.stream.Resize(size.Width, size.Height) != nil {
+				return
+			}
+		case <-c.stream.Done():
+			return
+		}
+	}
+}
+
+// receive carries an output of the command to the client. An output that the client does not take
+// any more ends the command.
+func (c *Command) receive(channel edgeapi.Channel, w io.Writer) {
+	r := c.stream.Reader(channel)
+	if w == nil {
+		r.Close()
+		return
+	}
+	if _, err := io.Copy(writer{w}, r); err != nil {
+		c.stream.Close()
+	}
+}
+
+// writer hides other methods, io.ReaderFrom in particular, which would buffer.
+type writer struct{ io.Writer }
