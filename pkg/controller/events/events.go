@@ -1,0 +1,122 @@
+// Package events records events: on EdgeDevices, on their Nodes and on pods. Repeated events are
+// aggregated and rate-limited per object. When an event is worth recording is decided elsewhere.
+package events
+
+import (
+	"context"
+	"strings"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// Sources of events.
+const (
+	// Component is the source of aranya's own events.
+	Component = "aranya"
+	// DeviceComponent is the source of events that a device reports; the host is its Node.
+	DeviceComponent = "arhat"
+)
+
+// Bounds on what a device may say in an event.
+const (
+	maxReason    = 128
+	maxMessage   = 1024
+	maxFieldPath = 512
+)
+
+// Recorder records events. Events are dropped if they come faster than they can be written. All
+// methods may be called concurrently and do not block.
+type Recorder struct {
+	broadcaster record.EventBroadcaster
+	own         record.EventRecorder
+}
+
+// New returns a Recorder that keeps what it gets until Start. It ends with ctx.
+func New(ctx context.Context) *Recorder {
+	b := record.NewBroadcaster(record.WithContext(ctx))
+	return &Recorder{
+		broadcaster: b,
+		own:         b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: Component}),
+	}
+}
+
+// Start writes the events to the cluster.
+func (r *Recorder) Start(client kubernetes.Interface) {
+	r.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+}
+
+// Stop ends the recording.
+func (r *Recorder) Stop() { r.broadcaster.Shutdown() }
+
+// Device records an event on an EdgeDevice.
+func (r *Recorder) Device(ed *aranya.EdgeDevice, eventType, reason, format string, args ...any) {
+	r.own.Eventf(DeviceReference(ed.Namespace, ed.Name, ed.UID), eventType, reason, format, args...)
+}
+
+// Pod records an event on a pod.
+func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
+	r.own.Eventf(podReference(pod, ""), eventType, reason, format, args...)
+}
+
+// FromDevice records what a device reports about a pod of its own, or about itself if pod is nil:
+// then on its EdgeDevice, and on its Node if it has one.
+func (r *Recorder) FromDevice(device *corev1.ObjectReference, nodeName string, pod *corev1.Pod, event *edgeapi.Event) {
+	eventType := corev1.EventTypeNormal
+	if event.GetType() == corev1.EventTypeWarning {
+		eventType = corev1.EventTypeWarning
+	}
+	reason, message := clip(event.GetReason(), maxReason), clip(event.GetMessage(), maxMessage)
+	if reason == "" {
+		return
+	}
+	recorder := r.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: DeviceComponent, Host: nodeName})
+	if pod != nil {
+		recorder.Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
+		return
+	}
+	recorder.Event(device, eventType, reason, message)
+	if nodeName != "" {
+		recorder.Event(nodeReference(nodeName), eventType, reason, message)
+	}
+}
+
+// DeviceReference refers to an EdgeDevice.
+func DeviceReference(namespace, name string, uid types.UID) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice",
+		Namespace: namespace, Name: name, UID: uid,
+	}
+}
+
+// nodeReference refers to a Node as the kubelet does: with its name for a UID, which kubectl expects.
+func nodeReference(name string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
+}
+
+func podReference(pod *corev1.Pod, fieldPath string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath,
+	}
+}
+
+// clip cuts untrusted text down to at most n bytes of valid UTF-8.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

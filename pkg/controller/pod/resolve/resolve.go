@@ -1,0 +1,140 @@
+// Package resolve makes a pod self-contained: what it takes from ConfigMaps, Secrets, Services and
+// the TokenRequest API is put into one message, so that the device needs no access to the cluster.
+// Where the objects come from and when a pod is resolved belongs elsewhere; what only the device
+// knows (fieldRef, resourceFieldRef, downwardAPI) is left to the device.
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// ErrPending says that an object is being looked up; who asked is told when it is there.
+var ErrPending = errors.New("not known yet")
+
+// Objects finds the ConfigMaps and Secrets of pods. An object that does not exist gives an API status
+// NotFound, one that is still being looked up ErrPending.
+type Objects interface {
+	ConfigMap(namespace, name string) (*corev1.ConfigMap, error)
+	Secret(namespace, name string) (*corev1.Secret, error)
+}
+
+// Tokens issues service account tokens that are bound to a pod. Refresh is when the token should be
+// replaced.
+type Tokens interface {
+	Token(ctx context.Context, pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (token string, refresh time.Time, err error)
+}
+
+// Resolver resolves pods.
+type Resolver struct {
+	Objects  Objects
+	Tokens   Tokens
+	Services corelisters.ServiceLister
+}
+
+// Result is a resolved pod.
+type Result struct {
+	// Message is ready to be sent.
+	Message *edgeapi.RunPod
+	// VolumeDigests holds a digest per volume, without its tokens.
+	VolumeDigests map[string]string
+	// VolumeTokens tells apart the tokens in each volume that has some.
+	VolumeTokens map[string]string
+	// Refresh is when the first of the tokens should be replaced; zero without tokens.
+	Refresh time.Time
+	// Warnings are fit for events on the pod.
+	Warnings []Warning
+}
+
+// Warning is something that the user should know but that does not keep the pod from running.
+type Warning struct {
+	Reason, Message string
+}
+
+// Unresolved is why a pod cannot run yet. It is an error.
+type Unresolved struct {
+	// Pending is set if something is still being looked up: the other fields may be incomplete.
+	Pending bool
+	// Containers maps names of containers to what is missing for their environment.
+	Containers map[string]string
+	// Volumes lists what is missing for volumes, fit for FailedMount events.
+	Volumes []string
+}
+
+// Error implements error.
+func (u *Unresolved) Error() string {
+	switch {
+	case len(u.Volumes) > 0:
+		return u.Volumes[0]
+	case len(u.Containers) > 0:
+		for name, message := range u.Containers {
+			return fmt.Sprintf("container %q: %s", name, message)
+		}
+	}
+	return ErrPending.Error()
+}
+
+// add sorts an error into u. It returns whether there was one.
+func (u *Unresolved) pending(err error) bool {
+	if errors.Is(err, ErrPending) {
+		u.Pending = true
+		return true
+	}
+	return false
+}
+
+// Pod resolves a pod. The error is an *Unresolved if the user has to provide something first, or an
+// error of the TokenRequest API, which may pass. The pod is not modified.
+func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
+	missing := &Unresolved{Containers: map[string]string{}}
+	result := &Result{Message: &edgeapi.RunPod{Uid: string(pod.UID)}}
+
+	plain := strip(pod)
+	r.resolveEnv(pod, plain, missing)
+	credentials := r.credentials(pod, result, missing)
+	volumes, err := r.volumes(ctx, pod, result, missing)
+	if missing.Pending || len(missing.Containers) > 0 || len(missing.Volumes) > 0 {
+		return nil, missing
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	message := result.Message
+	message.RegistryCredentials = credentials
+	message.Volumes = volumes
+	message.Digest, err = digest(plain, credentials)
+	if err != nil {
+		return nil, err
+	}
+	message.VolumesDigest = volumesDigest(result.VolumeDigests)
+
+	// Services come and go; they are neither part of the digest nor a reason to send a pod again.
+	r.addServiceEnv(plain)
+	plain.ResourceVersion, plain.Generation = pod.ResourceVersion, pod.Generation
+	plain.CreationTimestamp, plain.OwnerReferences = pod.CreationTimestamp, pod.OwnerReferences
+	plain.Status = pod.Status
+	if message.Pod, err = plain.Marshal(); err != nil {
+		return nil, fmt.Errorf("encode pod: %w", err)
+	}
+	return result, nil
+}
+
+// strip returns a copy of the pod with only what a device acts on.
+func strip(pod *corev1.Pod) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID,
+			Labels: pod.Labels, Annotations: pod.Annotations,
+		},
+		Spec: *pod.Spec.DeepCopy(),
+	}
+}
