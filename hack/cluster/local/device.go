@@ -1,0 +1,284 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
+
+	"arhat.dev/aranya/hack/cluster/supervisor"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/test/framework/containerd"
+)
+
+var edgeDevices = schema.GroupVersionResource{Group: v1alpha1.GroupName, Version: "v1alpha1", Resource: "edgedevices"}
+
+// parallelDevices is how many devices are started at the same time.
+const parallelDevices = 4
+
+// startDevices starts the devices that are wanted and not there, and waits until all are online.
+func (c *Cluster) startDevices(ctx context.Context, o *Options) error {
+	if err := c.ensureNamespace(ctx); err != nil {
+		return err
+	}
+	var missing []int
+	for i := 1; i <= o.Devices; i++ {
+		if c.state.device(deviceName(i)) == nil {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	what := fmt.Sprintf("start %d device(s), runtime %s", len(missing), c.state.Runtime)
+	return c.step(what, func() error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(parallelDevices)
+		for _, i := range missing {
+			group.Go(func() error { return c.addDevice(ctx, i, o.Images) })
+		}
+		return group.Wait()
+	})
+}
+
+func deviceName(index int) string { return fmt.Sprintf("device-%d", index) }
+
+func (c *Cluster) ensureNamespace(ctx context.Context) error {
+	client, err := c.clientset()
+	if err != nil {
+		return err
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	return poll(ctx, startTimeout, func(ctx context.Context) error {
+		_, err := client.CoreV1().ServiceAccounts(Namespace).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+}
+
+// addDevice creates the EdgeDevice device-<index>, starts the machine that stands for it, and waits
+// until it is online.
+func (c *Cluster) addDevice(ctx context.Context, index int, images []containerd.Image) error {
+	d := Device{Name: deviceName(index), Index: index}
+	if c.state.Network != nil {
+		c.state.Network.nameDevice(c.state.ID, &d)
+	}
+	for _, dir := range []string{"state", "logs"} {
+		if err := os.MkdirAll(c.devicePath(d.Name, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := c.update(func(s *State) { s.Devices = append(s.Devices, d) }); err != nil {
+		return err
+	}
+	if err := c.CreateEdgeDevice(ctx, d.Name); err != nil {
+		return err
+	}
+	if err := c.startMachine(ctx, &d); err != nil {
+		return fmt.Errorf("device %s: %w", d.Name, err)
+	}
+	endpoint := RuntimeProcess
+	if c.state.Runtime == RuntimeContainerd {
+		var err error
+		if endpoint, err = c.startContainerd(ctx, &d, images); err != nil {
+			return fmt.Errorf("device %s: %w", d.Name, err)
+		}
+	}
+	if err := c.startAgent(ctx, &d, endpoint); err != nil {
+		return fmt.Errorf("device %s: %w", d.Name, err)
+	}
+	return c.WaitOnline(ctx, d.Name)
+}
+
+func (c *Cluster) devicePath(name string, elem ...string) string {
+	return c.path(append([]string{"devices", name}, elem...)...)
+}
+
+// CreateEdgeDevice creates an EdgeDevice with all defaults, if there is none of that name.
+func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	obj := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": edgeDevices.GroupVersion().String(),
+		"kind":       "EdgeDevice",
+		"metadata":   map[string]any{"name": name},
+		"spec":       map[string]any{"connectivity": map[string]any{"method": c.state.Link}},
+	}}
+	if _, err := client.Resource(edgeDevices).Namespace(Namespace).Create(ctx, obj, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create EdgeDevice %s: %w", name, err)
+	}
+	return nil
+}
+
+// Token creates an enrolment token for an EdgeDevice.
+func (c *Cluster) Token(ctx context.Context, name string) (string, error) {
+	client, err := c.clientset()
+	if err != nil {
+		return "", err
+	}
+	path := fmt.Sprintf("/apis/%s/namespaces/%s/edgedevices/%s/token", edgeDevices.GroupVersion(), Namespace, name)
+	body := fmt.Sprintf(`{"apiVersion":%q,"kind":"EnrollmentToken"}`, edgeDevices.GroupVersion())
+	data, err := client.Discovery().RESTClient().Post().AbsPath(path).
+		SetHeader("Content-Type", "application/json").Body([]byte(body)).DoRaw(ctx)
+	if err != nil {
+		return "", fmt.Errorf("create an enrolment token for %s: %w", name, err)
+	}
+	var token v1alpha1.EnrollmentToken
+	if err := json.Unmarshal(data, &token); err != nil {
+		return "", err
+	}
+	if token.Status.Token == "" {
+		return "", errors.New("aranya returned no enrolment token")
+	}
+	return token.Status.Token, nil
+}
+
+// startMachine launches the supervisor of a device: as root a machine of its own, else a group of
+// processes.
+func (c *Cluster) startMachine(ctx context.Context, d *Device) error {
+	if c.state.Network == nil {
+		return c.launch(ctx, d.Name, nil)
+	}
+	isolation := &supervisor.Isolation{Hostname: d.Name, Binds: map[string]string{}}
+	files := map[string]string{"/etc/hostname": d.Name, "/etc/machine-id": machineID(c.state.ID, d.Index)}
+	for target, content := range files {
+		source := c.devicePath(d.Name, filepath.Base(target))
+		if err := os.WriteFile(source, []byte(content+"\n"), 0o644); err != nil {
+			return err
+		}
+		if _, err := os.Stat(target); err == nil {
+			isolation.Binds[target] = source
+		}
+	}
+	if err := c.launch(ctx, d.Name, isolation); err != nil {
+		return err
+	}
+	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.state.Ports.Gateway)
+}
+
+func (c *Cluster) supervisor(group string) supervisor.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Supervisors[group]
+}
+
+func machineID(id string, index int) string { return fmt.Sprintf("%s%026x", id, index) }
+
+// startContainerd runs a containerd on the device and returns its CRI endpoint.
+func (c *Cluster) startContainerd(ctx context.Context, d *Device, images []containerd.Image) (string, error) {
+	dir := c.devicePath(d.Name, "containerd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	server, argv, err := containerd.Prepare(containerd.Options{Dir: dir})
+	if err != nil {
+		return "", err
+	}
+	argv[0] = "/usr/bin/" + argv[0]
+	client := c.Device(d.Name)
+	if err := client.Start(ctx, supervisor.Service{
+		Name: ServiceContainerd, Argv: argv, Env: c.serviceEnv(), Dir: dir, Log: c.devicePath(d.Name, "logs", "containerd.log"),
+	}); err != nil {
+		return "", err
+	}
+	if err := waitService(ctx, client, ServiceContainerd, startTimeout, server.WaitReady); err != nil {
+		return "", err
+	}
+	// The place where users look for it.
+	if err := os.Symlink("containerd/containerd.sock", c.devicePath(d.Name, "containerd.sock")); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return server.Endpoint(), server.ImportAll(ctx, images...)
+}
+
+// startAgent writes the agent's configuration and starts it with an enrolment token.
+func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) error {
+	config := map[string]any{
+		"apiVersion": "arhat.dev/v1alpha1",
+		"kind":       "ArhatConfiguration",
+		"server":     c.gatewayAddress(),
+		"stateDir":   c.devicePath(d.Name, "state"),
+		"logDir":     c.devicePath(d.Name, "logs", "pods"),
+		"runtime":    endpoint,
+		"logging":    map[string]any{"file": map[string]any{"path": c.devicePath(d.Name, "logs", "arhat.log")}},
+		"policy":     map[string]any{"hostPaths": []string{"/"}, "privilegedPods": true, "hostNetwork": true},
+	}
+	if c.state.Network != nil {
+		config["nodeIP"] = d.Address.String()
+	} else {
+		config["nodeIP"] = loopback
+	}
+	data, err := yaml.Marshal(config)
+	if err != nil {
+		return err
+	}
+	path := c.devicePath(d.Name, "arhat.yaml")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return err
+	}
+	token, err := c.Token(ctx, d.Name)
+	if err != nil {
+		return err
+	}
+	return c.Device(d.Name).Start(ctx, supervisor.Service{
+		Name: ServiceArhat,
+		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.gatewayAddress(), "--token=" + token},
+		Env:  c.serviceEnv(), Dir: c.devicePath(d.Name), Log: c.devicePath(d.Name, "logs", "arhat.out"),
+		StopTimeout: 15 * time.Second,
+	})
+}
+
+// WaitOnline waits until a device is online and its Node is ready.
+func (c *Cluster) WaitOnline(ctx context.Context, name string) error {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return err
+	}
+	devices, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	client, err := c.clientset()
+	if err != nil {
+		return err
+	}
+	return waitService(ctx, c.Device(name), ServiceArhat, startTimeout, func(ctx context.Context) error {
+		obj, err := devices.Resource(edgeDevices).Namespace(Namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase != string(v1alpha1.EdgeDeviceOnline) {
+			return fmt.Errorf("EdgeDevice %s is %s", name, phase)
+		}
+		node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, condition := range node.Status.Conditions {
+			if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("node %s is not ready", name)
+	})
+}

@@ -1,0 +1,124 @@
+// Package local runs a whole cluster on one machine: etcd, Kubernetes' control plane, aranya and
+// edge devices, all of them the real programs. It is what "make up", "make down" and the end-to-end
+// tests use. Everything lies below one directory; several clusters can run side by side.
+//
+// The package starts programs and waits for them; what the programs do is none of its business.
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"arhat.dev/aranya/test/framework/containerd"
+)
+
+// Runtimes of devices.
+const (
+	RuntimeProcess    = "process"
+	RuntimeContainerd = "containerd"
+)
+
+// LinkGRPC is the one way for devices to reach aranya so far: TLS over TCP to the gateway.
+const LinkGRPC = "grpc"
+
+// Where aranya keeps its objects.
+const (
+	EtcdEmbedded = "embedded"
+	EtcdShared   = "shared"
+)
+
+// Namespace holds the EdgeDevices.
+const Namespace = "edge"
+
+// MaxDevices is how many devices fit into the address range of a cluster.
+const MaxDevices = 4000
+
+// Options say what to bring up.
+type Options struct {
+	// Dir holds everything of the cluster. Created if missing.
+	Dir string
+	// Bin holds the programs: kubernetes, cluster, aranya-apiserver, arhat and kubectl-edge.
+	Bin string
+	// Source is the root of the source tree; its artifacts/ are applied to the cluster.
+	Source string
+	// Devices is how many devices to have: device-1, device-2, ...
+	Devices int
+	// Runtime of the devices: process or containerd.
+	Runtime string
+	// Link is how devices reach aranya: grpc.
+	Link string
+	// Etcd says where aranya keeps its objects: embedded (the default), or shared for the etcd of the
+	// cluster.
+	Etcd string
+	// KubernetesOnly leaves aranya and the devices out.
+	KubernetesOnly bool
+	// Images are imported into the container runtime of each device.
+	Images []containerd.Image
+	// Out receives the progress, for people.
+	Out io.Writer
+}
+
+// complete makes paths absolute, fills in defaults and refuses what cannot work.
+func (o *Options) complete() error {
+	if o.Runtime == "" {
+		o.Runtime = RuntimeProcess
+	}
+	if o.Link == "" {
+		o.Link = LinkGRPC
+	}
+	if o.Etcd == "" {
+		o.Etcd = EtcdEmbedded
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	for _, path := range []*string{&o.Dir, &o.Bin, &o.Source} {
+		if *path == "" {
+			return errors.New("the directories of the cluster, its programs and the source tree must all be given")
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = abs
+	}
+	return o.validate()
+}
+
+func (o *Options) validate() error {
+	switch {
+	case o.Devices < 0 || o.Devices > MaxDevices:
+		return fmt.Errorf("DEVICES=%d: it must be from 0 to %d", o.Devices, MaxDevices)
+	case o.Link != LinkGRPC:
+		return fmt.Errorf("LINK=%s: the only link is %q", o.Link, LinkGRPC)
+	case o.Etcd != EtcdEmbedded && o.Etcd != EtcdShared:
+		return fmt.Errorf("ETCD=%s: it must be %q or %q", o.Etcd, EtcdEmbedded, EtcdShared)
+	case o.Runtime != RuntimeProcess && o.Runtime != RuntimeContainerd:
+		return fmt.Errorf("RUNTIME=%s: it must be %q or %q", o.Runtime, RuntimeProcess, RuntimeContainerd)
+	}
+	if isRoot() && (strings.HasPrefix(o.Dir, "/run/") || strings.HasPrefix(o.Dir, "/proc/")) {
+		return fmt.Errorf("DIR=%s: devices have a /run and /proc of their own and would not find it there; choose another place", o.Dir)
+	}
+	if o.Runtime == RuntimeContainerd {
+		if err := containerd.Check(); err != nil {
+			return fmt.Errorf("RUNTIME=%s: %w", o.Runtime, err)
+		}
+	}
+	programs := []string{"kubernetes", "cluster"}
+	if !o.KubernetesOnly {
+		programs = append(programs, "aranya-apiserver", "arhat", "kubectl-edge")
+	}
+	for _, name := range programs {
+		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
+			return fmt.Errorf("the program %s has not been built (make build builds it): %w", name, err)
+		}
+	}
+	return nil
+}
+
+// isRoot says whether devices can have namespaces of their own.
+func isRoot() bool { return os.Geteuid() == 0 }

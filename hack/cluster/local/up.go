@@ -1,0 +1,151 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"arhat.dev/aranya/hack/cluster/supervisor"
+)
+
+// clusterVariable marks the processes of a cluster by their environment.
+const clusterVariable = "ARANYA_CLUSTER"
+
+// Up brings a cluster up. One that is up already gets the devices it lacks. If it fails, what it has
+// started is stopped again; the log files stay.
+func Up(ctx context.Context, o Options) (*Cluster, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "devices"} {
+		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	unlock, err := lock(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	c, running, err := prepare(&o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.bringUp(ctx, &o, running); err != nil {
+		if running {
+			return nil, err
+		}
+		_, _ = fmt.Fprintf(o.Out, "  stopping what was started; the logs stay in %s and %s\n", c.path("logs"), c.path("devices"))
+		return nil, errors.Join(err, c.stop(context.WithoutCancel(ctx)))
+	}
+	return c, nil
+}
+
+// prepare reads or makes the state of a cluster. The result running says whether it is up.
+func prepare(o *Options) (c *Cluster, running bool, err error) {
+	c = &Cluster{Dir: o.Dir, out: o.Out}
+	state, err := loadState(o.Dir)
+	switch {
+	case errors.Is(err, errNoCluster):
+		state = &State{ID: clusterID(o.Dir)}
+	case err != nil:
+		return nil, false, err
+	}
+	c.state = state
+	running = state.Supervisors[cloud].Alive()
+	if running {
+		for _, conflict := range [][3]string{{"RUNTIME", o.Runtime, state.Runtime}, {"LINK", o.Link, state.Link}, {"ETCD", o.Etcd, state.Etcd}} {
+			if conflict[1] != conflict[2] {
+				return nil, false, fmt.Errorf("the cluster in %s is up with %s=%s; run make down first to change it to %s",
+					o.Dir, conflict[0], conflict[2], conflict[1])
+			}
+		}
+		return c, true, nil
+	}
+	if state.Supervisors != nil {
+		// It was not brought down, or not all of it.
+		if err := c.stop(context.Background()); err != nil {
+			return nil, false, fmt.Errorf("clear away what is left of the last run: %w", err)
+		}
+	}
+	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
+	state.Supervisors = map[string]supervisor.Process{}
+	state.Devices = nil
+	p := &state.Ports
+	*p = Ports{}
+	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet); err != nil {
+		return nil, false, err
+	}
+	state.Network = nil
+	if isRoot() {
+		if state.Network, err = chooseNetwork(state.ID); err != nil {
+			return nil, false, err
+		}
+	}
+	return c, false, state.save(o.Dir)
+}
+
+func (c *Cluster) bringUp(ctx context.Context, o *Options, running bool) error {
+	ids, err := c.identities()
+	if err != nil {
+		return err
+	}
+	if !running {
+		if err := c.links(); err != nil {
+			return err
+		}
+		if err := c.launch(ctx, cloud, nil); err != nil {
+			return err
+		}
+	}
+	if err := c.startKubernetes(ctx, ids); err != nil {
+		return err
+	}
+	if o.KubernetesOnly {
+		return nil
+	}
+	if err := c.startAranya(ctx, ids); err != nil {
+		return err
+	}
+	return c.startDevices(ctx, o)
+}
+
+// links puts kubectl and its plugin where the user is told to look for them.
+func (c *Cluster) links() error {
+	for name, program := range map[string]string{
+		"kubectl":               "kubernetes",
+		"kubectl-edge":          "kubectl-edge",
+		"kubectl_complete-edge": "kubectl_complete-edge",
+	} {
+		target := filepath.Join(c.state.Bin, program)
+		if _, err := os.Stat(target); err != nil {
+			continue
+		}
+		link := c.path("bin", name)
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(target, link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// launch starts a supervisor: that of the cloud side, or one that stands for a device.
+func (c *Cluster) launch(ctx context.Context, group string, isolation *supervisor.Isolation) error {
+	argv := []string{c.program("cluster"), "supervise", "--socket=" + c.socket(group)}
+	if isolation != nil {
+		argv = append(argv, "--hostname="+isolation.Hostname)
+		for target, source := range isolation.Binds {
+			argv = append(argv, "--bind="+target+"="+source)
+		}
+	}
+	p, err := supervisor.Launch(ctx, argv, c.serviceEnv(), c.socket(group), c.path("logs", "supervisor-"+group+".log"), isolation != nil)
+	if err != nil {
+		return err
+	}
+	return c.update(func(s *State) { s.Supervisors[group] = p })
+}

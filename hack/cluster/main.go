@@ -1,0 +1,121 @@
+// Command cluster runs whole clusters on one machine for development and tests: see "make up",
+// "make down" and "make demo". It is also the program of the processes that such a cluster consists
+// of beside the real ones: the supervisors, and etcd.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/server/v3/etcdmain"
+
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/hack/cluster/supervisor"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "etcd" {
+		etcdmain.Main(os.Args[1:]) // has its own flags and signal handling
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "cluster",
+		Short:         "Run a whole cluster with edge devices on this machine",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.AddCommand(newUpCommand(), newDownCommand(), newSuperviseCommand())
+	return cmd
+}
+
+func newUpCommand() *cobra.Command {
+	o := local.Options{Out: os.Stdout}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring a cluster up; one that is up gets the devices it lacks",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := local.Up(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			c.Describe(os.Stdout)
+			return nil
+		},
+	}
+	addOptions(cmd, &o)
+	return cmd
+}
+
+func addOptions(cmd *cobra.Command, o *local.Options) {
+	f := cmd.Flags()
+	f.StringVar(&o.Dir, "dir", ".run", "directory of the cluster")
+	f.StringVar(&o.Bin, "bin", ".cache/bin", "directory of the programs")
+	f.StringVar(&o.Source, "source", ".", "root of the source tree")
+	f.IntVar(&o.Devices, "devices", 2, "how many devices to have")
+	f.StringVar(&o.Runtime, "runtime", local.RuntimeProcess, "runtime of the devices: process or containerd")
+	f.StringVar(&o.Link, "link", local.LinkGRPC, "how devices reach aranya: grpc")
+	f.StringVar(&o.Etcd, "etcd", local.EtcdEmbedded, "where aranya keeps its objects: embedded, or shared for the cluster's etcd")
+	f.BoolVar(&o.KubernetesOnly, "kubernetes-only", false, "leave aranya and the devices out")
+}
+
+func newDownCommand() *cobra.Command {
+	var dir string
+	var purge bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop a cluster and remove what it made on this machine",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return local.Down(cmd.Context(), dir, purge, os.Stdout)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", ".run", "directory of the cluster")
+	cmd.Flags().BoolVar(&purge, "purge", false, "remove its files, too")
+	return cmd
+}
+
+// newSuperviseCommand is what local.Up runs for each group of processes.
+func newSuperviseCommand() *cobra.Command {
+	var socket, hostname string
+	var binds []string
+	cmd := &cobra.Command{
+		Use:    "supervise",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if hostname != "" {
+				isolation := supervisor.Isolation{Hostname: hostname, Binds: map[string]string{}}
+				for _, bind := range binds {
+					target, source, ok := strings.Cut(bind, "=")
+					if !ok {
+						return fmt.Errorf("--bind=%s: it must be TARGET=SOURCE", bind)
+					}
+					isolation.Binds[target] = source
+				}
+				if err := isolation.Enter(); err != nil {
+					return err
+				}
+			}
+			return supervisor.Run(cmd.Context(), socket)
+		},
+	}
+	cmd.Flags().StringVar(&socket, "socket", "", "path of the control socket")
+	cmd.Flags().StringVar(&hostname, "hostname", "", "be the init process of a machine of that name; needs new namespaces")
+	cmd.Flags().StringArrayVar(&binds, "bind", nil, "file to hide with another in that machine, as TARGET=SOURCE")
+	return cmd
+}
