@@ -73,7 +73,7 @@ type Options struct {
 func NewOptions() *Options {
 	registry := newComponentRegistry()
 	o := &Options{
-		ServerRun: genericoptions.NewServerRunOptionsForComponent(componentName, registry),
+		ServerRun: genericoptions.NewServerRunOptionsForComponent(basecompatibility.DefaultKubeComponent, registry),
 		Recommended: genericoptions.NewRecommendedOptions(
 			defaultEtcdPrefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 		CoreAPI: genericoptions.NewCoreAPIOptions(),

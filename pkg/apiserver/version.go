@@ -8,32 +8,19 @@ import (
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	basecompatibility "k8s.io/component-base/compatibility"
-	"k8s.io/component-base/featuregate"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	baseversion "k8s.io/component-base/version"
 
 	"arhat.dev/aranya/pkg/version"
 )
 
-// componentName is the name of aranya in flags that speak of several components.
-const componentName = "aranya"
-
-// newComponentRegistry returns the versions and feature gates of this program: those of the
-// Kubernetes libraries, under the name they have everywhere, and aranya's own. (The registry that the
-// libraries provide takes the version of the program for that of Kubernetes.)
+// newComponentRegistry returns the versions and feature gates of the Kubernetes libraries in this
+// program. (The registry that the libraries provide takes the program's own version for theirs.)
 func newComponentRegistry() basecompatibility.ComponentGlobalsRegistry {
 	registry := basecompatibility.NewComponentGlobalsRegistry()
 	utilruntime.Must(registry.Register(basecompatibility.DefaultKubeComponent,
 		basecompatibility.NewEffectiveVersionFromString(baseversion.DefaultKubeBinaryVersion, "", ""),
 		utilfeature.DefaultMutableFeatureGate))
-
-	own, err := utilversion.ParseSemantic(version.String())
-	if err != nil {
-		own = utilversion.MustParseSemantic("0.0.0")
-	}
-	utilruntime.Must(registry.Register(componentName,
-		basecompatibility.NewEffectiveVersion(own, false, own.WithPatch(0), own.WithPatch(0)),
-		featuregate.NewVersionedFeatureGate(utilversion.MajorMinor(own.Major(), own.Minor()))))
 	return registry
 }
 
@@ -41,7 +28,8 @@ func init() {
 	utilruntime.Must(logsapi.AddFeatureGates(utilfeature.DefaultMutableFeatureGate))
 }
 
-// effectiveVersion answers /version with aranya's version instead of that of the libraries.
+// effectiveVersion answers /version with aranya's version instead of that of the libraries, which
+// still decides what they enable (CEL functions in admission policies, for example).
 type effectiveVersion struct {
 	basecompatibility.EffectiveVersion
 }

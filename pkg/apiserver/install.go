@@ -1,0 +1,40 @@
+package apiserver
+
+import (
+	"fmt"
+
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/scheme"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/registry/edgedevice"
+)
+
+// installAPI serves the API group.
+func (s *Server) installAPI(c CompletedConfig) error {
+	resources, err := s.storage(c)
+	if err != nil {
+		return err
+	}
+	// With metav1.ParameterCodec the options of connect requests would be unknown.
+	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = resources
+	if err := s.Generic.InstallAPIGroup(&group); err != nil {
+		return fmt.Errorf("install the API %s: %w", v1alpha1.SchemeGroupVersion, err)
+	}
+	return nil
+}
+
+// storage returns all resources and subresources.
+func (s *Server) storage(c CompletedConfig) (map[string]rest.Storage, error) {
+	devices, err := edgedevice.NewStorage(scheme.Scheme, c.Generic.RESTOptionsGetter, newLiveStatus(s.gateway))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]rest.Storage{
+		"edgedevices":        devices.EdgeDevice,
+		"edgedevices/status": devices.Status,
+	}, nil
+}

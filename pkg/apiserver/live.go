@@ -1,0 +1,120 @@
+package apiserver
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/lru"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/registry/edgedevice"
+)
+
+// decodedDevices bounds the memory for decoded node statuses: enough for every link that one replica
+// is made for, about 1 KiB each.
+const decodedDevices = 16384
+
+// liveStatus puts the state of live links on EdgeDevices that are read.
+type liveStatus struct {
+	sessions gateway.Sessions
+	// decoded holds a deviceInfo per session. A list of 10,000 devices would else decode as many node
+	// statuses each time.
+	decoded *lru.Cache
+}
+
+var _ edgedevice.LiveStatus = &liveStatus{}
+
+func newLiveStatus(sessions gateway.Sessions) *liveStatus {
+	return &liveStatus{sessions: sessions, decoded: lru.New(decodedDevices)}
+}
+
+// deviceInfo is a decoded node status.
+type deviceInfo struct {
+	from *edgeapi.NodeStatus // what it was decoded from; never modified, so the pointer tells versions apart
+	info *aranya.DeviceInfo
+}
+
+// Overlay implements edgedevice.LiveStatus.
+func (l *liveStatus) Overlay(obj *aranya.EdgeDevice) {
+	session, ok := l.sessions.Session(obj.Namespace, obj.Name)
+	if !ok || session.Device().UID != obj.UID {
+		return
+	}
+	info := session.Info()
+	status := &obj.Status
+	status.Phase = aranya.EdgeDeviceOnline
+	lastSeen := metav1.NewTime(info.LastSeen)
+	status.LastSeen = &lastSeen
+	status.Link = linkStatus(&info)
+	status.Usage = usage(&info)
+	if device := l.device(obj, info.NodeStatus); device != nil {
+		status.Device = device
+	}
+}
+
+func linkStatus(info *gateway.Info) *aranya.LinkStatus {
+	link := &aranya.LinkStatus{
+		Method:        info.Method,
+		Since:         metav1.NewTime(info.Since),
+		BytesIn:       info.BytesIn,
+		BytesOut:      info.BytesOut,
+		Replica:       info.Replica,
+		RemoteAddress: info.RemoteAddress,
+		Streams:       info.Streams,
+	}
+	if info.RoundTrip > 0 {
+		link.RoundTrip = &metav1.Duration{Duration: info.RoundTrip}
+	}
+	return link
+}
+
+// usage is nil for a device that does not know what it uses.
+func usage(info *gateway.Info) corev1.ResourceList {
+	if info.CPUNanoCores == 0 && info.MemoryBytes == 0 {
+		return nil
+	}
+	return corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewScaledQuantity(clampInt64(info.CPUNanoCores), resource.Nano),
+		corev1.ResourceMemory: *resource.NewQuantity(clampInt64(info.MemoryBytes), resource.BinarySI),
+	}
+}
+
+func clampInt64(v uint64) int64 {
+	const most = 1<<63 - 1
+	return int64(min(v, most))
+}
+
+// device returns a copy of what the node status says about the machine, or nil if it says nothing.
+func (l *liveStatus) device(obj *aranya.EdgeDevice, status *edgeapi.NodeStatus) *aranya.DeviceInfo {
+	if status == nil {
+		return nil
+	}
+	if cached, ok := l.decoded.Get(obj.UID); ok {
+		if known := cached.(deviceInfo); known.from == status {
+			return known.info.DeepCopy()
+		}
+	}
+	var node corev1.NodeStatus
+	if err := node.Unmarshal(status.GetStatus()); err != nil {
+		// The device's own fault, and the controllers say so in its conditions.
+		klog.V(4).InfoS("Cannot decode the node status of a device", "edgeDevice", klog.KObj(obj), "err", err)
+		return nil
+	}
+	info := &aranya.DeviceInfo{
+		OperatingSystem:         node.NodeInfo.OperatingSystem,
+		Architecture:            node.NodeInfo.Architecture,
+		KernelVersion:           node.NodeInfo.KernelVersion,
+		OSImage:                 node.NodeInfo.OSImage,
+		MachineID:               node.NodeInfo.MachineID,
+		BootID:                  node.NodeInfo.BootID,
+		ContainerRuntimeVersion: node.NodeInfo.ContainerRuntimeVersion,
+		Addresses:               node.Addresses,
+		Capacity:                node.Capacity,
+		Allocatable:             node.Allocatable,
+	}
+	l.decoded.Add(obj.UID, deviceInfo{from: status, info: info})
+	return info.DeepCopy()
+}

@@ -1,0 +1,247 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+)
+
+// stopTimeout is how long sessions and controllers may take to end once the server is told to stop.
+const stopTimeout = 20 * time.Second
+
+// Server is aranya-apiserver.
+type Server struct {
+	Generic *genericapiserver.GenericAPIServer
+
+	config      *ExtraConfig
+	controllers *controller.Controllers
+	gateway     *gateway.Gateway
+	kubelet     kubeletServer
+	ready       *readiness
+	parts       parts
+}
+
+// kubeletServer is the kubelet endpoint.
+type kubeletServer interface {
+	Run(ctx context.Context) error
+}
+
+type completedConfig struct {
+	Generic genericapiserver.CompletedConfig
+	Extra   *ExtraConfig
+}
+
+// CompletedConfig can only be made by Config.Complete.
+type CompletedConfig struct {
+	*completedConfig
+}
+
+// Complete fills in what is derived from other fields.
+func (c *Config) Complete() CompletedConfig {
+	return CompletedConfig{&completedConfig{Generic: c.Generic.Complete(), Extra: &c.Extra}}
+}
+
+// New makes a server that serves nothing until Run. It waits for the main cluster if that is not there
+// yet. The listeners are closed if it fails.
+func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
+	defer func() {
+		if err != nil {
+			closeListener(c.Extra.GatewayListener)
+			closeListener(c.Extra.KubeletListener)
+			closeListener(c.Generic.SecureServing.Listener)
+		}
+	}()
+	s := &Server{config: c.Extra, ready: &readiness{}}
+	edge, err := c.loopbackClient()
+	if err != nil {
+		return nil, err
+	}
+	edgeInformers := externalversions.NewSharedInformerFactory(edge, 0)
+	if err := s.addControllers(c, edge, edgeInformers); err != nil {
+		return nil, err
+	}
+	if err := s.addGateway(ctx, edgeInformers); err != nil {
+		return nil, err
+	}
+	if err := s.addKubelet(c); err != nil {
+		return nil, err
+	}
+	s.ready.devicesSynced = s.controllers.HasSynced
+	if s.Generic, err = c.Generic.New("aranya-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
+		return nil, fmt.Errorf("set up the API server: %w", err)
+	}
+	if err := s.installAPI(c); err != nil {
+		s.Generic.Destroy()
+		return nil, err
+	}
+	return s, s.addHooks()
+}
+
+// loopbackClient is a client of our own API that acts as the server itself. Nothing but priority and
+// fairness limits it, from which it is exempt.
+func (c CompletedConfig) loopbackClient() (versioned.Interface, error) {
+	config := restclient.CopyConfig(c.Generic.LoopbackClientConfig)
+	config.QPS = -1
+	config.UserAgent = userAgent()
+	client, err := versioned.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for our own API: %w", err)
+	}
+	return client, nil
+}
+
+func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) (err error) {
+	s.controllers, err = controller.New(controller.Config{
+		Kube:          c.Extra.Kube,
+		Edge:          edge,
+		EdgeInformers: informers,
+		NodeAddress:   c.Extra.NodeAddress.String(),
+		KubeletPort:   portOf(c.Extra.KubeletListener),
+		Replica:       c.Extra.ReplicaName,
+	})
+	return err
+}
+
+func (s *Server) addGateway(ctx context.Context, informers externalversions.SharedInformerFactory) error {
+	var authority *gateway.Authority
+	err := retry(ctx, "the device CA", func(ctx context.Context) (err error) {
+		authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.ready.deviceCA.Store(true)
+	s.gateway, err = gateway.New(gateway.Config{
+		Listener:  s.config.GatewayListener,
+		Authority: authority,
+		Tokens:    gateway.NewEtcdTokens(s.config.Etcd, s.config.EtcdPrefix),
+		Devices:   s.controllers.Directory(),
+		Handler:   s.controllers.Handler(),
+		Replica:   s.config.ReplicaName,
+		Names:     hosts(s.config.GatewayAddresses),
+	})
+	if err != nil {
+		return err
+	}
+	s.controllers.SetDisconnect(s.gateway.Disconnect)
+	_, err = informers.Aranya().V1alpha1().EdgeDevices().Informer().AddEventHandler(cutLinks{s.gateway})
+	return err
+}
+
+// cutLinks tells the gateway of devices that are deleted or re-keyed.
+type cutLinks struct{ gateway *gateway.Gateway }
+
+var _ cache.ResourceEventHandler = cutLinks{}
+
+func (c cutLinks) OnAdd(obj any, _ bool) { c.changed(obj, false) }
+func (c cutLinks) OnUpdate(_, obj any)   { c.changed(obj, false) }
+func (c cutLinks) OnDelete(obj any) {
+	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = last.Obj
+	}
+	c.changed(obj, true)
+}
+
+func (c cutLinks) changed(obj any, deleted bool) {
+	if device, ok := obj.(*v1alpha1.EdgeDevice); ok {
+		c.gateway.DeviceChanged(device, deleted)
+	}
+}
+
+// addHooks has the parts start when the API is served and stop before it is not: they use it.
+func (s *Server) addHooks() error {
+	if err := s.Generic.AddReadyzChecks(s.ready.checks()...); err != nil {
+		return err
+	}
+	if err := s.Generic.AddPostStartHook("start-aranya", func(hook genericapiserver.PostStartHookContext) error {
+		s.startParts(hook)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return s.Generic.AddPreShutdownHook("stop-aranya", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		return s.parts.stop(ctx)
+	})
+}
+
+// startParts starts what runs beside the API, in the order of who uses whom.
+func (s *Server) startParts(ctx context.Context) {
+	run := func(name string, f func(context.Context)) {
+		s.parts.start(ctx, part{name, func(ctx context.Context) error { f(ctx); return ctx.Err() }})
+	}
+	if s.config.ServingCert != nil {
+		run("serving-certificate", s.config.ServingCert.Run)
+		run("apiservice-cabundle", s.config.CABundle.Run)
+	}
+	run("kubelet-certificate", s.config.KubeletCert.Run)
+	s.parts.start(ctx, part{"controllers", s.controllers.Run})
+	s.parts.start(ctx, part{"kubelet-endpoint", func(ctx context.Context) error {
+		s.ready.kubelet.Store(true)
+		defer s.ready.kubelet.Store(false)
+		return s.kubelet.Run(ctx)
+	}})
+	s.parts.start(ctx, part{"gateway", s.runGateway})
+}
+
+// runGateway serves devices once it is known which there are. Those that dial in earlier wait.
+func (s *Server) runGateway(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), s.controllers.HasSynced) {
+		closeListener(s.config.GatewayListener)
+		return ctx.Err()
+	}
+	s.ready.gateway.Store(true)
+	defer s.ready.gateway.Store(false)
+	return s.gateway.Run(ctx)
+}
+
+// Run serves until ctx ends, then ends all sessions, tells devices and clients why, and returns when
+// everything is down. It fails if a part of the server does. It may be called once.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	s.parts.failed = func(err error) {
+		klog.FromContext(ctx).Error(err, "A part of the server failed; shutting down")
+		fail(err)
+	}
+	err := s.Generic.PrepareRun().RunWithContext(ctx)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// portOf returns the port that a listener got.
+func portOf(l net.Listener) int32 {
+	p, err := port(l.Addr().String())
+	if err != nil {
+		return 0
+	}
+	return p
+}
+
+// hosts returns the hosts of addresses that were validated.
+func hosts(addresses []string) []string {
+	names := make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		if host, _, err := net.SplitHostPort(a); err == nil {
+			names = append(names, host)
+		}
+	}
+	return names
+}
