@@ -1,0 +1,111 @@
+# Everything that is built or downloaded lies in .cache/; clusters lie in .run (or DIR).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .cache/bin
+DEVICES ?= 2
+RUNTIME ?= process
+LINK ?= grpc
+ETCD ?= embedded
+DIR ?= .run
+ONCE ?=
+RUN ?=
+BENCHTIME ?= 1s
+
+GOLANGCI_LINT_VERSION := v2.15.0
+PROGRAMS := aranya-apiserver arhat kubectl-edge
+LDFLAGS := -s -w
+ifdef VERSION
+LDFLAGS += -X arhat.dev/aranya/pkg/version.gitVersion=$(VERSION)
+endif
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+##@ Build
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET [VARIABLE=value]"} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build aranya-apiserver, arhat and kubectl-edge into .cache/bin (VERSION=v1.2.3)
+	@mkdir -p $(BIN)
+	@echo "Building $(PROGRAMS)."
+	@$(GO_BUILD) -o $(BIN)/aranya-apiserver ./cmd/apiserver
+	@$(GO_BUILD) -o $(BIN)/arhat ./cmd/arhat
+	@$(GO_BUILD) -o $(BIN)/kubectl-edge ./cmd/kubectl-edge
+	@install -m 755 cmd/kubectl-edge/kubectl_complete-edge $(BIN)/
+
+.PHONY: cluster-programs
+cluster-programs: build
+	@$(GO_BUILD) -o $(BIN)/cluster ./hack/cluster
+	@hack/kubernetes/build.sh "$(CURDIR)/$(BIN)/kubernetes"
+
+.PHONY: generate
+generate: ## Generate code: clients, conversions, OpenAPI, protobuf
+	hack/update-codegen.sh
+
+##@ Clusters on this machine
+
+.PHONY: up
+up: cluster-programs ## Bring a cluster up (DEVICES=2 RUNTIME=process|containerd LINK=grpc DIR=.run ETCD=embedded|shared)
+	@$(BIN)/cluster up --dir "$(DIR)" --devices "$(DEVICES)" --runtime "$(RUNTIME)" --link "$(LINK)" --etcd "$(ETCD)"
+
+.PHONY: down
+down: ## Stop the cluster and remove what it made on this machine (DIR=.run)
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/cluster ./hack/cluster
+	@$(BIN)/cluster down --dir "$(DIR)"
+
+.PHONY: demo
+demo: cluster-programs ## Show what aranya does, on a cluster of its own (ONCE=1 ends after the tour)
+	@$(BIN)/cluster demo $(if $(ONCE),--once)
+
+##@ Tests
+
+.PHONY: test
+test: test-unit test-e2e ## Run all tests; root installs missing Debian packages, others are told what is left out
+
+.PHONY: test-unit
+test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
+	@echo "Unit tests."
+	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v '/test/e2e')
+
+.PHONY: test-e2e
+test-e2e: packages cluster-programs ## Run the end-to-end tests with real components (RUN=pattern)
+	@echo "End-to-end tests."
+	@ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" go test -v -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/...
+	@if [ "$$(id -u)" -ne 0 ]; then \
+		echo "Not root: left out were the tests with containerd and with network namespaces, which only root can make."; fi
+
+.PHONY: packages
+packages:
+	@hack/install-packages.sh
+
+.PHONY: bench
+bench: ## Run the Go benchmarks (BENCHTIME=1s)
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$(go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/...)
+
+##@ Checks
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION) ## Run golangci-lint
+	$< run ./...
+
+$(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION):
+	@echo "Building golangci-lint $(GOLANGCI_LINT_VERSION), once."
+	@GOBIN="$(CURDIR)/$(BIN)" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv $(BIN)/golangci-lint $@
+
+.PHONY: verify
+verify: ## Check that generated code and go.mod are up to date and that everything compiles
+	go mod tidy -diff
+	cd hack/kubernetes && go mod tidy -diff
+	go vet ./...
+	hack/verify-codegen.sh
+
+.PHONY: clean
+clean: ## Remove what was built (not clusters: see down)
+	rm -rf .cache

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs the Debian packages that the tests and clusters with containerd need, if any is missing
+# and this is root on Debian or a relative of it. It says what it does.
+set -eu
+
+missing=
+need() { # need PACKAGE FILE...: one of the files shows that the package is there
+	package=$1
+	shift
+	for file in "$@"; do
+		if [ -e "$file" ]; then
+			return 0
+		fi
+	done
+	missing="$missing $package"
+}
+need containerd /usr/bin/containerd
+need runc /usr/sbin/runc /usr/bin/runc
+need containernetworking-plugins /usr/lib/cni/bridge
+need busybox-static /bin/busybox /usr/bin/busybox
+need iproute2 /sbin/ip /usr/sbin/ip /bin/ip
+need iptables /sbin/iptables-restore /usr/sbin/iptables-restore
+
+if [ -z "$missing" ]; then
+	exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "Not root: not installing$missing."
+	exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "These Debian packages, or what your system has in their place, are missing:$missing" >&2
+	exit 1
+fi
+echo "Installing Debian packages:$missing"
+apt-get update -qq
+# The services of the packages are not wanted: tests run containerds of their own.
+DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qq -y --no-install-recommends $missing
