@@ -557,7 +557,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDevice(ref common.ReferenceCallback) co
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Standard object's metadata. The name of the EdgeDevice is also the name of its Node.",
+							Description: "Standard object's metadata. The name of the EdgeDevice is also the name of its Node; it has at most 63 characters.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
 						},
@@ -717,6 +717,11 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceExecOptions(ref common.ReferenceC
 						},
 					},
 					"command": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
 						SchemaProps: spec.SchemaProps{
 							Description: "command is the argument vector. It is not run by a shell.",
 							Type:        []string{"array"},
@@ -914,6 +919,11 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDevicePortForwardOptions(ref common.Ref
 						},
 					},
 					"ports": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
 						SchemaProps: spec.SchemaProps{
 							Description: "ports to forward. Needed by WebSocket clients that name their ports in the request.",
 							Type:        []string{"array"},
@@ -1249,7 +1259,7 @@ func schema_pkg_apis_aranya_v1alpha1_GRPCConfig(ref common.ReferenceCallback) co
 					},
 					"service": {
 						SchemaProps: spec.SchemaProps{
-							Description: "service asks for a Service named after the device, with a port named \"grpc\" that leads to the gateway, for use as the backend of an Ingress.",
+							Description: "service asks for a Service named after the device, with a port named \"grpc\" that leads to the gateway, for use as the backend of an Ingress. The name of the device must then be fit for a Service: letters, digits and \"-\", beginning with a letter.",
 							Ref:         ref(v1alpha1.ServiceSpec{}.OpenAPIModelName()),
 						},
 					},
@@ -1406,7 +1416,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTConfig(ref common.ReferenceCallback) co
 				Properties: map[string]spec.Schema{
 					"messageNamespace": {
 						SchemaProps: spec.SchemaProps{
-							Description: "messageNamespace is the prefix of the topics: <messageNamespace>/<namespace>/<name>/up and .../down. It must be the same in the configuration of the device's agent. It must not contain the wildcards \"+\" and \"#\". Defaults to \"/aranya.arhat.dev\".",
+							Description: "messageNamespace is the prefix of the topics: <messageNamespace>/<namespace>/<name>/up and .../down. It must be the same in the configuration of the device's agent. It has at most 512 bytes, must not contain the wildcards \"+\" and \"#\", not begin with \"$\" and not end with \"/\". Defaults to \"/aranya.arhat.dev\".",
 							Default:     "/aranya.arhat.dev",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1414,7 +1424,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTConfig(ref common.ReferenceCallback) co
 					},
 					"server": {
 						SchemaProps: spec.SchemaProps{
-							Description: "server is the broker's address as host:port.",
+							Description: "server is the broker's address as host:port, for example \"broker.example.com:8883\". The host is a DNS name or an IP address (IPv6 in brackets).",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1483,7 +1493,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTConnectPacket(ref common.ReferenceCallb
 					},
 					"username": {
 						SchemaProps: spec.SchemaProps{
-							Description: "username for the broker.",
+							Description: "username for the broker. Required with a password.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1496,7 +1506,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTConnectPacket(ref common.ReferenceCallb
 					},
 					"clientID": {
 						SchemaProps: spec.SchemaProps{
-							Description: "clientID of aranya's connection. At most 23 letters and digits are safe with every broker. Chosen by aranya if empty.",
+							Description: "clientID of aranya's connection. At most 23 letters and digits are safe with every broker. Chosen by aranya if empty. At most 65535 bytes.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1526,7 +1536,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTWill(ref common.ReferenceCallback) comm
 				Properties: map[string]spec.Schema{
 					"topic": {
 						SchemaProps: spec.SchemaProps{
-							Description: "topic of the message, without wildcards.",
+							Description: "topic of the message, without wildcards and not under mqttConfig.messageNamespace.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1534,7 +1544,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTWill(ref common.ReferenceCallback) comm
 					},
 					"payload": {
 						SchemaProps: spec.SchemaProps{
-							Description: "payload of the message, at most 64 KiB.",
+							Description: "payload of the message, at most 65535 bytes.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1576,7 +1586,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"labels": {
 						SchemaProps: spec.SchemaProps{
-							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname) are not allowed.",
+							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta forms of arch and os) are not allowed, nor are those of node-restriction.kubernetes.io, which are for administrators to set on the Node itself.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1591,7 +1601,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"annotations": {
 						SchemaProps: spec.SchemaProps{
-							Description: "annotations are put on the Node.",
+							Description: "annotations are put on the Node. Annotations that aranya sets itself (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1611,7 +1621,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "taints are put on the Node, beside the one of namespaceTaint.",
+							Description: "taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable, unschedulable, ...) are not allowed.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1663,7 +1673,7 @@ func schema_pkg_apis_aranya_v1alpha1_PodSpec(ref common.ReferenceCallback) commo
 					},
 					"dns": {
 						SchemaProps: spec.SchemaProps{
-							Description: "dns is what pods with dnsPolicy ClusterFirst use: a device has no route to the cluster's DNS. Without it such pods use the device's own resolver.",
+							Description: "dns is what pods with dnsPolicy ClusterFirst use: a device has no route to the cluster's DNS. At least one and at most three nameservers. Without it such pods use the device's own resolver.",
 							Ref:         ref(v1.PodDNSConfig{}.OpenAPIModelName()),
 						},
 					},

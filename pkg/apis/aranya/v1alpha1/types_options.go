@@ -31,6 +31,7 @@ type EdgeDeviceExecOptions struct {
 	// +optional
 	Container string `json:"container,omitempty"`
 	// command is the argument vector. It is not run by a shell.
+	// +listType=atomic
 	Command []string `json:"command"`
 }
 
@@ -115,6 +116,7 @@ type EdgeDevicePortForwardOptions struct {
 
 	// ports to forward. Needed by WebSocket clients that name their ports in the request.
 	// +optional
+	// +listType=atomic
 	Ports []int32 `json:"ports,omitempty"`
 	// pod on this device, in the device's namespace or as namespace/name.
 	// +optional

@@ -17,7 +17,8 @@ import (
 // (unless spec.node.disabled is set) a Node of the same name lets the scheduler place pods on it.
 type EdgeDeviceApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
-	// Standard object's metadata. The name of the EdgeDevice is also the name of its Node.
+	// Standard object's metadata. The name of the EdgeDevice is also the name of its Node; it has at
+	// most 63 characters.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is the desired configuration of the device.
 	Spec *EdgeDeviceSpecApplyConfiguration `json:"spec,omitempty"`

@@ -12,7 +12,8 @@ type GRPCConfigApplyConfiguration struct {
 	// its host names. Without it the gateway's own certificate is served.
 	TLSSecretRef *LocalSecretReferenceApplyConfiguration `json:"tlsSecretRef,omitempty"`
 	// service asks for a Service named after the device, with a port named "grpc" that leads to the
-	// gateway, for use as the backend of an Ingress.
+	// gateway, for use as the backend of an Ingress. The name of the device must then be fit for a
+	// Service: letters, digits and "-", beginning with a letter.
 	Service *ServiceSpecApplyConfiguration `json:"service,omitempty"`
 }
 

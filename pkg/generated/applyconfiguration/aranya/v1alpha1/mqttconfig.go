@@ -12,10 +12,12 @@ import (
 // MQTTConfig configures a device that is reached through an MQTT broker.
 type MQTTConfigApplyConfiguration struct {
 	// messageNamespace is the prefix of the topics: <messageNamespace>/<namespace>/<name>/up and
-	// .../down. It must be the same in the configuration of the device's agent. It must not contain
-	// the wildcards "+" and "#". Defaults to "/aranya.arhat.dev".
+	// .../down. It must be the same in the configuration of the device's agent. It has at most 512
+	// bytes, must not contain the wildcards "+" and "#", not begin with "$" and not end with "/".
+	// Defaults to "/aranya.arhat.dev".
 	MessageNamespace *string `json:"messageNamespace,omitempty"`
-	// server is the broker's address as host:port.
+	// server is the broker's address as host:port, for example "broker.example.com:8883". The host is
+	// a DNS name or an IP address (IPv6 in brackets).
 	Server *string `json:"server,omitempty"`
 	// version of the MQTT protocol. Only "3.1.1", which is the default.
 	Version *aranyav1alpha1.MQTTVersion `json:"version,omitempty"`

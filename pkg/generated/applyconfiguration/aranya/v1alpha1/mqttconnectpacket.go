@@ -13,13 +13,13 @@ type MQTTConnectPacketApplyConfiguration struct {
 	// will is the message that the broker publishes when aranya's connection is lost, beside the
 	// messages that the link itself uses.
 	Will *MQTTWillApplyConfiguration `json:"will,omitempty"`
-	// username for the broker.
+	// username for the broker. Required with a password.
 	Username *string `json:"username,omitempty"`
 	// password names a Secret in the device's namespace whose key "password" holds the password for
 	// the broker.
 	Password *LocalSecretReferenceApplyConfiguration `json:"password,omitempty"`
 	// clientID of aranya's connection. At most 23 letters and digits are safe with every broker.
-	// Chosen by aranya if empty.
+	// Chosen by aranya if empty. At most 65535 bytes.
 	ClientID *string `json:"clientID,omitempty"`
 	// keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to
 	// 65535. Defaults to 300.

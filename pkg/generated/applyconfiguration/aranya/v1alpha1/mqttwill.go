@@ -7,9 +7,9 @@ package v1alpha1
 //
 // MQTTWill is an MQTT will message.
 type MQTTWillApplyConfiguration struct {
-	// topic of the message, without wildcards.
+	// topic of the message, without wildcards and not under mqttConfig.messageNamespace.
 	Topic *string `json:"topic,omitempty"`
-	// payload of the message, at most 64 KiB.
+	// payload of the message, at most 65535 bytes.
 	Payload *string `json:"payload,omitempty"`
 	// qos is the quality of service: 0, 1 or 2. Defaults to 0.
 	QoS *int32 `json:"qos,omitempty"`

@@ -16,12 +16,16 @@ type NodeSpecApplyConfiguration struct {
 	// its subresources, runs no pods from the cluster, and costs kube-apiserver nothing.
 	Disabled *bool `json:"disabled,omitempty"`
 	// labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name,
-	// arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname) are not
-	// allowed.
+	// arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta
+	// forms of arch and os) are not allowed, nor are those of node-restriction.kubernetes.io, which
+	// are for administrators to set on the Node itself.
 	Labels map[string]string `json:"labels,omitempty"`
-	// annotations are put on the Node.
+	// annotations are put on the Node. Annotations that aranya sets itself
+	// (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// taints are put on the Node, beside the one of namespaceTaint.
+	// taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane
+	// sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable,
+	// unschedulable, ...) are not allowed.
 	Taints []v1.TaintApplyConfiguration `json:"taints,omitempty"`
 	// unschedulable keeps new pods off the device, as "kubectl cordon" does on its Node. A Node that
 	// was cordoned directly stays so.

@@ -14,7 +14,7 @@ type PodSpecApplyConfiguration struct {
 	// capacity is how many pods the device may run, from 1 to 1000. Defaults to 110.
 	Capacity *int32 `json:"capacity,omitempty"`
 	// dns is what pods with dnsPolicy ClusterFirst use: a device has no route to the cluster's DNS.
-	// Without it such pods use the device's own resolver.
+	// At least one and at most three nameservers. Without it such pods use the device's own resolver.
 	DNS *v1.PodDNSConfigApplyConfiguration `json:"dns,omitempty"`
 }
 
