@@ -34,13 +34,13 @@ func (o *LogOptions) Validate() field.ErrorList {
 	switch {
 	case o.SinceSeconds != nil && o.SinceTime != nil:
 		errs = append(errs, field.Forbidden(field.NewPath("sinceSeconds"), "may not be used together with sinceTime"))
-	case o.SinceSeconds != nil && (*o.SinceSeconds < 1 || *o.SinceSeconds > maxSinceSeconds):
-		errs = append(errs, field.Invalid(field.NewPath("sinceSeconds"), *o.SinceSeconds, "must be greater than 0 and at most 100 years"))
+	case o.SinceSeconds != nil && *o.SinceSeconds < 1:
+		errs = append(errs, field.Invalid(field.NewPath("sinceSeconds"), *o.SinceSeconds, "must be greater than 0"))
 	}
 	return errs
 }
 
-// maxSinceSeconds keeps the arithmetic below in range.
+// maxSinceSeconds, a century, keeps the arithmetic below in range. No log is older.
 const maxSinceSeconds = 100 * 365 * 24 * 3600
 
 // Request returns the options in the terms of the protocol. The caller sets the source.
@@ -48,7 +48,7 @@ func (o *LogOptions) Request(now time.Time) *edgeapi.Log {
 	log := &edgeapi.Log{Follow: o.Follow, Previous: o.Previous, Timestamps: o.Timestamps, TailLines: -1, LimitBytes: -1}
 	switch {
 	case o.SinceSeconds != nil:
-		log.SinceNs = now.Add(-time.Duration(*o.SinceSeconds) * time.Second).UnixNano()
+		log.SinceNs = max(1, now.Add(-time.Duration(min(*o.SinceSeconds, maxSinceSeconds))*time.Second).UnixNano())
 	case o.SinceTime != nil && o.SinceTime.Unix() > 0:
 		log.SinceNs = o.SinceTime.UnixNano()
 	}
