@@ -85,9 +85,6 @@ func (c *Cluster) startAranya(ctx context.Context, ids *identities) error {
 
 func (c *Cluster) applyManifests(ctx context.Context) error {
 	dir := c.path("manifests")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	artifacts, err := filepath.Rel(dir, filepath.Join(c.state.Source, "artifacts"))
 	if err != nil {
 		return err

@@ -47,8 +47,15 @@ func Down(ctx context.Context, dir string, purge bool, out io.Writer) error {
 	if err := c.stop(ctx); err != nil {
 		return err
 	}
-	if purge {
-		return c.purge()
+	if !purge {
+		return nil
+	}
+	if err := errors.Join(c.purge(), os.Remove(c.path(lockFile))); err != nil {
+		return err
+	}
+	// Not if the user has put something there.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
 	}
 	return nil
 }
@@ -155,15 +162,11 @@ func containsVariable(environ, variable string) bool {
 	return false
 }
 
-// purge removes the files of the cluster, and nothing else that may lie in its directory.
+// purge removes the files of the cluster but the lock, and nothing else that may lie in its directory.
 func (c *Cluster) purge() error {
 	var errs []error
-	for _, name := range []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "devices", "manifests",
-		"kubeconfig", stateFile, lockFile} {
+	for _, name := range append([]string{"kubeconfig", stateFile}, dirs...) {
 		errs = append(errs, os.RemoveAll(c.path(name)))
-	}
-	if err := os.Remove(c.Dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

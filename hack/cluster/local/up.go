@@ -14,15 +14,14 @@ import (
 const clusterVariable = "ARANYA_CLUSTER"
 
 // Up brings a cluster up. One that is up already gets the devices it lacks. If it fails, what it has
-// started is stopped again; the log files stay.
+// started is stopped again; the log files stay. A cluster that was brought down starts anew: nothing
+// of the last one is kept.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "devices"} {
-		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o700); err != nil {
-			return nil, err
-		}
+	if err := makeDirs(o.Dir); err != nil {
+		return nil, err
 	}
 	unlock, err := lock(o.Dir)
 	if err != nil {
@@ -41,6 +40,18 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, errors.Join(err, c.stop(context.WithoutCancel(ctx)))
 	}
 	return c, nil
+}
+
+// dirs are what a cluster has in its directory, beside files.
+var dirs = []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "devices", "manifests"}
+
+func makeDirs(dir string) error {
+	for _, name := range dirs {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prepare reads or makes the state of a cluster. The result running says whether it is up.
@@ -69,6 +80,13 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 		if err := c.stop(context.Background()); err != nil {
 			return nil, false, fmt.Errorf("clear away what is left of the last run: %w", err)
 		}
+	}
+	// What is in the directory belongs to a cluster that is no more.
+	if err := c.purge(); err != nil {
+		return nil, false, err
+	}
+	if err := makeDirs(o.Dir); err != nil {
+		return nil, false, err
 	}
 	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
 	state.Supervisors = map[string]supervisor.Process{}
