@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 
+	"arhat.dev/aranya/hack/cluster/demo"
 	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/hack/cluster/supervisor"
 )
@@ -38,7 +39,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newUpCommand(), newDownCommand(), newSuperviseCommand())
+	cmd.AddCommand(newUpCommand(), newDownCommand(), newDemoCommand(), newHelloCommand(), newSuperviseCommand())
 	return cmd
 }
 
@@ -86,6 +87,40 @@ func newDownCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".run", "directory of the cluster")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove its files, too")
+	return cmd
+}
+
+func newDemoCommand() *cobra.Command {
+	o := local.Options{Out: os.Stdout}
+	var once bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show what aranya does, on a cluster of its own",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return demo.Run(cmd.Context(), o, once)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Dir, "dir", ".run-demo", "directory of the cluster")
+	f.StringVar(&o.Bin, "bin", ".cache/bin", "directory of the programs")
+	f.StringVar(&o.Source, "source", ".", "root of the source tree")
+	f.BoolVar(&once, "once", false, "end after the tour")
+	return cmd
+}
+
+// newHelloCommand is what the pods of the demo run.
+func newHelloCommand() *cobra.Command {
+	var port int
+	cmd := &cobra.Command{
+		Use:    "hello",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return demo.Hello(cmd.Context(), port, os.Stdout)
+		},
+	}
+	cmd.Flags().IntVar(&port, "port", 8080, "port to serve on")
 	return cmd
 }
 

@@ -40,6 +40,9 @@ func Open(dir string) (*Cluster, error) {
 	return &Cluster{Dir: dir, out: io.Discard, state: state}, nil
 }
 
+// Up says whether the cluster runs.
+func (c *Cluster) Up() bool { return c.supervisor(cloud).Alive() }
+
 // State returns a copy of what is remembered of the cluster.
 func (c *Cluster) State() State {
 	c.mu.Lock()

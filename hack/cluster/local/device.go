@@ -47,7 +47,7 @@ func (c *Cluster) startDevices(ctx context.Context, o *Options) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(parallelDevices)
 		for _, i := range missing {
-			group.Go(func() error { return c.addDevice(ctx, i, o.Images) })
+			group.Go(func() error { return c.AddDevice(ctx, i, o.Images...) })
 		}
 		return group.Wait()
 	})
@@ -70,9 +70,9 @@ func (c *Cluster) ensureNamespace(ctx context.Context) error {
 	})
 }
 
-// addDevice creates the EdgeDevice device-<index>, starts the machine that stands for it, and waits
-// until it is online.
-func (c *Cluster) addDevice(ctx context.Context, index int, images []containerd.Image) error {
+// AddDevice creates the EdgeDevice device-<index> if there is none, starts the machine that stands for
+// it with its agent, and waits until it is online. Images are for its container runtime.
+func (c *Cluster) AddDevice(ctx context.Context, index int, images ...containerd.Image) error {
 	d := Device{Name: deviceName(index), Index: index}
 	if c.state.Network != nil {
 		c.state.Network.nameDevice(c.state.ID, &d)
