@@ -42,15 +42,27 @@ patches:
       name: %[3]s
       namespace: %[2]s
 - patch: |-
-    $patch: replace
+    $patch: delete
+    apiVersion: v1
+    kind: PersistentVolumeClaim
+    metadata:
+      name: aranya-etcd
+      namespace: %[2]s
+- patch: |-
+    $patch: delete
     apiVersion: v1
     kind: Service
     metadata:
-      name: %[3]s
+      name: aranya-gateway
       namespace: %[2]s
-    spec:
-      type: ExternalName
-      externalName: localhost
+- target:
+    kind: Service
+    name: %[3]s
+    namespace: %[2]s
+  patch: |-
+    - op: replace
+      path: /spec
+      value: {type: ExternalName, externalName: localhost}
 - patch: |-
     apiVersion: apiregistration.k8s.io/v1
     kind: APIService
