@@ -1,22 +1,212 @@
 package gateway
 
 import (
-	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"time"
 
-	"k8s.io/client-go/kubernetes"
+	"arhat.dev/aranya/pkg/edge/identity"
 )
 
-// AuthoritySecret is the name of the Secret that holds the device CA.
-const AuthoritySecret = "aranya-device-ca"
+const (
+	caLifetime = 10 * 365 * 24 * time.Hour
+	// clockSkew is how far certificates are dated back, for devices whose clocks are slow.
+	clockSkew = 5 * time.Minute
+	// maxCommonName is X.520's limit. The name that counts is the URI.
+	maxCommonName = 64
+)
 
-// Authority is the device CA: it signs the certificates of devices and of gateways.
-type Authority struct{}
-
-// LoadOrCreateAuthority returns the device CA from the Secret AuthoritySecret, which it creates if
-// there is none. Several replicas may do so at once.
-func LoadOrCreateAuthority(ctx context.Context, client kubernetes.Interface, namespace string) (*Authority, error) {
-	return nil, errSkeleton
+// Authority is the device CA: it signs the certificates of devices and of gateways. Its methods may be
+// called concurrently.
+type Authority struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+	// bundle holds the certificates of the CAs that are trusted, the current one first.
+	bundle []*x509.Certificate
+	pool   *x509.CertPool
 }
 
-// NewAuthority makes a CA that is kept nowhere, for tests and trials.
-func NewAuthority() (*Authority, error) { return nil, errSkeleton }
+// NewAuthority makes a CA that is kept nowhere.
+func NewAuthority() (*Authority, error) {
+	cert, key, err := makeAuthority(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(cert, key, nil), nil
+}
+
+func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certificate) *Authority {
+	a := &Authority{cert: cert, key: key, bundle: []*x509.Certificate{cert}, pool: x509.NewCertPool()}
+	for _, c := range older {
+		if !c.Equal(cert) {
+			a.bundle = append(a.bundle, c)
+		}
+	}
+	for _, c := range a.bundle {
+		a.pool.AddCert(c)
+	}
+	return a
+}
+
+func makeAuthority(now time.Time) (*x509.Certificate, crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "aranya device CA"},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              now.Add(caLifetime),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	cert, err := sign(template, template, key.Public(), key)
+	return cert, key, err
+}
+
+// Certificate returns the CA certificate in force.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// derBundle returns the certificates of all trusted CAs, the current one first.
+func (a *Authority) derBundle() [][]byte {
+	var der [][]byte
+	for _, c := range a.bundle {
+		der = append(der, c.Raw)
+	}
+	return der
+}
+
+// signDevice issues a device certificate for the key of a checked request.
+func (a *Authority) signDevice(csr *x509.CertificateRequest, device Device, lifetime time.Duration) (*x509.Certificate, error) {
+	if err := device.Validate(); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	name := device.String()
+	if len(name) > maxCommonName {
+		name = name[:maxCommonName]
+	}
+	return sign(&x509.Certificate{
+		Subject:               pkix.Name{CommonName: name},
+		URIs:                  []*url.URL{device.URI()},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              a.limit(now.Add(lifetime)),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}, a.cert, csr.PublicKey, a.key)
+}
+
+// signServing issues a certificate for a gateway, with a new key.
+func (a *Authority) signServing(names []string, lifetime time.Duration) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: identity.GatewayName},
+		DNSNames:              []string{identity.GatewayName},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              a.limit(now.Add(lifetime)),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if name != "" && name != identity.GatewayName {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	leaf, err := sign(template, a.cert, key.Public(), a.key)
+	if err != nil {
+		return nil, err
+	}
+	// The CA goes along for devices that enrol: all they know of it is its hash.
+	return &tls.Certificate{Certificate: [][]byte{leaf.Raw, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// limit keeps what the CA signs from outliving it.
+func (a *Authority) limit(t time.Time) time.Time {
+	if t.After(a.cert.NotAfter) {
+		return a.cert.NotAfter
+	}
+	return t
+}
+
+func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	serial := make([]byte, 16)
+	_, _ = rand.Read(serial) // never fails, see crypto/rand
+	serial[0] = serial[0]&0x7f | 0x40
+	template.SerialNumber = new(big.Int).SetBytes(serial)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// verifyDevice checks that a certificate was issued to a device by this CA, and returns the device. The
+// period of validity is left to the caller, except that it must have begun: a device whose certificate
+// has expired may still renew it.
+func (a *Authority) verifyDevice(cert *x509.Certificate, now time.Time) (Device, error) {
+	if now.Before(cert.NotBefore) {
+		return Device{}, fmt.Errorf("the certificate is not valid before %s; check the clocks", cert.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if now.After(cert.NotAfter) {
+		now = cert.NotAfter
+	}
+	if _, err := cert.Verify(x509.VerifyOptions{
+		Roots:       a.pool,
+		CurrentTime: now,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return Device{}, err
+	}
+	if cert.IsCA {
+		return Device{}, errors.New("a CA certificate is not a device's")
+	}
+	return identity.FromCertificate(cert)
+}
+
+// publicKeyHash of a request is what identity.PublicKeyHash of the certificate will be.
+func publicKeyHash(csr *x509.CertificateRequest) string {
+	sum := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			return certs, nil
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("found a %q where only certificates belong", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+}

@@ -47,8 +47,10 @@ type Directory interface {
 	// apierrors.IsNotFound holds says that it does not exist.
 	Get(namespace, name string) (*v1alpha1.EdgeDevice, error)
 	// SetCertificate writes status.certificate (and what follows from it, such as the condition
-	// Enrolled). It must fail if the EdgeDevice with this UID does not exist or is being deleted.
-	SetCertificate(ctx context.Context, device Device, certificate v1alpha1.CertificateStatus) error
+	// Enrolled). It must fail with NotFound or Conflict if the EdgeDevice with this UID does not exist
+	// or is being deleted. Unless rekey is set it must also fail with Conflict if the key in force, as
+	// stored and not as cached, is another: a renewal must not undo an enrolment.
+	SetCertificate(ctx context.Context, device Device, certificate v1alpha1.CertificateStatus, rekey bool) error
 }
 
 const (
@@ -60,6 +62,8 @@ const (
 
 	// defaultHeartbeat is EdgeDevice spec.connectivity.heartbeatInterval if it is not set.
 	defaultHeartbeat = 40 * time.Second
+	// defaultPodCapacity is spec.pod.capacity if it is not set.
+	defaultPodCapacity = 110
 )
 
 func (c *Config) complete() error {

@@ -3,46 +3,230 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"k8s.io/klog/v2"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/identity"
 )
 
-// Gateway serves the device link.
+const (
+	// streamWindow is how much of a stream may be under way, and must be held for a reader that
+	// stalls: enough for 100 MB/s over 5 ms, little enough for many streams.
+	streamWindow = 512 << 10
+	// connWindow is the same for all streams of a device together, as far as gRPC goes by it.
+	connWindow = 2 << 20
+	// ioBuffer is the size of the read and the write buffer of a link, in bytes. The write buffer is
+	// shared between links that are idle.
+	ioBuffer = 4 << 10
+	// maxHeaders limits the headers of a call, in bytes.
+	maxHeaders = 8 << 10
+	// drainTime is how long Run waits at the end for devices to take note.
+	drainTime = 5 * time.Second
+)
+
+// Gateway serves the device link. All methods may be called concurrently.
 type Gateway struct {
-	Config
+	edgeapi.UnimplementedEdgeServer
+
+	config    Config
+	serving   *servingCertificate
+	failures  *failureLimiter
+	anonymous atomic.Int64
+
+	registry registry
+	pending  pendingStreams
+	pinger   *pinger
+
+	started atomic.Bool
+	logger  klog.Logger    // set by Run
+	work    sync.WaitGroup // goroutines of sessions that gRPC does not wait for
 }
 
 var _ Sessions = &Gateway{}
-var errSkeleton = errors.New("skeleton")
 
 // New returns a gateway that serves once Run is called.
 func New(c Config) (*Gateway, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return &Gateway{Config: c}, nil
+	registerMetrics()
+	g := &Gateway{
+		config:   c,
+		serving:  &servingCertificate{authority: c.Authority, names: c.Names},
+		failures: newFailureLimiter(),
+	}
+	g.registry.init()
+	g.pending.init()
+	g.pinger = newPinger()
+	if _, err := g.serving.get(time.Now()); err != nil {
+		return nil, fmt.Errorf("issuing the gateway's certificate: %w", err)
+	}
+	return g, nil
 }
 
 // Run serves devices until ctx ends, then ends all sessions, which are told why, and returns when
-// everything is down. It may be called once.
-func (g *Gateway) Run(ctx context.Context) error { return errSkeleton }
+// everything is down. It may be called once. The directory must be in sync before.
+func (g *Gateway) Run(ctx context.Context) error {
+	if g.started.Swap(true) {
+		return errors.New("gateway: Run was called before")
+	}
+	g.logger = klog.FromContext(ctx).WithName("gateway")
+	server := g.newServer()
+	edgeapi.RegisterEdgeServer(server, g)
 
-// IssueToken makes an enrolment token for a device.
+	pingCtx, stopPings := context.WithCancel(ctx)
+	defer stopPings()
+	var pings sync.WaitGroup
+	pings.Go(func() { g.pinger.run(pingCtx) })
+
+	g.logger.Info("Serving devices", "address", g.config.Listener.Addr().String())
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(&deviceListener{Listener: g.config.Listener, gateway: g}) }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+		if err == nil {
+			err = errors.New("the listener was closed")
+		}
+		err = fmt.Errorf("serving devices on %s: %w", g.config.Listener.Addr(), err)
+		served <- nil
+	}
+	g.logger.Info("Ending the sessions of devices", "sessions", g.registry.count())
+	g.shutdown(server)
+	<-served
+	stopPings()
+	pings.Wait()
+	g.work.Wait()
+	return err
+}
+
+// shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
+func (g *Gateway) shutdown(server *grpc.Server) {
+	bye := status.Errorf(codes.Unavailable, "replica %s is shutting down", g.config.Replica)
+	for _, s := range g.registry.drain() {
+		s.Close(bye)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.GracefulStop()
+	}()
+	timer := time.NewTimer(drainTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		server.Stop()
+		<-done
+	}
+}
+
+func (g *Gateway) newServer() *grpc.Server {
+	return grpc.NewServer(
+		grpc.Creds(newServerCredentials(g)),
+		grpc.ConnectionTimeout(connectTime),
+		grpc.MaxRecvMsgSize(MaxDeviceMessage),
+		grpc.MaxSendMsgSize(MaxServerMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
+		// Connect, Renew, and streams that end while others begin.
+		grpc.MaxConcurrentStreams(uint32(g.config.MaxStreams)+16),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.ReadBufferSize(ioBuffer),
+		grpc.WriteBufferSize(ioBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.InTapHandle(g.tap),
+		grpc.WaitForHandlers(true),
+	)
+}
+
+// tap refuses calls early, before anything is read of them.
+func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	p, err := peerFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.cert == nil && info.FullMethodName != edgeapi.Edge_Enroll_FullMethodName {
+		refused.WithLabelValues(refusedAnonymous).Inc()
+		return nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
+	}
+	if info.FullMethodName == edgeapi.Edge_Enroll_FullMethodName && !g.failures.allowed(p.conn.RemoteAddr()) {
+		refused.WithLabelValues(refusedRate).Inc()
+		return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
+	}
+	return ctx, nil
+}
+
+// IssueToken makes an enrolment token for a device. It is valid once, for this EdgeDevice (by its UID)
+// only, until it expires.
 func (g *Gateway) IssueToken(ctx context.Context, device Device, ttl time.Duration) (token string, expires time.Time, err error) {
-	return "", time.Time{}, errSkeleton
+	if err := device.Validate(); err != nil {
+		return "", time.Time{}, err
+	}
+	if ttl < time.Second {
+		return "", time.Time{}, fmt.Errorf("a token cannot be valid for %s; use 1s or more", ttl)
+	}
+	t := identity.NewToken(g.config.Authority.cert.Raw)
+	expires = time.Now().Add(ttl).Truncate(time.Second)
+	err = g.config.Tokens.Create(ctx, TokenRecord{ID: t.ID, Hash: t.Hash(), Device: device, Expires: expires})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	klog.FromContext(ctx).V(2).Info("Issued an enrolment token", "edgeDevice", klog.KRef(device.Namespace, device.Name), "token", t.ID, "expires", expires)
+	return t.Text(), expires, nil
 }
 
 // Session implements Sessions.
-func (g *Gateway) Session(namespace, name string) (Session, bool) { return nil, false }
+func (g *Gateway) Session(namespace, name string) (Session, bool) {
+	if s := g.registry.get(namespace, name); s != nil {
+		return s, true
+	}
+	return nil, false
+}
 
 // Sessions implements Sessions.
-func (g *Gateway) Sessions() []Session { return nil }
+func (g *Gateway) Sessions() []Session {
+	all := g.registry.all()
+	sessions := make([]Session, 0, len(all))
+	for _, s := range all {
+		sessions = append(sessions, s)
+	}
+	return sessions
+}
 
-// Disconnect ends the live link of a device, if this replica has it. The device is told the reason.
-func (g *Gateway) Disconnect(device Device, reason error) {}
+// Disconnect ends the live link of a device, if this replica has it and its UID is the same. The device
+// is told the reason.
+func (g *Gateway) Disconnect(device Device, reason error) {
+	if s := g.registry.get(device.Namespace, device.Name); s != nil && s.Device().UID == device.UID {
+		s.Close(reason)
+	}
+}
 
-// DeviceChanged is to be called (by an informer's handler) when an EdgeDevice was added, updated or
-// deleted: it cuts the live link of a device that was deleted, replaced or re-keyed, and takes over
-// a new heartbeat interval. A nil-safe, cheap call.
-func (g *Gateway) DeviceChanged(device *v1alpha1.EdgeDevice, deleted bool) {}
+// DeviceChanged is to be called, by an informer's event handler, whenever an EdgeDevice was added,
+// updated or deleted. It looks the EdgeDevice up in the directory, cuts the live link of one that was
+// deleted, replaced or re-keyed, and tells a connected device what changed for it. It is quick.
+func (g *Gateway) DeviceChanged(namespace, name string) {
+	if s := g.registry.get(namespace, name); s != nil {
+		s.refresh()
+	}
+}
+
+// remoteAddress is nil-safe for transports without addresses.
+func remoteAddress(c net.Conn) string {
+	if a := c.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}

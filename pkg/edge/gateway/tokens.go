@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // ErrTokenUnknown says that a token never existed, is used up or expired.
@@ -14,16 +12,20 @@ var ErrTokenUnknown = errors.New("the enrolment token is unknown, expired or use
 // TokenRecord is what is kept of an enrolment token.
 type TokenRecord struct {
 	// ID names the token in logs.
-	ID string `json:"id"`
+	ID string
 	// Hash of the token, see identity.Token.
-	Hash string `json:"-"`
+	Hash string
 	// Device that the token is for.
-	Device Device `json:"device"`
+	Device Device
 	// Expires is when the token stops being valid.
-	Expires time.Time `json:"expires"`
+	Expires time.Time
+
+	// lease of the record in etcd, so that Restore does not prolong its life.
+	lease int64
 }
 
-// TokenStore keeps enrolment tokens, of which it knows the hashes only.
+// TokenStore keeps enrolment tokens, of which it knows the hashes only. Its methods may be called
+// concurrently.
 type TokenStore interface {
 	// Create keeps a record until it expires.
 	Create(ctx context.Context, record TokenRecord) error
@@ -35,6 +37,3 @@ type TokenStore interface {
 	// Restore undoes Consume, for an enrolment that failed for no fault of the device.
 	Restore(ctx context.Context, record *TokenRecord) error
 }
-
-// NewEtcdTokens returns a TokenStore in etcd, under <prefix>/enrollment-tokens/.
-func NewEtcdTokens(client *clientv3.Client, prefix string) TokenStore { return nil }

@@ -1,0 +1,37 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// NewOfflineError is the API status for a device that has no live link.
+func NewOfflineError(device Device) *apierrors.StatusError {
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is not connected", device))
+}
+
+// resultError is the API status for a session that the device refused or could not begin.
+func resultError(device Device, result *edgeapi.Result) *apierrors.StatusError {
+	reason := result.GetReason()
+	code, ok := statusCodes[reason]
+	if !ok {
+		reason, code = string(metav1.StatusReasonInternalError), http.StatusInternalServerError
+	}
+	message := result.GetMessage()
+	if message == "" {
+		message = "the device gave no message"
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status:  metav1.StatusFailure,
+		Code:    code,
+		Reason:  metav1.StatusReason(reason),
+		Message: fmt.Sprintf("EdgeDevice %s: %s", device, message),
+		Details: &metav1.StatusDetails{Group: v1alpha1.GroupName, Kind: "edgedevices", Name: device.Name},
+	}}
+}

@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// session is the live link of a device of this replica.
+type session struct {
+	gateway *Gateway
+	device  Device
+	keyHash string
+	conn    *deviceConn
+	logger  klog.Logger
+	hello   *edgeapi.Hello
+	since   time.Time
+	out     outbox
+	pings   pingState
+
+	nodeStatus atomic.Pointer[edgeapi.NodeStatus]
+	usage      atomic.Pointer[edgeapi.Pong]
+	roundTrip  atomic.Int64 // nanoseconds
+	streams    atomic.Int32
+	notAfter   atomic.Int64 // of the certificate, Unix seconds
+	renewFrom  atomic.Int64 // when to remind the device to renew, Unix seconds
+
+	countMu   sync.Mutex // guards what of the traffic was added to the metric
+	counted   [2]int64
+	welcomeMu sync.Mutex // guards welcome
+	welcome   *edgeapi.Welcome
+	closeOnce sync.Once
+	reason    error         // set before done is closed
+	done      chan struct{} // the session is over
+	ended     chan struct{} // the handler was told so
+}
+
+var _ Session = &session{}
+
+// Device implements Session.
+func (s *session) Device() Device { return s.device }
+
+// Hello implements Session.
+func (s *session) Hello() *edgeapi.Hello { return s.hello }
+
+// Done implements Session.
+func (s *session) Done() <-chan struct{} { return s.done }
+
+// Send implements Session.
+func (s *session) Send(msg *edgeapi.ServerMessage) error { return s.out.put(msg, false) }
+
+// Info implements Session.
+func (s *session) Info() Info {
+	usage := s.usage.Load()
+	return Info{
+		Method:        s.conn.Method(),
+		Since:         s.since,
+		LastSeen:      s.conn.LastRead(),
+		RoundTrip:     time.Duration(s.roundTrip.Load()),
+		BytesIn:       s.conn.BytesIn(),
+		BytesOut:      s.conn.BytesOut(),
+		Streams:       s.streams.Load(),
+		RemoteAddress: remoteAddress(s.conn),
+		Replica:       s.gateway.config.Replica,
+		CPUNanoCores:  usage.GetCpuNanoCores(),
+		MemoryBytes:   usage.GetMemoryWorkingSetBytes(),
+		NodeStatus:    s.nodeStatus.Load(),
+	}
+}
+
+// Close implements Session. A reason that is a gRPC status is told as such; another as Unavailable, on
+// which the device connects again.
+func (s *session) Close(reason error) {
+	s.closeOnce.Do(func() {
+		if reason == nil {
+			reason = errors.New("closed by the server")
+		}
+		s.reason = reason
+		close(s.done)
+		s.gateway.registry.remove(s)
+		s.gateway.pinger.remove(s)
+		s.out.close()
+	})
+}
+
+// status is the reason as the end of the Connect call.
+func (s *session) status() error {
+	if errors.Is(s.reason, errDeviceLeft) {
+		return nil
+	}
+	if st, ok := status.FromError(s.reason); ok {
+		return st.Err()
+	}
+	return status.Error(codes.Unavailable, s.reason.Error())
+}
+
+var errDeviceLeft = errors.New("the device closed the link")
+
+// receive reads what the device says until the call is over. It is the goroutine that calls the
+// handler.
+func (s *session) receive(recv func() (*edgeapi.DeviceMessage, error)) {
+	defer close(s.ended)
+	handler := s.gateway.config.Handler
+	handler.SessionStarted(s)
+	for {
+		msg, err := recv()
+		if err != nil {
+			s.Close(receiveError(err))
+			break
+		}
+		if err := s.handle(msg); err != nil {
+			s.Close(err)
+			break
+		}
+	}
+	s.count()
+	s.logger.V(2).Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", s.conn.BytesIn(), "bytesOut", s.conn.BytesOut())
+	handler.SessionEnded(s, s.reason)
+}
+
+func receiveError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errDeviceLeft
+	}
+	if status.Code(err) == codes.ResourceExhausted {
+		return err // a message over the limit: gRPC's own words say so
+	}
+	return fmt.Errorf("the link broke: %s", status.Convert(err).Message())
+}
+
+func (s *session) handle(msg *edgeapi.DeviceMessage) error {
+	switch m := msg.GetMessage().(type) {
+	case *edgeapi.DeviceMessage_Pong:
+		s.pong(m.Pong, time.Now())
+	case *edgeapi.DeviceMessage_Hello:
+		return status.Error(codes.InvalidArgument, "protocol violation: Hello was said before")
+	case nil:
+		// A kind of message from a later version. It would be announced as a feature first.
+	case *edgeapi.DeviceMessage_NodeStatus:
+		s.nodeStatus.Store(m.NodeStatus)
+		s.gateway.config.Handler.DeviceMessage(s, msg)
+	default:
+		s.gateway.config.Handler.DeviceMessage(s, msg)
+	}
+	return nil
+}
+
+// refresh looks at the EdgeDevice again: it ends the session if the device may not stay, and tells the
+// device what changed for it.
+func (s *session) refresh() {
+	ed, no := s.gateway.judge(s.device, s.keyHash, false)
+	if no != nil {
+		if no.reason != refusedError { // a cache that fails is no reason to cut anybody off
+			refused.WithLabelValues(no.reason).Inc()
+			s.Close(no.err)
+		}
+		return
+	}
+	welcome := s.gateway.welcomeFor(ed)
+	s.welcomeMu.Lock()
+	defer s.welcomeMu.Unlock()
+	if proto.Equal(welcome, s.welcome) {
+		return
+	}
+	msg := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}
+	if err := s.out.put(msg, false); err != nil {
+		return // busy: refresh is called again at the next heartbeat
+	}
+	s.welcome = welcome
+	s.gateway.pinger.reset(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
+}
+
+// count adds the traffic since the last time to the metric.
+func (s *session) count() {
+	s.countMu.Lock()
+	defer s.countMu.Unlock()
+	in, out := s.conn.BytesIn(), s.conn.BytesOut()
+	bytesTotal.WithLabelValues("in").Add(float64(in - s.counted[0]))
+	bytesTotal.WithLabelValues("out").Add(float64(out - s.counted[1]))
+	s.counted = [2]int64{in, out}
+}
+
+// certificate takes note of the certificate in force.
+func (s *session) certificate(notBefore, notAfter time.Time) {
+	s.notAfter.Store(notAfter.Unix())
+	s.renewFrom.Store(notBefore.Add(notAfter.Sub(notBefore) * 5 / 6).Unix())
+}
+
+// welcomeFor is what a device is told about its EdgeDevice.
+func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice) *edgeapi.Welcome {
+	w := &edgeapi.Welcome{
+		Replica:             g.config.Replica,
+		HeartbeatIntervalMs: defaultHeartbeat.Milliseconds(),
+		Namespace:           ed.Namespace,
+		Name:                ed.Name,
+		PodCapacity:         defaultPodCapacity,
+		HostPolicy: &edgeapi.HostPolicy{
+			AllowExec:        isTrue(ed.Spec.Host.AllowExec),
+			AllowAttach:      isTrue(ed.Spec.Host.AllowAttach),
+			AllowLog:         isTrue(ed.Spec.Host.AllowLog),
+			AllowPortForward: isTrue(ed.Spec.Host.AllowPortForward),
+		},
+	}
+	if d := ed.Spec.Connectivity.HeartbeatInterval; d != nil && d.Duration > 0 {
+		w.HeartbeatIntervalMs = d.Milliseconds()
+	}
+	if !ed.Spec.Node.Disabled {
+		w.NodeName = ed.Name
+	}
+	if ed.Spec.Pod.Capacity != nil {
+		w.PodCapacity = *ed.Spec.Pod.Capacity
+	}
+	if dns := ed.Spec.Pod.DNS; dns != nil {
+		if data, err := dns.Marshal(); err == nil {
+			w.PodDns = data
+		}
+	}
+	return w
+}
+
+// isTrue of a switch that is on by default.
+func isTrue(b *bool) bool { return b == nil || *b }
+
+// waitEnded waits until a former session is done with, so that the handler sees one after the other.
+func (s *session) waitEnded(ctx context.Context) error {
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+}

@@ -1,0 +1,246 @@
+package gateway
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+const (
+	// firstPing comes within this time after the connect, to measure the round trip.
+	firstPing = 500 * time.Millisecond
+	// usageIntervals is how many heartbeat intervals may pass without a ping on a busy link: a Pong
+	// also carries the device's usage.
+	usageIntervals = 4
+	// silentTimeouts is how many ping timeouts a device may be silent while the network still takes
+	// bytes for it, because a ping may be queued behind a large message on a slow link.
+	silentTimeouts = 6
+	// renewalInterval is how often a device is reminded to renew its certificate.
+	renewalInterval = 6 * time.Hour
+)
+
+// pingState is what the pinger knows of a session.
+type pingState struct {
+	// Guarded by pinger.mu.
+	interval time.Duration
+	next     time.Time
+	index    int // in the heap, -1 if not there
+
+	mu       sync.Mutex // guards the rest
+	id       uint64
+	sent     time.Time // of ping id
+	waiting  bool      // for a sign of life since sent
+	answered bool      // ping id was
+	reminded time.Time
+}
+
+// pinger probes all sessions from one goroutine, each when its link has been silent for long enough.
+type pinger struct {
+	mu   sync.Mutex
+	due  pingHeap
+	wake chan struct{}
+}
+
+func newPinger() *pinger { return &pinger{wake: make(chan struct{}, 1)} }
+
+func (p *pinger) add(s *session, interval time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-s.done: // and removed already
+		return
+	default:
+	}
+	s.pings.interval = interval
+	s.pings.next = time.Now().Add(rand.N(firstPing))
+	heap.Push(&p.due, s)
+	p.poke()
+}
+
+// reset sets another interval.
+func (p *pinger) reset(s *session, interval time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.pings.interval = interval
+	p.at(s, time.Now())
+}
+
+func (p *pinger) remove(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.pings.index >= 0 && s.pings.index < len(p.due) && p.due[s.pings.index] == s {
+		heap.Remove(&p.due, s.pings.index)
+	}
+}
+
+func (p *pinger) at(s *session, next time.Time) {
+	if s.pings.index >= 0 && s.pings.index < len(p.due) && p.due[s.pings.index] == s {
+		s.pings.next = next
+		heap.Fix(&p.due, s.pings.index)
+		p.poke()
+	}
+}
+
+func (p *pinger) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run checks sessions when they are due until ctx ends.
+func (p *pinger) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s, wait := p.first(time.Now())
+		if s != nil {
+			p.mu.Lock()
+			interval := s.pings.interval
+			p.mu.Unlock()
+			next := s.check(time.Now(), interval)
+			p.mu.Lock()
+			if s.pings.interval == interval { // else reset has set the time
+				p.at(s, next)
+			}
+			p.mu.Unlock()
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// first returns the session that is due, or how long to wait. A session stays in the heap while it is
+// checked, put off so that it is not found again.
+func (p *pinger) first(now time.Time) (*session, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.due) == 0 {
+		return nil, time.Hour
+	}
+	s := p.due[0]
+	if wait := s.pings.next.Sub(now); wait > 0 {
+		return nil, wait
+	}
+	s.pings.next = now.Add(time.Hour)
+	heap.Fix(&p.due, 0)
+	return s, 0
+}
+
+// check does what is due for a session and returns when to look again.
+func (s *session) check(now time.Time, interval time.Duration) time.Time {
+	s.count()
+	s.refresh()
+	s.checkCertificate(now)
+
+	p := &s.pings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	timeout := s.gateway.config.PingTimeout
+	read, write := s.conn.LastRead(), s.conn.LastWrite()
+	if p.waiting && read.After(p.sent) {
+		p.waiting = false
+	}
+	if p.waiting {
+		silent := now.Sub(p.sent) >= timeout && now.Sub(write) >= timeout
+		if silent || now.Sub(p.sent) >= silentTimeouts*timeout {
+			silence := now.Sub(p.sent).Round(time.Second)
+			s.Close(fmt.Errorf("the device did not answer a ping for %s", silence))
+			return now.Add(time.Hour)
+		}
+		return now.Add(max(timeout-now.Sub(p.sent), timeout/4))
+	}
+	quiet := read
+	if write.Before(quiet) {
+		quiet = write
+	}
+	due := quiet.Add(interval)
+	if latest := p.sent.Add(usageIntervals * interval); latest.Before(due) {
+		due = latest
+	}
+	if due.After(now) {
+		return due
+	}
+	p.id++
+	p.sent, p.waiting, p.answered = now, true, false
+	ping := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Ping{Ping: &edgeapi.Ping{Id: p.id}}}
+	_ = s.out.put(ping, true) // a full queue is a reason to watch the device all the more
+	return now.Add(timeout)
+}
+
+// pong takes an answer to the last ping.
+func (s *session) pong(pong *edgeapi.Pong, now time.Time) {
+	s.usage.Store(pong)
+	p := &s.pings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pong.GetId() != p.id || p.answered || p.sent.IsZero() {
+		return
+	}
+	p.answered = true
+	rtt := now.Sub(p.sent)
+	s.roundTrip.Store(int64(rtt))
+	roundTrip.Observe(rtt.Seconds())
+}
+
+// checkCertificate has a device renew its certificate in time, and does not let it outstay.
+func (s *session) checkCertificate(now time.Time) {
+	if now.Unix() > s.notAfter.Load() {
+		refused.WithLabelValues(refusedExpired).Inc()
+		s.Close(status.Error(codes.Unauthenticated, "the device certificate has expired while connected; renew it"))
+		return
+	}
+	if now.Unix() < s.renewFrom.Load() {
+		return
+	}
+	s.pings.mu.Lock()
+	due := now.Sub(s.pings.reminded) >= renewalInterval
+	if due {
+		s.pings.reminded = now
+	}
+	s.pings.mu.Unlock()
+	if due {
+		_ = s.out.put(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Renewal{Renewal: &edgeapi.Renewal{}}}, true)
+	}
+}
+
+// pingHeap orders sessions by when they are due.
+type pingHeap []*session
+
+func (h pingHeap) Len() int           { return len(h) }
+func (h pingHeap) Less(i, j int) bool { return h[i].pings.next.Before(h[j].pings.next) }
+
+func (h pingHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].pings.index, h[j].pings.index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *pingHeap) Push(x any) {
+	s := x.(*session)
+	s.pings.index = len(*h)
+	*h = append(*h, s)
+}
+
+// Pop implements heap.Interface.
+func (h *pingHeap) Pop() any {
+	last := len(*h) - 1
+	s := (*h)[last]
+	(*h)[last], *h = nil, (*h)[:last]
+	s.pings.index = -1
+	return s
+}

@@ -1,0 +1,36 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"sync"
+	"time"
+)
+
+// servingLifetime of the gateway's own certificate. It lives in memory only.
+const servingLifetime = 7 * 24 * time.Hour
+
+// servingCertificate issues the gateway's own certificate, and the next one in time.
+type servingCertificate struct {
+	authority *Authority
+	names     []string
+
+	mu      sync.Mutex
+	current *tls.Certificate
+}
+
+func (s *servingCertificate) get(now time.Time) (*tls.Certificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != nil {
+		leaf := s.current.Leaf
+		if renew := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3); now.Before(renew) {
+			return s.current, nil
+		}
+	}
+	next, err := s.authority.signServing(s.names, servingLifetime)
+	if err != nil {
+		return nil, err
+	}
+	s.current = next
+	return next, nil
+}

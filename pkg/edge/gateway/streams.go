@@ -1,0 +1,206 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+// openTime is how long a device may take to open a stream, and how long the id is good.
+const openTime = 30 * time.Second
+
+// pendingStreams are the streams that devices were asked to open.
+type pendingStreams struct {
+	mu   sync.Mutex
+	byID map[string]*pendingStream
+}
+
+type pendingStream struct {
+	session *session
+	arrived chan *stream.Stream // holds one
+}
+
+func (p *pendingStreams) init() { p.byID = map[string]*pendingStream{} }
+
+func (p *pendingStreams) add(s *session) (string, *pendingStream) {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	id := base64.RawURLEncoding.EncodeToString(b[:])
+	ps := &pendingStream{session: s, arrived: make(chan *stream.Stream, 1)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byID[id] = ps
+	return id, ps
+}
+
+// take returns the stream that was asked for under this id over this connection, once.
+func (p *pendingStreams) take(id string, conn *deviceConn) *pendingStream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ps := p.byID[id]
+	if ps == nil || ps.session.conn != conn {
+		return nil
+	}
+	delete(p.byID, id)
+	return ps
+}
+
+// giveUp takes an id out of use. It returns false if the device's stream was taken already.
+func (p *pendingStreams) giveUp(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.byID[id]
+	delete(p.byID, id)
+	return ok
+}
+
+// OpenStream implements Session.
+func (s *session) OpenStream(ctx context.Context, req *edgeapi.OpenStream) (*stream.Stream, error) {
+	kind := streamKind(req)
+	st, err := s.openStream(ctx, req)
+	if err != nil {
+		streamsTotal.WithLabelValues(kind, "error").Inc()
+		return nil, err
+	}
+	streamsTotal.WithLabelValues(kind, "ok").Inc()
+	return st, nil
+}
+
+func (s *session) openStream(ctx context.Context, req *edgeapi.OpenStream) (*stream.Stream, error) {
+	if !s.reserveStream() {
+		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("EdgeDevice %s has %d streams open, which is the limit; "+
+			"close some and try again", s.device, s.gateway.config.MaxStreams), 1)
+	}
+	id, pending := s.gateway.pending.add(s)
+	req.Id = id
+	st, err := s.await(ctx, req, pending)
+	if s.gateway.pending.giveUp(id) {
+		s.freeStream() // it never came; otherwise its call frees it
+		return nil, err
+	}
+	if err != nil {
+		(<-pending.arrived).Close() // it came just now
+		return nil, err
+	}
+	result, err := st.Started(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = ctx.Err()
+	case err != nil:
+		err = apierrors.NewServiceUnavailable(fmt.Sprintf("the link of EdgeDevice %s broke before it had begun: %v", s.device, err))
+	case result.GetReason() != "":
+		err = resultError(s.device, result)
+	}
+	if err != nil {
+		st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+// await asks the device to open a stream and waits for it.
+func (s *session) await(ctx context.Context, req *edgeapi.OpenStream, pending *pendingStream) (*stream.Stream, error) {
+	msg := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_OpenStream{OpenStream: req}}
+	switch err := s.out.put(msg, true); {
+	case errors.Is(err, ErrClosed):
+		return nil, NewOfflineError(s.device)
+	case errors.Is(err, ErrTooLarge):
+		return nil, apierrors.NewRequestEntityTooLargeError("the command is too long for the device")
+	case err != nil:
+		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("EdgeDevice %s does not keep up with what it was sent; try again", s.device), 1)
+	}
+	timer := time.NewTimer(openTime)
+	defer timer.Stop()
+	select {
+	case st := <-pending.arrived:
+		return st, nil
+	case <-s.done:
+		return nil, NewOfflineError(s.device)
+	case <-timer.C:
+		return nil, apierrors.NewTimeoutError(fmt.Sprintf("EdgeDevice %s did not answer within %s", s.device, openTime), 1)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *session) reserveStream() bool {
+	if s.streams.Add(1) > int32(s.gateway.config.MaxStreams) {
+		s.streams.Add(-1)
+		return false
+	}
+	streamCount.Inc()
+	return true
+}
+
+func (s *session) freeStream() {
+	s.streams.Add(-1)
+	streamCount.Dec()
+}
+
+// Stream implements the call that carries one session.
+func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edgeapi.StreamFrame]) error {
+	info, err := peerFrom(call.Context())
+	if err != nil {
+		return err
+	}
+	first, err := call.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil {
+		return status.Error(codes.InvalidArgument, "protocol violation: the first frame must be StreamOpen")
+	}
+	pending := g.pending.take(open.GetId(), info.conn)
+	if pending == nil {
+		return status.Error(codes.NotFound, "nobody waits for this stream (any more)")
+	}
+	s := pending.session
+	defer s.freeStream()
+	st := stream.NewServer(call)
+	defer st.Close()
+	pending.arrived <- st
+	st.Serve(s.done)
+	return nil
+}
+
+// streamKind names what is asked for, for the metric.
+func streamKind(req *edgeapi.OpenStream) string {
+	switch req.GetRequest().(type) {
+	case *edgeapi.OpenStream_Exec:
+		return "exec"
+	case *edgeapi.OpenStream_Attach:
+		return "attach"
+	case *edgeapi.OpenStream_Log:
+		return "log"
+	case *edgeapi.OpenStream_Dial:
+		return "dial"
+	case *edgeapi.OpenStream_Stats:
+		return "stats"
+	default:
+		return "other"
+	}
+}
+
+// statusCodes are the HTTP codes of the reasons that a device may give.
+var statusCodes = map[string]int32{
+	"BadRequest": http.StatusBadRequest, "Unauthorized": http.StatusUnauthorized, "Forbidden": http.StatusForbidden,
+	"NotFound": http.StatusNotFound, "MethodNotAllowed": http.StatusMethodNotAllowed, "NotAcceptable": http.StatusNotAcceptable,
+	"AlreadyExists": http.StatusConflict, "Conflict": http.StatusConflict, "Gone": http.StatusGone, "Expired": http.StatusGone,
+	"Invalid": http.StatusUnprocessableEntity, "TooManyRequests": http.StatusTooManyRequests,
+	"RequestEntityTooLarge": http.StatusRequestEntityTooLarge, "InternalError": http.StatusInternalServerError,
+	"ServiceUnavailable": http.StatusServiceUnavailable, "Timeout": http.StatusGatewayTimeout, "ServerTimeout": http.StatusInternalServerError,
+}

@@ -1,0 +1,118 @@
+package gateway
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// etcdTokens keeps each token under the hash of its secret, on a lease that ends with it.
+type etcdTokens struct {
+	client *clientv3.Client
+	prefix string
+}
+
+// tokenValue is the value of a token's key.
+type tokenValue struct {
+	ID        string    `json:"id"`
+	Hash      string    `json:"hash"`
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	UID       types.UID `json:"uid"`
+	Expires   time.Time `json:"expires"`
+}
+
+// NewEtcdTokens returns a TokenStore in etcd, under <prefix>/enrollment-tokens/.
+func NewEtcdTokens(client *clientv3.Client, prefix string) TokenStore {
+	return &etcdTokens{client: client, prefix: path.Join("/", prefix, "enrollment-tokens") + "/"}
+}
+
+// Create implements TokenStore.
+func (t *etcdTokens) Create(ctx context.Context, record TokenRecord) error {
+	ttl := time.Until(record.Expires)
+	if ttl <= 0 {
+		return errors.New("the token would have expired before it was kept")
+	}
+	lease, err := t.client.Grant(ctx, int64(math.Ceil(ttl.Seconds())))
+	if err != nil {
+		return fmt.Errorf("keeping the enrolment token: %w", err)
+	}
+	record.lease = int64(lease.ID)
+	if err := t.put(ctx, &record); err != nil {
+		// Without its key the lease is of no use. It ends by itself should this fail too.
+		_, _ = t.client.Revoke(context.WithoutCancel(ctx), lease.ID)
+		return err
+	}
+	return nil
+}
+
+func (t *etcdTokens) put(ctx context.Context, record *TokenRecord) error {
+	value, err := json.Marshal(tokenValue{
+		ID: record.ID, Hash: record.Hash, Expires: record.Expires,
+		Namespace: record.Device.Namespace, Name: record.Device.Name, UID: record.Device.UID,
+	})
+	if err != nil {
+		return err
+	}
+	key := t.prefix + record.Hash
+	resp, err := t.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(clientv3.LeaseID(record.lease)))).
+		Commit()
+	if err != nil {
+		return fmt.Errorf("keeping the enrolment token: %w", err)
+	}
+	if !resp.Succeeded {
+		return errors.New("keeping the enrolment token: there is one with the same hash")
+	}
+	return nil
+}
+
+// Get implements TokenStore.
+func (t *etcdTokens) Get(ctx context.Context, hash string) (*TokenRecord, error) {
+	resp, err := t.client.Get(ctx, t.prefix+hash)
+	if err != nil {
+		return nil, fmt.Errorf("looking the enrolment token up: %w", err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, ErrTokenUnknown
+	}
+	var v tokenValue
+	if err := json.Unmarshal(resp.Kvs[0].Value, &v); err != nil {
+		return nil, fmt.Errorf("the record of the enrolment token is damaged: %w", err)
+	}
+	// etcd found the key by the hash; compare all of it again in constant time, and do not rely on the
+	// lease alone, which may end late after a change of leader.
+	if subtle.ConstantTimeCompare([]byte(v.Hash), []byte(hash)) != 1 || !time.Now().Before(v.Expires) {
+		return nil, ErrTokenUnknown
+	}
+	return &TokenRecord{
+		ID: v.ID, Hash: v.Hash, Expires: v.Expires, lease: resp.Kvs[0].Lease,
+		Device: Device{Namespace: v.Namespace, Name: v.Name, UID: v.UID},
+	}, nil
+}
+
+// Consume implements TokenStore.
+func (t *etcdTokens) Consume(ctx context.Context, record *TokenRecord) error {
+	resp, err := t.client.Delete(ctx, t.prefix+record.Hash)
+	if err != nil {
+		return fmt.Errorf("using the enrolment token: %w", err)
+	}
+	if resp.Deleted != 1 {
+		return ErrTokenUnknown
+	}
+	return nil
+}
+
+// Restore implements TokenStore.
+func (t *etcdTokens) Restore(ctx context.Context, record *TokenRecord) error {
+	return t.put(ctx, record)
+}
