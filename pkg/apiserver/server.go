@@ -147,18 +147,18 @@ type cutLinks struct{ gateway *gateway.Gateway }
 
 var _ cache.ResourceEventHandler = cutLinks{}
 
-func (c cutLinks) OnAdd(obj any, _ bool) { c.changed(obj, false) }
-func (c cutLinks) OnUpdate(_, obj any)   { c.changed(obj, false) }
+func (c cutLinks) OnAdd(obj any, _ bool) { c.changed(obj) }
+func (c cutLinks) OnUpdate(_, obj any)   { c.changed(obj) }
 func (c cutLinks) OnDelete(obj any) {
 	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = last.Obj
 	}
-	c.changed(obj, true)
+	c.changed(obj)
 }
 
-func (c cutLinks) changed(obj any, deleted bool) {
+func (c cutLinks) changed(obj any) {
 	if device, ok := obj.(*v1alpha1.EdgeDevice); ok {
-		c.gateway.DeviceChanged(device, deleted)
+		c.gateway.DeviceChanged(device.Namespace, device.Name)
 	}
 }
 
