@@ -3,12 +3,14 @@ package apiserver
 import (
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
 )
 
@@ -33,8 +35,27 @@ func (s *Server) storage(c CompletedConfig) (map[string]rest.Storage, error) {
 	if err != nil {
 		return nil, err
 	}
+	connector := &edgedevice.Connector{
+		Devices:       devices.EdgeDevice,
+		Sessions:      s.gateway,
+		Pods:          s.controllers.Pods(),
+		DeviceForNode: s.controllers.DeviceForNode,
+		Authorizer:    c.Generic.Authorization.Authorizer,
+		Streaming:     s.streaming,
+	}
+	recorder := s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: events.Component})
+	var gatewayAddress string
+	if len(c.Extra.GatewayAddresses) > 0 {
+		gatewayAddress = c.Extra.GatewayAddresses[0]
+	}
 	return map[string]rest.Storage{
-		"edgedevices":        devices.EdgeDevice,
-		"edgedevices/status": devices.Status,
+		"edgedevices":             devices.EdgeDevice,
+		"edgedevices/status":      devices.Status,
+		"edgedevices/exec":        edgedevice.NewExecREST(connector),
+		"edgedevices/attach":      edgedevice.NewAttachREST(connector),
+		"edgedevices/log":         edgedevice.NewLogREST(connector),
+		"edgedevices/portforward": edgedevice.NewPortForwardREST(connector),
+		"edgedevices/proxy":       edgedevice.NewProxyREST(connector),
+		"edgedevices/token":       edgedevice.NewTokenREST(devices.EdgeDevice, s.gateway, gatewayAddress, recorder),
 	}, nil
 }

@@ -23,9 +23,9 @@ func retry(ctx context.Context, what string, f func(context.Context) error) erro
 		if err == nil {
 			return true, nil
 		}
-		if ctx.Err() == nil || last == nil {
+		if last == nil || (ctx.Err() == nil && last.Error() != err.Error()) {
 			last = err
-			logger.Info("Not ready to start yet; trying again", "waitingFor", what, "err", err)
+			logger.Info("Not ready to start yet; trying again", "waitingFor", what, "patience", startupPatience, "err", err)
 		}
 		return false, nil
 	})

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -17,10 +19,15 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+	"arhat.dev/aranya/pkg/kubelet"
+	"arhat.dev/aranya/pkg/streaming"
 )
 
 // stopTimeout is how long sessions and controllers may take to end once the server is told to stop.
 const stopTimeout = 20 * time.Second
+
+// errShutdown is what users are told whose sessions end with the server.
+var errShutdown = errors.New("aranya-apiserver is shutting down")
 
 // Server is aranya-apiserver.
 type Server struct {
@@ -29,14 +36,11 @@ type Server struct {
 	config      *ExtraConfig
 	controllers *controller.Controllers
 	gateway     *gateway.Gateway
-	kubelet     kubeletServer
+	kubelet     *kubelet.Kubelet
+	streaming   *streaming.Server
+	events      record.EventBroadcaster
 	ready       *readiness
 	parts       parts
-}
-
-// kubeletServer is the kubelet endpoint.
-type kubeletServer interface {
-	Run(ctx context.Context) error
 }
 
 type completedConfig struct {
@@ -64,7 +68,12 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 			closeListener(c.Generic.SecureServing.Listener)
 		}
 	}()
-	s := &Server{config: c.Extra, ready: &readiness{}}
+	s := &Server{
+		config:    c.Extra,
+		ready:     &readiness{},
+		streaming: streaming.NewServer(streaming.Config{}),
+		events:    record.NewBroadcaster(record.WithContext(context.WithoutCancel(ctx))),
+	}
 	edge, err := c.loopbackClient()
 	if err != nil {
 		return nil, err
@@ -176,7 +185,8 @@ func (s *Server) addHooks() error {
 	return s.Generic.AddPreShutdownHook("stop-aranya", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
-		return s.parts.stop(ctx)
+		// First the users' sessions, which end with a reason of their own instead of that of the link.
+		return errors.Join(s.streaming.Shutdown(ctx, errShutdown), s.parts.stop(ctx))
 	})
 }
 
@@ -190,6 +200,7 @@ func (s *Server) startParts(ctx context.Context) {
 		run("apiservice-cabundle", s.config.CABundle.Run)
 	}
 	run("kubelet-certificate", s.config.KubeletCert.Run)
+	run("events", s.recordEvents)
 	s.parts.start(ctx, part{"controllers", s.controllers.Run})
 	s.parts.start(ctx, part{"kubelet-endpoint", func(ctx context.Context) error {
 		s.ready.kubelet.Store(true)
@@ -197,6 +208,13 @@ func (s *Server) startParts(ctx context.Context) {
 		return s.kubelet.Run(ctx)
 	}})
 	s.parts.start(ctx, part{"gateway", s.runGateway})
+}
+
+// recordEvents writes events to the main cluster, where "kubectl describe" looks for them.
+func (s *Server) recordEvents(ctx context.Context) {
+	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.config.Kube.CoreV1().Events("")})
+	<-ctx.Done()
+	s.events.Shutdown()
 }
 
 // runGateway serves devices once it is known which there are. Those that dial in earlier wait.

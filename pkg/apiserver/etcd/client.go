@@ -3,10 +3,11 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/klog/v2"
@@ -32,7 +33,7 @@ func NewClient(ctx context.Context, cfg storagebackend.TransportConfig) (*client
 		DialKeepAliveTimeout: keepAliveTimeout,
 		MaxCallSendMsgSize:   maxCallSize,
 		DialOptions:          []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxCallSize))},
-		Logger:               newZapLogger(klog.FromContext(ctx).WithName("etcd-client")),
+		Logger:               newZapLogger(klog.FromContext(ctx).WithName("etcd-client"), new(atomic.Bool)),
 	}
 	info := transport.TLSInfo{CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.TrustedCAFile}
 	if info.CertFile != "" || info.TrustedCAFile != "" {

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"k8s.io/klog/v2"
 )
 
@@ -42,7 +44,8 @@ type Embedded struct {
 	endpoint string
 	socketIn string // directory to remove at the end, if the socket did not fit into Dir
 
-	stop sync.Once
+	stop     sync.Once
+	stopping atomic.Bool
 }
 
 // StartEmbedded starts etcd and waits until it serves, or ctx ends. The caller must call Stop.
@@ -56,7 +59,7 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 		return nil, err
 	}
 	e := &Embedded{endpoint: "unix://" + socket, socketIn: socketDir}
-	e.etcd, err = embed.StartEtcd(embedConfig(cfg, socket, logger))
+	e.etcd, err = embed.StartEtcd(embedConfig(cfg, socket, newZapLogger(logger, &e.stopping)))
 	if err != nil {
 		e.removeSocketDir()
 		return nil, fmt.Errorf("start the embedded etcd in %s (does another process use it?): %w", cfg.Dir, err)
@@ -86,6 +89,7 @@ func (e *Embedded) Failed() <-chan struct{} { return e.etcd.Server.StopNotify() 
 // Stop ends etcd after its running requests, with the data on disk. It may be called more than once.
 func (e *Embedded) Stop() {
 	e.stop.Do(func() {
+		e.stopping.Store(true)
 		e.etcd.Close()
 		e.removeSocketDir()
 	})
@@ -98,7 +102,7 @@ func (e *Embedded) removeSocketDir() {
 	}
 }
 
-func embedConfig(cfg EmbeddedConfig, socket string, logger klog.Logger) *embed.Config {
+func embedConfig(cfg EmbeddedConfig, socket string, logger *zap.Logger) *embed.Config {
 	c := embed.NewConfig()
 	c.Name = memberName
 	c.Dir = cfg.Dir
@@ -113,7 +117,7 @@ func embedConfig(cfg EmbeddedConfig, socket string, logger klog.Logger) *embed.C
 	c.InitialCluster = c.InitialClusterFromName(memberName)
 	c.EnableGRPCGateway = false
 	c.StrictReconfigCheck = false
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZapLogger(logger))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
 	return c
 }
 

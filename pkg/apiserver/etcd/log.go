@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"sync/atomic"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
@@ -12,12 +14,16 @@ const infoVerbosity = 4
 
 // newZapLogger returns a logger for etcd, which insists on zap, that writes to the logger of the
 // rest of the program.
-func newZapLogger(logger klog.Logger) *zap.Logger {
-	return zap.New(&zapCore{logger: logger})
+//
+// After quiet is set, errors are logged as information: an etcd that is told to stop reports the end
+// of each of its servers as one.
+func newZapLogger(logger klog.Logger, quiet *atomic.Bool) *zap.Logger {
+	return zap.New(&zapCore{logger: logger, quiet: quiet})
 }
 
 type zapCore struct {
 	logger klog.Logger
+	quiet  *atomic.Bool
 	fields []zapcore.Field
 }
 
@@ -26,7 +32,7 @@ func (c *zapCore) Enabled(level zapcore.Level) bool {
 }
 
 func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
-	return &zapCore{logger: c.logger, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return &zapCore{logger: c.logger, quiet: c.quiet, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
 func (c *zapCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -53,6 +59,8 @@ func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 		kv = append(kv, k, v)
 	}
 	switch {
+	case entry.Level >= zapcore.WarnLevel && c.quiet.Load():
+		c.logger.V(infoVerbosity).Info(entry.Message, append(kv, "err", failure)...)
 	case entry.Level >= zapcore.ErrorLevel:
 		c.logger.Error(failure, entry.Message, kv...)
 	case entry.Level == zapcore.WarnLevel:
