@@ -1,0 +1,119 @@
+package containerd_test
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+func TestExec(t *testing.T) {
+	e := suite.Get(t)
+	pod := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
+	for _, test := range []struct {
+		name, script, input string
+		stdout, stderr      string
+		code                int
+	}{
+		{name: "output", script: "echo out; echo err >&2", stdout: "out\n", stderr: "err\n"},
+		{name: "input", script: "cat", input: "some input\n", stdout: "some input\n"},
+		{name: "exit code", script: "exit 42", stderr: "command terminated with exit code 42\n", code: 42},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := e.TryKubectl(t, test.input, "-n", "edge", "exec", "-i", pod.Name, "--", "sh", "-c", test.script)
+			if r.Stdout != test.stdout || r.Stderr != test.stderr || r.Code != test.code {
+				t.Errorf("got %+v", r)
+			}
+		})
+	}
+}
+
+func TestExecTerminal(t *testing.T) {
+	e := suite.Get(t)
+	pod := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
+	term := e.KubectlTerminal(t, 33, 101, "-n", "edge", "exec", "-it", pod.Name, "--", "sh")
+	term.Type(t, "stty size; tty\n")
+	term.Expect(t, `33 101\r\n/dev/pts/\d+\r\n`)
+	term.Type(t, "echo one$((1+1))three\n")
+	term.Expect(t, `one2three\r\n`)
+	term.Type(t, "sleep 1000\n")
+	term.Type(t, "\x03") // Ctrl-C ends the command, not the session
+	term.Type(t, "echo still $((40+2))\n")
+	term.Expect(t, `still 42\r\n`)
+	term.Type(t, "exit 42\n")
+	if code := term.Wait(t); code != 42 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestAttach(t *testing.T) {
+	e := suite.Get(t)
+	pod := suite.Busybox(device, `while read line; do echo "got $line"; done`)
+	pod.Spec.Containers[0].Stdin = true
+	created := e.RunPod(t, pod)
+	term := e.KubectlTerminal(t, 24, 80, "-n", "edge", "attach", "-i", created.Name)
+	term.Expect(t, `(?i)command prompt|Defaulted`)
+	term.Type(t, "hello\n")
+	term.Expect(t, `got hello`)
+}
+
+// copySize is what is copied each way.
+const copySize = 100 << 20
+
+func TestCopy(t *testing.T) {
+	e := suite.Get(t)
+	pod := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
+	dir := t.TempDir()
+	local, back := filepath.Join(dir, "there"), filepath.Join(dir, "back")
+	f, err := os.Create(local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.New()
+	if _, err := io.CopyN(io.MultiWriter(f, hash), rand.Reader, copySize); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := hash.Sum(nil)
+
+	begin := time.Now()
+	e.Kubectl(t, "-n", "edge", "cp", local, pod.Name+":/tmp/data")
+	t.Logf("100 MiB to the device in %s", time.Since(begin))
+	sum := e.Kubectl(t, "-n", "edge", "exec", pod.Name, "--", "sha256sum", "/tmp/data")
+	if got, _, _ := strings.Cut(sum, " "); got != hexString(want) {
+		t.Errorf("on the device the checksum is %s, want %x", got, want)
+	}
+	begin = time.Now()
+	e.Kubectl(t, "-n", "edge", "cp", pod.Name+":/tmp/data", back)
+	t.Logf("100 MiB from the device in %s", time.Since(begin))
+	if got := fileSum(t, back); got != hexString(want) {
+		t.Errorf("back again the checksum is %s, want %x", got, want)
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	e := suite.Get(t)
+	pod := e.RunPod(t, suite.Busybox(device, `mkdir /www; echo "hello from the device" > /www/index.html; exec httpd -f -p 8080 -h /www`))
+	forward := e.KubectlBackground(t, "-n", "edge", "port-forward", pod.Name, ":8080")
+	address := forward.Expect(t, 30*time.Second, `^Forwarding from (127\.0\.0\.1:\d+) -> 8080$`)[1]
+	for range 3 {
+		resp, err := http.Get("http://" + address + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || string(body) != "hello from the device\n" {
+			t.Errorf("status %s, body %q, %v", resp.Status, body, err)
+		}
+	}
+}
