@@ -1,0 +1,218 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+)
+
+const (
+	// killPatience is how long a killed container may take to be gone.
+	killPatience = 15 * time.Second
+	// orphanPeriod is how often a process without a shim is looked at.
+	orphanPeriod = 500 * time.Millisecond
+)
+
+// StartContainer is a CRI call. A command that cannot be started leaves the container in the state
+// exited, with the reason StartError.
+func (r *Runtime) StartContainer(_ context.Context, id string) error {
+	c, err := r.container(id)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	if state, _, _ := c.state(); state != runtimeapi.ContainerState_CONTAINER_CREATED {
+		return status.Errorf(codes.FailedPrecondition, "container %s is in the state %s, not created", id, strings.ToLower(strings.TrimPrefix(state.String(), "CONTAINER_")))
+	}
+	c.mu.Lock()
+	spec := c.spec
+	c.spec = nil
+	c.mu.Unlock()
+	if spec == nil {
+		return status.Errorf(codes.FailedPrecondition, "container %s was removed", id)
+	}
+	started, pid, err := shim.Start(c.dir, spec)
+	if err != nil {
+		exit := &shim.Exit{Code: exitStartError, At: time.Now(), Reason: reasonStartError, Message: err.Error()}
+		err = status.Errorf(codes.Unknown, "cannot start the container: %v", err)
+		return errors.Join(err, r.recordExit(c, exit))
+	}
+	c.mu.Lock()
+	c.started = started
+	c.mu.Unlock()
+	r.watchShim(c, pid)
+	return nil
+}
+
+func (r *Runtime) recordExit(c *container, exit *shim.Exit) error {
+	err := shim.WriteExit(c.dir, exit)
+	c.setExit(exit)
+	return err
+}
+
+func (c *container) setExit(exit *shim.Exit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.exit == nil {
+		c.exit = exit
+		close(c.ended)
+	}
+}
+
+// watch waits for the end of a running container that an earlier agent started.
+func (r *Runtime) watch(c *container) { r.watchShim(c, 0) }
+
+// watchShim waits for the end of a running container. The goroutine ends with it or with Close.
+func (r *Runtime) watchShim(c *container, shimPID int) {
+	r.monitors.Add(1)
+	go func() {
+		defer r.monitors.Done()
+		if err := shim.Wait(r.ctx, c.dir); err != nil {
+			return // closed
+		}
+		if shimPID != 0 {
+			shim.Reap(shimPID, false)
+		}
+		exit, err := shim.ReadExit(c.dir)
+		if err != nil {
+			exit = r.watchOrphan(c)
+		}
+		if exit != nil {
+			c.setExit(exit)
+		}
+	}()
+}
+
+// watchOrphan waits for a process whose shim was killed. It cannot be learned how such a process
+// ends. The result is nil if the runtime is closed first.
+func (r *Runtime) watchOrphan(c *container) *shim.Exit {
+	_, started, _ := c.state()
+	r.logger.Info("The shim of a container is gone; its process is watched without", "container", c.config.GetMetadata().GetName(), "id", c.id, "pid", started.PID)
+	ticker := time.NewTicker(orphanPeriod)
+	defer ticker.Stop()
+	for started.Alive() {
+		select {
+		case <-ticker.C:
+		case <-r.ctx.Done():
+			return nil
+		}
+	}
+	exit := &shim.Exit{Code: exitUnknown, At: time.Now(), Reason: reasonUnknown, Message: "the process ended while nothing was watching it (a reboot, or its shim was killed): its exit code is not known"}
+	if err := shim.WriteExit(c.dir, exit); err != nil {
+		r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
+	}
+	return exit
+}
+
+// StopContainer is a CRI call. The timeout is in seconds.
+func (r *Runtime) StopContainer(ctx context.Context, id string, timeout int64) error {
+	c, err := r.container(id)
+	if err != nil {
+		return nil // stopped and removed
+	}
+	return r.stop(ctx, c, time.Duration(timeout)*time.Second)
+}
+
+// stop ends a container: with its stop signal to the process group, after the grace period with
+// SIGKILL. A second stop with a shorter period is not held up by the first.
+func (r *Runtime) stop(ctx context.Context, c *container, grace time.Duration) error {
+	state, _, _ := c.state()
+	if state == runtimeapi.ContainerState_CONTAINER_CREATED {
+		// A start that is under way is waited for, so that nothing runs after this returns.
+		c.op.Lock()
+		state, _, _ = c.state()
+		if state == runtimeapi.ContainerState_CONTAINER_CREATED {
+			c.mu.Lock()
+			c.spec = nil
+			c.mu.Unlock()
+		}
+		c.op.Unlock()
+	}
+	if state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil
+	}
+	if grace > 0 {
+		if err := r.signal(ctx, c, stopSignal(c.config)); err != nil {
+			return err
+		}
+		if done, err := waitEnded(ctx, c, grace); done || err != nil {
+			return err
+		}
+	}
+	if err := r.signal(ctx, c, syscall.SIGKILL); err != nil {
+		return err
+	}
+	done, err := waitEnded(ctx, c, killPatience)
+	if err != nil {
+		return err
+	}
+	if !done {
+		return status.Errorf(codes.DeadlineExceeded, "container %s is still there %s after SIGKILL", c.id, killPatience)
+	}
+	return nil
+}
+
+func waitEnded(ctx context.Context, c *container, patience time.Duration) (bool, error) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-c.ended:
+		return true, nil
+	case <-timer.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// signal goes through the shim, which alone can be sure of the process; without it, straight.
+func (r *Runtime) signal(ctx context.Context, c *container, sig syscall.Signal) error {
+	err := shim.Signal(ctx, c.dir, sig)
+	if errors.Is(err, shim.ErrGone) {
+		_, started, _ := c.state()
+		err = started.Kill(sig)
+		if errors.Is(err, os.ErrProcessDone) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return status.Errorf(codes.Internal, "cannot signal container %s: %v", c.id, err)
+	}
+	return nil
+}
+
+// stopSignal is the signal that asks a container to end.
+func stopSignal(config *runtimeapi.ContainerConfig) syscall.Signal {
+	if s := config.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		if sig := unix.SignalNum(strings.TrimPrefix(s.String(), "SIGNAL_")); sig != 0 {
+			return sig
+		}
+	}
+	return syscall.SIGTERM
+}
+
+// ReopenContainerLog is a CRI call.
+func (r *Runtime) ReopenContainerLog(ctx context.Context, id string) error {
+	c, err := r.container(id)
+	if err != nil {
+		return err
+	}
+	if state, _, _ := c.state(); state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return status.Errorf(codes.FailedPrecondition, "container %s does not run", id)
+	}
+	if err := shim.ReopenLog(ctx, c.dir); err != nil {
+		return status.Errorf(codes.Internal, "cannot reopen the log of container %s: %v", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,266 @@
+package shim
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// slowReader is how long an attached client may hold up the container's output before it is cut off.
+const slowReader = 10 * time.Second
+
+// stdio are the standard streams of the container's main process.
+type stdio struct {
+	spec *Spec
+	log  *logFile // nil without a log
+	tty  *os.File // the terminal's master, with a terminal
+
+	stdinMu sync.Mutex
+	stdin   *os.File // nil without, or once closed
+
+	child []int // descriptors for the process, closed by started
+
+	mu      sync.Mutex
+	sinks   map[*sink]struct{}
+	ended   bool
+	readers sync.WaitGroup
+	sources []*os.File
+}
+
+// sink is the output of one attached client.
+type sink struct {
+	stdout, stderr *os.File
+}
+
+// newStdio opens the log and what the process is connected to.
+func newStdio(spec *Spec) (*stdio, error) {
+	s := &stdio{spec: spec, sinks: map[*sink]struct{}{}}
+	if spec.LogPath != "" {
+		log, err := openLog(spec.LogPath)
+		if err != nil {
+			return nil, fmt.Errorf("cannot open the log of the container: %w", err)
+		}
+		s.log = log
+	}
+	if spec.TTY {
+		return s, s.openTerminal()
+	}
+	return s, s.openPipes()
+}
+
+func (s *stdio) openTerminal() error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("cannot open a terminal: %w", err)
+	}
+	fd, err := unix.FcntlInt(slave.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	_ = slave.Close()
+	if err == nil {
+		err = unix.SetNonblock(fd, false) // as every program expects its terminal
+	}
+	if err != nil {
+		return err
+	}
+	if s.spec.User != nil {
+		if err := unix.Fchown(fd, int(s.spec.User.UID), int(s.spec.User.GID)); err != nil {
+			return fmt.Errorf("cannot hand the terminal to user %d: %w", s.spec.User.UID, err)
+		}
+	}
+	s.child = []int{fd, fd, fd}
+	s.tty = master
+	if s.spec.Stdin {
+		s.stdin = master
+	}
+	s.sources = []*os.File{master}
+	return nil
+}
+
+func (s *stdio) openPipes() error {
+	stdin := -1
+	if s.spec.Stdin {
+		read, write, err := Pipe(true)
+		if err != nil {
+			return err
+		}
+		stdin, s.stdin = read, write
+	} else {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot open /dev/null: %w", err)
+		}
+		stdin = fd
+	}
+	s.child = []int{stdin}
+	for range 2 {
+		write, read, err := Pipe(false)
+		if err != nil {
+			return err
+		}
+		s.child = append(s.child, write)
+		s.sources = append(s.sources, read)
+	}
+	return nil
+}
+
+// Pipe makes a pipe of which one end, a bare descriptor in blocking mode, is for another process.
+// That one reads if childReads is set.
+func Pipe(childReads bool) (child int, ours *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return -1, nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	child, other := fds[1], fds[0]
+	if childReads {
+		child, other = fds[0], fds[1]
+	}
+	// Only a descriptor in non-blocking mode has deadlines and can be closed under a reader.
+	if err := unix.SetNonblock(other, true); err != nil {
+		_, _ = unix.Close(child), unix.Close(other)
+		return -1, nil, err
+	}
+	return child, os.NewFile(uintptr(other), "pipe"), nil
+}
+
+func (s *stdio) files() (files []uintptr) {
+	for _, fd := range s.child {
+		files = append(files, uintptr(fd))
+	}
+	return files
+}
+
+// started closes what the process has now, and begins to read its output.
+func (s *stdio) started() {
+	closed := map[int]bool{}
+	for _, fd := range s.child {
+		if !closed[fd] {
+			closed[fd] = true
+			_ = unix.Close(fd)
+		}
+	}
+	names := []string{"stdout", "stderr"}
+	for i, source := range s.sources {
+		s.readers.Add(1)
+		go s.read(source, names[i])
+	}
+}
+
+func (s *stdio) read(source *os.File, name string) {
+	defer s.readers.Done()
+	var logger *lineLogger
+	if s.log != nil {
+		logger = &lineLogger{log: s.log, stream: name, now: time.Now}
+		defer logger.flush()
+	}
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := source.Read(buffer)
+		if n > 0 {
+			if logger != nil {
+				_, _ = logger.Write(buffer[:n])
+			}
+			s.fanOut(buffer[:n], name)
+		}
+		if err != nil { // EOF, or EIO from a terminal whose last process has ended
+			return
+		}
+	}
+}
+
+func (s *stdio) fanOut(p []byte, name string) {
+	s.mu.Lock()
+	clients := make([]*sink, 0, len(s.sinks))
+	for c := range s.sinks {
+		clients = append(clients, c)
+	}
+	s.mu.Unlock()
+	for _, c := range clients {
+		f := c.stdout
+		if name == "stderr" {
+			f = c.stderr
+		}
+		if f == nil {
+			continue
+		}
+		_ = f.SetWriteDeadline(time.Now().Add(slowReader))
+		if _, err := f.Write(p); err != nil {
+			s.detach(c)
+		}
+	}
+}
+
+// attach adds a client; false if the process has ended.
+func (s *stdio) attach(c *sink) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.sinks[c] = struct{}{}
+	return true
+}
+
+func (s *stdio) detach(c *sink) {
+	s.mu.Lock()
+	_, attached := s.sinks[c]
+	delete(s.sinks, c)
+	s.mu.Unlock()
+	if !attached {
+		return
+	}
+	for _, f := range []*os.File{c.stdout, c.stderr} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// feed copies a client's input to the process, and closes it afterwards if that was asked for.
+func (s *stdio) feed(from io.Reader) {
+	s.stdinMu.Lock()
+	stdin := s.stdin
+	s.stdinMu.Unlock()
+	if stdin == nil {
+		return
+	}
+	_, _ = io.Copy(stdin, from)
+	if s.spec.StdinOnce && !s.spec.TTY {
+		s.stdinMu.Lock()
+		defer s.stdinMu.Unlock()
+		if s.stdin != nil {
+			_ = s.stdin.Close()
+			s.stdin = nil
+		}
+	}
+}
+
+func (s *stdio) resize(width, height uint16) {
+	if s.tty != nil {
+		_ = pty.Setsize(s.tty, &pty.Winsize{Rows: height, Cols: width})
+	}
+}
+
+// finish reads what is left of the output. Every process of the container is dead by now, but a
+// process outside may hold the other end, so it does not wait for ever.
+func (s *stdio) finish() {
+	for _, source := range s.sources {
+		_ = source.SetReadDeadline(time.Now().Add(2 * time.Second))
+	}
+	s.readers.Wait()
+	s.mu.Lock()
+	s.ended = true
+	clients := s.sinks
+	s.sinks = map[*sink]struct{}{}
+	s.mu.Unlock()
+	for c := range clients {
+		s.sinks[c] = struct{}{}
+		s.detach(c)
+	}
+	if s.log != nil {
+		_ = s.log.close()
+	}
+}

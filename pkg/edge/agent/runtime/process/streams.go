@@ -1,0 +1,351 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	remote "k8s.io/cri-client/pkg"
+	utilexec "k8s.io/utils/exec"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+)
+
+const (
+	// drainPatience is how long output is still read after a command has ended, because a process
+	// that it left behind may hold its streams for ever.
+	drainPatience = 2 * time.Second
+	// maxSyncOutput bounds what ExecSync keeps of each stream in bytes.
+	maxSyncOutput = 1 << 20
+	dialTimeout   = 10 * time.Second
+)
+
+func (r *Runtime) running(id string) (*container, error) {
+	c, err := r.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if state, _, _ := c.state(); state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s does not run", id)
+	}
+	return c, nil
+}
+
+// ExecSync is a CRI call. Output beyond 1 MiB per stream is dropped.
+func (r *Runtime) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) ([]byte, []byte, error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, remote.ErrCommandTimedOut)
+		defer cancel()
+	}
+	stdout, stderr := &boundedBuffer{}, &boundedBuffer{}
+	err := r.ExecStream(ctx, id, cmd, runtime.IO{Stdout: stdout, Stderr: stderr})
+	if errors.Is(err, remote.ErrCommandTimedOut) {
+		err = fmt.Errorf("%w: %q timed out after %s", remote.ErrCommandTimedOut, strings.Join(cmd, " "), timeout)
+	}
+	var exit utilexec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return nil, nil, err
+	}
+	return stdout.Bytes(), stderr.Bytes(), err
+}
+
+// boundedBuffer keeps the beginning of what is written to it.
+type boundedBuffer struct{ bytes.Buffer }
+
+func (b *boundedBuffer) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), maxSyncOutput-b.Len())])
+	return len(p), nil
+}
+
+// Exec is a CRI call for a streaming server, which this runtime has no need of.
+func (r *Runtime) Exec(context.Context, *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
+	return nil, unsupported("streaming URLs; use ExecStream")
+}
+
+// Attach is a CRI call for a streaming server.
+func (r *Runtime) Attach(context.Context, *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
+	return nil, unsupported("streaming URLs; use AttachStream")
+}
+
+// ExecStream runs a command with the container's environment, directory, user and mounts. It ends
+// with the command; when ctx ends first, the command is killed.
+func (r *Runtime) ExecStream(ctx context.Context, id string, command []string, streams runtime.IO) error {
+	c, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	session, request, fds, err := newSession(c, streams)
+	if err != nil {
+		return status.Errorf(codes.Internal, "%v", err)
+	}
+	defer session.close()
+	request.Args = command
+	session.start(streams)
+	response, err := shim.Exec(ctx, c.dir, request, fds, func() { closeFDs(fds) })
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, shim.ErrGone):
+		return status.Errorf(codes.FailedPrecondition, "cannot exec in container %s: %v", id, err)
+	case err != nil:
+		return status.Errorf(codes.Internal, "cannot exec in container %s: %v", id, err)
+	case response.Error != "":
+		return status.Errorf(codes.Unknown, "cannot exec in container %s: %s", id, response.Error)
+	}
+	session.drain(ctx)
+	if response.Code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", response.Code), Code: int(response.Code)}
+	}
+	return nil
+}
+
+// AttachStream connects to the main process of a container until it ends, or ctx does.
+func (r *Runtime) AttachStream(ctx context.Context, id string, streams runtime.IO) error {
+	c, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	if streams.TTY != c.config.Tty {
+		return status.Errorf(codes.InvalidArgument, "container %s was started with tty=%t, attach must say the same", id, c.config.Tty)
+	}
+	resize := streams.Resize
+	streams.TTY = false // the terminal is the shim's: pipes carry its bytes
+	if c.config.Tty {
+		streams.Stderr = nil
+	}
+	if !c.config.Stdin {
+		streams.Stdin = nil
+	}
+	session, request, fds, err := newSession(c, streams)
+	if err != nil {
+		return status.Errorf(codes.Internal, "%v", err)
+	}
+	defer session.close()
+	attachment, err := shim.Attach(ctx, c.dir, request, fds, func() { closeFDs(fds) })
+	if err != nil {
+		return status.Errorf(codes.FailedPrecondition, "cannot attach to container %s: %v", id, err)
+	}
+	session.start(streams)
+	ended := make(chan struct{})
+	defer func() { <-ended }()
+	defer attachment.Close()
+	go func() {
+		defer close(ended)
+		attachment.Wait()
+	}()
+	for {
+		select {
+		case size, ok := <-resize:
+			if !ok {
+				resize = nil
+			} else if err := attachment.Resize(size.Width, size.Height); err != nil {
+				resize = nil
+			}
+		case <-session.outputDone(ended):
+			session.drain(ctx)
+			return context.Cause(ctx)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// session carries the streams of one exec or attach between their Go values and descriptors.
+type session struct {
+	terminal *os.File
+	stdin    *os.File
+	outputs  []*os.File
+	copies   sync.WaitGroup
+	done     chan struct{} // closed when all output was copied
+	resize   <-chan runtime.TerminalSize
+	stop     chan struct{}
+}
+
+// newSession makes the pipes, or the terminal, of a session. The descriptors are for the shim, and
+// are the caller's to close.
+func newSession(c *container, streams runtime.IO) (*session, *shim.Request, []int, error) {
+	s := &session{done: make(chan struct{}), stop: make(chan struct{})}
+	request := &shim.Request{TTY: streams.TTY, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil}
+	if streams.TTY {
+		fd, err := s.openTerminal(c)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		s.resize = streams.Resize
+		request.Stdin, request.Stdout, request.Stderr = true, true, false
+		return s, request, []int{fd}, nil
+	}
+	var fds []int
+	fail := func(err error) (*session, *shim.Request, []int, error) {
+		closeFDs(fds)
+		s.close()
+		return nil, nil, nil, err
+	}
+	if streams.Stdin != nil {
+		fd, file, err := shim.Pipe(true)
+		if err != nil {
+			return fail(err)
+		}
+		fds, s.stdin = append(fds, fd), file
+	}
+	for _, w := range []io.Writer{streams.Stdout, streams.Stderr} {
+		if w == nil {
+			continue
+		}
+		fd, file, err := shim.Pipe(false)
+		if err != nil {
+			return fail(err)
+		}
+		fds, s.outputs = append(fds, fd), append(s.outputs, file)
+	}
+	return s, request, fds, nil
+}
+
+func (s *session) openTerminal(c *container) (int, error) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return -1, fmt.Errorf("cannot open a terminal: %w", err)
+	}
+	defer slave.Close()
+	if u := c.config.GetLinux().GetSecurityContext().GetRunAsUser(); u != nil && os.Geteuid() == 0 {
+		if err := slave.Chown(int(u.Value), -1); err != nil {
+			return -1, errors.Join(err, master.Close())
+		}
+	}
+	fd, err := unix.FcntlInt(slave.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, false) // as every program expects its terminal
+	}
+	if err != nil {
+		return -1, errors.Join(err, master.Close())
+	}
+	s.terminal, s.stdin, s.outputs = master, master, []*os.File{master}
+	return fd, nil
+}
+
+// start begins to copy. The goroutine for input ends when its reader does or at the first write
+// after close, the others with the output or close.
+func (s *session) start(streams runtime.IO) {
+	if s.stdin != nil && streams.Stdin != nil {
+		go func() {
+			_, _ = io.Copy(s.stdin, streams.Stdin)
+			if s.terminal == nil {
+				_ = s.stdin.Close()
+			}
+		}()
+	}
+	var writers []io.Writer
+	for _, w := range []io.Writer{streams.Stdout, streams.Stderr} {
+		if w != nil {
+			writers = append(writers, w)
+		}
+	}
+	if s.terminal != nil {
+		writers = writers[:min(1, len(writers))]
+		if len(writers) == 0 {
+			writers = []io.Writer{io.Discard}
+		}
+		go s.followSize()
+	}
+	for i, w := range writers {
+		s.copies.Add(1)
+		go func() {
+			defer s.copies.Done()
+			_, _ = io.Copy(w, s.outputs[i])
+			// The command must not block for ever on output that nobody takes.
+			_ = s.outputs[i].Close()
+		}()
+	}
+	go func() {
+		s.copies.Wait()
+		close(s.done)
+	}()
+}
+
+func (s *session) followSize() {
+	for {
+		select {
+		case size, ok := <-s.resize:
+			if !ok {
+				return
+			}
+			_ = pty.Setsize(s.terminal, &pty.Winsize{Rows: size.Height, Cols: size.Width})
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// outputDone is closed when the output, or, without any, the session has ended.
+func (s *session) outputDone(ended chan struct{}) <-chan struct{} {
+	if len(s.outputs) == 0 {
+		return ended
+	}
+	return s.done
+}
+
+// drain waits for the rest of the output.
+func (s *session) drain(ctx context.Context) {
+	timer := time.NewTimer(drainPatience)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *session) close() {
+	close(s.stop)
+	if s.stdin != nil {
+		_ = s.stdin.Close()
+	}
+	for _, f := range s.outputs {
+		_ = f.Close()
+	}
+}
+
+func closeFDs(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// DialPod connects to a port on the host's loopback: all pods are in the host's network.
+func (r *Runtime) DialPod(ctx context.Context, sandboxID string, port uint16) (runtime.Conn, error) {
+	r.mu.Lock()
+	s, ok := r.sandboxes[sandboxID]
+	ready := ok && s.ready
+	r.mu.Unlock()
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "there is no sandbox %s", sandboxID)
+	}
+	if !ready {
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", sandboxID)
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	var errs []error
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+		if err == nil {
+			return conn.(*net.TCPConn), nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, status.Errorf(codes.Unavailable, "cannot connect to port %d of the pod: %v", port, errs[0])
+}
