@@ -19,6 +19,9 @@ var portForwardSubprotocols = []string{v4Binary, v4Base64, ""}
 // closed.
 const halfCloseTimeout = 10 * time.Second
 
+// slotTimeout is how long a connection waits for another one to close when a session has too many.
+const slotTimeout = time.Second
+
 // PortForwardOptions describe a port-forward session.
 type PortForwardOptions struct {
 	// Name of what the ports belong to, for messages.
@@ -64,12 +67,10 @@ type forwarder struct {
 
 // PortForward implements k8s.io/cri-streaming's PortForwarder.
 func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, client io.ReadWriteCloser) error {
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
-		return fmt.Errorf("this session has %d connections open already, close some first", cap(f.slots))
+	if err := f.acquire(); err != nil {
+		return err
 	}
+	defer func() { <-f.slots }()
 	conn, err := f.dial(f.ctx, uint16(port))
 	if err != nil {
 		return err
@@ -78,6 +79,20 @@ func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, clie
 	stop := context.AfterFunc(f.ctx, func() { conn.Close() })
 	defer stop()
 	return relay(client, conn)
+}
+
+// acquire takes a slot. It waits a moment for one: connections of a burst are often short.
+func (f *forwarder) acquire() error {
+	timer := time.NewTimer(slotTimeout)
+	defer timer.Stop()
+	select {
+	case f.slots <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("this session has %d connections open already, close some first", cap(f.slots))
+	case <-f.ctx.Done():
+		return context.Cause(f.ctx)
+	}
 }
 
 // relay copies both ways until conn has nothing more to say. The client may close its sending side

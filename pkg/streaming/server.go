@@ -19,7 +19,7 @@ const (
 )
 
 var (
-	errClientGone  = errors.New("the client has disconnected")
+	errClientGone  = errors.New("the client has disconnected or was idle for too long")
 	errSessionOver = errors.New("the session is over")
 )
 

@@ -113,7 +113,8 @@ func (c *trackedConn) Close() error {
 		if !errors.Is(context.Cause(c.session.ctx), errClientGone) {
 			c.linger()
 		}
-		c.session.cancel(errSessionOver)
+		// If the command still runs then the library closes because the client did, or was idle.
+		c.session.cancel(errClientGone)
 		c.abort()
 	})
 	return nil
