@@ -17,7 +17,7 @@ func (s *Stream) receive() {
 		err = nil
 	case s.isClosed():
 		err = ErrClosed
-	case errors.Is(err, io.EOF) && s.device && s.finished():
+	case errors.Is(err, io.EOF) && s.device && s.Finished():
 		err = nil // the server ended the call after the result: all has arrived
 	case errors.Is(err, io.EOF):
 		err = fmt.Errorf("the peer closed the stream: %w", io.ErrUnexpectedEOF)
@@ -109,7 +109,8 @@ func (s *Stream) isClosed() bool {
 	}
 }
 
-func (s *Stream) finished() bool {
+// Finished tells whether Finish was called.
+func (s *Stream) Finished() bool {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	return s.sealed

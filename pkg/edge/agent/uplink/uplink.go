@@ -3,7 +3,13 @@ package uplink
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
@@ -18,8 +24,9 @@ type Handler interface {
 	Hello(ctx context.Context) *edgeapi.Hello
 	// Connected says that the link is up. The context and send are valid until Disconnected.
 	Connected(ctx context.Context, welcome *edgeapi.Welcome, send Sender)
-	// Message is called for each message but Welcome, OpenStream, Ping and Renewal, in order. Nothing
-	// more is read until it returns: it must be quick.
+	// Message is called for each message but the first Welcome, OpenStream, Ping and Renewal, in order.
+	// A further Welcome replaces the one before. Nothing more is read until Message returns: it must
+	// be quick.
 	Message(msg *edgeapi.ServerMessage)
 	// Disconnected says that the link is down, and why.
 	Disconnected(err error)
@@ -54,38 +61,121 @@ type Config struct {
 	MaxBackoff time.Duration
 }
 
+const (
+	// callTime is how long Enroll and Renew may take.
+	callTime = 30 * time.Second
+	// firstBackoff is the pause after the first failure.
+	firstBackoff = 500 * time.Millisecond
+	// stableLink is how long a link must have held for the pause to begin anew.
+	stableLink = time.Minute
+	// refusedFactor stretches the pause of a device that the server does not want.
+	refusedFactor = 10
+)
+
 // Client keeps the device connected.
-type Client struct{ Config }
-
-// New reads the identity of the device.
-func New(c Config) (*Client, error) { return nil, errSkeleton }
-
-var errSkeleton = errors.New("skeleton")
-
-// Device is who this device is.
-func (c *Client) Device() identity.Device { return identity.Device{} }
-
-// Run connects, and connects again, until ctx ends. It returns when all of its goroutines, streams
-// included, have ended.
-func (c *Client) Run(ctx context.Context) error { return errSkeleton }
-
-// JoinOptions say how to enrol.
-type JoinOptions struct {
-	// Server is the address of the gateway, host:port.
-	Server string
-	// Token is the enrolment token. Without it Join succeeds only if the device is enrolled already.
-	// A token that this device has already used is taken as such, so that a command line with a token
-	// can be run again.
-	Token string
-	// StateDir is where the identity is kept.
-	StateDir string
-	// Dialer is the transport. Default link.TCP{}.
-	Dialer link.Dialer
+type Client struct {
+	config Config
+	id     atomic.Pointer[deviceIdentity]
 }
 
-// Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in
-// the state directory.
-func Join(ctx context.Context, o JoinOptions) error { return errSkeleton }
+// New reads the identity of the device. The error is ErrNotEnrolled if there is none.
+func New(c Config) (*Client, error) {
+	switch {
+	case c.Server == "":
+		return nil, errors.New("no address of the server is given")
+	case c.Handler == nil:
+		return nil, errors.New("uplink: no handler")
+	}
+	if c.Dialer == nil {
+		c.Dialer = link.TCP{}
+	}
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = 256
+	}
+	if c.MaxBackoff <= 0 {
+		c.MaxBackoff = time.Minute
+	}
+	id, err := loadIdentity(c.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	client := &Client{config: c}
+	client.id.Store(id)
+	return client, nil
+}
 
-// ErrNotEnrolled says that there is no identity in the state directory.
-var ErrNotEnrolled = errors.New("this device is not enrolled")
+// Device is who this device is.
+func (c *Client) Device() identity.Device { return c.id.Load().device }
+
+// Run connects, and connects again, until ctx ends. It returns when all of its goroutines, streams
+// included, have ended; the error is then nil.
+func (c *Client) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("uplink")
+	ctx = klog.NewContext(ctx, logger)
+	retry := backoff{max: c.config.MaxBackoff}
+	for {
+		start := time.Now()
+		connected, err := c.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if connected && time.Since(start) >= stableLink {
+			retry.reset()
+		}
+		refused := isRefusal(err)
+		pause := retry.next(refused)
+		if refused {
+			logger.Error(err, "The server refuses this device", "server", c.config.Server, "edgeDevice", c.Device().String(), "retryIn", pause)
+		} else {
+			logger.Info("The link is down", "server", c.config.Server, "reason", err.Error(), "retryIn", pause)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// once connects and serves the link until it is down. The error is never nil.
+func (c *Client) once(ctx context.Context) (connected bool, err error) {
+	if err := c.renewExpired(ctx); err != nil {
+		return false, err
+	}
+	conn, err := dial(ctx, c.config.Dialer, c.config.Server, c.id.Load().tls())
+	if err != nil {
+		return false, err
+	}
+	defer conn.close()
+	return c.serve(ctx, conn)
+}
+
+// isRefusal tells whether trying again soon is of no use, because a person has to do something.
+func isRefusal(err error) bool {
+	switch status.Code(err) {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.Aborted:
+		return true
+	default:
+		return false
+	}
+}
+
+// backoff is an exponential pause with jitter.
+type backoff struct {
+	max  time.Duration
+	last time.Duration
+}
+
+func (b *backoff) reset() { b.last = 0 }
+
+// next returns the pause before the next attempt, from half of its nominal value up.
+func (b *backoff) next(refused bool) time.Duration {
+	limit, first := b.max, firstBackoff
+	if refused {
+		limit, first = limit*refusedFactor, firstBackoff*refusedFactor
+	}
+	b.last = min(max(b.last*2, first), limit)
+	return b.last/2 + rand.N(b.last/2+1)
+}

@@ -1,0 +1,184 @@
+package uplink
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+const (
+	// handshakeTime is how long dialling and TLS may take together.
+	handshakeTime = 30 * time.Second
+	// streamWindow is how much of a stream may be under way, and must be held for a reader that
+	// stalls. connWindow is the same for the whole link.
+	streamWindow = 512 << 10
+	connWindow   = 2 << 20
+	ioBuffer     = 16 << 10
+	maxHeaders   = 8 << 10
+	// maxServerMessage is the largest message the server sends, in bytes.
+	maxServerMessage = 8 << 20
+	// maxFrame limits what one message of a stream may have: 32 KiB of data and their wrapping.
+	maxFrame = 64 << 10
+)
+
+// connection is one link to a gateway. It is never re-established: whoever uses it dials anew.
+type connection struct {
+	*grpc.ClientConn
+	raw *link.Conn
+}
+
+// dial connects to a gateway and does the TLS handshake.
+func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config) (*connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	raw, err := dialer.Dial(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", address, err)
+	}
+	config = config.Clone()
+	// An ingress may need the name to find the gateway. What is verified is another matter.
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		config.ServerName = host
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	once := &onceDialer{conn: conn}
+	client, err := grpc.NewClient("passthrough:///"+identity.GatewayName,
+		grpc.WithContextDialer(once.dial),
+		grpc.WithTransportCredentials(handshaken{}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithDisableHealthCheck(),
+		grpc.WithNoProxy(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
+		grpc.WithReadBufferSize(ioBuffer),
+		grpc.WithWriteBufferSize(ioBuffer),
+		grpc.WithSharedWriteBuffer(true),
+	)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &connection{ClientConn: client, raw: raw}, nil
+}
+
+// close ends the link, whether gRPC took it over or not.
+func (c *connection) close() {
+	_ = c.ClientConn.Close()
+	_ = c.raw.Close()
+}
+
+// onceDialer hands a connection to gRPC, which would otherwise reconnect on its own terms.
+type onceDialer struct {
+	conn *tls.Conn
+	used atomic.Bool
+}
+
+func (d *onceDialer) dial(context.Context, string) (net.Conn, error) {
+	if d.used.Swap(true) {
+		return nil, errors.New("the link is down")
+	}
+	return d.conn, nil
+}
+
+// handshaken are credentials for a connection on which TLS is up already.
+type handshaken struct{}
+
+func (handshaken) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, ok := c.(*tls.Conn)
+	if !ok {
+		return nil, nil, errors.New("not a TLS connection")
+	}
+	return conn, credentials.TLSInfo{
+		State:          conn.ConnectionState(),
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}, nil
+}
+
+func (handshaken) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("a device does not listen")
+}
+
+func (handshaken) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
+}
+func (h handshaken) Clone() credentials.TransportCredentials { return h }
+func (handshaken) OverrideServerName(string) error           { return nil }
+
+// baseTLS verifies the gateway by verify alone. crypto/tls would check the name that was dialled, which
+// may be anything; what every gateway has is identity.GatewayName.
+func baseTLS(verify func(tls.ConnectionState) error) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{"h2"},
+		InsecureSkipVerify: true, // VerifyConnection does it
+		VerifyConnection:   verify,
+	}
+}
+
+// tls presents the device's certificate and trusts gateways of its CA.
+func (id *deviceIdentity) tls() *tls.Config {
+	roots := id.pool()
+	config := baseTLS(func(state tls.ConnectionState) error { return verifyGateway(state, roots) })
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return id.certificate(), nil
+	}
+	return config
+}
+
+// pinnedTLS trusts gateways of the CA with this hash, and tells which it was.
+func pinnedTLS(caHash [sha256.Size]byte, ca **x509.Certificate) *tls.Config {
+	return baseTLS(func(state tls.ConnectionState) error {
+		for _, cert := range state.PeerCertificates {
+			if sha256.Sum256(cert.Raw) != caHash || !cert.IsCA {
+				continue
+			}
+			roots := x509.NewCertPool()
+			roots.AddCert(cert)
+			*ca = cert
+			return verifyGateway(state, roots)
+		}
+		return errors.New("the server is not the one that the token is for: it does not show the CA certificate " +
+			"that the token names. Check the address; if it is right, somebody may be intercepting the connection")
+	})
+}
+
+func verifyGateway(state tls.ConnectionState, roots *x509.CertPool) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("the server shows no certificate")
+	}
+	intermediates := x509.NewCertPool()
+	for _, cert := range state.PeerCertificates[1:] {
+		intermediates.AddCert(cert)
+	}
+	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
+		DNSName:       identity.GatewayName,
+		Roots:         roots,
+		Intermediates: intermediates,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return errors.New("the server's certificate is of a CA that this device does not know: it is another server " +
+			"than the one the device enrolled with, or its CA was replaced; enrol the device anew")
+	}
+	return err
+}

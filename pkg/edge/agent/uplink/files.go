@@ -1,0 +1,279 @@
+package uplink
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"arhat.dev/aranya/pkg/edge/identity"
+)
+
+// The identity of a device lies in the folder "identity" of the state directory. A change of several
+// files is made as a whole: all are written beside the old ones first, the certificate last, then
+// they are renamed. A certificate beside the old one therefore means that the change was complete,
+// and loading finishes it.
+const (
+	identityDir = "identity"
+	keyFile     = "key.pem"
+	caFile      = "ca.pem"
+	tokenFile   = "token-id" // the id, not the secret, of the token that was used
+	certFile    = "cert.pem"
+	newSuffix   = ".new"
+
+	maxIdentityFile = 1 << 20
+)
+
+// identityFiles is the order in which they are written.
+var identityFiles = []string{keyFile, caFile, tokenFile, certFile}
+
+// ErrNotEnrolled says that there is no identity in the state directory.
+var ErrNotEnrolled = errors.New("this device is not enrolled")
+
+// deviceIdentity is who the device is and whom it trusts. It is not modified once made.
+type deviceIdentity struct {
+	device  identity.Device
+	key     crypto.Signer
+	cert    *x509.Certificate
+	ca      []*x509.Certificate
+	tokenID string
+}
+
+func (id *deviceIdentity) certificate() *tls.Certificate {
+	return &tls.Certificate{Certificate: [][]byte{id.cert.Raw}, PrivateKey: id.key, Leaf: id.cert}
+}
+
+func (id *deviceIdentity) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range id.ca {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// renewFrom is two thirds into the life of the certificate.
+func (id *deviceIdentity) renewFrom() time.Time {
+	return id.cert.NotBefore.Add(id.cert.NotAfter.Sub(id.cert.NotBefore) * 2 / 3)
+}
+
+// newIdentity checks what the server issued for a key.
+func newIdentity(key crypto.Signer, certDER []byte, caDER [][]byte, tokenID string) (*deviceIdentity, error) {
+	cert, err := x509.ParseCertificate(certDER)
+	if err != nil {
+		return nil, fmt.Errorf("the device certificate cannot be read: %w", err)
+	}
+	id := &deviceIdentity{key: key, cert: cert, tokenID: tokenID}
+	if len(caDER) == 0 || len(caDER) > 16 {
+		return nil, fmt.Errorf("there are %d CA certificates, expected 1 to 16", len(caDER))
+	}
+	for _, der := range caDER {
+		ca, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("a CA certificate cannot be read: %w", err)
+		}
+		if !ca.IsCA {
+			return nil, errors.New("a certificate that is given as a CA's is not one")
+		}
+		id.ca = append(id.ca, ca)
+	}
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(cert.PublicKey) {
+		return nil, errors.New("the device certificate is for another key")
+	}
+	// At a time when it is valid: it may have expired since, and a device's clock may be wrong.
+	_, err = cert.Verify(x509.VerifyOptions{
+		Roots: id.pool(), CurrentTime: cert.NotAfter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the device certificate was not issued by the CA: %w", err)
+	}
+	if id.device, err = identity.FromCertificate(cert); err != nil {
+		return nil, fmt.Errorf("the device certificate names no device: %w", err)
+	}
+	return id, nil
+}
+
+// loadIdentity reads the identity. It returns ErrNotEnrolled if there is none.
+func loadIdentity(stateDir string) (*deviceIdentity, error) {
+	dir := filepath.Join(stateDir, identityDir)
+	if err := settle(dir); err != nil {
+		return nil, err
+	}
+	certs, err := readCertificates(filepath.Join(dir, certFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotEnrolled
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(certs) != 1 {
+		return nil, fmt.Errorf("%s holds %d certificates, expected one", filepath.Join(dir, certFile), len(certs))
+	}
+	key, err := readKey(filepath.Join(dir, keyFile))
+	if err != nil {
+		return nil, err
+	}
+	ca, err := readCertificates(filepath.Join(dir, caFile))
+	if err != nil {
+		return nil, err
+	}
+	tokenID, err := readFile(filepath.Join(dir, tokenFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	id, err := newIdentity(key, certs[0], ca, strings.TrimSpace(string(tokenID)))
+	if err != nil {
+		return nil, fmt.Errorf("the identity in %s cannot be used: %w; enrol the device anew", dir, err)
+	}
+	return id, nil
+}
+
+// save replaces the identity on disk.
+func (id *deviceIdentity) save(stateDir string) error {
+	dir := filepath.Join(stateDir, identityDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := settle(dir); err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(id.key)
+	if err != nil {
+		return err
+	}
+	var ca []byte
+	for _, c := range id.ca {
+		ca = append(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	content := map[string][]byte{
+		keyFile:   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+		caFile:    ca,
+		tokenFile: []byte(id.tokenID + "\n"),
+		certFile:  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Raw}),
+	}
+	for _, name := range identityFiles {
+		if err := writeFile(filepath.Join(dir, name+newSuffix), content[name]); err != nil {
+			return err
+		}
+	}
+	return settle(dir)
+}
+
+// settle finishes a change of the identity that was cut short, or drops what there is of it.
+func settle(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, certFile+newSuffix))
+	complete := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	changed := false
+	for _, name := range identityFiles {
+		path := filepath.Join(dir, name)
+		if complete {
+			err = os.Rename(path+newSuffix, path)
+		} else {
+			err = os.Remove(path + newSuffix)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		changed = changed || err == nil
+	}
+	if !changed {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+// writeFile writes a file that appears under its name only once it is complete and on disk.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxIdentityFile {
+		return nil, fmt.Errorf("%s is too large", path)
+	}
+	return os.ReadFile(path)
+}
+
+func readCertificates(path string) ([][]byte, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var certs [][]byte
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		certs = append(certs, block.Bytes)
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate", path)
+	}
+	return certs, nil
+}
+
+func readKey(path string) (crypto.Signer, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no private key", path)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s: the key cannot sign", path)
+	}
+	return signer, nil
+}
+
+func newKey() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+// request makes a certificate signing request. The server needs the key only.
+func request(key crypto.Signer) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+}

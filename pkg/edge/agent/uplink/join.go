@@ -1,0 +1,113 @@
+package uplink
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+// JoinOptions say how to enrol.
+type JoinOptions struct {
+	// Server is the address of the gateway, host:port.
+	Server string
+	// Token is the enrolment token. Without it Join succeeds only if the device is enrolled already.
+	// A token that this device has already used is taken as such, so that a command line with a token
+	// can be run again.
+	Token string
+	// StateDir is where the identity is kept.
+	StateDir string
+	// Dialer is the transport. Default link.TCP{}.
+	Dialer link.Dialer
+}
+
+// Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in the
+// state directory, where they take the place of a former identity. It makes one attempt.
+func Join(ctx context.Context, o JoinOptions) error {
+	former, err := loadIdentity(o.StateDir)
+	if err != nil && !errors.Is(err, ErrNotEnrolled) {
+		if o.Token == "" {
+			return err
+		}
+		// What is there cannot be used; enrolling anew is the way out.
+		klog.FromContext(ctx).Info("Replacing a damaged identity", "stateDir", o.StateDir, "problem", err.Error())
+	}
+	if o.Token == "" {
+		if former == nil {
+			return fmt.Errorf("%w: get a token with \"kubectl edge token\" and give it to \"arhat join --token\"", ErrNotEnrolled)
+		}
+		return nil
+	}
+	token, err := identity.ParseToken(o.Token)
+	if err != nil {
+		return err
+	}
+	if former != nil && former.tokenID == token.ID {
+		return nil
+	}
+	if o.Dialer == nil {
+		o.Dialer = link.TCP{}
+	}
+	id, err := enrol(ctx, o, token)
+	if err != nil {
+		return fmt.Errorf("enrolling with %s: %w", o.Server, err)
+	}
+	if err := id.save(o.StateDir); err != nil {
+		return fmt.Errorf("keeping the identity of the device: %w", err)
+	}
+	klog.FromContext(ctx).Info("Enrolled", "edgeDevice", klog.KRef(id.device.Namespace, id.device.Name), "notAfter", id.cert.NotAfter)
+	return nil
+}
+
+func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIdentity, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	csr, err := request(key)
+	if err != nil {
+		return nil, err
+	}
+	var pinned *x509.Certificate
+	conn, err := dial(ctx, o.Dialer, o.Server, pinnedTLS(token.CAHash, &pinned))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.close()
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	resp, err := edgeapi.NewEdgeClient(conn).Enroll(ctx, &edgeapi.EnrollRequest{Token: o.Token, Csr: csr})
+	if err != nil {
+		return nil, plain(err)
+	}
+	id, err := newIdentity(key, resp.GetCertificate(), resp.GetCa(), token.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, ca := range id.ca {
+		if ca.Equal(pinned) {
+			return id, nil
+		}
+	}
+	return nil, errors.New("the server's CA certificates do not include the one that the token names")
+}
+
+// callError is a gRPC error as a person wants to read it. It keeps the code.
+type callError struct{ st *status.Status }
+
+func (e *callError) Error() string              { return e.st.Message() }
+func (e *callError) GRPCStatus() *status.Status { return e.st }
+
+func plain(err error) error {
+	if st, ok := status.FromError(err); ok && st != nil {
+		return &callError{st}
+	}
+	return err
+}

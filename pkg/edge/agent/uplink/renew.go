@@ -1,0 +1,67 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// renewRetry is how long to wait after a renewal that failed.
+const renewRetry = 5 * time.Minute
+
+// renewExpired renews a certificate that expired while the device was offline, over a connection of its
+// own: Connect takes a valid one only.
+func (c *Client) renewExpired(ctx context.Context) error {
+	id := c.id.Load()
+	if time.Now().Before(id.cert.NotAfter) {
+		return nil
+	}
+	conn, err := dial(ctx, c.config.Dialer, c.config.Server, id.tls())
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	return c.renew(ctx, conn)
+}
+
+// renew gets the next certificate, for the same key, and keeps it.
+func (c *Client) renew(ctx context.Context, conn grpc.ClientConnInterface) error {
+	id := c.id.Load()
+	csr, err := request(id.key)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	resp, err := edgeapi.NewEdgeClient(conn).Renew(ctx, &edgeapi.RenewRequest{Csr: csr})
+	if err != nil {
+		return plain(err)
+	}
+	next, err := newIdentity(id.key, resp.GetCertificate(), resp.GetCa(), id.tokenID)
+	if err != nil {
+		return fmt.Errorf("the server sent a certificate that cannot be used: %w", err)
+	}
+	if next.device != id.device {
+		return errors.New("the server sent a certificate of another device")
+	}
+	if err := next.save(c.config.StateDir); err != nil {
+		return fmt.Errorf("keeping the renewed certificate: %w", err)
+	}
+	c.id.Store(next)
+	klog.FromContext(ctx).Info("Renewed the device certificate", "notAfter", next.cert.NotAfter)
+	return nil
+}
+
+// renewPlan is when to renew: at two thirds of the certificate's life, spread a little so that devices
+// which enrolled together do not come together. Zero or less is now.
+func renewPlan(id *deviceIdentity, now time.Time) time.Duration {
+	spread := id.cert.NotAfter.Sub(id.cert.NotBefore) / 20
+	return id.renewFrom().Add(rand.N(spread + 1)).Sub(now)
+}

@@ -1,0 +1,102 @@
+package uplink
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+// streams opens the streams that the server asks for.
+type streams struct {
+	handler Handler
+	client  edgeapi.EdgeClient
+	slots   chan struct{} // for streams that are served
+	spare   chan struct{} // for streams that are refused for want of a slot
+	running sync.WaitGroup
+
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func newStreams(handler Handler, conn grpc.ClientConnInterface, limit int) *streams {
+	s := &streams{
+		handler: handler,
+		client:  edgeapi.NewEdgeClient(conn),
+		slots:   make(chan struct{}, limit),
+		spare:   make(chan struct{}, 8),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// open serves a stream in a goroutine of its own. One too many is refused, and one too many of those
+// dropped: the server gives up on it by itself.
+func (s *streams) open(ctx context.Context, req *edgeapi.OpenStream) {
+	logger := klog.FromContext(ctx)
+	select {
+	case s.slots <- struct{}{}:
+		s.running.Go(func() {
+			defer func() { <-s.slots }()
+			s.serve(logger, req, s.handler.Stream)
+		})
+		return
+	default:
+	}
+	select {
+	case s.spare <- struct{}{}:
+		s.running.Go(func() {
+			defer func() { <-s.spare }()
+			s.serve(logger, req, refuseStream)
+		})
+	default:
+		logger.Info("Dropped a request for a stream: too many are open", "limit", cap(s.slots))
+	}
+}
+
+func refuseStream(_ context.Context, _ *edgeapi.OpenStream, st *stream.Stream) {
+	_ = st.Finish(&edgeapi.Result{
+		Reason:  string(metav1.StatusReasonTooManyRequests),
+		Message: "too many streams are open on the device; close some and try again",
+	})
+}
+
+func (s *streams) serve(logger klog.Logger, req *edgeapi.OpenStream, handle func(context.Context, *edgeapi.OpenStream, *stream.Stream)) {
+	ctx, cancel := context.WithCancel(klog.NewContext(s.ctx, logger))
+	defer cancel()
+	call, err := s.client.Stream(ctx, grpc.MaxCallRecvMsgSize(maxFrame))
+	if err == nil {
+		err = call.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Open{Open: &edgeapi.StreamOpen{Id: req.GetId()}}})
+	}
+	if err != nil {
+		logger.V(2).Info("A stream could not be opened", "reason", plain(err).Error())
+		return
+	}
+	st := stream.NewDevice(call)
+	defer func() {
+		st.Close()
+		cancel()
+		<-st.Done()
+	}()
+	handle(st.Context(), req, st)
+	if !st.Finished() && st.Context().Err() == nil {
+		_ = st.Finish(&edgeapi.Result{
+			Reason:  string(metav1.StatusReasonInternalError),
+			Message: "the agent ended the session without a result",
+		})
+	}
+}
+
+// cut ends all streams.
+func (s *streams) cut() { s.cancel() }
+
+// stop ends all streams and waits for them. No more may be opened.
+func (s *streams) stop() {
+	s.cancel()
+	s.running.Wait()
+}
