@@ -85,18 +85,12 @@ func warnings(device *aranya.EdgeDevice) []string {
 	spec := &device.Spec
 	if mqtt := spec.Connectivity.MQTTConfig; mqtt != nil {
 		if mqtt.TLSSecretRef == nil && mqtt.ConnectPacket.Password != nil {
-			result = append(result, "spec.connectivity.mqttConfig.tlsSecretRef: without TLS the broker's password "+
-				"is sent in clear")
-		}
-		if clean := mqtt.ConnectPacket.CleanSession; clean != nil && !*clean && mqtt.ConnectPacket.ClientID == "" {
-			result = append(result, "spec.connectivity.mqttConfig.connectPacket.cleanSession: false has no use "+
-				"without a clientID, because the broker finds the session by it")
+			result = append(result, "spec.connectivity.mqttConfig.tlsSecretRef: not set, so the password is sent in clear")
 		}
 	}
 	if node := &spec.Node; node.Disabled &&
 		(len(node.Labels) > 0 || len(node.Annotations) > 0 || len(node.Taints) > 0 || node.Unschedulable) {
-		result = append(result, "spec.node: labels, annotations, taints and unschedulable have no effect while "+
-			"spec.node.disabled is true")
+		result = append(result, "spec.node: labels, annotations, taints and unschedulable have no effect while disabled is true")
 	}
 	return result
 }

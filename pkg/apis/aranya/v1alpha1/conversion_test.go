@@ -2,12 +2,12 @@ package v1alpha1_test
 
 import (
 	"net/url"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
@@ -159,7 +159,7 @@ func FuzzOptionsFromQuery(f *testing.F) {
 			if err := scheme.ParameterCodec.DecodeParameters(encoded, v1alpha1.SchemeGroupVersion, second); err != nil {
 				t.Fatalf("%T from %q, encoded as %q, cannot be decoded: %v", first, query, encoded.Encode(), err)
 			}
-			if !reflect.DeepEqual(first, second) {
+			if !apiequality.Semantic.DeepEqual(first, second) {
 				t.Fatalf("%T from %q changed on the way:\n%s", first, query, cmp.Diff(first, second))
 			}
 		}
