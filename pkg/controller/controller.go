@@ -7,22 +7,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/device"
+	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/controller/pod"
+	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
+
+// DefaultReconnectGrace is a little more than the longest back-off of a device.
+const DefaultReconnectGrace = 75 * time.Second
 
 // Config of the controllers.
 type Config struct {
@@ -47,9 +58,10 @@ type Config struct {
 	// later by SetDisconnect, because the gateway needs the Handler of the controllers first.
 	Disconnect func(device gateway.Device, reason error)
 	// ReconnectGrace is how long after the start devices that were connected before may take to come
-	// back until they are set Offline. Defaults to 75 s, a little more than the longest back-off of a
-	// device.
+	// back until they are set Offline. Defaults to DefaultReconnectGrace.
 	ReconnectGrace time.Duration
+	// Clock defaults to the real one.
+	Clock clock.WithTicker
 }
 
 // Controllers are the controllers of one replica.
@@ -57,16 +69,24 @@ type Controllers struct {
 	config     Config
 	tracker    *links.Tracker
 	disconnect atomic.Pointer[func(gateway.Device, error)]
+	cancel     context.CancelFunc
+	recorder   *events.Recorder
 
-	devices      aranyalisters.EdgeDeviceLister
-	deviceSynced cache.InformerSynced
-	kube         informers.SharedInformerFactory
-	nodes        corelisters.NodeLister
-	pods         corelisters.PodLister
+	deviceInformer cache.SharedIndexInformer
+	devices        aranyalisters.EdgeDeviceLister
+	kube           informers.SharedInformerFactory
+	nodeInformer   cache.SharedIndexInformer
+	nodeLister     corelisters.NodeLister
+	serviceSynced  cache.InformerSynced
+	podInformer    cache.SharedIndexInformer
+
+	device *device.Controller
+	node   *node.Controller
+	pod    *pod.Controller
 }
 
-// New returns controllers that do nothing until Run. It registers informers with
-// config.EdgeInformers, which must not be started yet.
+// New returns controllers that do nothing until Run, which must follow. It adds an index to the
+// EdgeDevice informer of config.EdgeInformers, which must not be started yet.
 func New(config Config) (*Controllers, error) {
 	if config.Kube == nil || config.Edge == nil || config.EdgeInformers == nil {
 		return nil, errors.New("controllers need the clients Kube and Edge and the factory EdgeInformers")
@@ -75,16 +95,63 @@ func New(config Config) (*Controllers, error) {
 		return nil, fmt.Errorf("controllers need the address and the port of the kubelet endpoint, got %q and %d", config.NodeAddress, config.KubeletPort)
 	}
 	if config.ReconnectGrace == 0 {
-		config.ReconnectGrace = 75 * time.Second
+		config.ReconnectGrace = DefaultReconnectGrace
+	}
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
 	}
 	c := &Controllers{config: config, tracker: links.NewTracker()}
 	c.SetDisconnect(config.Disconnect)
+
 	devices := config.EdgeInformers.Aranya().V1alpha1().EdgeDevices()
-	c.devices, c.deviceSynced = devices.Lister(), devices.Informer().HasSynced
-	c.kube = informers.NewSharedInformerFactory(config.Kube, 0)
-	c.nodes = c.kube.Core().V1().Nodes().Lister()
-	c.pods = c.kube.Core().V1().Pods().Lister()
-	return c, nil
+	c.devices, c.deviceInformer = devices.Lister(), devices.Informer()
+	if err := c.deviceInformer.AddIndexers(cache.Indexers{node.NameIndex: node.IndexDevice}); err != nil {
+		return nil, fmt.Errorf("index EdgeDevices by name: %w", err)
+	}
+	c.kube = informers.NewSharedInformerFactoryWithOptions(config.Kube, 0, informers.WithTransform(slim))
+	c.nodeLister, c.nodeInformer = c.kube.Core().V1().Nodes().Lister(), c.kube.Core().V1().Nodes().Informer()
+	c.serviceSynced = c.kube.Core().V1().Services().Informer().HasSynced
+	c.podInformer = pod.NewInformer(config.Kube)
+	return c, c.build()
+}
+
+// build makes the single controllers and subscribes them to the links.
+func (c *Controllers) build() (err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	c.recorder = events.New(ctx)
+	if c.node, err = node.New(node.Config{
+		Kube: c.config.Kube, Edge: c.config.Edge, Nodes: c.nodeInformer, Pods: c.podInformer.GetIndexer(), Devices: c.deviceInformer,
+		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock,
+		Address: c.config.NodeAddress, Port: c.config.KubeletPort, ReconnectGrace: c.config.ReconnectGrace,
+	}); err != nil {
+		return err
+	}
+	if c.device, err = device.New(device.Config{
+		Edge: c.config.Edge, Devices: c.deviceInformer, NodeInformer: c.nodeInformer, Nodes: c.node,
+		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
+		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) },
+	}); err != nil {
+		return err
+	}
+	if c.pod, err = pod.New(ctx, pod.Config{
+		Kube: c.config.Kube, Pods: c.podInformer, Nodes: c.nodeInformer, Services: c.kube.Core().V1().Services().Lister(),
+		Devices: c.devices, Owner: c.owner, Events: c.recorder, Clock: c.config.Clock,
+	}); err != nil {
+		return err
+	}
+	c.tracker.AddListener(c.node)
+	c.tracker.AddListener(c.device)
+	c.tracker.AddListener(c.pod)
+	return nil
+}
+
+// slim drops what nobody here reads. Images are only compared on Nodes of aranya's own.
+func slim(object any) (any, error) {
+	if n, ok := object.(*corev1.Node); ok && n.Annotations[aranya.AnnotationUID] == "" {
+		n.Status.Images = nil
+	}
+	return queue.StripManagedFields(object)
 }
 
 // SetDisconnect sets what cuts the link of a device. It may be called at any time.
@@ -99,10 +166,15 @@ func (c *Controllers) SetDisconnect(f func(device gateway.Device, reason error))
 func (c *Controllers) Handler() gateway.Handler { return c.tracker }
 
 // Pods lists the pods that are bound to a Node, from memory.
-func (c *Controllers) Pods() corelisters.PodLister { return c.pods }
+func (c *Controllers) Pods() corelisters.PodLister { return c.pod.Lister() }
+
+// PodsOnNode returns the pods that are bound to a Node, from memory. Not to be modified.
+func (c *Controllers) PodsOnNode(nodeName string) []*corev1.Pod {
+	return pod.OnNode(c.podInformer.GetIndexer(), nodeName)
+}
 
 // Nodes lists the Nodes of the cluster, from memory.
-func (c *Controllers) Nodes() corelisters.NodeLister { return c.nodes }
+func (c *Controllers) Nodes() corelisters.NodeLister { return c.nodeLister }
 
 // Directory finds EdgeDevices and records their certificates, for the gateway.
 func (c *Controllers) Directory() device.Directory {
@@ -111,30 +183,52 @@ func (c *Controllers) Directory() device.Directory {
 
 // DeviceForNode returns the EdgeDevice that a Node stands for; false for a Node that is not aranya's.
 func (c *Controllers) DeviceForNode(nodeName string) (namespace, name string, ok bool) {
-	n, err := c.nodes.Get(nodeName)
+	d, ok := c.owner(nodeName)
+	return d.Namespace, d.Name, ok
+}
+
+func (c *Controllers) owner(nodeName string) (gateway.Device, bool) {
+	n, err := c.nodeLister.Get(nodeName)
 	if err != nil {
-		return "", "", false
+		return gateway.Device{}, false
 	}
 	d, ok := node.Owner(n)
 	if !ok {
-		return "", "", false
+		return gateway.Device{}, false
 	}
 	ed, err := c.devices.EdgeDevices(d.Namespace).Get(d.Name)
 	if err != nil || ed.UID != d.UID {
-		return "", "", false
+		return gateway.Device{}, false
 	}
-	return d.Namespace, d.Name, true
+	return d, true
 }
 
 // HasSynced says whether the informers hold what the cluster holds: the controllers do nothing
 // before.
-func (c *Controllers) HasSynced() bool { return c.deviceSynced() }
+func (c *Controllers) HasSynced() bool {
+	return c.deviceInformer.HasSynced() && c.nodeInformer.HasSynced() && c.serviceSynced() && c.podInformer.HasSynced()
+}
 
-// Run runs the controllers until ctx ends, and returns when all of them have.
+// Run runs the controllers until ctx ends, and returns when all of them have. It returns an error only
+// if they could not start.
 func (c *Controllers) Run(ctx context.Context) error {
+	defer c.cancel()
+	defer c.recorder.Stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer c.kube.Shutdown()
+
 	c.config.EdgeInformers.StartWithContext(ctx)
 	c.kube.StartWithContext(ctx)
+	running.Go(func() { c.podInformer.RunWithContext(ctx) })
+	if !cache.WaitForCacheSync(ctx.Done(), c.HasSynced) {
+		return nil // told to stop
+	}
+	klog.FromContext(ctx).Info("The controllers' informers have synced")
+	c.recorder.Start(c.config.Kube)
+	running.Go(func() { c.node.Run(ctx) })
+	running.Go(func() { c.device.Run(ctx) })
+	running.Go(func() { c.pod.Run(ctx) })
 	<-ctx.Done()
-	c.kube.Shutdown()
 	return nil
 }

@@ -51,6 +51,10 @@ func (d Directory) patchCertificate(ctx context.Context, device gateway.Device, 
 	if resourceVersion != "" {
 		metadata["resourceVersion"] = resourceVersion
 	}
+	if ed, err := d.Get(device.Namespace, device.Name); err == nil && ed.UID == device.UID && ed.DeletionTimestamp != nil {
+		return apierrors.NewConflict(aranya.SchemeGroupVersion.WithResource("edgedevices").GroupResource(), device.Name,
+			errors.New("the EdgeDevice is being deleted"))
+	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": metadata,
 		"status":   map[string]any{"certificate": certificate},

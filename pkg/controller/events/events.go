@@ -4,6 +4,7 @@ package events
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -16,6 +17,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // Sources of events.
@@ -58,18 +60,18 @@ func (r *Recorder) Start(client kubernetes.Interface) {
 func (r *Recorder) Stop() { r.broadcaster.Shutdown() }
 
 // Device records an event on an EdgeDevice.
-func (r *Recorder) Device(ed *aranya.EdgeDevice, eventType, reason, format string, args ...any) {
-	r.own.Eventf(DeviceReference(ed.Namespace, ed.Name, ed.UID), eventType, reason, format, args...)
+func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, args ...any) {
+	r.own.Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
 // Pod records an event on a pod.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
-	r.own.Eventf(podReference(pod, ""), eventType, reason, format, args...)
+	r.own.Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
 // FromDevice records what a device reports about a pod of its own, or about itself if pod is nil:
 // then on its EdgeDevice, and on its Node if it has one.
-func (r *Recorder) FromDevice(device *corev1.ObjectReference, nodeName string, pod *corev1.Pod, event *edgeapi.Event) {
+func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod, event *edgeapi.Event) {
 	eventType := corev1.EventTypeNormal
 	if event.GetType() == corev1.EventTypeWarning {
 		eventType = corev1.EventTypeWarning
@@ -83,17 +85,17 @@ func (r *Recorder) FromDevice(device *corev1.ObjectReference, nodeName string, p
 		recorder.Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
-	recorder.Event(device, eventType, reason, message)
+	recorder.Event(DeviceReference(d), eventType, reason, message)
 	if nodeName != "" {
 		recorder.Event(nodeReference(nodeName), eventType, reason, message)
 	}
 }
 
 // DeviceReference refers to an EdgeDevice.
-func DeviceReference(namespace, name string, uid types.UID) *corev1.ObjectReference {
+func DeviceReference(d gateway.Device) *corev1.ObjectReference {
 	return &corev1.ObjectReference{
 		APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice",
-		Namespace: namespace, Name: name, UID: uid,
+		Namespace: d.Namespace, Name: d.Name, UID: d.UID,
 	}
 }
 

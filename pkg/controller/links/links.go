@@ -41,19 +41,26 @@ type Loss struct {
 type Tracker struct {
 	// order serializes the calls to the listeners, so that a late end of an old link cannot overtake
 	// the start of the new one.
-	order    sync.Mutex
-	mu       sync.RWMutex
-	sessions map[types.NamespacedName]gateway.Session
+	order sync.Mutex
+	mu    sync.RWMutex
+	links map[types.NamespacedName]*link
 
 	listeners []Listener
 	messages  []MessageListener
+}
+
+// link is a live link.
+type link struct {
+	session gateway.Session
+	// nodeStatus is the last one that the device sent.
+	nodeStatus *edgeapi.NodeStatus
 }
 
 var _ gateway.Handler = &Tracker{}
 
 // NewTracker returns a Tracker without links.
 func NewTracker() *Tracker {
-	return &Tracker{sessions: map[types.NamespacedName]gateway.Session{}}
+	return &Tracker{links: map[types.NamespacedName]*link{}}
 }
 
 // AddListener adds a listener. Not to be called once links come up.
@@ -69,20 +76,37 @@ func Key(d gateway.Device) types.NamespacedName {
 	return types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
 }
 
-// Session returns the live link of a device, or nil. With a UID, only a link of that very EdgeDevice.
+// Session returns the live link of a device, or nil. A link of an EdgeDevice with another UID does not
+// count.
 func (t *Tracker) Session(key types.NamespacedName, uid types.UID) gateway.Session {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	s := t.sessions[key]
-	if s == nil || (uid != "" && s.Device().UID != uid) {
+	l := t.links[key]
+	if l == nil || l.session.Device().UID != uid {
 		return nil
 	}
-	select {
-	case <-s.Done():
-		return nil
-	default:
-		return s
+	return l.session
+}
+
+// Linked says whether a device of this name has a live link, whatever its UID.
+func (t *Tracker) Linked(key types.NamespacedName) (gateway.Device, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if l := t.links[key]; l != nil {
+		return l.session.Device(), true
 	}
+	return gateway.Device{}, false
+}
+
+// NodeStatus returns what a device reported last on itself over this link, nil if nothing. Not to be
+// modified.
+func (t *Tracker) NodeStatus(s gateway.Session) *edgeapi.NodeStatus {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if l := t.links[Key(s.Device())]; l != nil && l.session == s {
+		return l.nodeStatus
+	}
+	return nil
 }
 
 // SessionStarted implements gateway.Handler.
@@ -90,7 +114,7 @@ func (t *Tracker) SessionStarted(s gateway.Session) {
 	t.order.Lock()
 	defer t.order.Unlock()
 	t.mu.Lock()
-	t.sessions[Key(s.Device())] = s
+	t.links[Key(s.Device())] = &link{session: s, nodeStatus: s.Hello().GetNodeStatus()}
 	t.mu.Unlock()
 	for _, l := range t.listeners {
 		l.LinkUp(s)
@@ -102,6 +126,13 @@ func (t *Tracker) SessionStarted(s gateway.Session) {
 func (t *Tracker) DeviceMessage(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	if !t.current(s) {
 		return
+	}
+	if m, ok := msg.GetMessage().(*edgeapi.DeviceMessage_NodeStatus); ok {
+		t.mu.Lock()
+		if l := t.links[Key(s.Device())]; l != nil && l.session == s {
+			l.nodeStatus = m.NodeStatus
+		}
+		t.mu.Unlock()
 	}
 	for _, l := range t.messages {
 		l.Message(s, msg)
@@ -116,7 +147,7 @@ func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
 		return
 	}
 	t.mu.Lock()
-	delete(t.sessions, Key(s.Device()))
+	delete(t.links, Key(s.Device()))
 	t.mu.Unlock()
 	lost := Loss{Reason: reason, LastSeen: s.Info().LastSeen}
 	for _, l := range t.listeners {
@@ -127,5 +158,6 @@ func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
 func (t *Tracker) current(s gateway.Session) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.sessions[Key(s.Device())] == s
+	l := t.links[Key(s.Device())]
+	return l != nil && l.session == s
 }

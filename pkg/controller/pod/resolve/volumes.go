@@ -16,8 +16,9 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
-// maxVolumeBytes bounds what all volumes of a pod may hold together: they travel in one message.
-const maxVolumeBytes = 12 << 20
+// maxVolumeBytes bounds what all volumes of a pod may hold together: they travel in one message, with
+// the pod, which must stay below gateway.MaxServerMessage.
+const maxVolumeBytes = 6 << 20
 
 // content is a volume under construction.
 type content struct {

@@ -1,0 +1,251 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/queue"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+const (
+	// workers is how many EdgeDevices are worked on at the same time.
+	workers = 16
+	// settle is how long a change may wait for others: a device that comes, and its Node, cost one
+	// write together.
+	settle = 250 * time.Millisecond
+)
+
+// Nodes is what the Controller needs of package node.
+type Nodes interface {
+	// Of returns the Node of an EdgeDevice that is being deleted, nil if it has none. It asks the
+	// cluster if memory does not know of one.
+	Of(ctx context.Context, ed *aranya.EdgeDevice) (*corev1.Node, error)
+	// Drain deletes the pods on a Node; it returns when to call it again as long as there are some.
+	Drain(ctx context.Context, n *corev1.Node, connected bool) (again time.Duration, err error)
+	// Delete deletes a Node and its Lease.
+	Delete(ctx context.Context, n *corev1.Node) error
+}
+
+// Config of the Controller.
+type Config struct {
+	Edge    versioned.Interface
+	Devices cache.SharedIndexInformer
+	// NodeInformer is for being told of changes, and for finding Nodes that stand in the way.
+	NodeInformer cache.SharedIndexInformer
+	Nodes        Nodes
+	Tracker      *links.Tracker
+	Events       *events.Recorder
+	Clock        clock.WithTicker
+	// Disconnect cuts the link of a device.
+	Disconnect func(device gateway.Device, reason error)
+	// ReconnectGrace is how long after the start a device may take to come back until it is Offline.
+	ReconnectGrace time.Duration
+}
+
+// Controller keeps the status of EdgeDevices. It is a links.Listener.
+type Controller struct {
+	config  Config
+	devices aranyalisters.EdgeDeviceLister
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	start   time.Time
+
+	mu   sync.Mutex
+	turn uint64
+	// links holds what happened on the links since the start, by device.
+	links map[types.NamespacedName]linkHistory
+}
+
+// linkHistory is what is to be told of a device's last link.
+type linkHistory struct {
+	// turn tells apart the links of a device.
+	turn uint64
+	// announced is set once a new link shows in the stored status.
+	announced bool
+	// lost is why the link was lost, nil while it is up.
+	lost     error
+	lastSeen time.Time
+}
+
+var (
+	_ links.Listener        = &Controller{}
+	_ links.MessageListener = &Controller{}
+)
+
+// New returns a Controller that does nothing until Run.
+func New(config Config) (*Controller, error) {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	c := &Controller{
+		config:  config,
+		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
+		queue:   queue.New[types.NamespacedName]("edgedevices", config.Clock),
+		start:   config.Clock.Now(),
+		links:   map[types.NamespacedName]linkHistory{},
+	}
+	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
+	_, nodeErr := config.NodeInformer.AddEventHandler(c.nodeHandler())
+	return c, errors.Join(deviceErr, nodeErr)
+}
+
+// Run works until ctx ends, and returns when all workers have. The informers must have synced.
+func (c *Controller) Run(ctx context.Context) {
+	queue.Run(ctx, c.queue, workers, c.sync)
+}
+
+// LinkUp implements links.Listener.
+func (c *Controller) LinkUp(s gateway.Session) {
+	c.remember(s.Device(), linkHistory{})
+	info := s.Info()
+	c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, info.RemoteAddress, info.Replica)
+	c.queue.AddAfter(links.Key(s.Device()), settle)
+}
+
+// LinkDown implements links.Listener.
+func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
+	c.remember(device, linkHistory{lost: lost.Reason, lastSeen: lost.LastSeen})
+	c.config.Events.Device(device, corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %v", lost.Reason)
+	c.queue.AddAfter(links.Key(device), settle)
+}
+
+func (c *Controller) remember(device gateway.Device, history linkHistory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn++
+	history.turn = c.turn
+	c.links[links.Key(device)] = history
+}
+
+// Message implements links.MessageListener.
+func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
+	if _, ok := msg.GetMessage().(*edgeapi.DeviceMessage_NodeStatus); ok {
+		c.queue.AddAfter(links.Key(s.Device()), settle)
+	}
+}
+
+// sync brings the stored status of an EdgeDevice up to date, or removes what belongs to one that is
+// being deleted.
+func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	ed, err := c.devices.EdgeDevices(key.Namespace).Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		c.forget(key)
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
+	c.dropFormer(key, ed)
+	if ed.DeletionTimestamp != nil {
+		return c.finalize(ctx, ed)
+	}
+	status, again := c.status(ctx, ed)
+	c.mu.Lock()
+	history, linked := c.links[key]
+	c.mu.Unlock()
+	if linked && !history.announced {
+		// What was read may be overlaid with live fields: a new link, or its loss, is written in any
+		// case.
+	} else if same(&ed.Status, status) {
+		return again, nil
+	}
+	if err := c.write(ctx, ed, status); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	if now, ok := c.links[key]; ok && now.turn == history.turn {
+		now.announced = true
+		c.links[key] = now
+	}
+	c.mu.Unlock()
+	c.tellConflict(ed, status)
+	return again, nil
+}
+
+// write patches the fields of the status that are the controller's; the others belong to the gateway
+// or exist on reads only.
+func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) error {
+	fields := map[string]any{
+		"phase":              status.Phase,
+		"conditions":         status.Conditions,
+		"agentVersion":       status.AgentVersion,
+		"observedGeneration": status.ObservedGeneration,
+		"nodeName":           nil,
+	}
+	if status.NodeName != "" {
+		fields["nodeName"] = status.NodeName
+	}
+	if status.LastSeen != nil {
+		fields["lastSeen"] = status.LastSeen
+	}
+	if status.Device != nil {
+		device, err := replaced(status.Device, ed.Status.Device)
+		if err != nil {
+			return err
+		}
+		fields["device"] = device
+	}
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": ed.UID}, "status": fields})
+	if err != nil {
+		return err
+	}
+	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
+
+// tellConflict records an event when the Node of this name turns out to be somebody else's.
+func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) {
+	after := findCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
+	before := findCondition(ed.Status.Conditions, aranya.EdgeDeviceNodeReady)
+	if after != nil && after.Reason == ReasonConflict && (before == nil || before.Reason != ReasonConflict) {
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict, "%s", after.Message)
+	}
+}
+
+// forget drops what is kept of a device that is gone, and cuts its link.
+func (c *Controller) forget(key types.NamespacedName) {
+	if device, ok := c.config.Tracker.Linked(key); ok {
+		c.config.Disconnect(device, errDeleted)
+		return // LinkDown leads here again
+	}
+	c.mu.Lock()
+	delete(c.links, key)
+	c.mu.Unlock()
+}
+
+// dropFormer cuts the link of a former EdgeDevice of the same name.
+func (c *Controller) dropFormer(key types.NamespacedName, ed *aranya.EdgeDevice) {
+	if device, ok := c.config.Tracker.Linked(key); ok && device.UID != ed.UID {
+		c.config.Disconnect(device, errDeleted)
+	}
+}
+
+func deviceOf(ed *aranya.EdgeDevice) gateway.Device {
+	return gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
+}

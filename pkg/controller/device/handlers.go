@@ -1,0 +1,68 @@
+package device
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/node"
+)
+
+// deviceHandler notices changes of EdgeDevices, and tells of certificates.
+func (c *Controller) deviceHandler() cache.ResourceEventHandler {
+	notice := func(object any) {
+		if ed, ok := object.(*aranya.EdgeDevice); ok {
+			c.queue.Add(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: notice,
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(*aranya.EdgeDevice)
+			ed, ok2 := after.(*aranya.EdgeDevice)
+			if ok1 && ok2 && old.UID == ed.UID {
+				c.tellCertificate(ed, old.Status.Certificate, ed.Status.Certificate)
+			}
+			notice(after)
+		},
+		DeleteFunc: func(object any) { notice(lastState(object)) },
+	}
+}
+
+// tellCertificate records an event when a certificate was issued.
+func (c *Controller) tellCertificate(ed *aranya.EdgeDevice, old, now *aranya.CertificateStatus) {
+	const format = "The device's agent %s; the certificate is valid until %s"
+	switch {
+	case now == nil || apiequality.Semantic.DeepEqual(old, now):
+	case old == nil:
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+	case old.PublicKeySHA256 != now.PublicKeySHA256:
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled anew with another key, which shuts the former one out", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+	default:
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "CertificateRenewed", format, "renewed its certificate", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+	}
+}
+
+// nodeHandler notices changes of Nodes that the condition NodeReady depends on.
+func (c *Controller) nodeHandler() cache.ResourceEventHandler {
+	notice := func(object any) {
+		if n, ok := object.(*corev1.Node); ok {
+			for _, key := range node.DevicesNamed(c.config.Devices.GetIndexer(), n.Name) {
+				c.queue.AddAfter(key, settle)
+			}
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: notice,
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(*corev1.Node)
+			n, ok2 := after.(*corev1.Node)
+			if ok1 && ok2 && (old.UID != n.UID || !apiequality.Semantic.DeepEqual(node.Ready(old), node.Ready(n))) {
+				notice(after)
+			}
+		},
+		DeleteFunc: func(object any) { notice(lastState(object)) },
+	}
+}

@@ -1,0 +1,225 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// Reasons of conditions.
+const (
+	ReasonCertificateIssued = "CertificateIssued"
+	ReasonNotEnrolled       = "NotEnrolled"
+	ReasonConnected         = "LinkUp"
+	ReasonNeverConnected    = "NeverConnected"
+	ReasonDisconnected      = "LinkLost"
+	ReasonAfterRestart      = "NotReconnected"
+	ReasonNodeDisabled      = "NodeDisabled"
+	ReasonNoNode            = "NodeNotCreated"
+	ReasonConflict          = "NodeNameConflict"
+)
+
+// status returns what the stored status of an EdgeDevice should be, and when to look again if only
+// time can tell.
+func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya.EdgeDeviceStatus, time.Duration) {
+	status := ed.Status.DeepCopy()
+	status.ObservedGeneration = ed.Generation
+	set := func(t string, s metav1.ConditionStatus, reason, message string) {
+		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+			Type: t, Status: s, Reason: reason, Message: message,
+			ObservedGeneration: ed.Generation, LastTransitionTime: metav1.NewTime(c.config.Clock.Now()),
+		})
+	}
+	if ed.Status.Certificate != nil {
+		set(aranya.EdgeDeviceEnrolled, metav1.ConditionTrue, ReasonCertificateIssued, "The device's agent holds a certificate")
+	} else {
+		set(aranya.EdgeDeviceEnrolled, metav1.ConditionFalse, ReasonNotEnrolled,
+			fmt.Sprintf("No agent has enrolled: create a token with \"kubectl edge token %s -n %s\" and use it with \"arhat join\" on the device", ed.Name, ed.Namespace))
+	}
+	again := c.connection(ctx, ed, status, set)
+	n, conflict := c.node(ed)
+	status.NodeName = ""
+	if n != nil {
+		status.NodeName = n.Name
+	}
+	nodeReady(ed, n, conflict, set)
+	return status, again
+}
+
+type setCondition func(t string, s metav1.ConditionStatus, reason, message string)
+
+// connection fills in what follows from the link.
+func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus, set setCondition) (again time.Duration) {
+	key := types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}
+	if s := c.config.Tracker.Session(key, ed.UID); s != nil {
+		status.Phase = aranya.EdgeDeviceOnline
+		set(aranya.EdgeDeviceConnected, metav1.ConditionTrue, ReasonConnected, "The device is connected over "+s.Info().Method)
+		c.facts(ctx, s, status)
+		return 0
+	}
+	c.mu.Lock()
+	history, known := c.links[key]
+	c.mu.Unlock()
+	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
+	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
+	switch {
+	case known && history.lost != nil:
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonDisconnected, history.lost.Error())
+		if !history.lastSeen.IsZero() {
+			status.LastSeen = &metav1.Time{Time: history.lastSeen}
+		}
+	case wasConnected && wait > 0:
+		return wait // since before the start of aranya: it may come back
+	case wasConnected:
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonAfterRestart, "The device did not connect since aranya was started")
+	case findCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected) == nil:
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonNeverConnected, "The device has not connected yet")
+	}
+	status.Phase = aranya.EdgeDeviceOffline
+	if ed.Status.Certificate == nil {
+		status.Phase = aranya.EdgeDevicePending
+	}
+	return 0
+}
+
+// facts fills in what a connected device says of itself. When it was last heard of is only stored when
+// something else changes.
+func (c *Controller) facts(ctx context.Context, s gateway.Session, status *aranya.EdgeDeviceStatus) {
+	status.AgentVersion = clip(s.Hello().GetAgentVersion(), maxVersion)
+	status.LastSeen = &metav1.Time{Time: c.config.Clock.Now()}
+	reported, err := node.Decode(c.config.Tracker.NodeStatus(s))
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The device reports something unusable about itself")
+		return
+	}
+	status.Device = Info(reported)
+}
+
+// maxVersion bounds the version that an agent gives.
+const maxVersion = 64
+
+func clip(s string, n int) string { return s[:min(len(s), n)] }
+
+// Info converts what a device reports on itself, see node.Decode.
+func Info(reported *corev1.NodeStatus) *aranya.DeviceInfo {
+	return &aranya.DeviceInfo{
+		OperatingSystem:         reported.NodeInfo.OperatingSystem,
+		Architecture:            reported.NodeInfo.Architecture,
+		KernelVersion:           reported.NodeInfo.KernelVersion,
+		OSImage:                 reported.NodeInfo.OSImage,
+		MachineID:               reported.NodeInfo.MachineID,
+		BootID:                  reported.NodeInfo.BootID,
+		ContainerRuntimeVersion: reported.NodeInfo.ContainerRuntimeVersion,
+		Addresses:               reported.Addresses,
+		Capacity:                reported.Capacity,
+		Allocatable:             reported.Allocatable,
+	}
+}
+
+// node returns the Node of an EdgeDevice, and whether another one stands in its way.
+func (c *Controller) node(ed *aranya.EdgeDevice) (own *corev1.Node, conflict bool) {
+	object, exists, err := c.config.NodeInformer.GetIndexer().GetByKey(ed.Name)
+	if err != nil || !exists {
+		return nil, false
+	}
+	n := object.(*corev1.Node)
+	if !node.Owned(n, ed) {
+		return nil, true
+	}
+	return n, false
+}
+
+// nodeReady mirrors the Ready condition of the Node.
+func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, set setCondition) {
+	const t = aranya.EdgeDeviceNodeReady
+	switch {
+	case n == nil && ed.Spec.Node.Disabled:
+		set(t, metav1.ConditionFalse, ReasonNodeDisabled, "The device has no Node because spec.node.disabled is set")
+	case conflict:
+		set(t, metav1.ConditionFalse, ReasonConflict, fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
+			"It is not touched; the device gets its Node when that one is gone. Or create the EdgeDevice under another name", ed.Name))
+	case n == nil:
+		set(t, metav1.ConditionFalse, ReasonNoNode, "The Node is created when the device connects for the first time")
+	default:
+		ready := node.Ready(n)
+		if ready == nil {
+			set(t, metav1.ConditionUnknown, ReasonNoNode, "The Node has no Ready condition yet")
+			return
+		}
+		reason := ready.Reason
+		if reason == "" {
+			reason = "NodeStatus" + string(ready.Status)
+		}
+		set(t, metav1.ConditionStatus(ready.Status), reason, ready.Message)
+	}
+}
+
+// same says whether a stored status needs no write. When the device was last heard of is no reason.
+func same(stored, status *aranya.EdgeDeviceStatus) bool {
+	return stored.Phase == status.Phase &&
+		stored.AgentVersion == status.AgentVersion &&
+		stored.NodeName == status.NodeName &&
+		stored.ObservedGeneration == status.ObservedGeneration &&
+		apiequality.Semantic.DeepEqual(stored.Conditions, status.Conditions) &&
+		apiequality.Semantic.DeepEqual(stored.Device, status.Device)
+}
+
+// replaced encodes after for a JSON merge patch that replaces before: fields that are gone are set to
+// null.
+func replaced[T any](after, before *T) (map[string]any, error) {
+	var old, fields map[string]any
+	for _, step := range []struct {
+		from *T
+		to   *map[string]any
+	}{{before, &old}, {after, &fields}} {
+		data, err := json.Marshal(step.from)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(data, step.to); err != nil {
+			return nil, err
+		}
+	}
+	nullAbsent(fields, old)
+	return fields, nil
+}
+
+func nullAbsent(fields, old map[string]any) {
+	for k, v := range old {
+		now, there := fields[k]
+		if !there {
+			fields[k] = nil
+			continue
+		}
+		oldMap, ok1 := v.(map[string]any)
+		nowMap, ok2 := now.(map[string]any)
+		if ok1 && ok2 {
+			nullAbsent(nowMap, oldMap)
+		}
+	}
+}
+
+func findCondition(conditions []metav1.Condition, t string) *metav1.Condition {
+	return meta.FindStatusCondition(conditions, t)
+}
+
+// lastState is the last known state of a deleted object.
+func lastState(object any) any {
+	if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		return unknown.Obj
+	}
+	return object
+}

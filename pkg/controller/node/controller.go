@@ -1,0 +1,253 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/queue"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+const (
+	// workers is how many Nodes are worked on at the same time.
+	workers = 16
+	// flapDelay is how long a lost link may take to be replaced without being noticed.
+	flapDelay = 100 * time.Millisecond
+)
+
+// Config of the Controller.
+type Config struct {
+	Kube    kubernetes.Interface
+	Edge    versioned.Interface
+	Nodes   cache.SharedIndexInformer
+	Pods    cache.Indexer
+	Devices cache.SharedIndexInformer
+	Tracker *links.Tracker
+	Events  *events.Recorder
+	Clock   clock.WithTicker
+	// Address and Port of the kubelet endpoint.
+	Address string
+	Port    int32
+	// ReconnectGrace is how long after the start a device may take to come back until its Node is
+	// Unknown.
+	ReconnectGrace time.Duration
+}
+
+// Controller keeps the Nodes and Leases. It is a links.Listener.
+type Controller struct {
+	config  Config
+	nodes   corelisters.NodeLister
+	devices aranyalisters.EdgeDeviceLister
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	leases  *leases
+	start   time.Time
+
+	mu sync.Mutex
+	// lost holds, for devices whose link was lost since the start, why.
+	lost map[types.NamespacedName]string
+}
+
+var (
+	_ links.Listener        = &Controller{}
+	_ links.MessageListener = &Controller{}
+)
+
+// New returns a Controller that does nothing until Run.
+func New(config Config) (*Controller, error) {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	c := &Controller{
+		config:  config,
+		nodes:   corelisters.NewNodeLister(config.Nodes.GetIndexer()),
+		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
+		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
+		leases:  newLeases(config.Kube, config.Clock),
+		start:   config.Clock.Now(),
+		lost:    map[types.NamespacedName]string{},
+	}
+	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
+	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
+	return c, errors.Join(nodeErr, deviceErr)
+}
+
+// Run works until ctx ends, and returns when all workers have. The informers must have synced.
+func (c *Controller) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() { queue.Run(ctx, c.queue, workers, c.sync) })
+	running.Go(func() { c.leases.run(ctx) })
+	running.Wait()
+}
+
+// LinkUp implements links.Listener.
+func (c *Controller) LinkUp(s gateway.Session) {
+	c.mu.Lock()
+	delete(c.lost, links.Key(s.Device()))
+	c.mu.Unlock()
+	c.queue.Add(links.Key(s.Device()))
+}
+
+// LinkDown implements links.Listener.
+func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
+	c.mu.Lock()
+	c.lost[links.Key(device)] = clip(lost.Reason.Error(), maxText)
+	c.mu.Unlock()
+	c.queue.AddAfter(links.Key(device), flapDelay)
+}
+
+// Message implements links.MessageListener.
+func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
+	if _, ok := msg.GetMessage().(*edgeapi.DeviceMessage_NodeStatus); ok {
+		c.queue.Add(links.Key(s.Device()))
+	}
+}
+
+// lostBecause says why a device's link was lost; false if it had none since the start.
+func (c *Controller) lostBecause(key types.NamespacedName) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reason, ok := c.lost[key]
+	return reason, ok
+}
+
+// sync brings the Node of a device up to date. EdgeDevices that are being deleted are left to package
+// device.
+func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	ed, err := c.devices.EdgeDevices(key.Namespace).Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		c.forget(key)
+		return 0, nil
+	}
+	if err != nil || ed.DeletionTimestamp != nil {
+		return 0, err
+	}
+	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
+	n, err := c.nodes.Get(ed.Name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	session := c.config.Tracker.Session(key, ed.UID)
+	switch {
+	case ed.Spec.Node.Disabled:
+		return c.retire(ctx, ed, n, session != nil)
+	case n == nil || err != nil:
+		if session == nil {
+			return 0, nil // nothing is known of the machine yet
+		}
+		return 0, c.create(ctx, ed, session)
+	case !Owned(n, ed):
+		return 0, c.replaceFormer(ctx, ed, n)
+	case session != nil:
+		return 0, c.online(ctx, ed, n, session)
+	}
+	return c.offline(ctx, ed, n, key)
+}
+
+// create creates the Node and its Lease, and takes off the taint that admission put on it.
+func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session gateway.Session) error {
+	reported, err := Decode(c.config.Tracker.NodeStatus(session))
+	if err != nil {
+		return c.unusable(ctx, ed, err)
+	}
+	if err := c.ensureFinalizer(ctx, ed); err != nil {
+		return err
+	}
+	now := metav1.NewTime(c.config.Clock.Now())
+	others, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	status := onlineStatus(ed, reported, &corev1.NodeStatus{}, endpoint{c.config.Address, c.config.Port}, now)
+	n, err := c.config.Kube.CoreV1().Nodes().Create(ctx, newNode(ed, status, len(others), now), metav1.CreateOptions{})
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		return fmt.Errorf("create Node: %w", err) // the informer is about to tell whose it is
+	case apierrors.IsInvalid(err):
+		return c.unusable(ctx, ed, err)
+	case err != nil:
+		return fmt.Errorf("create Node: %w", err)
+	}
+	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID || now.DeletionTimestamp != nil {
+		// Deleted meanwhile; who cleans up may have looked for the Node before it was there.
+		return c.Delete(ctx, n)
+	}
+	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
+	klog.FromContext(ctx).Info("Created the Node")
+	c.leases.start(n, true)
+	return c.adjust(ctx, ed, n, n.Status.NodeInfo, isReady(&status))
+}
+
+// online brings the Node of a connected device up to date.
+func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, session gateway.Session) error {
+	reported, err := Decode(c.config.Tracker.NodeStatus(session))
+	if err != nil {
+		return c.unusable(ctx, ed, err)
+	}
+	c.leases.start(n, false)
+	status := onlineStatus(ed, reported, &n.Status, endpoint{c.config.Address, c.config.Port}, metav1.NewTime(c.config.Clock.Now()))
+	if err := c.writeStatus(ctx, n, status); err != nil {
+		if apierrors.IsInvalid(err) {
+			return c.unusable(ctx, ed, err)
+		}
+		return err
+	}
+	return c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status))
+}
+
+// offline sets the Node of a device that is away to Unknown, once. After the start of aranya a device
+// gets some time to come back first.
+func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, key types.NamespacedName) (time.Duration, error) {
+	c.leases.stop(n.Name)
+	var again time.Duration
+	ready := Ready(n)
+	if ready == nil || ready.Status != corev1.ConditionUnknown {
+		reason, lost := c.lostBecause(key)
+		wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
+		switch {
+		case lost:
+			reason = "The link to the device was lost: " + reason
+		case wait > 0:
+			again = wait
+		default:
+			reason = "The device did not connect since aranya was started"
+		}
+		if again == 0 {
+			if err := c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now()))); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return again, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+}
+
+// forget drops what is kept of a device that is gone.
+func (c *Controller) forget(key types.NamespacedName) {
+	c.mu.Lock()
+	delete(c.lost, key)
+	c.mu.Unlock()
+}
+
+func deviceOf(ed *aranya.EdgeDevice) gateway.Device {
+	return gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
+}

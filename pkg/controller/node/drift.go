@@ -1,0 +1,126 @@
+package node
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+// record is what of an EdgeDevice's spec was put on its Node. It is kept on the Node.
+type record struct {
+	Labels        []string `json:"labels,omitempty"`
+	Annotations   []string `json:"annotations,omitempty"`
+	Taints        []string `json:"taints,omitempty"`
+	Unschedulable bool     `json:"unschedulable,omitempty"`
+}
+
+func recordOf(ed *aranya.EdgeDevice, w wish) record {
+	r := record{
+		Labels:        slices.Sorted(maps.Keys(ed.Spec.Node.Labels)),
+		Annotations:   slices.Sorted(maps.Keys(ed.Spec.Node.Annotations)),
+		Unschedulable: w.unschedulable,
+	}
+	for _, t := range w.taints {
+		r.Taints = append(r.Taints, taintName(t))
+	}
+	slices.Sort(r.Taints)
+	return r
+}
+
+func (r record) encode() string {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return "{}" // strings and a bool cannot fail
+	}
+	return string(data)
+}
+
+// applied reads the record of a Node. One that was spoilt by somebody counts as empty: then what was
+// put on the Node before stays there.
+func applied(n *corev1.Node) record {
+	var r record
+	if json.Unmarshal([]byte(n.Annotations[annotationApplied]), &r) != nil {
+		return record{}
+	}
+	return r
+}
+
+// lifecycleTaints are put on Nodes that are not ready, by admission and controller-manager.
+// Controller-manager would take them off as well, but at its own pace.
+var lifecycleTaints = sets.New(
+	corev1.TaintNodeNotReady+":"+string(corev1.TaintEffectNoSchedule),
+	corev1.TaintNodeNotReady+":"+string(corev1.TaintEffectNoExecute),
+	corev1.TaintNodeUnreachable+":"+string(corev1.TaintEffectNoSchedule),
+	corev1.TaintNodeUnreachable+":"+string(corev1.TaintEffectNoExecute),
+)
+
+// drift returns a JSON merge patch that gives a Node what its EdgeDevice wants, and takes off what it
+// wanted formerly; nil if there is nothing to do. Labels, annotations, taints and a cordon of others
+// stay. If ready, the taints of Nodes that are not ready go.
+func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, ready bool, now metav1.Time) ([]byte, error) {
+	w := wishFor(ed, info)
+	before, after := applied(n), recordOf(ed, w)
+	w.annotations[annotationApplied] = after.encode()
+
+	metadata, spec := map[string]any{}, map[string]any{}
+	if changes := mapChanges(n.Labels, w.labels, before.Labels); len(changes) > 0 {
+		metadata["labels"] = changes
+	}
+	if changes := mapChanges(n.Annotations, w.annotations, before.Annotations); len(changes) > 0 {
+		metadata["annotations"] = changes
+	}
+	obsolete := sets.New(before.Taints...).Difference(sets.New(after.Taints...))
+	if ready {
+		obsolete = obsolete.Union(lifecycleTaints)
+	}
+	taints := withoutTaints(n.Spec.Taints, obsolete.Insert(removingTaints...))
+	for _, t := range w.taints {
+		if t.Effect == corev1.TaintEffectNoExecute {
+			t.TimeAdded = &now
+		}
+		taints = setTaint(taints, t)
+	}
+	if !apiequality.Semantic.DeepEqual(taints, n.Spec.Taints) {
+		spec["taints"] = taints
+		// The list is replaced as a whole: nobody else's change may be lost.
+		metadata["resourceVersion"] = n.ResourceVersion
+	}
+	if w.unschedulable && !n.Spec.Unschedulable {
+		spec["unschedulable"] = true
+	} else if !w.unschedulable && before.Unschedulable && n.Spec.Unschedulable {
+		spec["unschedulable"] = nil
+	}
+	if len(metadata) == 0 && len(spec) == 0 {
+		return nil, nil
+	}
+	metadata["uid"] = n.UID
+	return json.Marshal(map[string]any{"metadata": metadata, "spec": spec})
+}
+
+// removingTaints are what a removal that was called off may have left.
+var removingTaints = []string{taintRemoving + ":" + string(corev1.TaintEffectNoSchedule)}
+
+// mapChanges returns what turns have into want, without the keys that were put there before and are
+// not wanted any more. Nil values take a key off.
+func mapChanges(have, want map[string]string, before []string) map[string]any {
+	changes := map[string]any{}
+	for k, v := range want {
+		if old, ok := have[k]; !ok || old != v {
+			changes[k] = v
+		}
+	}
+	for _, k := range before {
+		_, wanted := want[k]
+		if _, there := have[k]; there && !wanted {
+			changes[k] = nil
+		}
+	}
+	return changes
+}

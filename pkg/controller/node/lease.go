@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/controller/queue"
+)
+
+const (
+	// leaseDuration is what a Lease promises. Controller-manager sets a Node to Unknown if its Lease
+	// was not renewed for 50 s (node-monitor-grace-period).
+	leaseDuration = 45 * time.Second
+	// leaseInterval is how often a Lease is renewed: as rarely as leaves time for several retries.
+	leaseInterval = 30 * time.Second
+	// leaseWorkers bounds how many are renewed at the same time.
+	leaseWorkers = 8
+)
+
+// leases renews the Leases of the Nodes whose devices are connected. One queue serves all of them:
+// there is no goroutine and no timer per Node. Each Node has its own moment within the interval, which
+// follows from its UID, so that the renewals are spread evenly however the devices came.
+type leases struct {
+	kube  kubernetes.Interface
+	clock clock.WithTicker
+	queue workqueue.TypedRateLimitingInterface[string]
+
+	mu sync.Mutex
+	// active holds the Nodes whose Leases are renewed, by name.
+	active map[string]*leaseState
+}
+
+type leaseState struct {
+	node types.UID
+	// fresh is set if the Node was just created: then there is no Lease yet.
+	fresh bool
+	// lease is the last one written, nil if that is not known.
+	lease *coordinationv1.Lease
+}
+
+func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
+	return &leases{kube: kube, clock: clock, queue: queue.New[string]("leases", clock), active: map[string]*leaseState{}}
+}
+
+func (l *leases) run(ctx context.Context) { queue.Run(ctx, l.queue, leaseWorkers, l.renew) }
+
+// start begins to renew the Lease of a Node, unless that is under way.
+func (l *leases) start(n *corev1.Node, fresh bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if st := l.active[n.Name]; st != nil && st.node == n.UID {
+		return
+	}
+	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh}
+	l.queue.Add(n.Name)
+}
+
+// stop ends the renewals; the Lease stays.
+func (l *leases) stop(nodeName string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.active, nodeName)
+}
+
+// delete removes the Lease.
+func (l *leases) delete(ctx context.Context, nodeName string) error {
+	err := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, nodeName, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete Lease of Node %s: %w", nodeName, err)
+	}
+	return nil
+}
+
+func (l *leases) state(nodeName string) *leaseState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.active[nodeName]
+}
+
+// renew renews one Lease and says when to do so again. Only one worker at a time has a given name, so
+// that the fields of its state need no lock.
+func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, error) {
+	st := l.state(nodeName)
+	if st == nil {
+		return 0, nil
+	}
+	client := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	if st.lease == nil && !st.fresh {
+		lease, err := client.Get(ctx, nodeName, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return 0, fmt.Errorf("read Lease of Node %s: %w", nodeName, err)
+		}
+		if err == nil {
+			st.lease = lease
+		}
+	}
+	written, err := l.write(ctx, nodeName, st)
+	st.fresh = false
+	if err != nil {
+		st.lease = nil // read it again
+		return 0, fmt.Errorf("renew Lease of Node %s: %w", nodeName, err)
+	}
+	st.lease = written
+	return l.untilTurn(st.node), nil
+}
+
+func (l *leases) write(ctx context.Context, nodeName string, st *leaseState) (*coordinationv1.Lease, error) {
+	client := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	now := metav1.NewMicroTime(l.clock.Now())
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Namespace: corev1.NamespaceNodeLease}}
+	if st.lease != nil {
+		lease = st.lease.DeepCopy()
+	}
+	lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: nodeName, UID: st.node}}
+	lease.Spec.HolderIdentity = &nodeName
+	lease.Spec.LeaseDurationSeconds = ptr.To(int32(leaseDuration / time.Second))
+	lease.Spec.RenewTime = &now
+	if st.lease == nil {
+		return client.Create(ctx, lease, metav1.CreateOptions{})
+	}
+	return client.Update(ctx, lease, metav1.UpdateOptions{})
+}
+
+// untilTurn is the time until the Node's moment within the interval, which is at most that long.
+func (l *leases) untilTurn(node types.UID) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(node))
+	phase := time.Duration(h.Sum64() % uint64(leaseInterval))
+	now := time.Duration(l.clock.Now().UnixNano())
+	return leaseInterval - (now-phase+leaseInterval)%leaseInterval
+}

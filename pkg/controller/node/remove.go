@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+const (
+	// drainTime is how long the pods of a Node that is to be removed may take to end, all together.
+	drainTime = 30 * time.Second
+	// drainPoll is how often they are looked at.
+	drainPoll = 500 * time.Millisecond
+)
+
+// retire removes the Node of a device that is not to have one any more.
+func (c *Controller) retire(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, connected bool) (time.Duration, error) {
+	if n == nil || !Owned(n, ed) {
+		return 0, nil
+	}
+	again, err := c.Drain(ctx, n, connected)
+	if err != nil || again > 0 {
+		return again, err
+	}
+	if err := c.Delete(ctx, n); err != nil {
+		return 0, err
+	}
+	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, because spec.node.disabled is set", n.Name)
+	return 0, nil
+}
+
+// Drain deletes the pods on a Node that is to be removed. On a connected device they get up to 30 s to
+// end, all together; otherwise, and after that time, they are deleted by force. As long as there are
+// some it returns when to call it again.
+func (c *Controller) Drain(ctx context.Context, n *corev1.Node, connected bool) (again time.Duration, err error) {
+	pods := c.remaining(n.Name)
+	if len(pods) == 0 {
+		return 0, nil
+	}
+	since, err := c.markRemoving(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	left := drainTime - c.config.Clock.Since(since)
+	var errs []error
+	for _, pod := range pods {
+		options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
+		switch {
+		case !connected || left <= 0:
+			options.GracePeriodSeconds = ptr.To[int64](0)
+		case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) <= int64(drainTime/time.Second):
+			continue
+		default:
+			grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+			options.GracePeriodSeconds = ptr.To(max(1, min(grace, int64(left/time.Second))))
+		}
+		err := c.config.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, options)
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			errs = append(errs, fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err))
+		}
+	}
+	return drainPoll, errors.Join(errs...)
+}
+
+// remaining returns the pods on a Node, but not those that only somebody else's finalizer keeps.
+func (c *Controller) remaining(nodeName string) []*corev1.Pod {
+	found, err := c.config.Pods.ByIndex(PodIndex, nodeName)
+	if err != nil {
+		return nil
+	}
+	var pods []*corev1.Pod
+	for _, object := range found {
+		pod := object.(*corev1.Pod)
+		if len(pod.Finalizers) > 0 && pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 {
+			continue
+		}
+		pods = append(pods, pod)
+	}
+	return pods
+}
+
+// markRemoving keeps new pods off the Node, those of DaemonSets included, by a taint that also says
+// since when.
+func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Time, error) {
+	now := metav1.NewTime(c.config.Clock.Now())
+	taint := corev1.Taint{Key: taintRemoving, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now}
+	for i := range n.Spec.Taints {
+		if t := &n.Spec.Taints[i]; t.MatchTaint(&taint) {
+			if t.TimeAdded == nil {
+				return n.CreationTimestamp.Time, nil
+			}
+			return t.TimeAdded.Time, nil
+		}
+	}
+	data, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": n.UID, "resourceVersion": n.ResourceVersion},
+		"spec":     map[string]any{"taints": append(withoutTaints(n.Spec.Taints, nil), taint)},
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return time.Time{}, fmt.Errorf("taint Node %s: %w", n.Name, err)
+	}
+	return now.Time, nil
+}
+
+// Delete deletes a Node and its Lease, without waiting for garbage collection.
+func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
+	c.leases.stop(n.Name)
+	err := c.config.Kube.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(n.UID))})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete Node %s: %w", n.Name, err)
+	}
+	if err := c.leases.delete(ctx, n.Name); err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("Deleted the Node", "node", klog.KObj(n))
+	return nil
+}
+
+// Of returns the Node of an EdgeDevice, nil if it has none. What memory does not know of is asked of
+// the cluster: it may have been created just now.
+func (c *Controller) Of(ctx context.Context, ed *aranya.EdgeDevice) (*corev1.Node, error) {
+	n, err := c.nodes.Get(ed.Name)
+	if apierrors.IsNotFound(err) {
+		n, err = c.config.Kube.CoreV1().Nodes().Get(ctx, ed.Name, metav1.GetOptions{})
+	}
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Node %s: %w", ed.Name, err)
+	}
+	if !Owned(n, ed) {
+		return nil, nil
+	}
+	return n, nil
+}
+
+// PodIndex is the name of the index of the pod informer by Node.
+const PodIndex = "spec.nodeName"
+
+// IndexPod is its function.
+func IndexPod(object any) ([]string, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName == "" {
+		return nil, nil
+	}
+	return []string{pod.Spec.NodeName}, nil
+}
+
+var _ cache.IndexFunc = IndexPod

@@ -1,0 +1,198 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// Reasons of a Node's Ready condition.
+const (
+	// ReasonReady goes with True.
+	ReasonReady = "DeviceReady"
+	// ReasonDisconnected goes with Unknown: the link was lost.
+	ReasonDisconnected = "DeviceDisconnected"
+)
+
+// fallbackVersion stands for the kubelet's version if a device gives none: that of the Kubernetes
+// libraries that this speaks with.
+const fallbackVersion = "v1.37.2"
+
+// Bounds on what a device may say about itself.
+const (
+	maxImages     = 50
+	maxImageNames = 5
+	maxConditions = 32
+	maxAddresses  = 32
+	maxResources  = 64
+	maxText       = 256
+	maxMessage    = 1024
+)
+
+// Decode reads what a device reports about itself. What it must not say, or says too much of, is
+// left out.
+func Decode(reported *edgeapi.NodeStatus) (*corev1.NodeStatus, error) {
+	status := &corev1.NodeStatus{}
+	if err := status.Unmarshal(reported.GetStatus()); err != nil {
+		return nil, fmt.Errorf("undecodable node status: %w", err)
+	}
+	clean := &corev1.NodeStatus{
+		Capacity:    cleanResources(status.Capacity),
+		Allocatable: cleanResources(status.Allocatable),
+		NodeInfo:    status.NodeInfo,
+		Features:    status.Features,
+	}
+	for _, text := range []*string{
+		&clean.NodeInfo.MachineID, &clean.NodeInfo.SystemUUID, &clean.NodeInfo.BootID, &clean.NodeInfo.KernelVersion,
+		&clean.NodeInfo.OSImage, &clean.NodeInfo.ContainerRuntimeVersion, &clean.NodeInfo.KubeletVersion,
+		&clean.NodeInfo.OperatingSystem, &clean.NodeInfo.Architecture,
+	} {
+		*text = clip(*text, maxText)
+	}
+	// These two become labels.
+	if len(validation.IsValidLabelValue(clean.NodeInfo.OperatingSystem)) > 0 {
+		clean.NodeInfo.OperatingSystem = ""
+	}
+	if len(validation.IsValidLabelValue(clean.NodeInfo.Architecture)) > 0 {
+		clean.NodeInfo.Architecture = ""
+	}
+	if clean.NodeInfo.KubeletVersion == "" {
+		clean.NodeInfo.KubeletVersion = fallbackVersion
+	}
+	clean.Conditions = cleanConditions(status.Conditions)
+	for i, image := range status.Images {
+		if i == maxImages {
+			break
+		}
+		image.Names = image.Names[:min(len(image.Names), maxImageNames)]
+		clean.Images = append(clean.Images, image)
+	}
+	clean.Addresses = status.Addresses[:min(len(status.Addresses), maxAddresses)]
+	for i := range clean.Addresses {
+		clean.Addresses[i].Address = clip(clean.Addresses[i].Address, maxText)
+	}
+	return clean, nil
+}
+
+func cleanConditions(conditions []corev1.NodeCondition) []corev1.NodeCondition {
+	var clean []corev1.NodeCondition
+	for _, c := range conditions {
+		valid := c.Status == corev1.ConditionTrue || c.Status == corev1.ConditionFalse || c.Status == corev1.ConditionUnknown
+		if len(clean) == maxConditions || !valid || len(validation.IsQualifiedName(string(c.Type))) > 0 {
+			continue
+		}
+		c.Reason, c.Message = clip(c.Reason, maxText), clip(c.Message, maxMessage)
+		clean = append(clean, c)
+	}
+	return clean
+}
+
+func cleanResources(list corev1.ResourceList) corev1.ResourceList {
+	clean := corev1.ResourceList{}
+	for name, quantity := range list {
+		if len(clean) < maxResources && quantity.Sign() >= 0 && len(validation.IsQualifiedName(string(name))) == 0 {
+			clean[name] = quantity
+		}
+	}
+	return clean
+}
+
+func clip(s string, n int) string {
+	return strings.ToValidUTF8(s[:min(len(s), n)], "")
+}
+
+// endpoint is where the kubelet endpoint of this replica listens.
+type endpoint struct {
+	address string
+	port    int32
+}
+
+// onlineStatus is the status of the Node of a connected device. Conditions that others set on the Node
+// stay, as do the times of those that did not change.
+func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev1.NodeStatus, e endpoint, now metav1.Time) corev1.NodeStatus {
+	status := *old.DeepCopy()
+	status.Capacity, status.Allocatable = reported.Capacity.DeepCopy(), reported.Allocatable.DeepCopy()
+	for _, list := range []*corev1.ResourceList{&status.Capacity, &status.Allocatable} {
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		(*list)[corev1.ResourcePods] = *resource.NewQuantity(int64(ptr.Deref(ed.Spec.Pod.Capacity, 110)), resource.DecimalSI)
+	}
+	status.NodeInfo, status.Images, status.Features = reported.NodeInfo, reported.Images, reported.Features
+	// Only addresses of the kubelet endpoint: kube-apiserver would try any other first.
+	status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: e.address}}
+	status.DaemonEndpoints.KubeletEndpoint.Port = e.port
+
+	ready := corev1.NodeCondition{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: ReasonReady, Message: "The device is connected and its runtime is ready",
+	}
+	for _, c := range reported.Conditions {
+		if c.Type == corev1.NodeReady {
+			if c.Status != corev1.ConditionTrue {
+				ready = c
+			}
+			continue
+		}
+		setCondition(&status, c, now)
+	}
+	setCondition(&status, ready, now)
+	return status
+}
+
+// offlineStatus is the status of the Node of a device that is away: nothing is known of it any more.
+func offlineStatus(old *corev1.NodeStatus, message string, now metav1.Time) corev1.NodeStatus {
+	status := *old.DeepCopy()
+	for _, t := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		if condition(&status, t) != nil {
+			setCondition(&status, corev1.NodeCondition{Type: t, Status: corev1.ConditionUnknown, Reason: ReasonDisconnected, Message: message}, now)
+		}
+	}
+	setCondition(&status, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: ReasonDisconnected, Message: message}, now)
+	return status
+}
+
+// setCondition sets a condition. Its times stay if nothing changes: there is no heartbeat but the
+// Lease.
+func setCondition(status *corev1.NodeStatus, c corev1.NodeCondition, now metav1.Time) {
+	c.LastHeartbeatTime, c.LastTransitionTime = now, now
+	old := condition(status, c.Type)
+	if old == nil {
+		status.Conditions = append(status.Conditions, c)
+		return
+	}
+	if old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+		if old.Reason == c.Reason && old.Message == c.Message {
+			c.LastHeartbeatTime = old.LastHeartbeatTime
+		}
+	}
+	*old = c
+}
+
+func condition(status *corev1.NodeStatus, t corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range status.Conditions {
+		if status.Conditions[i].Type == t {
+			return &status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// Ready returns the Ready condition of a Node, nil if it has none.
+func Ready(n *corev1.Node) *corev1.NodeCondition { return condition(&n.Status, corev1.NodeReady) }
+
+func isReady(status *corev1.NodeStatus) bool {
+	c := condition(status, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionTrue
+}
+
+func sameStatus(a, b *corev1.NodeStatus) bool { return apiequality.Semantic.DeepEqual(a, b) }

@@ -1,0 +1,87 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/patch"
+)
+
+// writeStatus patches the status of a Node, if it differs.
+func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status corev1.NodeStatus) error {
+	if sameStatus(&n.Status, &status) {
+		return nil
+	}
+	data, err := patch.Strategic(n.UID, corev1.Node{Status: n.Status}, corev1.Node{Status: status})
+	if err != nil || data == nil {
+		return err
+	}
+	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write status of Node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs.
+func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, info corev1.NodeSystemInfo, ready bool) error {
+	data, err := drift(n, ed, info, ready, metav1.NewTime(c.config.Clock.Now()))
+	if err != nil || data == nil {
+		return err
+	}
+	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	if apierrors.IsInvalid(err) {
+		return c.unusable(ctx, ed, err)
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("adjust Node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// unusable tells that a Node cannot be made of what the device or its spec say. It is tried again when
+// one of them changes.
+func (c *Controller) unusable(ctx context.Context, ed *aranya.EdgeDevice, err error) error {
+	klog.FromContext(ctx).Error(err, "Cannot bring the Node up to date")
+	c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "NodeInvalid", "Cannot bring the Node up to date: %v", err)
+	return nil
+}
+
+// ensureFinalizer sees to it that an EdgeDevice does not go before its Node does.
+func (c *Controller) ensureFinalizer(ctx context.Context, ed *aranya.EdgeDevice) error {
+	if slices.Contains(ed.Finalizers, aranya.FinalizerNode) {
+		return nil
+	}
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": ed.UID, "resourceVersion": ed.ResourceVersion, "finalizers": append(slices.Clone(ed.Finalizers), aranya.FinalizerNode),
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("add the finalizer %s: %w", aranya.FinalizerNode, err)
+	}
+	return nil
+}
+
+// replaceFormer deals with a Node that is not this EdgeDevice's. If it stands for a former EdgeDevice
+// of the same namespace and name, whose finalizer was taken off by force, it is removed. Any other is
+// never touched: the conflict shows in the condition NodeReady until that Node is gone.
+func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node) error {
+	owner, ok := Owner(n)
+	if !ok || owner.Namespace != ed.Namespace || owner.Name != ed.Name {
+		return nil
+	}
+	klog.FromContext(ctx).Info("Removing the Node of a former EdgeDevice of this name", "formerUID", owner.UID)
+	return c.Delete(ctx, n)
+}

@@ -1,0 +1,196 @@
+// Package pod brings the pods that are bound to a device's Node to the device, and what becomes of
+// them back into their status. How a pod is made self-contained belongs into package resolve, the
+// watching of what it uses into package objects, Nodes into package node.
+//
+// How it works: everything is level-triggered. For each live link there is a record of what the
+// device holds (state.go), which starts with the device's Hello. A pod is compared with that record
+// whenever the pod, something it uses or the link changes (sync.go); what the device reports is
+// compared with the pod's status in the same way (status.go).
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+
+	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/controller/pod/objects"
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
+	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+// Names of the indices of the pod informer.
+const (
+	nodeIndex = node.PodIndex
+	uidIndex  = "metadata.uid"
+)
+
+// workers is how many pods are worked on at the same time, and how many statuses are written.
+const workers = 16
+
+// Config of the Controller.
+type Config struct {
+	Kube kubernetes.Interface
+	// Pods is an informer from NewInformer.
+	Pods     cache.SharedIndexInformer
+	Nodes    cache.SharedIndexInformer
+	Services corelisters.ServiceLister
+	Devices  aranyalisters.EdgeDeviceLister
+	// Owner returns the EdgeDevice that a Node stands for; false for a foreign Node.
+	Owner  func(nodeName string) (gateway.Device, bool)
+	Events *events.Recorder
+	Clock  clock.WithTicker
+}
+
+// Controller brings pods to devices. It is a links.Listener.
+type Controller struct {
+	config   Config
+	lister   corelisters.PodLister
+	indexer  cache.Indexer
+	resolver *resolve.Resolver
+	objects  *objects.Manager[key]
+	tokens   *tokenCache
+
+	// sync holds pods to compare with what the device holds, status those to compare with what the
+	// device reported, and devices those whose pods are to be looked at anew.
+	sync, status workqueue.TypedRateLimitingInterface[key]
+	devices      workqueue.TypedRateLimitingInterface[gateway.Device]
+
+	mu sync.Mutex
+	// states holds a record for each live link.
+	states map[types.NamespacedName]*state
+}
+
+// key names a pod that is bound to a Node.
+type key struct {
+	namespace, name string
+	uid             types.UID
+	node            string
+}
+
+func keyOf(pod *corev1.Pod) key {
+	return key{namespace: pod.Namespace, name: pod.Name, uid: pod.UID, node: pod.Spec.NodeName}
+}
+
+var (
+	_ links.Listener        = &Controller{}
+	_ links.MessageListener = &Controller{}
+)
+
+// NewInformer returns the one informer of pods: of those that are bound to a Node.
+func NewInformer(client kubernetes.Interface) cache.SharedIndexInformer {
+	informer := informers.NewSharedInformerFactoryWithOptions(client, 0,
+		informers.WithTweakListOptions(bound),
+		informers.WithTransform(queue.StripManagedFields),
+	).Core().V1().Pods().Informer()
+	// Indexers can only be refused by a started informer.
+	if err := informer.AddIndexers(cache.Indexers{nodeIndex: node.IndexPod, uidIndex: byUID}); err != nil {
+		panic(fmt.Sprintf("indexers of a new informer: %v", err))
+	}
+	return informer
+}
+
+// New returns a Controller that does nothing until Run. The watches that it starts on the way end with
+// Run, or with ctx, which carries their logger.
+func New(ctx context.Context, config Config) (*Controller, error) {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	c := &Controller{
+		config:  config,
+		lister:  corelisters.NewPodLister(config.Pods.GetIndexer()),
+		indexer: config.Pods.GetIndexer(),
+		tokens:  newTokenCache(config.Kube, config.Clock),
+		sync:    queue.New[key]("pods", config.Clock),
+		status:  queue.New[key]("pod_statuses", config.Clock),
+		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
+		states:  map[types.NamespacedName]*state{},
+	}
+	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
+		for _, k := range users {
+			c.sync.Add(k)
+		}
+	})
+	c.resolver = &resolve.Resolver{Objects: c.objects, Tokens: c.tokens, Services: config.Services}
+	_, podErr := config.Pods.AddEventHandler(c.podHandler())
+	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
+	return c, errors.Join(podErr, nodeErr)
+}
+
+// Run works until ctx ends, and returns when all workers have. The informers must have synced.
+func (c *Controller) Run(ctx context.Context) {
+	defer c.objects.Close()
+	var running sync.WaitGroup
+	running.Go(func() { queue.Run(ctx, c.sync, workers, c.syncPod) })
+	running.Go(func() { queue.Run(ctx, c.status, workers, c.syncStatus) })
+	running.Go(func() { queue.Run(ctx, c.devices, workers, c.syncDevice) })
+	running.Wait()
+}
+
+// Lister lists the pods that are bound to a Node.
+func (c *Controller) Lister() corelisters.PodLister { return c.lister }
+
+// OnNode returns the pods that are bound to a Node, from memory. Not to be modified.
+func OnNode(indexer cache.Indexer, nodeName string) []*corev1.Pod {
+	found, err := indexer.ByIndex(nodeIndex, nodeName)
+	if err != nil {
+		return nil
+	}
+	pods := make([]*corev1.Pod, 0, len(found))
+	for _, object := range found {
+		pods = append(pods, object.(*corev1.Pod))
+	}
+	return pods
+}
+
+func byUID(object any) ([]string, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return nil, nil
+	}
+	return []string{string(pod.UID)}, nil
+}
+
+// get returns a pod from memory, nil if it is gone.
+func (c *Controller) get(k key) *corev1.Pod {
+	pod, err := c.lister.Pods(k.namespace).Get(k.name)
+	if err != nil || pod.UID != k.uid {
+		return nil
+	}
+	return pod
+}
+
+// ofDevice returns a pod of a device from memory, or nil: also if it is another device's.
+func (c *Controller) ofDevice(device gateway.Device, uid types.UID) *corev1.Pod {
+	found, err := c.indexer.ByIndex(uidIndex, string(uid))
+	if err != nil || len(found) != 1 {
+		return nil
+	}
+	pod := found[0].(*corev1.Pod)
+	if owner, ok := c.config.Owner(pod.Spec.NodeName); !ok || owner != device {
+		return nil
+	}
+	return pod
+}
+
+// retryAfter is how soon something is tried again that only time can heal.
+const retryAfter = 30 * time.Second
+
+// boundSelector selects pods that are bound to a Node.
+var boundSelector = fields.OneTermNotEqualSelector("spec.nodeName", "").String()

@@ -1,0 +1,143 @@
+package pod
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// deviceConditions are the conditions of a pod that its device owns. Others belong to the scheduler
+// and to controllers.
+var deviceConditions = sets.New(
+	corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReadyToStartContainers,
+	corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting,
+)
+
+// merge returns the status of a pod after its device reported on it, by the rules of the kubelet's
+// status manager: conditions and fields that are not the device's stay, times of transition change
+// with the status of the condition only, the time of the start never, and a pod that has ended stays
+// so.
+func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.PodStatus {
+	old := &pod.Status
+	if terminal(old.Phase) && !terminal(reported.Phase) {
+		return *old
+	}
+	status := reported
+	status.Conditions = mergeConditions(old, &reported, now)
+	keep(&status, old)
+	normalize(pod, &status)
+	if terminal(status.Phase) {
+		settle(&status, now)
+	}
+	return status
+}
+
+// keep takes over what is not the device's to say.
+func keep(status, old *corev1.PodStatus) {
+	status.ResourceClaimStatuses = old.ResourceClaimStatuses
+	status.ExtendedResourceClaimStatus = old.ExtendedResourceClaimStatus
+	status.NodeAllocatableResourceClaimStatuses = old.NodeAllocatableResourceClaimStatuses
+	status.NominatedNodeName = old.NominatedNodeName
+	if old.QOSClass != "" {
+		status.QOSClass = old.QOSClass // immutable
+	}
+	if !old.StartTime.IsZero() {
+		status.StartTime = old.StartTime
+	}
+	if status.Phase == "" {
+		status.Phase = old.Phase
+	}
+	if status.ObservedGeneration < old.ObservedGeneration {
+		status.ObservedGeneration = old.ObservedGeneration
+	}
+}
+
+func mergeConditions(old, reported *corev1.PodStatus, now metav1.Time) []corev1.PodCondition {
+	var merged []corev1.PodCondition
+	for _, c := range old.Conditions {
+		if !deviceConditions.Has(c.Type) {
+			merged = append(merged, c)
+		}
+	}
+	ended := !terminal(old.Phase) && terminal(reported.Phase)
+	for _, c := range reported.Conditions {
+		before := findCondition(old.Conditions, c.Type)
+		switch {
+		case before != nil && before.Status == c.Status && !before.LastTransitionTime.IsZero():
+			c.LastTransitionTime = before.LastTransitionTime
+		case c.LastTransitionTime.IsZero():
+			c.LastTransitionTime = now
+		}
+		switch {
+		case deviceConditions.Has(c.Type):
+			merged = append(merged, c)
+		case c.Type == corev1.DisruptionTarget && ended:
+			// Shared with controllers: the device says so when it has evicted the pod.
+			merged = slices.DeleteFunc(merged, func(m corev1.PodCondition) bool { return m.Type == c.Type })
+			merged = append(merged, c)
+		}
+	}
+	return merged
+}
+
+// settle sees to it that a pod that has ended is not ready.
+func settle(status *corev1.PodStatus, now metav1.Time) {
+	reason := "PodFailed"
+	if status.Phase == corev1.PodSucceeded {
+		reason = "PodCompleted"
+	}
+	for i := range status.Conditions {
+		c := &status.Conditions[i]
+		if (c.Type == corev1.PodReady || c.Type == corev1.ContainersReady) && c.Status != corev1.ConditionFalse {
+			c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionFalse, reason, "", now
+		}
+	}
+}
+
+// normalize brings a status into the form in which it comes back from the API, so that the same
+// status compares equal: times in seconds, container statuses in a fixed order.
+func normalize(pod *corev1.Pod, status *corev1.PodStatus) {
+	if status.StartTime != nil {
+		status.StartTime = new(status.StartTime.Rfc3339Copy())
+	}
+	for i := range status.Conditions {
+		c := &status.Conditions[i]
+		c.LastProbeTime, c.LastTransitionTime = c.LastProbeTime.Rfc3339Copy(), c.LastTransitionTime.Rfc3339Copy()
+	}
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			normalizeState(&list[i].State)
+			normalizeState(&list[i].LastTerminationState)
+		}
+	}
+	order := map[string]int{}
+	for i := range pod.Spec.InitContainers {
+		order[pod.Spec.InitContainers[i].Name] = i
+	}
+	slices.SortStableFunc(status.InitContainerStatuses, func(a, b corev1.ContainerStatus) int { return order[a.Name] - order[b.Name] })
+	byName := func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortStableFunc(status.ContainerStatuses, byName)
+	slices.SortStableFunc(status.EphemeralContainerStatuses, byName)
+}
+
+func normalizeState(s *corev1.ContainerState) {
+	if s.Running != nil {
+		s.Running.StartedAt = s.Running.StartedAt.Rfc3339Copy()
+	}
+	if s.Terminated != nil {
+		s.Terminated.StartedAt = s.Terminated.StartedAt.Rfc3339Copy()
+		s.Terminated.FinishedAt = s.Terminated.FinishedAt.Rfc3339Copy()
+	}
+}
+
+func findCondition(conditions []corev1.PodCondition, t corev1.PodConditionType) *corev1.PodCondition {
+	for i := range conditions {
+		if conditions[i].Type == t {
+			return &conditions[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package pod
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"arhat.dev/aranya/pkg/controller/links"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// state is what is known of the pods on a device that has a live link. It starts with what the device
+// says it holds, and ends with the link.
+type state struct {
+	session gateway.Session
+
+	mu sync.Mutex
+	// desired is set once the device was told which pods it should hold. Before that no other message
+	// about pods is sent: it would be overtaken by that list.
+	desired bool
+	pods    map[types.UID]*podState
+}
+
+// podState is what is known of one pod on a device.
+type podState struct {
+	// held is set if the device has the pod, as far as we know.
+	held                  bool
+	digest, volumesDigest string
+	// volumes and tokens hold the digests of what was sent over this link; nil if nothing was.
+	volumes, tokens map[string]string
+	// generation of the pod that was sent last, 0 if none was over this link.
+	generation int64
+	// deleting is set once the device was asked to delete the pod, with this grace period.
+	deleting bool
+	grace    int64
+	// status is the last one reported, a k8s.io/api/core/v1.PodStatus; nil if there was none.
+	status []byte
+	// removed is set once the device said that nothing of the pod is left.
+	removed bool
+}
+
+func newState(s gateway.Session) *state {
+	st := &state{session: s, pods: map[types.UID]*podState{}}
+	for _, p := range s.Hello().GetPods() {
+		st.pods[types.UID(p.GetUid())] = &podState{held: true, digest: p.GetDigest(), volumesDigest: p.GetVolumesDigest()}
+	}
+	return st
+}
+
+// podLocked returns the record of a pod, a new one if there is none.
+func (st *state) podLocked(uid types.UID) *podState {
+	p := st.pods[uid]
+	if p == nil {
+		p = &podState{}
+		st.pods[uid] = p
+	}
+	return p
+}
+
+func (st *state) send(msg *edgeapi.ServerMessage) error {
+	return st.session.Send(msg)
+}
+
+// LinkUp implements links.Listener.
+func (c *Controller) LinkUp(s gateway.Session) {
+	c.mu.Lock()
+	c.states[links.Key(s.Device())] = newState(s)
+	c.mu.Unlock()
+	c.devices.Add(s.Device())
+}
+
+// LinkDown implements links.Listener.
+func (c *Controller) LinkDown(device gateway.Device, _ links.Loss) {
+	c.mu.Lock()
+	delete(c.states, links.Key(device))
+	c.mu.Unlock()
+}
+
+// state returns the record of a device's live link, nil if it has none.
+func (c *Controller) state(device gateway.Device) *state {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.states[links.Key(device)]
+	if st == nil || st.session.Device() != device {
+		return nil
+	}
+	return st
+}
+
+// statesNamed returns the records of all devices of this name: their Node has that name too, and no
+// more than one of them owns it.
+func (c *Controller) statesNamed(name string) []*state {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []*state
+	for key, st := range c.states {
+		if key.Name == name {
+			found = append(found, st)
+		}
+	}
+	return found
+}

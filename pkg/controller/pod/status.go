@@ -1,0 +1,111 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/controller/patch"
+)
+
+// syncStatus brings the status of a pod up to what its device reported last, and completes the
+// deletion of a pod of which nothing is left.
+func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, error) {
+	pod := c.get(k)
+	if pod == nil {
+		return 0, nil
+	}
+	device, ok := c.config.Owner(k.node)
+	if !ok {
+		return 0, nil
+	}
+	st := c.state(device)
+	if st == nil {
+		return 0, nil // the device reports again when it is back
+	}
+	st.mu.Lock()
+	p := st.pods[k.uid]
+	if p == nil || (p.status == nil && !p.removed) {
+		st.mu.Unlock()
+		return 0, nil
+	}
+	encoded, removed, generation := p.status, p.removed, p.generation
+	st.mu.Unlock()
+
+	status := pod.Status.DeepCopy()
+	if encoded != nil {
+		var reported corev1.PodStatus
+		if err := reported.Unmarshal(encoded); err != nil {
+			refused(st, k.uid, "undecodable status")
+			return 0, nil
+		}
+		if reported.ObservedGeneration == 0 {
+			reported.ObservedGeneration = generation
+		}
+		*status = merge(pod, reported, metav1.NewTime(c.config.Clock.Now()))
+	}
+	if removed && pod.DeletionTimestamp != nil && status.Phase == corev1.PodRunning {
+		// Nothing of it runs any more, and it does not end well without having said so.
+		status.Phase = corev1.PodFailed
+		settle(status, metav1.NewTime(c.config.Clock.Now()))
+	}
+	if again, err := c.write(ctx, pod, status); again > 0 || err != nil {
+		return again, err
+	}
+	if removed {
+		return 0, c.finish(ctx, st, pod)
+	}
+	return 0, nil
+}
+
+// write patches the status of a pod, if it differs.
+func (c *Controller) write(ctx context.Context, pod *corev1.Pod, status *corev1.PodStatus) (again time.Duration, err error) {
+	data, err := patch.Strategic(pod.UID, corev1.Pod{Status: pod.Status}, corev1.Pod{Status: *status})
+	if err != nil || data == nil {
+		return 0, err
+	}
+	_, err = c.config.Kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	switch {
+	case err == nil || apierrors.IsNotFound(err):
+		return 0, nil
+	case apierrors.IsInvalid(err):
+		// The device said something that cannot be. More of the same would not help.
+		klog.FromContext(ctx).Error(err, "The status that the device reports is invalid", "pod", klog.KObj(pod))
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "InvalidStatus", "The device reports an invalid status: %v", err)
+		return retryAfter, nil
+	}
+	return 0, fmt.Errorf("write status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+}
+
+// finish is called when nothing of a pod is left on its device, and its status is written.
+func (c *Controller) finish(ctx context.Context, st *state, pod *corev1.Pod) error {
+	if pod.DeletionTimestamp == nil {
+		if terminal(pod.Status.Phase) {
+			return nil
+		}
+		// It should still be there: begin anew.
+		st.mu.Lock()
+		delete(st.pods, pod.UID)
+		st.mu.Unlock()
+		c.sync.AddRateLimited(keyOf(pod))
+		return nil
+	}
+	if len(pod.Finalizers) > 0 && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 {
+		return nil // done here; others still have to let go of it
+	}
+	err := c.config.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0),
+		Preconditions:      metav1.NewUIDPreconditions(string(pod.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("complete the deletion of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}

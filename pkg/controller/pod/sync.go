@@ -1,0 +1,188 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// syncPod brings a device's idea of a pod up to date.
+func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) {
+	pod := c.get(k)
+	if pod == nil {
+		return 0, c.gone(k)
+	}
+	device, ok := c.config.Owner(k.node)
+	if !ok {
+		return 0, nil
+	}
+	st := c.state(device)
+	if st == nil {
+		return 0, nil // looked at again when the device is back
+	}
+	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "pod", klog.KObj(pod), "podUID", pod.UID, "edgeDevice", klog.KRef(device.Namespace, device.Name)))
+
+	st.mu.Lock()
+	ready := st.desired
+	held := st.pods[k.uid] != nil && st.pods[k.uid].held
+	st.mu.Unlock()
+	switch {
+	case !ready:
+		return 0, nil // looked at again by syncDevice
+	case pod.DeletionTimestamp != nil:
+		return 0, c.terminate(st, pod)
+	case terminal(pod.Status.Phase):
+		c.release(k)
+		return 0, nil
+	}
+
+	c.objects.Use(k, resolve.References(pod))
+	result, err := c.resolver.Pod(ctx, pod)
+	if missing := (*resolve.Unresolved)(nil); errors.As(err, &missing) {
+		if missing.Pending && len(missing.Containers) == 0 && len(missing.Volumes) == 0 {
+			return 0, nil // looked at again when it was looked up
+		}
+		// What runs already keeps running with what it got.
+		return c.wait(ctx, pod, missing, held)
+	}
+	if err != nil {
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", err)
+		return 0, err
+	}
+	if err := c.send(st, pod, result); err != nil {
+		return 0, err
+	}
+	if result.Refresh.IsZero() {
+		return 0, nil
+	}
+	return max(result.Refresh.Sub(c.config.Clock.Now()), time.Second), nil
+}
+
+// send sends a pod or its volumes to a device, unless the device has them.
+func (c *Controller) send(st *state, pod *corev1.Pod, result *resolve.Result) error {
+	message := result.Message
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	p := st.podLocked(pod.UID)
+	if p.removed || p.deleting {
+		return nil
+	}
+	if !p.held || p.digest != message.GetDigest() {
+		err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: message}})
+		if err != nil {
+			return c.unsent(st, pod, p, err)
+		}
+		for _, w := range result.Warnings {
+			c.config.Events.Pod(pod, corev1.EventTypeWarning, w.Reason, "%s", w.Message)
+		}
+		p.held, p.digest = true, message.GetDigest()
+		p.accept(pod, result)
+		return nil
+	}
+	update := &edgeapi.UpdateVolumes{Uid: message.GetUid(), VolumesDigest: message.GetVolumesDigest()}
+	for _, v := range message.GetVolumes() {
+		if p.differs(v.GetName(), result) {
+			update.Volumes = append(update.Volumes, v)
+		}
+	}
+	if len(update.Volumes) == 0 && p.volumesDigest == message.GetVolumesDigest() {
+		p.generation = pod.Generation
+		return nil
+	}
+	err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_UpdateVolumes{UpdateVolumes: update}})
+	if err != nil {
+		return c.unsent(st, pod, p, err)
+	}
+	p.accept(pod, result)
+	return nil
+}
+
+// accept records that the device has been sent a pod's volumes.
+func (p *podState) accept(pod *corev1.Pod, result *resolve.Result) {
+	p.volumesDigest = result.Message.GetVolumesDigest()
+	p.volumes, p.tokens = maps.Clone(result.VolumeDigests), maps.Clone(result.VolumeTokens)
+	p.generation = pod.Generation
+}
+
+// differs says whether a device that holds the pod needs a volume's content. After a reconnect it is
+// only known whether all volumes together are as they should be; tokens are always sent anew then,
+// because they may have expired.
+func (p *podState) differs(volume string, result *resolve.Result) bool {
+	if p.volumes == nil {
+		return p.volumesDigest != result.Message.GetVolumesDigest() || result.VolumeTokens[volume] != ""
+	}
+	return p.volumes[volume] != result.VolumeDigests[volume] || p.tokens[volume] != result.VolumeTokens[volume]
+}
+
+// unsent says what to do about a message that could not be queued: nothing if the link is over, since
+// the next one begins anew; otherwise it is tried again later.
+func (c *Controller) unsent(st *state, pod *corev1.Pod, p *podState, err error) error {
+	if !p.held && !p.deleting {
+		delete(st.pods, pod.UID)
+	}
+	if errors.Is(err, gateway.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// terminate asks the device to delete a pod.
+func (c *Controller) terminate(st *state, pod *corev1.Pod) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	p := st.podLocked(pod.UID)
+	if p.removed {
+		c.status.Add(keyOf(pod))
+		return nil
+	}
+	grace := ptr.Deref(pod.DeletionGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	return c.sendDelete(st, p, keyOf(pod), grace)
+}
+
+// sendDelete asks the device to delete a pod, unless it was asked to be as quick before.
+func (c *Controller) sendDelete(st *state, p *podState, k key, grace int64) error {
+	if p.deleting && p.grace <= grace {
+		return nil
+	}
+	err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_DeletePod{DeletePod: &edgeapi.DeletePod{
+		Uid: string(k.uid), Namespace: k.namespace, Name: k.name, GracePeriodSeconds: grace,
+	}}})
+	if err != nil && !errors.Is(err, gateway.ErrClosed) {
+		return err
+	}
+	p.deleting, p.grace = true, grace
+	return nil
+}
+
+// gone forgets a pod that does not exist any more, and has the device drop it at once.
+func (c *Controller) gone(k key) error {
+	c.release(k)
+	var failed error
+	for _, st := range c.statesNamed(k.node) {
+		st.mu.Lock()
+		if p := st.pods[k.uid]; p != nil && st.desired {
+			if !p.held || p.removed {
+				delete(st.pods, k.uid)
+			} else if err := c.sendDelete(st, p, k, 0); err != nil {
+				failed = err
+			}
+		}
+		st.mu.Unlock()
+	}
+	return failed
+}
+
+// release lets go of what a pod used.
+func (c *Controller) release(k key) {
+	c.objects.Use(k, nil)
+	c.tokens.Forget(k.uid)
+}

@@ -1,0 +1,99 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
+)
+
+// remindAfter is how often a pod that waits for the user is spoken of again.
+const remindAfter = 2 * time.Minute
+
+// wait tells the user what a pod waits for: in events, and, if the device has nothing to say about
+// the pod, in its status, in the words of the kubelet.
+func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve.Unresolved, held bool) (time.Duration, error) {
+	for _, message := range missing.Volumes {
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", message)
+	}
+	if len(missing.Volumes) == 0 {
+		for _, message := range missing.Containers {
+			c.config.Events.Pod(pod, corev1.EventTypeWarning, "Failed", "Error: %s", message)
+		}
+	}
+	if held {
+		return remindAfter, nil
+	}
+	failures := missing.Containers
+	if len(missing.Volumes) > 0 {
+		failures = nil // the kubelet does not get to the containers before the volumes are there
+	}
+	now := metav1.NewTime(c.config.Clock.Now())
+	status := merge(pod, waitingStatus(pod, failures, now), now)
+	if again, err := c.write(ctx, pod, &status); again > 0 || err != nil {
+		return again, err
+	}
+	return remindAfter, nil
+}
+
+// waitingStatus is the status of a pod whose containers cannot be created yet. Failures holds the
+// containers whose environment is incomplete.
+func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time) corev1.PodStatus {
+	status := corev1.PodStatus{Phase: corev1.PodPending, StartTime: &now, ObservedGeneration: pod.Generation}
+	waiting := "ContainerCreating"
+	if len(pod.Spec.InitContainers) > 0 {
+		waiting = "PodInitializing"
+	}
+	add := func(list *[]corev1.ContainerStatus, containers []corev1.Container) {
+		for i := range containers {
+			w := &corev1.ContainerStateWaiting{Reason: waiting}
+			if message, ok := failures[containers[i].Name]; ok {
+				w = &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError", Message: message}
+			}
+			started := false
+			*list = append(*list, corev1.ContainerStatus{
+				Name: containers[i].Name, Image: containers[i].Image,
+				State: corev1.ContainerState{Waiting: w}, Started: &started,
+			})
+		}
+	}
+	add(&status.InitContainerStatuses, pod.Spec.InitContainers)
+	add(&status.ContainerStatuses, pod.Spec.Containers)
+	status.Conditions = []corev1.PodCondition{
+		{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse},
+		initialized(pod),
+		notReady(corev1.PodReady, pod),
+		notReady(corev1.ContainersReady, pod),
+	}
+	return status
+}
+
+func initialized(pod *corev1.Pod) corev1.PodCondition {
+	if len(pod.Spec.InitContainers) == 0 {
+		return corev1.PodCondition{Type: corev1.PodInitialized, Status: corev1.ConditionTrue}
+	}
+	return corev1.PodCondition{
+		Type: corev1.PodInitialized, Status: corev1.ConditionFalse, Reason: "ContainersNotInitialized",
+		Message: "containers with incomplete status: " + names(pod.Spec.InitContainers),
+	}
+}
+
+func notReady(t corev1.PodConditionType, pod *corev1.Pod) corev1.PodCondition {
+	return corev1.PodCondition{
+		Type: t, Status: corev1.ConditionFalse, Reason: "ContainersNotReady",
+		Message: "containers with unready status: " + names(pod.Spec.Containers),
+	}
+}
+
+// names formats names of containers as the kubelet does: [a b c].
+func names(containers []corev1.Container) string {
+	var list []string
+	for i := range containers {
+		list = append(list, containers[i].Name)
+	}
+	return fmt.Sprint(list)
+}
