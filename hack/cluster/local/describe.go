@@ -23,7 +23,7 @@ Try:
   export KUBECONFIG=%[1]s PATH=%[2]s:$PATH
   kubectl get nodes
   kubectl -n %[3]s get edgedevices -o wide
-  kubectl -n %[3]s edge exec device-1 -it -- sh
+  kubectl edge -n %[3]s exec device-1 -it -- sh
 
 Logs: %[4]s and %[5]s. To stop it: make down DIR=%[6]s
 `, c.Kubeconfig(), c.path("bin"), Namespace, c.path("logs"), c.path("devices", "*", "logs"), c.Dir)
