@@ -148,7 +148,7 @@ func (k *Kubelet) session(nodeName string) (gateway.Session, error) {
 	}
 	session, ok := k.config.Sessions.Session(namespace, name)
 	if !ok {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s/%s is offline", namespace, name))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline", namespace, name))
 	}
 	return session, nil
 }

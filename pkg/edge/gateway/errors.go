@@ -35,3 +35,12 @@ func resultError(device Device, result *edgeapi.Result) *apierrors.StatusError {
 		Details: &metav1.StatusDetails{Group: v1alpha1.GroupName, Kind: "edgedevices", Name: device.Name},
 	}}
 }
+
+// ResultError is the API status for the failure that a device reported as the result of a stream; nil
+// if it reported none. What the exit code of a command means is up to the caller.
+func ResultError(device Device, result *edgeapi.Result) error {
+	if result.GetReason() == "" {
+		return nil
+	}
+	return resultError(device, result)
+}

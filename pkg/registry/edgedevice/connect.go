@@ -97,11 +97,11 @@ func (c *Connector) session(device *aranya.EdgeDevice) (gateway.Session, error) 
 	name := device.Namespace + "/" + device.Name
 	switch {
 	case device.Status.LastSeen != nil:
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s is offline, it was last seen at %s", name, device.Status.LastSeen.UTC().Format(time.RFC3339)))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline, it was last seen at %s", name, device.Status.LastSeen.UTC().Format(time.RFC3339)))
 	case device.Status.Certificate != nil:
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s is offline", name))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline", name))
 	}
-	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s is offline: no agent has enrolled as this device yet", name))
+	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline: no agent has enrolled as this device yet", name))
 }
 
 // allowed checks a switch of spec.host, which is on unless it was turned off.
@@ -145,7 +145,7 @@ func (c *Connector) pod(ctx context.Context, device *aranya.EdgeDevice, access p
 	}
 	ownerNamespace, owner, ok := c.DeviceForNode(pod.Spec.NodeName)
 	if !ok || ownerNamespace != device.Namespace || owner != device.Name {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s/%s is not bound to the Node of edgedevice %s/%s", namespace, name, device.Namespace, device.Name))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s/%s is not bound to the Node of EdgeDevice %s/%s", namespace, name, device.Namespace, device.Name))
 	}
 	return pod, nil
 }

@@ -149,7 +149,7 @@ func (r *ProxyREST) dialDevice(ctx context.Context, address string) (net.Conn, e
 	}
 	session, ok := r.c.Sessions.Session(host.namespace, host.name)
 	if !ok || string(session.Device().UID) != host.uid {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s/%s is offline", host.namespace, host.name))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline", host.namespace, host.name))
 	}
 	conn, err := target.Dialer(session, target.Address{})(ctx, port)
 	if err != nil {

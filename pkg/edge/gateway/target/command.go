@@ -79,7 +79,7 @@ func (c *Command) Run(ctx context.Context, streams streaming.IO) error {
 	case err != nil:
 		return broken(c.session, err)
 	case result.GetReason() != "":
-		return resultError(c.session, result)
+		return gateway.ResultError(c.session.Device(), result)
 	case result.GetExitCode() != 0:
 		code := int(result.GetExitCode())
 		return utilexec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: code}

@@ -102,7 +102,7 @@ func (r *outputReader) Read(p []byte) (int, error) {
 	if waitErr != nil {
 		return n, broken(r.session, waitErr)
 	}
-	if resultErr := resultError(r.session, result); resultErr != nil {
+	if resultErr := gateway.ResultError(r.session.Device(), result); resultErr != nil {
 		return n, resultErr
 	}
 	return n, err

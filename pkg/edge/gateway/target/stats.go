@@ -38,11 +38,11 @@ func Stats(ctx context.Context, session gateway.Session, onlyCPUAndMemory bool) 
 		return nil, err
 	}
 	if len(data) > maxSummary {
-		return nil, apierrors.NewInternalError(fmt.Errorf("edgedevice %s sent more than %d bytes of statistics", name(session), maxSummary))
+		return nil, apierrors.NewInternalError(fmt.Errorf("EdgeDevice %s sent more than %d bytes of statistics", session.Device(), maxSummary))
 	}
 	summary := &stats.Summary{}
 	if err := json.Unmarshal(data, summary); err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("edgedevice %s sent statistics that cannot be read: %w", name(session), err))
+		return nil, apierrors.NewInternalError(fmt.Errorf("EdgeDevice %s sent statistics that cannot be read: %w", session.Device(), err))
 	}
 	return summary, nil
 }

@@ -10,11 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -39,46 +37,10 @@ func open(ctx context.Context, session gateway.Session, req *edgeapi.OpenStream)
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s: %v", name(session), err))
-}
-
-func name(session gateway.Session) string {
-	device := session.Device()
-	return device.Namespace + "/" + device.Name
-}
-
-// resultError is the API status for the failure that a device reported, or nil.
-func resultError(session gateway.Session, result *edgeapi.Result) error {
-	if result.GetReason() == "" {
-		return nil
-	}
-	reason := metav1.StatusReason(result.GetReason())
-	code, ok := codes[reason]
-	if !ok {
-		reason, code = metav1.StatusReasonInternalError, http.StatusInternalServerError
-	}
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status:  metav1.StatusFailure,
-		Reason:  reason,
-		Code:    code,
-		Message: fmt.Sprintf("edgedevice %s: %s", name(session), result.GetMessage()),
-	}}
-}
-
-// codes are the reasons that a device may give.
-var codes = map[metav1.StatusReason]int32{
-	metav1.StatusReasonBadRequest:         http.StatusBadRequest,
-	metav1.StatusReasonForbidden:          http.StatusForbidden,
-	metav1.StatusReasonNotFound:           http.StatusNotFound,
-	metav1.StatusReasonConflict:           http.StatusConflict,
-	metav1.StatusReasonInvalid:            http.StatusUnprocessableEntity,
-	metav1.StatusReasonTooManyRequests:    http.StatusTooManyRequests,
-	metav1.StatusReasonInternalError:      http.StatusInternalServerError,
-	metav1.StatusReasonServiceUnavailable: http.StatusServiceUnavailable,
-	metav1.StatusReasonTimeout:            http.StatusGatewayTimeout,
+	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: %v", session.Device(), err))
 }
 
 // broken is the API status for a stream that ended without a result.
 func broken(session gateway.Session, err error) error {
-	return apierrors.NewServiceUnavailable(fmt.Sprintf("edgedevice %s: the stream broke: %v", name(session), err))
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: the stream broke: %v", session.Device(), err))
 }
