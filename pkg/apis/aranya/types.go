@@ -60,9 +60,21 @@ type GRPCConfig struct {
 	Service      *ServiceSpec
 }
 
+// ServiceType is a type of Service that can lead to the gateway, with the meaning that it has there.
+type ServiceType string
+
+const (
+	// ServiceTypeClusterIP is reachable inside the cluster, for example by an ingress controller.
+	ServiceTypeClusterIP ServiceType = "ClusterIP"
+	// ServiceTypeNodePort is also reachable on a port of every Node.
+	ServiceTypeNodePort ServiceType = "NodePort"
+	// ServiceTypeLoadBalancer is also reachable through a load balancer of the cloud provider.
+	ServiceTypeLoadBalancer ServiceType = "LoadBalancer"
+)
+
 // ServiceSpec configures the Service of a device.
 type ServiceSpec struct {
-	Type        corev1.ServiceType
+	Type        ServiceType
 	Annotations map[string]string
 }
 

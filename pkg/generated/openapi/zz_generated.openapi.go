@@ -1694,11 +1694,11 @@ func schema_pkg_apis_aranya_v1alpha1_ServiceSpec(ref common.ReferenceCallback) c
 				Properties: map[string]spec.Schema{
 					"type": {
 						SchemaProps: spec.SchemaProps{
-							Description: "type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.\n\nPossible enum values:\n - `\"ClusterIP\"` means a service will only be accessible inside the cluster, via the cluster IP.\n - `\"ExternalName\"` means a service consists of only a reference to an external name that kubedns or equivalent will return as a CNAME record, with no exposing or proxying of any pods involved.\n - `\"LoadBalancer\"` means a service will be exposed via an external load balancer (if the cloud provider supports it), in addition to 'NodePort' type.\n - `\"NodePort\"` means a service will be exposed on one port of every node, in addition to 'ClusterIP' type.",
+							Description: "type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.\n\nPossible enum values:\n - `\"ClusterIP\"` is reachable inside the cluster, for example by an ingress controller.\n - `\"LoadBalancer\"` is also reachable through a load balancer of the cloud provider.\n - `\"NodePort\"` is also reachable on a port of every Node.",
 							Default:     "ClusterIP",
 							Type:        []string{"string"},
 							Format:      "",
-							Enum:        []interface{}{"ClusterIP", "ExternalName", "LoadBalancer", "NodePort"},
+							Enum:        []interface{}{"ClusterIP", "LoadBalancer", "NodePort"},
 						},
 					},
 					"annotations": {

@@ -5,7 +5,6 @@ package fuzzer
 import (
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/utils/ptr"
@@ -29,7 +28,7 @@ func fillConnectivity(c *aranya.Connectivity, r randfill.Continue) {
 
 func fillService(s *aranya.ServiceSpec, r randfill.Continue) {
 	r.FillNoCustom(s)
-	setIfEmpty(&s.Type, corev1.ServiceTypeNodePort)
+	setIfEmpty(&s.Type, aranya.ServiceTypeNodePort)
 }
 
 func fillMQTT(c *aranya.MQTTConfig, r randfill.Continue) {

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -48,7 +47,7 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 				GRPCConfig: &v1alpha1.GRPCConfig{Service: &v1alpha1.ServiceSpec{}},
 			}},
 			want: defaulted(func(d *v1alpha1.EdgeDevice) {
-				d.Spec.Connectivity.GRPCConfig = &v1alpha1.GRPCConfig{Service: &v1alpha1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}}
+				d.Spec.Connectivity.GRPCConfig = &v1alpha1.GRPCConfig{Service: &v1alpha1.ServiceSpec{Type: v1alpha1.ServiceTypeClusterIP}}
 			}),
 		},
 		{

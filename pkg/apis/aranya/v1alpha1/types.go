@@ -113,12 +113,25 @@ type GRPCConfig struct {
 	Service *ServiceSpec `json:"service,omitempty"`
 }
 
+// ServiceType is a type of Service that can lead to the gateway, with the meaning that it has there.
+// +enum
+type ServiceType string
+
+const (
+	// ServiceTypeClusterIP is reachable inside the cluster, for example by an ingress controller.
+	ServiceTypeClusterIP ServiceType = "ClusterIP"
+	// ServiceTypeNodePort is also reachable on a port of every Node.
+	ServiceTypeNodePort ServiceType = "NodePort"
+	// ServiceTypeLoadBalancer is also reachable through a load balancer of the cloud provider.
+	ServiceTypeLoadBalancer ServiceType = "LoadBalancer"
+)
+
 // ServiceSpec configures the Service of a device.
 type ServiceSpec struct {
 	// type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.
 	// +optional
 	// +default="ClusterIP"
-	Type corev1.ServiceType `json:"type,omitempty"`
+	Type ServiceType `json:"type,omitempty"`
 
 	// annotations are put on the Service, for example for an ingress controller.
 	// +optional

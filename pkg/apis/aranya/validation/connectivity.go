@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -65,10 +64,10 @@ func validateGRPC(c *aranya.GRPCConfig, name string, path *field.Path) field.Err
 	}
 	path = path.Child("service")
 	switch c.Service.Type {
-	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+	case aranya.ServiceTypeClusterIP, aranya.ServiceTypeNodePort, aranya.ServiceTypeLoadBalancer:
 	default:
 		errs = append(errs, field.NotSupported(path.Child("type"), c.Service.Type,
-			[]corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer}))
+			[]aranya.ServiceType{aranya.ServiceTypeClusterIP, aranya.ServiceTypeNodePort, aranya.ServiceTypeLoadBalancer}))
 	}
 	errs = append(errs, apivalidation.ValidateAnnotations(c.Service.Annotations, path.Child("annotations"))...)
 	// A generated name is not known before the checks; it consists of the prefix and letters and digits.

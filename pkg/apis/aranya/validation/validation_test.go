@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -158,7 +157,7 @@ func TestValidateEdgeDevice(t *testing.T) {
 			name: "grpcConfig in full",
 			change: withGRPC(func(c *aranya.GRPCConfig) {
 				c.TLSSecretRef = &aranya.LocalSecretReference{Name: "tls"}
-				c.Service = &aranya.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Annotations: map[string]string{"example.com/a": "b"}}
+				c.Service = &aranya.ServiceSpec{Type: aranya.ServiceTypeLoadBalancer, Annotations: map[string]string{"example.com/a": "b"}}
 			}),
 		},
 		{
@@ -173,13 +172,13 @@ func TestValidateEdgeDevice(t *testing.T) {
 		},
 		{
 			name:   "Service of type ExternalName",
-			change: withGRPC(func(c *aranya.GRPCConfig) { c.Service = &aranya.ServiceSpec{Type: corev1.ServiceTypeExternalName} }),
+			change: withGRPC(func(c *aranya.GRPCConfig) { c.Service = &aranya.ServiceSpec{Type: "ExternalName"} }),
 			want:   []string{`NotSupported|spec.connectivity.grpcConfig.service.type|"ClusterIP", "NodePort", "LoadBalancer"`},
 		},
 		{
 			name: "Service with a bad annotation",
 			change: withGRPC(func(c *aranya.GRPCConfig) {
-				c.Service = &aranya.ServiceSpec{Type: corev1.ServiceTypeClusterIP, Annotations: map[string]string{"a b": ""}}
+				c.Service = &aranya.ServiceSpec{Type: aranya.ServiceTypeClusterIP, Annotations: map[string]string{"a b": ""}}
 			}),
 			want: []string{"Invalid|spec.connectivity.grpcConfig.service.annotations|"},
 		},
@@ -187,7 +186,7 @@ func TestValidateEdgeDevice(t *testing.T) {
 			name: "Service for a name that no Service can have",
 			change: func(d *aranya.EdgeDevice) {
 				d.Name = "1.device"
-				withGRPC(func(c *aranya.GRPCConfig) { c.Service = &aranya.ServiceSpec{Type: corev1.ServiceTypeClusterIP} })(d)
+				withGRPC(func(c *aranya.GRPCConfig) { c.Service = &aranya.ServiceSpec{Type: aranya.ServiceTypeClusterIP} })(d)
 			},
 			want: []string{"Forbidden|spec.connectivity.grpcConfig.service|choose another name"},
 		},

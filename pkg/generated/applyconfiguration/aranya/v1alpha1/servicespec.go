@@ -3,7 +3,7 @@
 package v1alpha1
 
 import (
-	v1 "k8s.io/api/core/v1"
+	aranyav1alpha1 "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
 // ServiceSpecApplyConfiguration represents a declarative configuration of the ServiceSpec type for use
@@ -12,7 +12,7 @@ import (
 // ServiceSpec configures the Service of a device.
 type ServiceSpecApplyConfiguration struct {
 	// type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.
-	Type *v1.ServiceType `json:"type,omitempty"`
+	Type *aranyav1alpha1.ServiceType `json:"type,omitempty"`
 	// annotations are put on the Service, for example for an ingress controller.
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
@@ -26,7 +26,7 @@ func ServiceSpec() *ServiceSpecApplyConfiguration {
 // WithType sets the Type field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Type field is set to the value of the last call.
-func (b *ServiceSpecApplyConfiguration) WithType(value v1.ServiceType) *ServiceSpecApplyConfiguration {
+func (b *ServiceSpecApplyConfiguration) WithType(value aranyav1alpha1.ServiceType) *ServiceSpecApplyConfiguration {
 	b.Type = &value
 	return b
 }
