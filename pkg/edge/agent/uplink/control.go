@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -198,6 +199,9 @@ func heartbeat(w *edgeapi.Welcome) time.Duration {
 
 // Send implements Sender.
 func (t *control) Send(ctx context.Context, msg *edgeapi.DeviceMessage) error {
+	if size := proto.Size(msg); size > maxDeviceMessage { // the server would end the link over it
+		return fmt.Errorf("a message of %d bytes is larger than the server accepts (%d)", size, maxDeviceMessage)
+	}
 	out := outgoing{msg: msg, done: make(chan error, 1)}
 	select {
 	case t.outgoing <- out:

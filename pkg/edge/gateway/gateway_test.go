@@ -1,0 +1,329 @@
+package gateway_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+func nodeStatus(text string) *edgeapi.DeviceMessage {
+	return &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: &edgeapi.NodeStatus{Status: []byte(text)}}}
+}
+
+func podStatus(uid string, size int) *edgeapi.DeviceMessage {
+	return &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodStatus{PodStatus: &edgeapi.PodStatus{Uid: uid, Status: make([]byte, size)}}}
+}
+
+func deletePod(uid string) *edgeapi.ServerMessage {
+	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_DeletePod{DeletePod: &edgeapi.DeletePod{Uid: uid}}}
+}
+
+func runPod(uid string, size int) *edgeapi.ServerMessage {
+	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: &edgeapi.RunPod{Uid: uid, Pod: make([]byte, size)}}}
+}
+
+func TestConnect(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) {
+		ed.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 25 * time.Second}
+		ed.Spec.Host.AllowExec = new(bool)
+	})
+	d := w.run(t, w.enrol(t, ed))
+	if d.Device() != ed {
+		t.Errorf("the device is %v, expected %v", d.Device(), ed)
+	}
+
+	up := receive(t, d.connected, "the device to connect")
+	if up.welcome.HeartbeatIntervalMs != 25000 || up.welcome.Replica != "replica-1" || up.welcome.NodeName != "device-1" ||
+		up.welcome.PodCapacity != 110 || up.welcome.HostPolicy.AllowExec || !up.welcome.HostPolicy.AllowLog {
+		t.Errorf("Welcome: %v", up.welcome)
+	}
+	s := w.handler.next(t, "started").s
+	if s.Device() != ed || s.Hello().AgentVersion != "test" {
+		t.Errorf("session of %v, Hello %v", s.Device(), s.Hello())
+	}
+	if got, ok := w.Session("edge", "device-1"); !ok || got != s {
+		t.Errorf("Session returned %v, %v", got, ok)
+	}
+	if got := w.Sessions(); len(got) != 1 || got[0] != s {
+		t.Errorf("Sessions returned %v", got)
+	}
+
+	for _, text := range []string{"a", "b", "c"} {
+		if err := up.send.Send(t.Context(), nodeStatus(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(w.handler.next(t, "message").msg.GetNodeStatus().Status); got != text {
+			t.Errorf("message %q, expected %q", got, text)
+		}
+	}
+	for _, uid := range []string{"a", "b", "c"} {
+		if err := s.Send(deletePod(uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, uid := range []string{"a", "b", "c"} {
+		if got := receive(t, d.messages, "a message").GetDeletePod().Uid; got != uid {
+			t.Errorf("message about %q, expected %q", got, uid)
+		}
+	}
+
+	eventually(t, "the round trip was measured", func() bool { return s.Info().RoundTrip > 0 })
+	info := s.Info()
+	if info.CPUNanoCores != 5e8 || info.MemoryBytes != 64<<20 || info.Method != "grpc" || info.Replica != "replica-1" ||
+		info.BytesIn == 0 || info.BytesOut == 0 || info.Streams != 0 || !strings.HasPrefix(info.RemoteAddress, "127.0.0.1:") ||
+		string(info.NodeStatus.Status) != "c" || time.Since(info.LastSeen) > deadline {
+		t.Errorf("Info: %+v", info)
+	}
+
+	d.stop()
+	if end := w.handler.next(t, "ended"); end.s != s || end.reason == nil || !strings.Contains(end.reason.Error(), "the device closed the link") {
+		t.Errorf("ended: %v", end.reason)
+	}
+	receive(t, s.Done(), "the session to be done")
+	if _, ok := w.Session("edge", "device-1"); ok {
+		t.Error("the session is still registered")
+	}
+	if err := s.Send(deletePod("d")); !errors.Is(err, gateway.ErrClosed) {
+		t.Errorf("Send after the end: %v", err)
+	}
+}
+
+func TestNoNode(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) { ed.Spec.Node.Disabled = true })
+	d := w.run(t, w.enrol(t, ed))
+	if up := receive(t, d.connected, "the device to connect"); up.welcome.NodeName != "" || up.welcome.HeartbeatIntervalMs != 40000 {
+		t.Errorf("Welcome: %v", up.welcome)
+	}
+}
+
+// A server that goes away tells why; the device comes back to the next one by itself.
+func TestServerRestart(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	receive(t, d.connected, "the device to connect")
+	s := w.handler.next(t, "started").s
+	w.stop()
+	if end := w.handler.next(t, "ended"); end.s != s || status.Code(end.reason) != codes.Unavailable {
+		t.Errorf("ended: %v", end.reason)
+	}
+	if err := receive(t, d.disconnected, "the device to be told"); !strings.Contains(err.Error(), "replica replica-1 is shutting down") {
+		t.Errorf("the device was told %q", err)
+	}
+	w.start(t)
+	receive(t, d.connected, "the device to connect again")
+	w.handler.next(t, "started")
+}
+
+func TestLostLink(t *testing.T) {
+	w := newWorld(t)
+	dialer := &countingDialer{}
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")), func(_ *device, c *uplink.Config) { c.Dialer = dialer })
+	up := receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+	dialer.cut()
+	receive(t, d.disconnected, "the device to notice")
+	receive(t, up.ctx.Done(), "the context of the link to end")
+	if err := up.send.Send(t.Context(), nodeStatus("late")); err == nil {
+		t.Error("Send succeeded on a link that is down")
+	}
+	w.handler.next(t, "ended")
+	receive(t, d.connected, "the device to connect again")
+	w.handler.next(t, "started")
+}
+
+// A second connection of the same device takes the place of the first, and the handler sees one end
+// before the other starts.
+func TestDuplicateConnect(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	first := w.run(t, dir)
+	receive(t, first.connected, "the first to connect")
+	one := w.handler.next(t, "started").s
+	second := w.run(t, dir)
+	receive(t, second.connected, "the second to connect")
+	if end := w.handler.next(t, "ended"); end.s != one || status.Code(end.reason) != codes.Aborted {
+		t.Errorf("ended: %v", end.reason)
+	}
+	two := w.handler.next(t, "started").s
+	if err := receive(t, first.disconnected, "the first to be told"); status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "copy of its identity") {
+		t.Errorf("the first was told %q", err)
+	}
+	if got, _ := w.Session("edge", "device-1"); got != two {
+		t.Error("the second session is not the registered one")
+	}
+}
+
+// A device that comes again in the middle of taking over, many times: what is left is one session.
+func TestManyConnects(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	for range 8 {
+		w.run(t, dir)
+	}
+	started, ended := map[gateway.Session]bool{}, 0
+	for ended < 7 {
+		select {
+		case r := <-w.handler.records:
+			switch r.what {
+			case "started":
+				if len(started)-ended != 0 {
+					t.Fatal("a session started before the one before had ended")
+				}
+				started[r.s] = true
+			case "ended":
+				ended++
+			}
+		case <-time.After(deadline):
+			t.Fatalf("%d started, %d ended", len(started), ended)
+		}
+	}
+	eventually(t, "one is left", func() bool { return len(w.Sessions()) == 1 })
+}
+
+func TestQueueFull(t *testing.T) {
+	w := newWorld(t)
+	slow := make(chan struct{})
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")), func(d *device, _ *uplink.Config) { d.slow = slow })
+	receive(t, d.connected, "the device to connect")
+	s := w.handler.next(t, "started").s
+
+	other := w.run(t, w.enrol(t, w.directory.put("device-2", "uid-2")))
+	receive(t, other.connected, "the other device to connect")
+	s2 := w.handler.next(t, "started").s
+
+	sent := 0
+	for ; sent < 64; sent++ {
+		if err := s.Send(runPod("p", 1<<20)); err != nil {
+			if !errors.Is(err, gateway.ErrBusy) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if sent < 8 || sent == 64 {
+		t.Errorf("%d MiB were queued for a device that does not read", sent)
+	}
+	if err := s.Send(runPod("p", gateway.MaxServerMessage+1)); !errors.Is(err, gateway.ErrTooLarge) {
+		t.Errorf("Send of a message over the limit: %v", err)
+	}
+	// The slow device delays nobody else, and its own pings and streams are not behind its pods.
+	if err := s2.Send(deletePod("x")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, other.messages, "the other device's message")
+	close(slow)
+	for range sent {
+		if msg := receive(t, d.messages, "the slow device's messages"); len(msg.GetRunPod().Pod) != 1<<20 {
+			t.Fatal("a message arrived damaged")
+		}
+	}
+	if err := s.Send(runPod("big", 7<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if msg := receive(t, d.messages, "a large message"); len(msg.GetRunPod().Pod) != 7<<20 {
+		t.Error("the large message arrived damaged")
+	}
+}
+
+func TestManySmallQueued(t *testing.T) {
+	w := newWorld(t)
+	slow := make(chan struct{})
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")), func(d *device, _ *uplink.Config) { d.slow = slow })
+	receive(t, d.connected, "the device to connect")
+	s := w.handler.next(t, "started").s
+	n := 0
+	for ; n < 1<<20 && s.Send(runPod("p", 8<<10)) == nil; n++ {
+	}
+	if n < 1024 || n > 1024+1024 {
+		t.Errorf("%d messages were queued", n)
+	}
+	close(slow)
+}
+
+// A handler that is busy with one device does not delay another.
+func TestHandlerPerDevice(t *testing.T) {
+	gate := make(chan struct{})
+	w := newWorld(t, func(c *gateway.Config) {
+		c.Handler.(*recorder).block = func(d gateway.Device) {
+			if d.Name == "device-1" {
+				<-gate
+			}
+		}
+	})
+	one := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	two := w.run(t, w.enrol(t, w.directory.put("device-2", "uid-2")))
+	up1, up2 := receive(t, one.connected, "device 1"), receive(t, two.connected, "device 2")
+	w.handler.next(t, "started")
+	w.handler.next(t, "started")
+	if err := up1.send.Send(t.Context(), podStatus("a", 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := up2.send.Send(t.Context(), podStatus("b", 10)); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.handler.next(t, "message"); got.s.Device().Name != "device-2" {
+		t.Errorf("message of %s", got.s.Device())
+	}
+	close(gate)
+	if got := w.handler.next(t, "message"); got.s.Device().Name != "device-1" {
+		t.Errorf("message of %s", got.s.Device())
+	}
+}
+
+func TestMessageTooLargeForServer(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	up := receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+	if err := up.send.Send(t.Context(), podStatus("a", gateway.MaxDeviceMessage+1)); err == nil || !strings.Contains(err.Error(), "larger than the server accepts") {
+		t.Errorf("Send: %v", err)
+	}
+	if err := up.send.Send(t.Context(), podStatus("a", 1000)); err != nil {
+		t.Errorf("Send afterwards: %v", err)
+	}
+	w.handler.next(t, "message")
+}
+
+// What changes in the spec reaches a connected device.
+func TestSpecChange(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Spec.Host.AllowExec = new(bool) })
+	w.DeviceChanged("edge", "device-1")
+	if got := receive(t, d.messages, "a further Welcome").GetWelcome(); got == nil || got.HostPolicy.AllowExec {
+		t.Errorf("got %v", got)
+	}
+}
+
+// A device that stays silent is cut off; one that answers is not.
+func TestSilentDevice(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.PingTimeout = 200 * time.Millisecond })
+	ed := w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) {
+		ed.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 50 * time.Millisecond}
+	})
+	dialer := &freezer{}
+	d := w.run(t, w.enrol(t, ed), func(_ *device, c *uplink.Config) { c.Dialer = dialer })
+	receive(t, d.connected, "the device to connect")
+	s := w.handler.next(t, "started").s
+	before := s.Info().BytesIn
+	eventually(t, "several pings were answered", func() bool { return s.Info().BytesIn > before+500 })
+	dialer.frozen.Store(true)
+	if end := w.handler.next(t, "ended"); end.s != s || !strings.Contains(end.reason.Error(), "did not answer a ping") {
+		t.Errorf("ended: %v", end.reason)
+	}
+	dialer.thaw()
+}

@@ -1,0 +1,429 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+// deadline of everything that a test waits for. No test waits that long unless it fails.
+const deadline = 20 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// directory is a Directory in memory.
+type directory struct {
+	mu      sync.Mutex
+	devices map[string]*v1alpha1.EdgeDevice
+	fail    error
+}
+
+func (d *directory) Get(namespace, name string) (*v1alpha1.EdgeDevice, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if ed := d.devices[namespace+"/"+name]; ed != nil {
+		return ed.DeepCopy(), nil
+	}
+	return nil, notFound(name)
+}
+
+func notFound(name string) error {
+	return apierrors.NewNotFound(schema.GroupResource{Group: v1alpha1.GroupName, Resource: "edgedevices"}, name)
+}
+
+func (d *directory) SetCertificate(_ context.Context, device gateway.Device, c v1alpha1.CertificateStatus, rekey bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail != nil {
+		return d.fail
+	}
+	ed := d.devices[device.String()]
+	if ed == nil || ed.UID != device.UID {
+		return notFound(device.Name)
+	}
+	if current := ed.Status.Certificate; !rekey && (current == nil || current.PublicKeySHA256 != c.PublicKeySHA256) {
+		return apierrors.NewConflict(schema.GroupResource{}, device.Name, fmt.Errorf("another key"))
+	}
+	ed = ed.DeepCopy()
+	ed.Status.Certificate = &c
+	d.devices[device.String()] = ed
+	return nil
+}
+
+// put adds an EdgeDevice with a UID.
+func (d *directory) put(name, uid string, change ...func(*v1alpha1.EdgeDevice)) gateway.Device {
+	ed := &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name, UID: types.UID(uid)}}
+	for _, f := range change {
+		f(ed)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.devices["edge/"+name] = ed
+	return gateway.Device{Namespace: "edge", Name: name, UID: ed.UID}
+}
+
+func (d *directory) change(name string, f func(*v1alpha1.EdgeDevice)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ed := d.devices["edge/"+name].DeepCopy()
+	f(ed)
+	d.devices["edge/"+name] = ed
+}
+
+func (d *directory) remove(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.devices, "edge/"+name)
+}
+
+// memoryTokens is a TokenStore in memory. The one in etcd has tests of its own.
+type memoryTokens struct {
+	mu      sync.Mutex
+	records map[string]gateway.TokenRecord
+}
+
+func (m *memoryTokens) Create(_ context.Context, r gateway.TokenRecord) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.records[r.Hash] = r
+	return nil
+}
+
+func (m *memoryTokens) Get(_ context.Context, hash string) (*gateway.TokenRecord, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.records[hash]
+	if !ok || time.Now().After(r.Expires) {
+		return nil, gateway.ErrTokenUnknown
+	}
+	return &r, nil
+}
+
+func (m *memoryTokens) Consume(_ context.Context, r *gateway.TokenRecord) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.records[r.Hash]; !ok {
+		return gateway.ErrTokenUnknown
+	}
+	delete(m.records, r.Hash)
+	return nil
+}
+
+func (m *memoryTokens) Restore(ctx context.Context, r *gateway.TokenRecord) error {
+	return m.Create(ctx, *r)
+}
+
+// record is what a handler was told.
+type record struct {
+	what   string // started, message, ended
+	s      gateway.Session
+	msg    *edgeapi.DeviceMessage
+	reason error
+}
+
+// recorder is a Handler that keeps what it is told.
+type recorder struct {
+	records chan record
+	block   func(gateway.Device) // called for each message
+}
+
+func (r *recorder) SessionStarted(s gateway.Session) { r.records <- record{what: "started", s: s} }
+func (r *recorder) DeviceMessage(s gateway.Session, msg *edgeapi.DeviceMessage) {
+	if r.block != nil {
+		r.block(s.Device())
+	}
+	r.records <- record{what: "message", s: s, msg: msg}
+}
+func (r *recorder) SessionEnded(s gateway.Session, reason error) {
+	r.records <- record{what: "ended", s: s, reason: reason}
+}
+
+func (r *recorder) next(t *testing.T, what string) record {
+	t.Helper()
+	select {
+	case got := <-r.records:
+		if got.what != what {
+			t.Fatalf("the handler was told %q (%v), expected %q", got.what, got.reason, what)
+		}
+		return got
+	case <-time.After(deadline):
+		t.Fatalf("the handler was not told %q", what)
+		return record{}
+	}
+}
+
+// world is a running gateway with its surroundings.
+type world struct {
+	*gateway.Gateway
+	config    gateway.Config
+	address   string
+	directory *directory
+	handler   *recorder
+	stop      func()
+}
+
+func newWorld(t *testing.T, change ...func(*gateway.Config)) *world {
+	t.Helper()
+	authority, err := gateway.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{
+		directory: &directory{devices: map[string]*v1alpha1.EdgeDevice{}},
+		handler:   &recorder{records: make(chan record, 4096)},
+	}
+	w.config = gateway.Config{
+		Authority: authority, Tokens: &memoryTokens{records: map[string]gateway.TokenRecord{}},
+		Devices: w.directory, Handler: w.handler, Replica: "replica-1",
+	}
+	for _, f := range change {
+		f(&w.config)
+	}
+	w.start(t)
+	return w
+}
+
+// start runs the gateway, again if it was stopped.
+func (w *world) start(t *testing.T) {
+	t.Helper()
+	address := w.address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := link.ListenTCP(ctx, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.address = l.Addr().String()
+	config := w.config
+	config.Listener = l
+	if w.Gateway, err = gateway.New(config); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	g := w.Gateway
+	go func() { done <- g.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(deadline):
+			t.Error("the gateway did not stop")
+		}
+	})
+	t.Cleanup(func() { w.stop() })
+}
+
+// enrol gives a new state directory the identity of a device.
+func (w *world) enrol(t *testing.T, device gateway.Device) string {
+	t.Helper()
+	dir := t.TempDir()
+	w.enrolIn(t, device, dir)
+	return dir
+}
+
+func (w *world) enrolIn(t *testing.T, device gateway.Device, dir string) {
+	t.Helper()
+	token, _, err := w.IssueToken(t.Context(), device, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// device is a running uplink.
+type device struct {
+	*uplink.Client
+	stop         func()
+	connected    chan connected
+	messages     chan *edgeapi.ServerMessage
+	disconnected chan error
+	serve        func(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream)
+	slow         chan struct{} // Message waits for it
+}
+
+type connected struct {
+	ctx     context.Context
+	welcome *edgeapi.Welcome
+	send    uplink.Sender
+}
+
+func (d *device) Hello(context.Context) *edgeapi.Hello {
+	return &edgeapi.Hello{AgentVersion: "test", NodeStatus: &edgeapi.NodeStatus{Status: []byte("first")}}
+}
+func (d *device) Connected(ctx context.Context, w *edgeapi.Welcome, send uplink.Sender) {
+	d.connected <- connected{ctx, w, send}
+}
+func (d *device) Message(msg *edgeapi.ServerMessage) {
+	if d.slow != nil {
+		<-d.slow
+	}
+	d.messages <- msg
+}
+func (d *device) Disconnected(err error) { d.disconnected <- err }
+func (d *device) Stream(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream) {
+	d.serve(ctx, req, s)
+}
+func (d *device) Usage() (cpu, memory uint64) { return 5e8, 64 << 20 }
+
+func (w *world) run(t *testing.T, dir string, change ...func(*device, *uplink.Config)) *device {
+	t.Helper()
+	d := &device{
+		connected: make(chan connected, 64), messages: make(chan *edgeapi.ServerMessage, 4096), disconnected: make(chan error, 64),
+		serve: func(context.Context, *edgeapi.OpenStream, *stream.Stream) {},
+	}
+	config := uplink.Config{Server: w.address, StateDir: dir, Handler: d}
+	for _, f := range change {
+		f(d, &config)
+	}
+	var err error
+	if d.Client, err = uplink.New(config); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	d.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("uplink.Run: %v", err)
+			}
+		case <-time.After(deadline):
+			t.Error("the uplink did not stop")
+		}
+	})
+	t.Cleanup(d.stop)
+	return d
+}
+
+func receive[T any](t *testing.T, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(deadline):
+		t.Fatalf("timed out waiting for %s", what)
+		panic("unreachable")
+	}
+}
+
+// eventually polls until a condition holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); !cond(); {
+		if time.Now().After(end) {
+			t.Fatalf("timed out waiting until %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// countingDialer tells of each attempt.
+type countingDialer struct {
+	mu    sync.Mutex
+	conns []*link.Conn
+}
+
+func (c *countingDialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	conn, err := link.TCP{}.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns = append(c.conns, conn)
+	return conn, nil
+}
+
+func (c *countingDialer) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.conns {
+		_ = conn.Close()
+	}
+}
+
+// freezer makes connections over which, once frozen, nothing is read or written, as if the network was
+// gone without a word.
+type freezer struct {
+	frozen atomic.Bool
+	mu     sync.Mutex
+	conns  []net.Conn
+}
+
+func (f *freezer) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	if f.frozen.Load() {
+		return nil, errors.New("frozen")
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fc := &frozenConn{Conn: c, freezer: f, closed: make(chan struct{})}
+	f.conns = append(f.conns, fc)
+	return link.NewConn(fc, link.MethodGRPC), nil
+}
+
+func (f *freezer) thaw() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		_ = c.Close()
+	}
+}
+
+type frozenConn struct {
+	net.Conn
+	freezer *freezer
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (c *frozenConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.freezer.frozen.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *frozenConn) Write(p []byte) (int, error) {
+	if c.freezer.frozen.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *frozenConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}

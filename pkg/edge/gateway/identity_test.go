@@ -1,0 +1,491 @@
+package gateway_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/identity"
+)
+
+// rawClient is a client without the manners of an uplink.
+func (w *world) rawClient(t *testing.T, cert *tls.Certificate) edgeapi.EdgeClient {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AddCert(w.config.Authority.Certificate())
+	config := &tls.Config{RootCAs: roots, ServerName: identity.GatewayName, MinVersion: tls.VersionTLS13}
+	if cert != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	conn, err := grpc.NewClient("passthrough:///"+w.address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return edgeapi.NewEdgeClient(conn)
+}
+
+func newCSR(t *testing.T) ([]byte, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csrFor(t, key), key
+}
+
+func csrFor(t *testing.T, key any) []byte {
+	t.Helper()
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csr
+}
+
+func (w *world) token(t *testing.T, device gateway.Device, ttl time.Duration) string {
+	t.Helper()
+	token, expires, err := w.IssueToken(t.Context(), device, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if until := time.Until(expires); until > ttl || until < ttl-2*time.Second {
+		t.Errorf("the token expires in %s, expected %s", until, ttl)
+	}
+	return token
+}
+
+func wantCode(t *testing.T, err error, code codes.Code, text string) {
+	t.Helper()
+	if status.Code(err) != code || !strings.Contains(err.Error(), text) {
+		t.Errorf("got %v, expected code %s with %q", err, code, text)
+	}
+}
+
+func certificateIn(t *testing.T, dir string) *tls.Certificate {
+	t.Helper()
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "identity", "cert.pem"), filepath.Join(dir, "identity", "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cert
+}
+
+func TestEnrol(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1")
+	token := w.token(t, ed, time.Hour)
+	client := w.rawClient(t, nil)
+	csr, key := newCSR(t)
+
+	// What is wrong with a request must not use the token up.
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Skip("this Go makes no weak keys")
+	}
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsigned := append([]byte{}, csr...)
+	unsigned[len(unsigned)-1] ^= 1
+	for name, bad := range map[string][]byte{
+		"empty": nil, "garbage": []byte("garbage"), "weak RSA key": csrFor(t, weak), "weak curve": csrFor(t, p224),
+		"signature of another key": unsigned, "too long": make([]byte, 9<<10),
+	} {
+		_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: bad})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	resp, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(resp.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := identity.FromCertificate(cert)
+	if err != nil || got != ed || cert.Subject.CommonName != "edge/device-1" || !key.PublicKey.Equal(cert.PublicKey) {
+		t.Errorf("certificate of %v (%s), error %v", got, cert.Subject, err)
+	}
+	if cert.IsCA || len(cert.ExtKeyUsage) != 1 || cert.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth || cert.KeyUsage != x509.KeyUsageDigitalSignature {
+		t.Errorf("usages %v %v", cert.KeyUsage, cert.ExtKeyUsage)
+	}
+	if life := time.Until(cert.NotAfter); life < 29*24*time.Hour || life > 30*24*time.Hour {
+		t.Errorf("certificate is valid for %s", life)
+	}
+	stored, _ := w.directory.Get("edge", "device-1")
+	if c := stored.Status.Certificate; c == nil || c.PublicKeySHA256 != identity.PublicKeyHash(cert) || c.SerialNumber != cert.SerialNumber.Text(16) {
+		t.Errorf("status.certificate: %+v", c)
+	}
+
+	_, err = client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	wantCode(t, err, codes.Unauthenticated, "used up")
+}
+
+func TestEnrolRefused(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.directory.put("device-1", "uid-1"), w.directory.put("device-2", "uid-2")
+	csr, _ := newCSR(t)
+	client := w.rawClient(t, nil)
+	enrol := func(token string) error {
+		_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+		return err
+	}
+
+	// A token is good for its own device and says nothing about another: parts cannot be mixed.
+	a, b := strings.Split(w.token(t, one, time.Hour), "."), strings.Split(w.token(t, two, time.Hour), ".")
+	wantCode(t, enrol(a[0]+"."+b[1]+"."+a[2]), codes.Unauthenticated, "unknown")
+	wantCode(t, enrol("nonsense"), codes.Unauthenticated, "three parts")
+	wantCode(t, enrol(""), codes.Unauthenticated, "three parts")
+
+	// Created again under the same name, it is another device.
+	token := w.token(t, one, time.Hour)
+	w.directory.put("device-1", "uid-3")
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	_, err := client.Enroll(ctx, &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	wantCode(t, err, codes.Unauthenticated, "does not exist any more")
+
+	// One that is being deleted.
+	token = w.token(t, two, time.Hour)
+	w.directory.change("device-2", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+	wantCode(t, enrol(token), codes.Unauthenticated, "being deleted")
+
+	if _, _, err := w.IssueToken(t.Context(), gateway.Device{Namespace: "edge", Name: "x"}, time.Hour); err == nil {
+		t.Error("a token for a device without UID was issued")
+	}
+}
+
+// A failure on our side gives the token back.
+func TestEnrolGivesTokenBack(t *testing.T) {
+	w := newWorld(t)
+	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
+	csr, _ := newCSR(t)
+	client := w.rawClient(t, nil)
+	w.directory.fail = errors.New("etcd is on fire")
+	_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	wantCode(t, err, codes.Unavailable, "still good")
+	w.directory.fail = nil
+	if _, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEnrolRateLimit(t *testing.T) {
+	w := newWorld(t)
+	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
+	csr, _ := newCSR(t)
+	client := w.rawClient(t, nil)
+	for i := 0; ; i++ {
+		_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: "guess", Csr: csr})
+		if status.Code(err) == codes.ResourceExhausted {
+			break
+		}
+		if i > 10000 {
+			t.Fatal("guesses are not limited")
+		}
+	}
+	_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	wantCode(t, err, codes.ResourceExhausted, "try again")
+}
+
+func TestAnonymous(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.MaxAnonymous = 2 })
+	client := w.rawClient(t, nil)
+	csr, _ := newCSR(t)
+	_, err := client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})
+	wantCode(t, err, codes.Unauthenticated, "needs a device certificate")
+	call, err := client.Connect(t.Context())
+	if err == nil {
+		_, err = call.Recv()
+	}
+	wantCode(t, err, codes.Unauthenticated, "needs a device certificate")
+	stream, err := client.Stream(t.Context())
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	wantCode(t, err, codes.Unauthenticated, "needs a device certificate")
+
+	second := w.rawClient(t, nil)
+	_, err = second.Renew(t.Context(), &edgeapi.RenewRequest{})
+	wantCode(t, err, codes.Unauthenticated, "")
+	third := w.rawClient(t, nil)
+	_, err = third.Renew(t.Context(), &edgeapi.RenewRequest{})
+	wantCode(t, err, codes.Unavailable, "")
+}
+
+// selfSigned is the certificate of a device that another CA made up.
+func selfSigned(t *testing.T, d gateway.Device) *tls.Certificate {
+	t.Helper()
+	authority, err := gateway.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newWorld(t, func(c *gateway.Config) { c.Authority = authority })
+	other.directory.put(d.Name, string(d.UID))
+	return certificateIn(t, other.enrol(t, d))
+}
+
+func TestForeignCA(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1")
+	dir := w.enrol(t, ed)
+	_ = dir
+	cert := selfSigned(t, ed)
+	csr, _ := newCSR(t)
+	_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})
+	if status.Code(err) != codes.Unavailable { // the handshake failed
+		t.Errorf("a certificate of another CA: %v", err)
+	}
+}
+
+func TestRenew(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	cert := certificateIn(t, dir)
+	client := w.rawClient(t, cert)
+	resp, err := client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := x509.ParseCertificate(resp.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ed, _ := w.directory.Get("edge", "device-1"); ed.Status.Certificate.SerialNumber != next.SerialNumber.Text(16) {
+		t.Error("status.certificate is not of the renewed one")
+	}
+	csr, _ := newCSR(t)
+	_, err = client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})
+	wantCode(t, err, codes.InvalidArgument, "keeps the key")
+}
+
+// A connected device is reminded, renews, and stays connected.
+func TestRenewWhileConnected(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.CertificateLifetime = 20 * time.Second })
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1")) // 5 min 20 s long by its dates, of which 20 s are left
+	w.stop()
+	w.config.CertificateLifetime = time.Hour
+	w.start(t)
+	old := certificateIn(t, dir).Leaf
+	d := w.run(t, dir)
+	receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+	eventually(t, "the certificate was renewed", func() bool {
+		now := certificateIn(t, dir).Leaf
+		return now.NotAfter.After(old.NotAfter.Add(30 * time.Minute))
+	})
+	select {
+	case err := <-d.disconnected:
+		t.Errorf("the renewal cut the link: %v", err)
+	default:
+	}
+}
+
+// A device that was offline for longer than its certificate lasts comes back by itself.
+func TestExpiredInGrace(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.CertificateLifetime = -time.Minute })
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	w.stop()
+	w.config.CertificateLifetime = time.Hour
+	w.start(t)
+
+	call, err := w.rawClient(t, certificateIn(t, dir)).Connect(t.Context())
+	if err == nil {
+		_, err = call.Recv()
+	}
+	wantCode(t, err, codes.Unauthenticated, "renew it first")
+
+	d := w.run(t, dir)
+	receive(t, d.connected, "the device to connect")
+	if left := time.Until(certificateIn(t, dir).Leaf.NotAfter); left < 50*time.Minute {
+		t.Errorf("the certificate is good for %s", left)
+	}
+}
+
+func TestExpiredBeyondGrace(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.CertificateLifetime = -2 * time.Minute; c.RenewalGrace = time.Minute })
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	cert := certificateIn(t, dir)
+	_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+	wantCode(t, err, codes.PermissionDenied, "arhat join")
+}
+
+// connectError is what a device with this identity is told.
+func (w *world) connectError(t *testing.T, dir string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	call, err := w.rawClient(t, certificateIn(t, dir)).Connect(ctx)
+	if err == nil {
+		_ = call.Send(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: &edgeapi.Hello{}}})
+		_, err = call.Recv()
+	}
+	return err
+}
+
+func TestDeleted(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1")
+	dir := w.enrol(t, ed)
+	d := w.run(t, dir)
+	receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+
+	// While it is being deleted the link stays: its pods have to go.
+	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+	w.DeviceChanged("edge", "device-1")
+	if _, ok := w.Session("edge", "device-1"); !ok {
+		t.Fatal("the link was cut before the EdgeDevice was gone")
+	}
+	w.directory.remove("device-1")
+	w.DeviceChanged("edge", "device-1")
+	if end := w.handler.next(t, "ended"); status.Code(end.reason) != codes.PermissionDenied {
+		t.Errorf("ended: %v", end.reason)
+	}
+	err := receive(t, d.disconnected, "the device to be told")
+	wantCode(t, err, codes.PermissionDenied, "was deleted")
+	d.stop()
+
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "was deleted")
+	cert := certificateIn(t, dir)
+	_, err = w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+	wantCode(t, err, codes.PermissionDenied, "was deleted")
+
+	w.directory.put("device-1", "uid-2")
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "created again")
+	w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "")
+}
+
+// The heartbeat notices a deletion by itself too.
+func TestDeletedNoticedByHeartbeat(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) {
+		ed.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 20 * time.Millisecond}
+	})))
+	receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+	w.directory.remove("device-1")
+	w.handler.next(t, "ended")
+}
+
+// Enrolling anew shuts the old key out, at once and for good.
+func TestRekeyed(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1")
+	old := w.enrol(t, ed)
+	d := w.run(t, old)
+	receive(t, d.connected, "the device to connect")
+	w.handler.next(t, "started")
+
+	fresh := w.enrol(t, ed)
+	err := receive(t, d.disconnected, "the device to be told")
+	wantCode(t, err, codes.PermissionDenied, "replaced the key")
+	w.handler.next(t, "ended")
+	d.stop()
+
+	wantCode(t, w.connectError(t, old), codes.PermissionDenied, "replaced the key")
+	cert := certificateIn(t, old)
+	_, err = w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+	wantCode(t, err, codes.PermissionDenied, "replaced the key")
+
+	d2 := w.run(t, fresh)
+	receive(t, d2.connected, "the new agent to connect")
+}
+
+// A cache that is a moment behind does not turn a new device away.
+func TestLaggingDirectory(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	full, _ := w.directory.Get("edge", "device-1")
+	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status.Certificate = nil })
+	d := w.run(t, dir)
+	go func() {
+		// By now the device may or may not have asked; either way it must get in.
+		w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status = full.Status })
+	}()
+	receive(t, d.connected, "the device to connect")
+}
+
+func TestJoin(t *testing.T) {
+	w := newWorld(t)
+	ed := w.directory.put("device-1", "uid-1")
+	dir := t.TempDir()
+	join := func(token string) error {
+		return uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir})
+	}
+	if err := join(""); !errors.Is(err, uplink.ErrNotEnrolled) {
+		t.Errorf("Join without token: %v", err)
+	}
+	token := w.token(t, ed, time.Hour)
+	if err := join(token); err != nil {
+		t.Fatal(err)
+	}
+	first := certificateIn(t, dir)
+	if err := join(""); err != nil {
+		t.Errorf("Join of an enrolled device: %v", err)
+	}
+	if err := join(token); err != nil {
+		t.Errorf("Join with the token that was used: %v", err)
+	}
+	if !certificateIn(t, dir).Leaf.Equal(first.Leaf) {
+		t.Error("the identity was replaced")
+	}
+	if err := join(w.token(t, ed, time.Hour)); err != nil {
+		t.Errorf("Join with another token: %v", err)
+	}
+	if next := certificateIn(t, dir); next.Leaf.Equal(first.Leaf) || identity.PublicKeyHash(next.Leaf) == identity.PublicKeyHash(first.Leaf) {
+		t.Error("enrolling anew kept the key")
+	}
+	for _, name := range []string{"key.pem", "cert.pem", "ca.pem"} {
+		if info, err := os.Stat(filepath.Join(dir, "identity", name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", name, info.Mode(), err)
+		}
+	}
+	ca, err := os.ReadFile(filepath.Join(dir, "identity", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(ca); block == nil || string(block.Bytes) != string(w.config.Authority.Certificate().Raw) {
+		t.Error("ca.pem is not the device CA")
+	}
+}
+
+// The token names the CA: a server that cannot show it never sees the token.
+func TestJoinWrongServer(t *testing.T) {
+	w, imposter := newWorld(t), newWorld(t)
+	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
+	err := uplink.Join(t.Context(), uplink.JoinOptions{Server: imposter.address, Token: token, StateDir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "not the one that the token is for") {
+		t.Errorf("Join at another server: %v", err)
+	}
+	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: t.TempDir()}); err != nil {
+		t.Errorf("the token was used up: %v", err)
+	}
+}
