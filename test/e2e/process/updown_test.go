@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +19,6 @@ import (
 // another one that runs beside it is not disturbed.
 func TestUpAndDown(t *testing.T) {
 	e := suite.Get(t)
-	before := machine(t)
 	dir := filepath.Join(t.TempDir(), "cluster")
 	options := local.Options{Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: 1, Out: io.Discard}
 	c, err := local.Up(t.Context(), options)
@@ -45,13 +43,17 @@ func TestUpAndDown(t *testing.T) {
 	if _, err := local.Up(t.Context(), options); err == nil || !strings.Contains(err.Error(), "make down") {
 		t.Errorf("another etcd: %v", err)
 	}
+	id := c.State().ID
+	if len(traces(t, id, dir)) == 0 {
+		t.Error("no trace of a cluster that is up")
+	}
 	for range 2 { // again is no error
 		if err := local.Down(t.Context(), dir, true, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if after := machine(t); !slices.Equal(before, after) {
-		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	if left := traces(t, id, dir); len(left) != 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("%s: %v", dir, err)
@@ -59,8 +61,9 @@ func TestUpAndDown(t *testing.T) {
 	e.Kubectl(t, "get", "nodes", "device-1")
 }
 
-// machine lists what a cluster could leave behind: its processes, mounts, namespaces and interfaces.
-func machine(t *testing.T) []string {
+// traces lists what is on this machine of a cluster: processes, mounts, network namespaces and
+// interfaces.
+func traces(t *testing.T, id, dir string) []string {
 	t.Helper()
 	var all []string
 	links, err := netlink.LinkList()
@@ -68,26 +71,28 @@ func machine(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		all = append(all, "interface "+l.Attrs().Name)
+		if strings.Contains(l.Attrs().Name, id) {
+			all = append(all, "interface "+l.Attrs().Name)
+		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		all = append(all, "mount "+strings.Fields(line)[4])
-	}
-	namespaces, _ := filepath.Glob("/run/netns/*")
-	for _, name := range namespaces {
-		all = append(all, "network namespace "+name)
-	}
-	programs, _ := filepath.Glob("/proc/[0-9]*/exe")
-	for _, path := range programs {
-		target, err := os.Readlink(path)
-		if err == nil && strings.HasPrefix(target, os.Getenv("ARANYA_BIN")) {
-			all = append(all, fmt.Sprintf("process %s of %s", strings.Split(path, "/")[2], target))
+		if point := strings.Fields(line)[4]; strings.Contains(point, id) || strings.HasPrefix(point, dir) {
+			all = append(all, "mount "+point)
 		}
 	}
-	slices.Sort(all)
+	namespaces, _ := filepath.Glob("/run/netns/*" + id + "*")
+	all = append(all, namespaces...)
+	environments, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environments {
+		env, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(env), "ARANYA_CLUSTER="+id+"\x00") {
+			command, _ := os.ReadFile(filepath.Dir(path) + "/cmdline")
+			all = append(all, fmt.Sprintf("process %s: %q", strings.Split(path, "/")[2], command))
+		}
+	}
 	return all
 }
