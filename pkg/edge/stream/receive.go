@@ -110,11 +110,7 @@ func (s *Stream) isClosed() bool {
 }
 
 // Finished tells whether Finish was called.
-func (s *Stream) Finished() bool {
-	s.sendMu.Lock()
-	defer s.sendMu.Unlock()
-	return s.sealed
-}
+func (s *Stream) Finished() bool { return s.sealed.Load() }
 
 // reader is the receiving side of a channel.
 type reader struct {

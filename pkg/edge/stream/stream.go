@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -46,7 +47,9 @@ type Stream struct {
 	cancel context.CancelCauseFunc
 
 	sendMu sync.Mutex
-	sealed bool // nothing may be sent any more; guarded by sendMu
+	// sealed says that nothing may be sent any more. It is set under sendMu, and read without it by the
+	// receiving side, for which a sender may be waiting.
+	sealed atomic.Bool
 
 	in      [channels]*reader
 	out     [channels]*writer
@@ -228,9 +231,13 @@ func (s *Stream) send(f *edgeapi.StreamFrame) error {
 }
 
 func (s *Stream) sendLocked(f *edgeapi.StreamFrame) error {
-	if s.sealed {
+	if s.sealed.Load() {
 		return ErrClosed
 	}
+	return s.sendAny(f)
+}
+
+func (s *Stream) sendAny(f *edgeapi.StreamFrame) error {
 	select {
 	case <-s.over:
 		return s.overErr()
@@ -250,10 +257,13 @@ func (s *Stream) sendLocked(f *edgeapi.StreamFrame) error {
 func (s *Stream) sendLast(f *edgeapi.StreamFrame) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	if err := s.sendLocked(f); err != nil {
+	// First: the server may end the call before Send returns.
+	if s.sealed.Swap(true) {
+		return ErrClosed
+	}
+	if err := s.sendAny(f); err != nil {
 		return err
 	}
-	s.sealed = true
 	if c, ok := s.call.(interface{ CloseSend() error }); ok {
 		return c.CloseSend()
 	}
