@@ -40,10 +40,7 @@ the devices that dial in, and runs a Node for each of them in the main cluster.`
 			if err := o.Validate(); err != nil {
 				return err
 			}
-			if o.Metrics.AllowListMapping == nil && o.Metrics.AllowListMappingManifest == "" {
-				o.Metrics.AllowListMapping = map[string]string{} // else the library complains of a missing file
-			}
-			o.Metrics.Apply()
+			o.applyMetrics()
 			return Run(cmd.Context(), o)
 		},
 	}

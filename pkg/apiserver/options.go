@@ -185,6 +185,20 @@ func (o *Options) addServingFlags(fs *pflag.FlagSet) {
 	fs.Lookup("tls-private-key-file").Usage = "File with the private key of --tls-cert-file."
 }
 
+// applyMetrics is Metrics.Apply, which logs an error for each start without an allow-list of labels.
+func (o *Options) applyMetrics() {
+	m := o.Metrics
+	if len(m.ShowHiddenMetricsForVersion) > 0 {
+		metrics.SetShowHidden()
+	}
+	metrics.SetDisabledMetrics(m.DisabledMetrics)
+	if len(m.AllowListMapping) > 0 {
+		metrics.SetLabelAllowList(m.AllowListMapping)
+	} else if m.AllowListMappingManifest != "" {
+		metrics.SetLabelAllowListFromManifest(m.AllowListMappingManifest)
+	}
+}
+
 // ownServingCert says whether aranya issues its serving certificate itself.
 func (o *Options) ownServingCert() bool {
 	pair := o.Recommended.SecureServing.ServerCert.CertKey
