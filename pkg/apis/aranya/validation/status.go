@@ -79,9 +79,7 @@ func validateDeviceInfo(info *aranya.DeviceInfo, path *field.Path) field.ErrorLi
 		errs = append(errs, field.TooMany(addresses, len(info.Addresses), maxAddresses))
 	}
 	for i, address := range info.Addresses {
-		if address.Type == "" {
-			errs = append(errs, field.Required(addresses.Index(i).Child("type"), `for example "InternalIP"`))
-		}
+		errs = append(errs, maxLength(string(address.Type), maxDeviceString, addresses.Index(i).Child("type"))...)
 		errs = append(errs, maxLength(address.Address, maxDeviceString, addresses.Index(i).Child("address"))...)
 	}
 	errs = append(errs, validateResources(info.Capacity, path.Child("capacity"))...)

@@ -148,9 +148,11 @@ func TestValidateEdgeDeviceStatusUpdate(t *testing.T) {
 			want:   []string{"TooLong|status.device.kernelVersion|1024"},
 		},
 		{
-			name:   "address without a type",
-			change: info(aranya.DeviceInfo{Addresses: []corev1.NodeAddress{{Address: "192.0.2.1"}}}),
-			want:   []string{"Required|status.device.addresses[0].type|"},
+			name: "long address",
+			change: info(aranya.DeviceInfo{Addresses: []corev1.NodeAddress{{
+				Type: corev1.NodeAddressType(strings.Repeat("t", maxDeviceString+1)), Address: strings.Repeat("a", maxDeviceString+1),
+			}}}),
+			want: []string{"TooLong|status.device.addresses[0].type|1024", "TooLong|status.device.addresses[0].address|1024"},
 		},
 		{
 			name: "many addresses",
