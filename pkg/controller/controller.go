@@ -112,7 +112,11 @@ func New(config Config) (*Controllers, error) {
 	c.nodeLister, c.nodeInformer = c.kube.Core().V1().Nodes().Lister(), c.kube.Core().V1().Nodes().Informer()
 	c.serviceSynced = c.kube.Core().V1().Services().Informer().HasSynced
 	c.podInformer = pod.NewInformer(config.Kube)
-	return c, c.build()
+	if err := c.build(); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	return c, nil
 }
 
 // build makes the single controllers and subscribes them to the links.

@@ -1,0 +1,317 @@
+package controller
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestNewRefusesIncompleteConfig(t *testing.T) {
+	edge := edgefake.NewClientset()
+	factory := externalversions.NewSharedInformerFactory(edge, 0)
+	for name, config := range map[string]Config{
+		"no clients": {NodeAddress: "192.0.2.1", KubeletPort: 1},
+		"no address": {Kube: kubefake.NewClientset(), Edge: edge, EdgeInformers: factory, KubeletPort: 1},
+		"no port":    {Kube: kubefake.NewClientset(), Edge: edge, EdgeInformers: factory, NodeAddress: "192.0.2.1"},
+	} {
+		if _, err := New(config); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestDeviceGetsNode(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Spec.Node.Labels = map[string]string{"zone": "a"}
+	ed.Spec.Node.Taints = []corev1.Taint{{Key: "own", Effect: corev1.TaintEffectNoExecute}}
+	ed.Spec.Pod.Capacity = ptr.To[int32](7)
+	c := newCluster(t, time.Hour, ed)
+	eventually(t, "status before the first link", func() bool {
+		d := c.device("d1")
+		return d.Status.Phase == aranya.EdgeDeviceOffline && meta.FindStatusCondition(d.Status.Conditions, aranya.EdgeDeviceNodeReady) != nil
+	})
+	if c.node("d1") != nil {
+		t.Fatal("there is a Node before the device ever connected")
+	}
+	c.connect(newSession(ed))
+	eventually(t, "Node ready and untainted", func() bool {
+		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady)
+	})
+	n := c.node("d1")
+	for k, v := range map[string]string{
+		aranya.LabelRole: aranya.RoleEdgeDevice, aranya.LabelName: "d1", aranya.LabelNamespace: "edge", "zone": "a",
+		corev1.LabelArchStable: "arm64", corev1.LabelOSStable: "linux", corev1.LabelHostname: "d1",
+		"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux",
+	} {
+		if n.Labels[k] != v {
+			t.Errorf("label %s is %q, want %q", k, n.Labels[k], v)
+		}
+	}
+	for k, v := range map[string]string{
+		aranya.AnnotationUID:                   string(ed.UID),
+		"metrics.k8s.io/resource-metrics-path": "/nodes/d1/metrics/resource",
+		"node.alpha.kubernetes.io/ttl":         "0",
+	} {
+		if n.Annotations[k] != v {
+			t.Errorf("annotation %s is %q, want %q", k, n.Annotations[k], v)
+		}
+	}
+	if !hasTaint(n, aranya.TaintNamespace) || !hasTaint(n, "own") {
+		t.Errorf("taints: %v", n.Spec.Taints)
+	}
+	if got := n.Status.Allocatable.Pods().Value(); got != 7 {
+		t.Errorf("allocatable pods: %d", got)
+	}
+	want := []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+	if !slices.Equal(n.Status.Addresses, want) || n.Status.DaemonEndpoints.KubeletEndpoint.Port != 10250 {
+		t.Errorf("endpoint: %v %v", n.Status.Addresses, n.Status.DaemonEndpoints)
+	}
+	eventually(t, "Lease", func() bool {
+		lease, err := c.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(c.ctx, "d1", metav1.GetOptions{})
+		return err == nil && lease.OwnerReferences[0].UID == n.UID && *lease.Spec.LeaseDurationSeconds == 45
+	})
+	eventually(t, "status of the EdgeDevice", func() bool {
+		s := c.device("d1").Status
+		return s.Phase == aranya.EdgeDeviceOnline && s.AgentVersion == "v1.2.3" && s.NodeName == "d1" && s.ObservedGeneration == 1 &&
+			s.LastSeen != nil && s.Device != nil && s.Device.KernelVersion == "6.1.0" && s.Certificate != nil &&
+			meta.IsStatusConditionTrue(s.Conditions, aranya.EdgeDeviceConnected) &&
+			meta.IsStatusConditionTrue(s.Conditions, aranya.EdgeDeviceEnrolled) &&
+			meta.IsStatusConditionTrue(s.Conditions, aranya.EdgeDeviceNodeReady)
+	})
+	eventually(t, "events", func() bool {
+		got := c.events("EdgeDevice", "d1")
+		return slices.Contains(got, "Connected") && slices.Contains(got, "NodeCreated")
+	})
+	if !slices.Contains(c.device("d1").Finalizers, aranya.FinalizerNode) {
+		t.Error("no finalizer")
+	}
+	if ns, name, ok := c.controllers.DeviceForNode("d1"); !ok || ns != "edge" || name != "d1" {
+		t.Errorf("DeviceForNode: %s/%s %v", ns, name, ok)
+	}
+}
+
+func TestLostLinkMakesNodeUnknown(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	s := c.connect(newSession(ed))
+	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+
+	// A link that is replaced is no loss, whichever call comes first.
+	s2 := c.connect(newSession(ed))
+	c.cut(s, "replaced")
+	s3 := newSession(ed)
+	c.cut(s2, "replaced")
+	c.connect(s3)
+	eventually(t, "still online", func() bool { return c.device("d1").Status.Phase == aranya.EdgeDeviceOnline })
+	c.cut(s3, "connection reset by peer")
+	eventually(t, "Node unknown", func() bool { return c.ready("d1") == corev1.ConditionUnknown })
+	eventually(t, "device offline", func() bool {
+		status := c.device("d1").Status
+		connected := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceConnected)
+		return status.Phase == aranya.EdgeDeviceOffline && connected.Status == metav1.ConditionFalse &&
+			strings.Contains(connected.Message, "connection reset by peer") &&
+			meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceNodeReady).Status == metav1.ConditionUnknown
+	})
+	c.connect(newSession(ed))
+	eventually(t, "Node ready again", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	writes := 0
+	for _, a := range c.kube.Actions() {
+		if a.GetVerb() == "patch" && a.GetSubresource() == "status" && a.GetResource().Resource == "nodes" {
+			writes++
+		}
+	}
+	if writes != 2 {
+		t.Errorf("the status of the Node was written %d times, want 2: gone and back", writes)
+	}
+}
+
+func TestRuntimeNotReady(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	s := newSession(ed)
+	s.hello.NodeStatus = nodeStatus("6.1.0", corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "RuntimeNotReady", Message: "no containerd"})
+	c.connect(s)
+	eventually(t, "Node not ready", func() bool { return c.ready("d1") == corev1.ConditionFalse })
+	if !hasTaint(c.node("d1"), corev1.TaintNodeNotReady) {
+		t.Error("the taint of a Node that is not ready is gone")
+	}
+	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: nodeStatus("6.2.0")}})
+	eventually(t, "Node ready", func() bool {
+		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady) && c.node("d1").Status.NodeInfo.KernelVersion == "6.2.0"
+	})
+	eventually(t, "fact stored", func() bool {
+		d := c.device("d1").Status.Device
+		return d != nil && d.KernelVersion == "6.2.0"
+	})
+}
+
+func TestForeignNodeIsNotTouched(t *testing.T) {
+	ed := edgeDevice("d1")
+	foreign := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "d1", UID: "foreign"}}
+	c := newCluster(t, time.Hour, ed, foreign, edgePod("p", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "conflict told", func() bool {
+		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+		return ready != nil && ready.Reason == "NodeNameConflict" && slices.Contains(c.events("EdgeDevice", "d1"), "NodeNameConflict")
+	})
+	for _, a := range c.kube.Actions() {
+		if a.GetResource().Resource == "nodes" && !slices.Contains([]string{"get", "list", "watch"}, a.GetVerb()) {
+			t.Errorf("%s of a foreign Node", a.GetVerb())
+		}
+	}
+	if len(s.desired())+len(s.runs()) > 0 {
+		t.Error("pods of a foreign Node were sent to the device")
+	}
+	if _, _, ok := c.controllers.DeviceForNode("d1"); ok {
+		t.Error("the foreign Node counts as the device's")
+	}
+	if err := c.kube.CoreV1().Nodes().Delete(c.ctx, "d1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "own Node", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	eventually(t, "no conflict", func() bool {
+		return meta.IsStatusConditionTrue(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+	})
+}
+
+func TestSpecDrift(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Spec.Node.Labels = map[string]string{"zone": "a", "tier": "x"}
+	ed.Spec.Node.Unschedulable = true
+	c := newCluster(t, time.Hour, ed)
+	c.connect(newSession(ed))
+	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+
+	n := c.node("d1").DeepCopy()
+	n.Labels["users"], n.Labels["zone"] = "stays", "spoilt"
+	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "users", Effect: corev1.TaintEffectNoSchedule})
+	if _, err := c.kube.CoreV1().Nodes().Update(c.ctx, n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "spoilt label restored", func() bool { return c.node("d1").Labels["zone"] == "a" })
+
+	d := c.device("d1").DeepCopy()
+	d.Generation = 2
+	d.Spec.Node = aranya.NodeSpec{Labels: map[string]string{"zone": "b"}, NamespaceTaint: aranya.NamespaceTaintNone}
+	if _, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Update(c.ctx, d, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Node follows", func() bool {
+		n := c.node("d1")
+		_, tier := n.Labels["tier"]
+		return n.Labels["zone"] == "b" && !tier && !n.Spec.Unschedulable && !hasTaint(n, aranya.TaintNamespace)
+	})
+	if n := c.node("d1"); n.Labels["users"] != "stays" || !hasTaint(n, "users") {
+		t.Errorf("what users set is gone: %v %v", n.Labels, n.Spec.Taints)
+	}
+}
+
+func TestDeletionOfConnectedDevice(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+
+	d := c.device("d1").DeepCopy()
+	d.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	if err := c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), d, "edge"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
+	if !hasTaint(c.node("d1"), "arhat.dev/removing") {
+		t.Error("the Node takes new pods while it is drained")
+	}
+	if c.device("d1") == nil {
+		t.Fatal("the EdgeDevice went before its pods")
+	}
+	c.removed(s, c.pod("p"), nil)
+	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
+	if _, err := c.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(c.ctx, "d1", metav1.GetOptions{}); err == nil {
+		t.Error("the Lease is still there")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.disconnected, s.device) {
+		t.Error("the link was not cut")
+	}
+}
+
+func TestDeletionOfAbsentDevice(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Finalizers = []string{aranya.FinalizerNode}
+	n := ownNode(ed)
+	c := newCluster(t, time.Hour, ed, n, edgePod("p", "d1"))
+	d := c.device("d1").DeepCopy()
+	d.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	if err := c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), d, "edge"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
+}
+
+// ownNode is the Node of a device from before a restart.
+func ownNode(ed *aranya.EdgeDevice) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: ed.Name, UID: types.UID("node-" + ed.Name),
+			Labels:      map[string]string{aranya.LabelName: ed.Name, aranya.LabelNamespace: ed.Namespace},
+			Annotations: map[string]string{aranya.AnnotationUID: string(ed.UID)},
+		},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Status.Phase = aranya.EdgeDeviceOnline
+	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: "LinkUp"})
+	clock := clocktesting.NewFakeClock(time.Now())
+	c := newClusterAt(t, clock, time.Minute, ed, ownNode(ed))
+	eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
+	clock.Step(59 * time.Second)
+	if c.ready("d1") != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
+		t.Error("the device got no time to come back")
+	}
+	eventually(t, "given up", func() bool {
+		clock.Step(time.Second)
+		return c.ready("d1") == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline
+	})
+}
+
+func TestNodeDisabled(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	s := c.connect(newSession(ed))
+	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	d := c.device("d1").DeepCopy()
+	d.Generation, d.Spec.Node.Disabled = 2, true
+	if _, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Update(c.ctx, d, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Node gone", func() bool { return c.node("d1") == nil })
+	eventually(t, "told", func() bool {
+		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+		return ready.Reason == "NodeDisabled" && c.device("d1").Status.NodeName == ""
+	})
+	c.cut(s, "gone")
+	// A device without a Node has no pods, and is told so.
+	s = c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "stale"}))
+	eventually(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
+}

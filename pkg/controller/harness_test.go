@@ -1,0 +1,386 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2/ktesting"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/stream"
+	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+)
+
+const patience = 20 * time.Second
+
+// cluster is a set of running controllers on fake clientsets.
+type cluster struct {
+	t           *testing.T
+	ctx         context.Context
+	kube        *kubefake.Clientset
+	edge        *edgefake.Clientset
+	controllers *Controllers
+
+	version int // of Nodes
+
+	mu           sync.Mutex
+	disconnected []gateway.Device
+}
+
+func newCluster(t *testing.T, grace time.Duration, objects ...runtime.Object) *cluster {
+	t.Helper()
+	return newClusterAt(t, clock.RealClock{}, grace, objects...)
+}
+
+func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, objects ...runtime.Object) *cluster {
+	t.Helper()
+	var kube, edge []runtime.Object
+	for _, o := range objects {
+		if _, ok := o.(*aranya.EdgeDevice); ok {
+			edge = append(edge, o)
+		} else {
+			kube = append(kube, o)
+		}
+	}
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	c := &cluster{t: t, ctx: ctx, kube: kubefake.NewClientset(kube...), edge: edgefake.NewClientset(edge...), version: 1}
+	c.kube.PrependReactor("create", "nodes", admitNode)
+	c.kube.PrependReactor("patch", "nodes", c.versionNode)
+	c.kube.PrependReactor("update", "nodes", c.versionNode)
+	c.kube.PrependReactor("delete", "pods", c.deletePod)
+	c.edge.PrependReactor("patch", "edgedevices", c.dropFinalized)
+	factory := externalversions.NewSharedInformerFactory(c.edge, 0)
+	var err error
+	c.controllers, err = New(Config{
+		Kube: c.kube, Edge: c.edge, EdgeInformers: factory,
+		NodeAddress: "192.0.2.1", KubeletPort: 10250, Replica: "test", ReconnectGrace: grace, Clock: clock,
+		Disconnect: func(d gateway.Device, _ error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.disconnected = append(c.disconnected, d)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := c.controllers.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		factory.Shutdown()
+	})
+	eventually(t, "informers synced", c.controllers.HasSynced)
+	return c
+}
+
+// admitNode does what the admission plugin TaintNodesByCondition does.
+func admitNode(action clienttesting.Action) (bool, runtime.Object, error) {
+	n := action.(clienttesting.CreateAction).GetObject().(*corev1.Node)
+	n.UID, n.ResourceVersion = uuid.NewUUID(), "1"
+	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+	return false, nil, nil
+}
+
+// versionNode gives a Node a new resource version with each change, and refuses a patch of an old one,
+// as kube-apiserver does.
+func (c *cluster) versionNode(action clienttesting.Action) (bool, runtime.Object, error) {
+	gvr := corev1.SchemeGroupVersion.WithResource("nodes")
+	if patch, ok := action.(clienttesting.PatchAction); ok {
+		var wanted corev1.Node
+		current, err := c.kube.Tracker().Get(gvr, "", patch.GetName())
+		if err != nil {
+			return true, nil, err
+		}
+		if err := json.Unmarshal(patch.GetPatch(), &wanted); err == nil && wanted.ResourceVersion != "" && wanted.ResourceVersion != current.(*corev1.Node).ResourceVersion {
+			return true, nil, apierrors.NewConflict(gvr.GroupResource(), patch.GetName(), errors.New("changed meanwhile"))
+		}
+	}
+	_, object, err := clienttesting.ObjectReaction(c.kube.Tracker())(action)
+	if err != nil {
+		return true, nil, err
+	}
+	n := object.(*corev1.Node).DeepCopy()
+	c.version++
+	n.ResourceVersion = strconv.Itoa(c.version)
+	return true, n, c.kube.Tracker().Update(gvr, n, "")
+}
+
+// deletePod gives pods their grace period, as kube-apiserver does.
+func (c *cluster) deletePod(action clienttesting.Action) (bool, runtime.Object, error) {
+	deletion := action.(clienttesting.DeleteActionImpl)
+	grace := ptr.Deref(deletion.DeleteOptions.GracePeriodSeconds, 30)
+	if grace == 0 {
+		return false, nil, nil
+	}
+	object, err := c.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), deletion.Namespace, deletion.Name)
+	if err != nil {
+		return true, nil, err
+	}
+	pod := object.(*corev1.Pod).DeepCopy()
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now()}, &grace
+	return true, pod, c.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, deletion.Namespace)
+}
+
+// dropFinalized deletes an EdgeDevice whose last finalizer is taken off, as the API server does.
+func (c *cluster) dropFinalized(action clienttesting.Action) (bool, runtime.Object, error) {
+	patch := action.(clienttesting.PatchAction)
+	var fields struct {
+		Metadata struct {
+			Finalizers *[]string `json:"finalizers"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(patch.GetPatch(), &fields); err != nil || fields.Metadata.Finalizers == nil || len(*fields.Metadata.Finalizers) > 0 {
+		return false, nil, err
+	}
+	gvr := aranya.SchemeGroupVersion.WithResource("edgedevices")
+	object, err := c.edge.Tracker().Get(gvr, patch.GetNamespace(), patch.GetName())
+	if err != nil {
+		return true, nil, err
+	}
+	return true, object, c.edge.Tracker().Delete(gvr, patch.GetNamespace(), patch.GetName())
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (c *cluster) node(name string) *corev1.Node {
+	n, err := c.kube.CoreV1().Nodes().Get(c.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return n
+}
+
+func (c *cluster) pod(name string) *corev1.Pod {
+	p, err := c.kube.CoreV1().Pods("edge").Get(c.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+func (c *cluster) device(name string) *aranya.EdgeDevice {
+	ed, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Get(c.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return ed
+}
+
+func (c *cluster) ready(name string) corev1.ConditionStatus {
+	n := c.node(name)
+	if n == nil {
+		return ""
+	}
+	for _, condition := range n.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			return condition.Status
+		}
+	}
+	return ""
+}
+
+// events returns the reasons of the events on an object, in order.
+func (c *cluster) events(kind, name string) []string {
+	list, err := c.kube.CoreV1().Events("").List(c.ctx, metav1.ListOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var reasons []string
+	for _, e := range list.Items {
+		if e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	return reasons
+}
+
+// connect brings up a link of a device.
+func (c *cluster) connect(s *session) *session {
+	c.controllers.Handler().SessionStarted(s)
+	c.t.Cleanup(s.end)
+	return s
+}
+
+func (c *cluster) cut(s *session, reason string) {
+	s.end()
+	c.controllers.Handler().SessionEnded(s, errors.New(reason))
+}
+
+func (c *cluster) report(s *session, pod *corev1.Pod, status corev1.PodStatus) {
+	data, err := status.Marshal()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodStatus{
+		PodStatus: &edgeapi.PodStatus{Uid: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Status: data},
+	}})
+}
+
+func (c *cluster) removed(s *session, pod *corev1.Pod, status *corev1.PodStatus) {
+	message := &edgeapi.PodRemoved{Uid: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name}
+	if status != nil {
+		data, err := status.Marshal()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		message.Status = data
+	}
+	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodRemoved{PodRemoved: message}})
+}
+
+// session is a link without a device behind it: it keeps what is sent.
+type session struct {
+	device gateway.Device
+	hello  *edgeapi.Hello
+	done   chan struct{}
+	once   sync.Once
+
+	mu   sync.Mutex
+	busy int // so many messages are refused
+	sent []*edgeapi.ServerMessage
+}
+
+var _ gateway.Session = &session{}
+
+func newSession(ed *aranya.EdgeDevice, held ...*edgeapi.PodDigest) *session {
+	return &session{
+		device: gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID},
+		hello:  &edgeapi.Hello{AgentVersion: "v1.2.3", NodeStatus: nodeStatus("6.1.0"), Pods: held},
+		done:   make(chan struct{}),
+	}
+}
+
+func nodeStatus(kernel string, conditions ...corev1.NodeCondition) *edgeapi.NodeStatus {
+	status := corev1.NodeStatus{
+		Capacity:    corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("1Gi")},
+		Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("3"), corev1.ResourceMemory: resource.MustParse("900Mi")},
+		NodeInfo:    corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "arm64", KernelVersion: kernel, KubeletVersion: "v1.37.2"},
+		Conditions:  conditions,
+		Addresses:   []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.7"}},
+	}
+	data, err := status.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return &edgeapi.NodeStatus{Status: data}
+}
+
+func (s *session) Device() gateway.Device { return s.device }
+func (s *session) Hello() *edgeapi.Hello  { return s.hello }
+func (s *session) Done() <-chan struct{}  { return s.done }
+func (s *session) Close(error)            { s.end() }
+func (s *session) end()                   { s.once.Do(func() { close(s.done) }) }
+
+func (s *session) Send(msg *edgeapi.ServerMessage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+		return gateway.ErrClosed
+	default:
+	}
+	if s.busy > 0 {
+		s.busy--
+		return gateway.ErrBusy
+	}
+	s.sent = append(s.sent, msg)
+	return nil
+}
+
+func (s *session) OpenStream(context.Context, *edgeapi.OpenStream) (*stream.Stream, error) {
+	return nil, gateway.ErrClosed
+}
+
+func (s *session) Info() gateway.Info {
+	return gateway.Info{Method: "grpc", RemoteAddress: "198.51.100.9:4711", Replica: "test", LastSeen: time.Now()}
+}
+
+// messages returns what was sent of one kind.
+func messages[T any](s *session, get func(*edgeapi.ServerMessage) *T) []*T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []*T
+	for _, m := range s.sent {
+		if v := get(m); v != nil {
+			found = append(found, v)
+		}
+	}
+	return found
+}
+
+func (s *session) desired() []*edgeapi.DesiredPods {
+	return messages(s, (*edgeapi.ServerMessage).GetDesiredPods)
+}
+func (s *session) runs() []*edgeapi.RunPod { return messages(s, (*edgeapi.ServerMessage).GetRunPod) }
+func (s *session) updates() []*edgeapi.UpdateVolumes {
+	return messages(s, (*edgeapi.ServerMessage).GetUpdateVolumes)
+}
+func (s *session) deletes() []*edgeapi.DeletePod {
+	return messages(s, (*edgeapi.ServerMessage).GetDeletePod)
+}
+
+func edgeDevice(name string) *aranya.EdgeDevice {
+	return &aranya.EdgeDevice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name, UID: types.UID("uid-of-" + name), Generation: 1},
+		Status:     aranya.EdgeDeviceStatus{Certificate: &aranya.CertificateStatus{SerialNumber: "1", PublicKeySHA256: "a"}},
+	}
+}
+
+func edgePod(name, node string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name, UID: types.UID("uid-of-" + name), Generation: 1},
+		Spec: corev1.PodSpec{
+			NodeName: node, EnableServiceLinks: ptr.To(true),
+			Containers: []corev1.Container{{Name: "main", Image: "busybox"}},
+		},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodPending, QOSClass: corev1.PodQOSBestEffort,
+			Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}},
+		},
+	}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func hasTaint(n *corev1.Node, key string) bool {
+	return n != nil && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
+}

@@ -1,0 +1,275 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func configMap(name, value string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name}, Data: map[string]string{"key": value}}
+}
+
+func withVolume(p *corev1.Pod) {
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{
+		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, DefaultMode: ptr.To[int32](0o644)},
+	}}}
+}
+
+func withEnv(p *corev1.Pod) {
+	p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{
+		ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, Key: "key"},
+	}}}
+}
+
+func running() corev1.PodStatus {
+	now := metav1.Now()
+	return corev1.PodStatus{
+		Phase: corev1.PodRunning, PodIP: "10.88.0.2", PodIPs: []corev1.PodIP{{IP: "10.88.0.2"}}, StartTime: &now,
+		Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "main", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}}},
+	}
+}
+
+func TestPodIsSentAndReported(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, configMap("cm", "1"), edgePod("p", "d1", withVolume))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	run := s.runs()[0]
+	if run.Uid != "uid-of-p" || run.Digest == "" || run.VolumesDigest == "" || string(run.Volumes[0].Files[0].Data) != "1" {
+		t.Errorf("sent: %v", run)
+	}
+	if s.sent[0].GetDesiredPods() == nil {
+		t.Error("the list of desired pods does not come first")
+	}
+	c.report(s, c.pod("p"), running())
+	eventually(t, "status written", func() bool { return c.pod("p").Status.Phase == corev1.PodRunning })
+	status := c.pod("p").Status
+	if len(status.Conditions) != 2 || status.Conditions[0].Type != corev1.PodScheduled || status.QOSClass != corev1.PodQOSBestEffort || status.ObservedGeneration != 1 {
+		t.Errorf("status: %+v", status)
+	}
+
+	// The same again is no write.
+	before := podPatches(c)
+	c.report(s, c.pod("p"), running())
+	update := configMap("cm", "2")
+	if _, err := c.kube.CoreV1().ConfigMaps("edge").Update(c.ctx, update, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "volume updated", func() bool { return len(s.updates()) == 1 })
+	if u := s.updates()[0]; u.Uid != "uid-of-p" || string(u.Volumes[0].Files[0].Data) != "2" || u.VolumesDigest == run.VolumesDigest {
+		t.Errorf("update: %v", u)
+	}
+	if len(s.runs()) != 1 {
+		t.Error("the pod was sent again though only a volume changed")
+	}
+	if after := podPatches(c); after != before {
+		t.Errorf("%d status writes for a status that did not change", after-before)
+	}
+}
+
+func podPatches(c *cluster) int {
+	n := 0
+	for _, a := range c.kube.Actions() {
+		if a.GetVerb() == "patch" && a.GetResource().Resource == "pods" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestReconnectSendsOnlyWhatDiffers(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, configMap("cm", "1"), edgePod("p", "d1", withVolume), edgePod("q", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "both sent", func() bool { return len(s.runs()) == 2 })
+	var held []*edgeapi.PodDigest
+	for _, r := range s.runs() {
+		held = append(held, &edgeapi.PodDigest{Uid: r.Uid, Digest: r.Digest, VolumesDigest: r.VolumesDigest})
+	}
+	c.cut(s, "gone")
+
+	held = append(held, &edgeapi.PodDigest{Uid: "stale", Digest: "x"})
+	i := slices.IndexFunc(held, func(p *edgeapi.PodDigest) bool { return p.Uid == "uid-of-q" })
+	held[i].Digest = "outdated"
+	s = c.connect(newSession(ed, held...))
+	eventually(t, "differing pod sent", func() bool { return len(s.runs()) == 1 })
+	if s.runs()[0].Uid != "uid-of-q" {
+		t.Errorf("sent %s", s.runs()[0].Uid)
+	}
+	desired := s.desired()
+	if len(desired) != 1 || len(desired[0].Pods) != 2 {
+		t.Fatalf("desired: %v", desired)
+	}
+	for _, p := range desired[0].Pods {
+		if p.Uid == "stale" {
+			t.Error("a pod that is gone is desired")
+		}
+	}
+}
+
+func TestDeletionIsConfirmedByTheDevice(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	c.report(s, c.pod("p"), running())
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](7)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	if d := s.deletes()[0]; d.Uid != "uid-of-p" || d.Name != "p" || d.Namespace != "edge" || d.GracePeriodSeconds != 7 {
+		t.Errorf("delete: %v", d)
+	}
+	if c.pod("p") == nil {
+		t.Fatal("the pod is gone before the device has confirmed")
+	}
+	last := running()
+	last.Phase = corev1.PodSucceeded
+	var phases []corev1.PodPhase
+	c.kube.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		object, err := c.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "edge", "p")
+		if err == nil {
+			phases = append(phases, object.(*corev1.Pod).Status.Phase)
+		}
+		return false, nil, nil
+	})
+	c.removed(s, c.pod("p"), &last)
+	eventually(t, "pod gone", func() bool { return c.pod("p") == nil })
+	if !slices.Contains(phases, corev1.PodSucceeded) {
+		t.Errorf("the last status was not written before the pod went: %v", phases)
+	}
+}
+
+func TestDeletionOfPodTheDeviceNeverGot(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withVolume)) // its ConfigMap does not exist
+	s := c.connect(newSession(ed))
+	eventually(t, "waiting", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	c.removed(s, c.pod("p"), nil)
+	eventually(t, "pod gone", func() bool { return c.pod("p") == nil })
+	if len(s.runs()) > 0 {
+		t.Error("the pod was sent without its volume")
+	}
+}
+
+func TestForceDeletedPodIsDropped(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds == 0 })
+}
+
+func TestDeviceReportsOnlyOnItsOwnPods(t *testing.T) {
+	one, two := edgeDevice("d1"), edgeDevice("d2")
+	c := newCluster(t, time.Hour, one, two, edgePod("p1", "d1"), edgePod("p2", "d2"))
+	s1, s2 := c.connect(newSession(one)), newSession(two, &edgeapi.PodDigest{Uid: "uid-of-p1"})
+	c.connect(s2)
+	eventually(t, "both sent", func() bool { return len(s1.runs()) == 1 && len(s2.runs()) == 1 })
+	if s1.runs()[0].Uid != "uid-of-p1" || s2.runs()[0].Uid != "uid-of-p2" {
+		t.Errorf("sent %s to d1 and %s to d2", s1.runs()[0].Uid, s2.runs()[0].Uid)
+	}
+	forged := running()
+	forged.Message = "forged"
+	c.report(s2, c.pod("p1"), forged)
+	c.removed(s2, c.pod("p1"), &forged)
+	c.controllers.Handler().DeviceMessage(s2, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
+		Event: &edgeapi.Event{PodUid: "uid-of-p1", Type: "Warning", Reason: "Forged", Message: "forged"},
+	}})
+	// What is honest, and comes later, is the sign that the forgeries were dealt with.
+	c.report(s2, c.pod("p2"), running())
+	c.report(s1, c.pod("p1"), running())
+	c.controllers.Handler().DeviceMessage(s1, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
+		Event: &edgeapi.Event{PodUid: "uid-of-p1", FieldPath: "spec.containers{main}", Type: "Normal", Reason: "Started", Message: "Started container main"},
+	}})
+	eventually(t, "honest reports", func() bool {
+		return c.pod("p1").Status.Phase == corev1.PodRunning && c.pod("p2").Status.Phase == corev1.PodRunning && slices.Contains(c.events("Pod", "p1"), "Started")
+	})
+	if c.pod("p1").Status.Message != "" || slices.Contains(c.events("Pod", "p1"), "Forged") {
+		t.Error("a device reported on another's pod")
+	}
+}
+
+func TestEventsOfTheDeviceItself(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	s := c.connect(newSession(ed))
+	eventually(t, "Node known", func() bool { _, _, ok := c.controllers.DeviceForNode("d1"); return ok })
+	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
+		Event: &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "little is left"},
+	}})
+	eventually(t, "on EdgeDevice and Node", func() bool {
+		return slices.Contains(c.events("EdgeDevice", "d1"), "DiskPressure") && slices.Contains(c.events("Node", "d1"), "DiskPressure")
+	})
+}
+
+func TestBusyDeviceIsTriedAgain(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := newSession(ed)
+	s.busy = 3
+	c.connect(s)
+	eventually(t, "pod sent in the end", func() bool { return len(s.runs()) == 1 && s.busy == 0 })
+}
+
+func TestMissingReferences(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withEnv))
+	s := c.connect(newSession(ed))
+	eventually(t, "status says what is missing", func() bool {
+		statuses := c.pod("p").Status.ContainerStatuses
+		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
+			statuses[0].State.Waiting.Message == `configmaps "cm" not found`
+	})
+	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
+		t.Error("the pod is not held back")
+	}
+	if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "$1"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	var sent corev1.Pod
+	if err := sent.Unmarshal(s.runs()[0].Pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := sent.Spec.Containers[0].Env; len(got) != 1 || got[0].Value != "$$1" || got[0].ValueFrom != nil {
+		t.Errorf("env: %v", got)
+	}
+}
+
+func TestPodsWaitForTheDevice(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("p", "d1"))
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "deletion seen", func() bool {
+		p, err := c.controllers.Pods().Pods("edge").Get("p")
+		return err == nil && p.DeletionTimestamp != nil
+	})
+	if c.pod("p") == nil {
+		t.Fatal("the pod of a device that is away is gone")
+	}
+	s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "uid-of-p"}))
+	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	if len(s.desired()[0].Pods) != 1 {
+		t.Error("a pod that ends with grace is not desired meanwhile")
+	}
+}
