@@ -1,0 +1,225 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilexec "k8s.io/utils/exec"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+const (
+	// hangupPatience is how long a command may take to end after its session was cut off.
+	hangupPatience = 2 * time.Second
+	// drainPatience is how long output is still carried after a command has ended, because a process
+	// that it left behind may hold its streams for ever.
+	drainPatience = 2 * time.Second
+)
+
+func (h *Host) exec(ctx context.Context, r *edgeapi.Exec, s *stream.Stream) error {
+	if len(r.GetCommand()) == 0 || r.Command[0] == "" {
+		return failf(metav1.StatusReasonBadRequest, "no command was given")
+	}
+	if r.GetContainer() != nil {
+		return h.execContainer(ctx, r, s)
+	}
+	if err := h.demand(rightExec); err != nil {
+		return err
+	}
+	cmd := exec.Command(r.Command[0], r.Command[1:]...)
+	if cmd.Err != nil {
+		return failf(metav1.StatusReasonBadRequest, "the device cannot run %q: %v", r.Command[0], cmd.Err)
+	}
+	return runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
+}
+
+// attach without a container runs a login shell: a host has no main process to attach to.
+func (h *Host) attach(ctx context.Context, r *edgeapi.Attach, s *stream.Stream) error {
+	if r.GetContainer() != nil {
+		return h.attachContainer(ctx, r, s)
+	}
+	if err := h.demand(rightAttach); err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{Args: h.config.Shell}
+	if len(cmd.Args) > 0 {
+		cmd.Path = cmd.Args[0]
+	} else {
+		cmd.Path = currentAccount().shell
+		cmd.Args = []string{"-" + filepath.Base(cmd.Path)} // which makes it a login shell
+	}
+	return runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
+}
+
+// streams are those that were asked for.
+type streams struct{ stdin, stdout, stderr, tty bool }
+
+// runCommand runs a command on the host. When ctx ends first its process group is hung up, then
+// killed.
+func runCommand(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+	a := currentAccount()
+	cmd.Env = a.environment(want.tty)
+	cmd.Dir = a.directory()
+	if !want.stdin {
+		closeStdin(s)
+	}
+	var err error
+	if want.tty {
+		err = runTerminal(ctx, cmd, want, s)
+	} else {
+		err = runPipes(ctx, cmd, want, s)
+	}
+	return commandError(ctx, err)
+}
+
+func commandError(ctx context.Context, err error) error {
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &exit):
+		code := exit.ExitCode()
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			code = 128 + int(st.Signal())
+		}
+		return utilexec.CodeExitError{Err: err, Code: code}
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // it ended with 0; only its output is still held by another process
+	}
+	return err
+}
+
+func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = drainPatience
+	if want.stdout {
+		cmd.Stdout = plainWriter{s.Writer(edgeapi.Channel_STDOUT)}
+	}
+	if want.stderr {
+		cmd.Stderr = plainWriter{s.Writer(edgeapi.Channel_STDERR)}
+	}
+	var stdin io.WriteCloser
+	if want.stdin {
+		var err error
+		if stdin, err = cmd.StdinPipe(); err != nil {
+			return err
+		}
+	}
+	if err := start(cmd, s); err != nil {
+		return err
+	}
+	if stdin != nil {
+		// Ends with the stream, or with the command: Wait closes the pipe.
+		go func() {
+			_, _ = io.Copy(stdin, s.Reader(edgeapi.Channel_STDIN))
+			_ = stdin.Close()
+		}()
+	}
+	return wait(ctx, cmd)
+}
+
+func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("cannot open a terminal: %w", err)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	err = start(cmd, s)
+	_ = slave.Close()
+	if err != nil {
+		return errors.Join(err, master.Close())
+	}
+	var copies sync.WaitGroup
+	stop := make(chan struct{})
+	copies.Go(func() {
+		out := io.Discard
+		if want.stdout {
+			out = plainWriter{s.Writer(edgeapi.Channel_STDOUT)}
+		}
+		_, _ = io.Copy(out, master) // until EIO: the last process has let go of the terminal
+	})
+	copies.Go(func() { followSize(s.Resizes(), master, stop) })
+	if want.stdin {
+		go func() { _, _ = io.Copy(master, s.Reader(edgeapi.Channel_STDIN)) }()
+	}
+	err = wait(ctx, cmd)
+	close(stop)
+	// The output ends by itself if nothing else holds the terminal.
+	_ = master.SetReadDeadline(time.Now().Add(drainPatience))
+	copies.Wait()
+	return errors.Join(err, master.Close())
+}
+
+// followSize applies sizes until it is stopped.
+func followSize(sizes <-chan *edgeapi.TerminalSize, terminal *os.File, stop <-chan struct{}) {
+	for {
+		select {
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			_ = pty.Setsize(terminal, &pty.Winsize{Cols: cells(size.GetWidth()), Rows: cells(size.GetHeight())})
+		case <-stop:
+			return
+		}
+	}
+}
+
+func cells(n uint32) uint16 { return uint16(min(n, 1<<16-1)) }
+
+// start starts a command and says so. If the server is gone already the command is ended again.
+func start(cmd *exec.Cmd, s *stream.Stream) error {
+	if err := cmd.Start(); err != nil {
+		return failf(metav1.StatusReasonBadRequest, "the device cannot run %q: %v", cmd.Path, err)
+	}
+	if err := s.Ready(); err != nil {
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		_ = cmd.Wait()
+		return err
+	}
+	return nil
+}
+
+// wait waits for a command that leads a process group.
+func wait(ctx context.Context, cmd *exec.Cmd) error {
+	pid := cmd.Process.Pid
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		// Without reaping it: until cmd.Wait its id, and so the group's, belongs to nobody else.
+		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+		}
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		_ = unix.Kill(-pid, unix.SIGHUP)
+		_ = unix.Kill(-pid, unix.SIGCONT)
+		timer := time.NewTimer(hangupPatience)
+		select {
+		case <-ended:
+		case <-timer.C:
+		}
+		timer.Stop()
+		_ = unix.Kill(-pid, unix.SIGKILL)
+		<-ended
+	}
+	return cmd.Wait()
+}
+
+// plainWriter hides that a writer can do more, lest io.Copy finds other ways.
+type plainWriter struct{ io.Writer }

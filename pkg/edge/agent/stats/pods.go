@@ -1,0 +1,154 @@
+package stats
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/kubelet/pkg/types"
+)
+
+// rateOf turns a counter of CPU time into nano cores.
+type rateOf func(id string, at time.Time, nanos uint64) *uint64
+
+// podsOf joins what the runtime tells about sandboxes and containers.
+func podsOf(sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, podStats []*runtimeapi.PodSandboxStats, rate rateOf) []statsapi.PodStats {
+	byID := map[string]*runtimeapi.ContainerStats{}
+	for _, s := range stats {
+		byID[s.GetAttributes().GetId()] = s
+	}
+	ofSandbox := map[string]*runtimeapi.LinuxPodSandboxStats{}
+	for _, s := range podStats {
+		ofSandbox[s.GetAttributes().GetId()] = s.GetLinux()
+	}
+	pods := []statsapi.PodStats{}
+	for _, sandbox := range sandboxes {
+		pod := statsapi.PodStats{
+			PodRef:    statsapi.PodReference{Name: sandbox.GetMetadata().GetName(), Namespace: sandbox.GetMetadata().GetNamespace(), UID: sandbox.GetMetadata().GetUid()},
+			StartTime: timeOf(sandbox.CreatedAt),
+		}
+		for _, c := range containers {
+			s := byID[c.Id]
+			if c.PodSandboxId != sandbox.Id || s == nil {
+				continue
+			}
+			pod.Containers = append(pod.Containers, containerStats(c, s, rate))
+		}
+		slices.SortFunc(pod.Containers, func(a, b statsapi.ContainerStats) int { return cmp.Compare(a.Name, b.Name) })
+		complete(&pod, sandbox.Id, ofSandbox[sandbox.Id], rate)
+		pods = append(pods, pod)
+	}
+	slices.SortFunc(pods, func(a, b statsapi.PodStats) int {
+		return cmp.Or(cmp.Compare(a.PodRef.Namespace, b.PodRef.Namespace), cmp.Compare(a.PodRef.Name, b.PodRef.Name), cmp.Compare(a.PodRef.UID, b.PodRef.UID))
+	})
+	return pods
+}
+
+func containerStats(c *runtimeapi.Container, s *runtimeapi.ContainerStats, rate rateOf) statsapi.ContainerStats {
+	name := c.Labels[types.KubernetesContainerNameLabel]
+	if name == "" {
+		name = c.GetMetadata().GetName()
+	}
+	result := statsapi.ContainerStats{
+		Name: name, StartTime: timeOf(c.CreatedAt),
+		CPU: cpuStats(c.Id, s.Cpu, rate), Memory: memoryStats(s.Memory),
+	}
+	if layer := s.WritableLayer; layer != nil {
+		result.Rootfs = &statsapi.FsStats{Time: timeOf(layer.Timestamp), UsedBytes: valueOf(layer.UsedBytes), InodesUsed: valueOf(layer.InodesUsed)}
+	}
+	return result
+}
+
+func cpuStats(id string, cpu *runtimeapi.CpuUsage, rate rateOf) *statsapi.CPUStats {
+	if cpu == nil {
+		return nil
+	}
+	result := &statsapi.CPUStats{Time: timeOf(cpu.Timestamp), UsageCoreNanoSeconds: valueOf(cpu.UsageCoreNanoSeconds), UsageNanoCores: valueOf(cpu.UsageNanoCores)}
+	if result.UsageNanoCores == nil && cpu.UsageCoreNanoSeconds != nil {
+		result.UsageNanoCores = rate(id, time.Unix(0, cpu.Timestamp), cpu.UsageCoreNanoSeconds.Value)
+	}
+	return result
+}
+
+func memoryStats(m *runtimeapi.MemoryUsage) *statsapi.MemoryStats {
+	if m == nil {
+		return nil
+	}
+	return &statsapi.MemoryStats{
+		Time: timeOf(m.Timestamp), AvailableBytes: valueOf(m.AvailableBytes), UsageBytes: valueOf(m.UsageBytes), WorkingSetBytes: valueOf(m.WorkingSetBytes),
+		RSSBytes: valueOf(m.RssBytes), PageFaults: valueOf(m.PageFaults), MajorPageFaults: valueOf(m.MajorPageFaults),
+	}
+}
+
+// complete adds the figures of the pod as a whole: those of the runtime, or the sum of the
+// containers'.
+func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxStats, rate rateOf) {
+	pod.CPU, pod.Memory = cpuStats(id, s.GetCpu(), rate), memoryStats(s.GetMemory())
+	if pod.CPU == nil || pod.CPU.UsageCoreNanoSeconds == nil {
+		pod.CPU = sumCPU(pod.Containers)
+	}
+	if pod.Memory == nil || pod.Memory.WorkingSetBytes == nil {
+		pod.Memory = sumMemory(pod.Containers)
+	}
+	if n := s.GetProcess().GetProcessCount(); n != nil {
+		pod.ProcessStats = &statsapi.ProcessStats{ProcessCount: &n.Value}
+	}
+	network := s.GetNetwork()
+	if network.GetDefaultInterface() == nil {
+		return
+	}
+	pod.Network = &statsapi.NetworkStats{Time: timeOf(network.Timestamp), InterfaceStats: interfaceStats(network.DefaultInterface)}
+	for _, i := range append([]*runtimeapi.NetworkInterfaceUsage{network.DefaultInterface}, network.Interfaces...) {
+		pod.Network.Interfaces = append(pod.Network.Interfaces, interfaceStats(i))
+	}
+}
+
+func interfaceStats(i *runtimeapi.NetworkInterfaceUsage) statsapi.InterfaceStats {
+	return statsapi.InterfaceStats{Name: i.Name, RxBytes: valueOf(i.RxBytes), RxErrors: valueOf(i.RxErrors), TxBytes: valueOf(i.TxBytes), TxErrors: valueOf(i.TxErrors)}
+}
+
+func sumCPU(containers []statsapi.ContainerStats) *statsapi.CPUStats {
+	var sum *statsapi.CPUStats
+	for _, c := range containers {
+		if c.CPU == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &statsapi.CPUStats{Time: c.CPU.Time}
+		}
+		sum.UsageCoreNanoSeconds = add(sum.UsageCoreNanoSeconds, c.CPU.UsageCoreNanoSeconds)
+		sum.UsageNanoCores = add(sum.UsageNanoCores, c.CPU.UsageNanoCores)
+	}
+	return sum
+}
+
+func sumMemory(containers []statsapi.ContainerStats) *statsapi.MemoryStats {
+	var sum *statsapi.MemoryStats
+	for _, c := range containers {
+		if c.Memory == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &statsapi.MemoryStats{Time: c.Memory.Time}
+		}
+		sum.UsageBytes = add(sum.UsageBytes, c.Memory.UsageBytes)
+		sum.WorkingSetBytes = add(sum.WorkingSetBytes, c.Memory.WorkingSetBytes)
+		sum.RSSBytes = add(sum.RSSBytes, c.Memory.RSSBytes)
+		sum.PageFaults = add(sum.PageFaults, c.Memory.PageFaults)
+		sum.MajorPageFaults = add(sum.MajorPageFaults, c.Memory.MajorPageFaults)
+	}
+	return sum
+}
+
+func add(a, b *uint64) *uint64 {
+	if b == nil {
+		return a
+	}
+	sum := *b
+	if a != nil {
+		sum += *a
+	}
+	return &sum
+}

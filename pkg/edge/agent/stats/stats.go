@@ -1,0 +1,202 @@
+// Package stats measures what a device and its pods use, in the terms of the kubelet's summary API.
+// Containers are measured by the container runtime, the device by the kernel's own files. What the
+// runtime does not tell is left out of the answer, never made up.
+package stats
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+)
+
+const (
+	// callTimeout bounds the calls to the container runtime.
+	callTimeout = 20 * time.Second
+	// minWindow and maxWindow bound the time over which a rate is averaged.
+	minWindow = time.Second
+	maxWindow = 10 * time.Minute
+)
+
+// Config is what a Collector works with.
+type Config struct {
+	Runtime runtime.Runtime
+	// Labels select the sandboxes and containers that are the agent's.
+	Labels map[string]string
+	// StateDir lies in the file system that the node's figures are about.
+	StateDir string
+	// Clock defaults to the real one.
+	Clock clock.PassiveClock
+
+	root string // of the kernel's files; tests have their own
+}
+
+// Collector measures. Its methods may be called concurrently.
+type Collector struct {
+	config Config
+
+	mu       sync.Mutex
+	nodeName string
+	usage    sample            // of the node, for Usage
+	samples  map[string]sample // of the node ("") and of containers by id, for Summary
+}
+
+// sample is a counter of CPU time at a moment.
+type sample struct {
+	at    time.Time
+	nanos uint64
+	rate  *uint64 // nano cores, over the window that ended here
+}
+
+// New returns a Collector.
+func New(c Config) *Collector {
+	if c.Clock == nil {
+		c.Clock = clock.RealClock{}
+	}
+	if c.root == "" {
+		c.root = "/"
+	}
+	return &Collector{config: c, samples: map[string]sample{}}
+}
+
+// SetNodeName sets the name of the device's Node.
+func (c *Collector) SetNodeName(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodeName = name
+}
+
+// Usage is what the device uses: CPU averaged since the last call, and the memory that cannot be
+// reclaimed. It is 0 if it is not known.
+func (c *Collector) Usage() (cpuNanoCores, memoryBytes uint64) {
+	m := readMachine(c.config.root)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.usage = next(c.usage, c.config.Clock.Now(), m.cpuNanos)
+	return ptr.Deref(c.usage.rate, 0), m.memoryWorkingSet
+}
+
+// next makes a sample of a counter. A window that is too short keeps the last rate.
+func next(last sample, now time.Time, nanos uint64) sample {
+	window := now.Sub(last.at)
+	switch {
+	case last.at.IsZero() || window > maxWindow || nanos < last.nanos:
+		return sample{at: now, nanos: nanos}
+	case window < minWindow:
+		return last
+	}
+	rate := uint64(float64(nanos-last.nanos) / window.Seconds())
+	return sample{at: now, nanos: nanos, rate: &rate}
+}
+
+// Summary measures the device and its pods. It succeeds without the container runtime: the pods are
+// missing then.
+func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsapi.Summary, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	sandboxes, containers, stats, podStats, err := c.ask(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	now := c.config.Clock.Now()
+	m := readMachine(c.config.root)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	samples := map[string]sample{"": next(c.samples[""], now, m.cpuNanos)}
+	rate := func(id string, at time.Time, nanos uint64) *uint64 {
+		samples[id] = next(c.samples[id], at, nanos)
+		return samples[id].rate
+	}
+	summary := &statsapi.Summary{
+		Node: m.nodeStats(c.nodeName, now, samples[""].rate),
+		Pods: podsOf(sandboxes, containers, stats, podStats, rate),
+	}
+	if onlyCPUAndMemory {
+		reduce(summary)
+	} else {
+		summary.Node.Fs = fsStats(c.config.StateDir, now)
+		summary.Node.Runtime = c.imageFs(ctx, now)
+	}
+	if err != nil {
+		// The samples of containers are kept: the runtime is only away.
+		maps.Copy(c.samples, samples)
+		return summary, nil //nolint:nilerr // the node's figures are worth having
+	}
+	c.samples = samples
+	return summary, nil
+}
+
+// ask gets everything that the runtime tells. Older runtimes do not tell figures of pods.
+func (c *Collector) ask(ctx context.Context) (sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, pods []*runtimeapi.PodSandboxStats, err error) {
+	r := c.config.Runtime
+	sandboxes, err = r.ListPodSandbox(ctx, &runtimeapi.PodSandboxFilter{
+		LabelSelector: c.config.Labels, State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+	})
+	if err == nil {
+		containers, err = r.ListContainers(ctx, &runtimeapi.ContainerFilter{
+			LabelSelector: c.config.Labels, State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+		})
+	}
+	if err == nil {
+		stats, err = r.ListContainerStats(ctx, &runtimeapi.ContainerStatsFilter{LabelSelector: c.config.Labels})
+	}
+	if err == nil {
+		pods, err = r.ListPodSandboxStats(ctx, &runtimeapi.PodSandboxStatsFilter{LabelSelector: c.config.Labels})
+		if status.Code(err) == codes.Unimplemented {
+			err = nil
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("the container runtime tells no figures: %w", err)
+	}
+	return sandboxes, containers, stats, pods, err
+}
+
+// imageFs is the file system of images, if the runtime tells.
+func (c *Collector) imageFs(ctx context.Context, now time.Time) *statsapi.RuntimeStats {
+	info, err := c.config.Runtime.ImageFsInfo(ctx)
+	if err != nil || len(info.GetImageFilesystems()) == 0 {
+		return nil
+	}
+	usage := info.ImageFilesystems[0]
+	fs := fsStats(usage.GetFsId().GetMountpoint(), now)
+	if fs == nil {
+		return nil
+	}
+	fs.UsedBytes = valueOf(usage.GetUsedBytes())
+	fs.InodesUsed = valueOf(usage.GetInodesUsed())
+	return &statsapi.RuntimeStats{ImageFs: fs}
+}
+
+// reduce leaves only CPU and memory.
+func reduce(s *statsapi.Summary) {
+	s.Node = statsapi.NodeStats{NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory, Swap: s.Node.Swap}
+	for i := range s.Pods {
+		p := &s.Pods[i]
+		*p = statsapi.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, Containers: p.Containers, CPU: p.CPU, Memory: p.Memory}
+		for j := range p.Containers {
+			k := &p.Containers[j]
+			*k = statsapi.ContainerStats{Name: k.Name, StartTime: k.StartTime, CPU: k.CPU, Memory: k.Memory}
+		}
+	}
+}
+
+func valueOf(v *runtimeapi.UInt64Value) *uint64 {
+	if v == nil {
+		return nil
+	}
+	return &v.Value
+}
+
+func timeOf(nanos int64) metav1.Time { return metav1.NewTime(time.Unix(0, nanos)) }
