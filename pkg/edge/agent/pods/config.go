@@ -7,8 +7,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
-	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // Defaults of Config.
@@ -56,8 +56,8 @@ type NodeInfo struct {
 	Name string
 	// HostIPs of the device, primary first, at most one per address family.
 	HostIPs []string
-	// Allocatable resources: the defaults of resourceFieldRef.
-	Allocatable v1.ResourceList
+	// Capacity and Allocatable resources: for oom scores, and the defaults of resourceFieldRef.
+	Capacity, Allocatable v1.ResourceList
 	// PodDNS is for pods with dnsPolicy ClusterFirst. Nil: the device's own resolver.
 	PodDNS *v1.PodDNSConfig
 }

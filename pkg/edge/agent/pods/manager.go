@@ -3,17 +3,54 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/images"
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/store"
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
-// ErrNotFound says that a pod, or a container of it, is not on the device.
-var ErrNotFound = errors.New("not found on this device")
+const (
+	// maxPods bounds the pods that a device holds, whatever the cloud asks for.
+	maxPods = 2000
+
+	initialBackOff = 10 * time.Second
+	maxBackOff     = 5 * time.Minute
+
+	resolvConf = "/etc/resolv.conf"
+)
 
 // Manager runs the pods of a device. Its methods may be called concurrently and, Run excepted, do
 // not block.
 type Manager struct {
-	cfg Config
+	cfg     Config
+	store   *store.Store
+	volumes *volumes.Volumes
+	puller  *images.Puller
+	backOff *flowcontrol.Backoff // of containers that end too soon
+	probes  *prober
+	events  *recorder
+	relist  *relister
+
+	runtimeName func(context.Context) string
+
+	mu      sync.Mutex
+	node    NodeInfo
+	workers map[string]*worker // by UID
+	// synced is set once the cloud has said which pods it wants: from then on what is not among them
+	// has to go.
+	synced bool
+	ctx    context.Context // of Run; nil before and after
+	wg     sync.WaitGroup
 }
 
 // New reads the record of pods from the state directory. Nothing is started before Run.
@@ -21,47 +58,173 @@ func New(cfg Config) (*Manager, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg}, nil
+	st, err := store.Open(filepath.Join(cfg.StateDir, "desired"))
+	if err != nil {
+		return nil, fmt.Errorf("record of pods: %w", err)
+	}
+	m := &Manager{
+		cfg:     cfg,
+		store:   st,
+		volumes: volumes.New(filepath.Join(cfg.StateDir, "pods")),
+		puller:  images.NewPuller(cfg.Runtime, cfg.Clock, cfg.MaxParallelPulls),
+		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, cfg.Clock), // the only constructor that takes a clock
+		events:  newRecorder(cfg.Sink, cfg.Clock),
+		node:    cfg.Node,
+		workers: map[string]*worker{},
+	}
+	m.probes = newProber(m)
+	m.relist = newRelister(m)
+	m.runtimeName = onceKnown(func(ctx context.Context) (string, error) {
+		version, err := cfg.Runtime.Version(ctx, "")
+		return version.GetRuntimeName(), err
+	})
+	if err := m.restore(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
-// Run keeps the pods running until the context ends, and returns when all its goroutines are done.
-// Containers stay as they are.
-func (m *Manager) Run(ctx context.Context) error {
-	<-ctx.Done()
+// restore makes a worker for each pod on record.
+func (m *Manager) restore() error {
+	logger := klog.Background().WithName("pods")
+	records, errs := m.store.Load()
+	for _, err := range errs {
+		logger.Error(err, "A record of a pod was lost: the pod comes back when the cloud sends it again")
+	}
+	if m.node.PodDNS == nil {
+		dns, err := m.store.LoadDNS()
+		if err != nil {
+			logger.Error(err, "The DNS configuration of pods was lost: they use the device's own until the cloud sends it again")
+		}
+		m.node.PodDNS = dns
+	}
+	for uid, record := range records {
+		w := m.newWorker(uid)
+		if record.Pod != nil {
+			desired, err := newDesired(record.Pod)
+			if err != nil {
+				logger.Error(err, "A record of a pod cannot be used", "podUID", uid)
+				continue
+			}
+			w.desired = desired
+		}
+		w.deletion = record.Deletion
+		w.restoreStatus(record.Status)
+		w.saved, w.savedDeletion = w.desired, w.deletion
+		m.workers[uid] = w
+	}
 	return nil
 }
 
-// Desired removes every pod that is not listed.
-func (m *Manager) Desired(d *edgeapi.DesiredPods) {}
+// Run keeps the pods running until the context ends, and returns when all its goroutines are done.
+// Containers stay as they are. It is called once.
+func (m *Manager) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("pods")
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, logger))
+	defer cancel()
+	m.mu.Lock()
+	if m.ctx != nil {
+		m.mu.Unlock()
+		return errors.New("pods: Run was called before")
+	}
+	m.ctx = ctx
+	for _, w := range m.workers {
+		m.start(w)
+	}
+	m.mu.Unlock()
+	m.relist.run(ctx)
+	cancel()
+	m.wg.Wait()
+	m.puller.Close()
+	return nil
+}
 
-// RunPod adds a pod or changes it.
-func (m *Manager) RunPod(r *edgeapi.RunPod) {}
+// start runs a worker. Called with the lock held.
+func (m *Manager) start(w *worker) {
+	if m.ctx == nil || m.ctx.Err() != nil {
+		return
+	}
+	ctx := m.ctx
+	m.wg.Go(func() {
+		w.run(ctx)
+	})
+}
 
-// UpdateVolumes replaces the content of volumes of a pod.
-func (m *Manager) UpdateVolumes(u *edgeapi.UpdateVolumes) {}
+// worker returns the worker of a pod, or nil.
+func (m *Manager) worker(uid string) *worker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.workers[uid]
+}
 
-// DeletePod stops and removes a pod. Sink.PodRemoved is called when nothing of it is left, at once
-// if it is not known.
-func (m *Manager) DeletePod(d *edgeapi.DeletePod) {}
+// finished forgets a worker that has nothing left to do.
+func (m *Manager) finished(w *worker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.workers[w.uid] == w {
+		delete(m.workers, w.uid)
+	}
+	m.events.forget(w.uid)
+}
 
-// SetNode replaces what is known of the device.
-func (m *Manager) SetNode(info NodeInfo) {}
+// all returns the workers of the moment.
+func (m *Manager) all() []*worker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	workers := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		workers = append(workers, w)
+	}
+	return workers
+}
+
+// nodeConfig is the device as the configuration of pods needs it.
+func (m *Manager) nodeConfig() *criconfig.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	memory := m.node.Capacity[v1.ResourceMemory]
+	return &criconfig.Node{
+		Name:           m.node.Name,
+		HostIPs:        m.node.HostIPs,
+		Allocatable:    m.node.Allocatable,
+		MemoryCapacity: memory.Value(),
+		PodDNS:         m.node.PodDNS,
+		ResolvConf:     resolvConf,
+		SeccompRoot:    filepath.Join(m.cfg.StateDir, "seccomp"),
+		CgroupParent:   m.cfg.CgroupParent,
+		Owner:          m.cfg.Owner,
+		LogDir:         m.cfg.LogDir,
+	}
+}
+
+// onceKnown asks until there is an answer, and remembers that. Without one it is empty.
+func onceKnown(ask func(context.Context) (string, error)) func(context.Context) string {
+	var mu sync.Mutex
+	var known string
+	return func(ctx context.Context) string {
+		mu.Lock()
+		defer mu.Unlock()
+		if known == "" {
+			known, _ = ask(ctx)
+		}
+		return known
+	}
+}
 
 // Digests lists every pod that the device holds.
-func (m *Manager) Digests() []*edgeapi.PodDigest { return nil }
+func (m *Manager) Digests() []*edgeapi.PodDigest {
+	var digests []*edgeapi.PodDigest
+	for _, w := range m.all() {
+		if d := w.digest(); d != nil {
+			digests = append(digests, d)
+		}
+	}
+	return digests
+}
 
-// ResendStatuses gives the last status of every pod to the Sink again, and PodRemoved for the pods
-// whose removal was not followed by a DesiredPods without them.
-func (m *Manager) ResendStatuses() {}
-
-// ContainerID returns the runtime's id of the running container of that name, for exec and attach.
-// The error is ErrNotFound, or says why the container is not running.
-func (m *Manager) ContainerID(podUID, container string) (string, error) { return "", ErrNotFound }
-
-// SandboxID returns the runtime's id of the pod's ready sandbox, for port-forward.
-func (m *Manager) SandboxID(podUID string) (string, error) { return "", ErrNotFound }
-
-// ContainerLog returns the path of a container's log and the runtime's id of that instance.
-func (m *Manager) ContainerLog(podUID, container string, previous bool) (path, containerID string, err error) {
-	return "", "", ErrNotFound
+// ResendStatuses gives the last status of every pod to the Sink again.
+func (m *Manager) ResendStatuses() {
+	for _, w := range m.all() {
+		w.resend()
+	}
 }

@@ -1,0 +1,310 @@
+// Package images sees to it that a container's image is on the device: it applies the pull policy,
+// pulls with the pod's credentials, a few at a time, and backs off from what fails. Reasons, messages
+// and back-off are the kubelet's. It starts no containers.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	_ "crypto/sha512" // digests in image names
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/flowcontrol"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+const (
+	initialBackOff = 10 * time.Second
+	maxBackOff     = 5 * time.Minute
+	// DefaultMaxParallel is how many images are pulled at a time.
+	DefaultMaxParallel = 2
+)
+
+// The reasons why an image is not there, as they appear in a waiting container's status.
+var (
+	ErrInvalidImageName = errors.New("InvalidImageName")
+	ErrImageInspect     = errors.New("ImageInspectError")
+	ErrImageNeverPull   = errors.New("ErrImageNeverPull")
+	ErrImagePull        = errors.New("ErrImagePull")
+	ErrImagePullBackOff = errors.New("ImagePullBackOff")
+	// ErrPulling says that the image is on its way: Request.Done is called when the pull is over.
+	ErrPulling = errors.New("Pulling")
+)
+
+// Request is for one image of one pod.
+type Request struct {
+	PodUID string
+	// Image as in the container's spec.
+	Image         string
+	Policy        v1.PullPolicy
+	Credentials   []*edgeapi.RegistryCredential
+	Annotations   map[string]string
+	SandboxConfig *runtimeapi.PodSandboxConfig
+	// Event records what is worth telling the user.
+	Event func(eventType, reason, message string)
+	// Done is called once, from another goroutine, after Ensure returned ErrPulling.
+	Done func()
+}
+
+// Puller ensures images. Its methods may be called concurrently, Ensure not for the same pod.
+type Puller struct {
+	service internalapi.ImageManagerService
+	clock   clock.PassiveClock
+	backOff *flowcontrol.Backoff
+	slots   chan struct{}
+
+	mu      sync.Mutex
+	pulls   map[string]*pull // by key
+	closed  bool
+	running sync.WaitGroup
+}
+
+// pull is one pull in progress, or its result that nobody has taken yet, or why the last one failed.
+type pull struct {
+	podUID  string
+	cancel  context.CancelFunc
+	done    bool
+	ref     string
+	err     error
+	failure string // of the pull before, told during back-off
+}
+
+// NewPuller returns a Puller that pulls at most maxParallel images at a time.
+func NewPuller(service internalapi.ImageManagerService, c clock.Clock, maxParallel int) *Puller {
+	if maxParallel <= 0 {
+		maxParallel = DefaultMaxParallel
+	}
+	return &Puller{
+		service: service,
+		clock:   c,
+		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, c), // the only constructor that takes a clock
+		slots:   make(chan struct{}, maxParallel),
+		pulls:   map[string]*pull{},
+	}
+}
+
+// Ensure returns the runtime's reference of the image. The error is one of this package's reasons, or
+// one of the runtime's own, with a message for the user. It never waits for a pull: see ErrPulling.
+func (p *Puller) Ensure(ctx context.Context, req Request) (ref, message string, err error) {
+	name, err := withDefaultTag(req.Image)
+	if err != nil {
+		message = fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err)
+		req.Event(v1.EventTypeWarning, "InspectFailed", message)
+		return "", message, ErrInvalidImageName
+	}
+	spec := &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: req.Image, Annotations: req.Annotations}
+	key := req.PodUID + "_" + req.Image
+	if req.Policy != v1.PullAlways && !p.pending(key) {
+		ref, message, err := p.present(ctx, req, spec)
+		if ref != "" || err != nil {
+			return ref, message, err
+		}
+	}
+	return p.pull(ctx, key, req, spec)
+}
+
+// RetryAfter is how long the back-off of a failed pull still lasts.
+func (p *Puller) RetryAfter(podUID, image string) time.Duration {
+	return p.backOff.Get(podUID + "_" + image)
+}
+
+// present looks for the image on the device.
+func (p *Puller) present(ctx context.Context, req Request, spec *runtimeapi.ImageSpec) (ref, message string, err error) {
+	resp, err := p.service.ImageStatus(ctx, spec, false)
+	if err != nil {
+		message = fmt.Sprintf("Failed to inspect image %q: %v", req.Image, err)
+		req.Event(v1.EventTypeWarning, "InspectFailed", message)
+		return "", message, ErrImageInspect
+	}
+	if image := resp.GetImage(); image != nil {
+		req.Event(v1.EventTypeNormal, "Pulled",
+			fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", req.Image))
+		return image.Id, "", nil
+	}
+	if req.Policy == v1.PullNever {
+		message = fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
+		req.Event(v1.EventTypeWarning, "ErrImageNeverPull", message)
+		return "", message, ErrImageNeverPull
+	}
+	return "", "", nil
+}
+
+// pending tells whether there is a pull in progress or a result to take.
+func (p *Puller) pending(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	running := p.pulls[key]
+	return running != nil && running.cancel != nil
+}
+
+func (p *Puller) pull(ctx context.Context, key string, req Request, spec *runtimeapi.ImageSpec) (ref, message string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.pulls[key]
+	if last != nil && last.cancel != nil {
+		if !last.done {
+			return "", "", ErrPulling
+		}
+		return p.take(key, req, last)
+	}
+	if p.backOff.IsInBackOffSinceUpdate(key, p.clock.Now()) {
+		message = fmt.Sprintf("Back-off pulling image %q", req.Image)
+		req.Event(v1.EventTypeNormal, "BackOff", message)
+		if last != nil && last.failure != "" {
+			message += ": " + last.failure
+		}
+		return "", message, ErrImagePullBackOff
+	}
+	if p.closed {
+		return "", "", ErrPulling
+	}
+	req.Event(v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", req.Image))
+	// The pull goes on when the call that began it is over; Forget and Close end it.
+	pullCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	current := &pull{podUID: req.PodUID, cancel: cancel}
+	p.pulls[key] = current
+	p.running.Add(1)
+	go func() {
+		defer p.running.Done()
+		defer cancel()
+		p.run(pullCtx, current, req, spec)
+	}()
+	return "", "", ErrPulling
+}
+
+// take hands out the result of a pull that is over. Called with the lock held.
+func (p *Puller) take(key string, req Request, last *pull) (ref, message string, err error) {
+	delete(p.pulls, key)
+	if last.err == nil {
+		p.backOff.DeleteEntry(key)
+		return last.ref, "", nil
+	}
+	p.backOff.Next(key, p.clock.Now())
+	message, err = explain(req.Image, last.err)
+	p.pulls[key] = &pull{podUID: req.PodUID, failure: fmt.Sprintf("%v: %s", err, message)}
+	return "", message, err
+}
+
+// run pulls the image once a slot is free.
+func (p *Puller) run(ctx context.Context, current *pull, req Request, spec *runtimeapi.ImageSpec) {
+	start := p.clock.Now()
+	var ref string
+	var err error
+	var took time.Duration
+	select {
+	case p.slots <- struct{}{}:
+		begin := p.clock.Now()
+		ref, err = p.pullWithCredentials(ctx, req, spec)
+		took = p.clock.Since(begin)
+		<-p.slots
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil && ctx.Err() == nil {
+		req.Event(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, err))
+	} else if err == nil {
+		req.Event(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
+			req.Image, took.Truncate(time.Millisecond), p.clock.Since(start).Truncate(time.Millisecond), p.size(ctx, spec)))
+	}
+	p.mu.Lock()
+	current.done, current.ref, current.err = true, ref, err
+	p.mu.Unlock()
+	req.Done()
+}
+
+// pullWithCredentials tries each credential that fits the image, or none if none fits.
+func (p *Puller) pullWithCredentials(ctx context.Context, req Request, spec *runtimeapi.ImageSpec) (string, error) {
+	auths, err := credentialsFor(req.Image, req.Credentials)
+	if err != nil {
+		return "", err
+	}
+	if len(auths) == 0 {
+		auths = []*runtimeapi.AuthConfig{nil}
+	}
+	var errs []error
+	for _, auth := range auths {
+		ref, err := p.service.PullImage(ctx, spec, auth, req.SandboxConfig)
+		if err == nil {
+			return ref, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return "", errors.Join(errs...)
+}
+
+func (p *Puller) size(ctx context.Context, spec *runtimeapi.ImageSpec) uint64 {
+	resp, err := p.service.ImageStatus(ctx, spec, false)
+	if err != nil {
+		klog.FromContext(ctx).V(4).Info("Size of a pulled image is not known", "image", spec.Image, "err", err)
+		return 0
+	}
+	return resp.GetImage().GetSize()
+}
+
+// Forget ends the pulls of a pod that is gone and drops what is kept for it.
+func (p *Puller) Forget(podUID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, current := range p.pulls {
+		if current.podUID == podUID {
+			if current.cancel != nil {
+				current.cancel()
+			}
+			delete(p.pulls, key)
+			p.backOff.DeleteEntry(key)
+		}
+	}
+}
+
+// Close ends all pulls and waits until they are over.
+func (p *Puller) Close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, current := range p.pulls {
+		if current.cancel != nil {
+			current.cancel()
+		}
+	}
+	p.mu.Unlock()
+	p.running.Wait()
+}
+
+// explain turns a runtime's error into a reason and a message.
+func explain(image string, err error) (string, error) {
+	for prefix, what := range map[error]string{
+		crierrors.ErrRegistryUnavailable:       "the registry is unavailable",
+		crierrors.ErrSignatureValidationFailed: "the signature validation failed",
+	} {
+		if rest, ok := strings.CutPrefix(err.Error(), prefix.Error()); ok {
+			return fmt.Sprintf("image pull failed for %s because %s%s", image, what, rest), prefix
+		}
+	}
+	return err.Error(), ErrImagePull
+}
+
+// withDefaultTag adds ":latest" to a name without tag and digest, and checks the name.
+func withDefaultTag(image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", fmt.Errorf("couldn't parse image name %q: %w", image, err)
+	}
+	if reference.IsNameOnly(named) {
+		return image + ":latest", nil
+	}
+	return image, nil
+}

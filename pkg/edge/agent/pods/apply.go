@@ -1,0 +1,199 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+)
+
+// apply does what computeActions says.
+func (p *pass) apply(ctx context.Context) error {
+	a := computeActions(p.pod, p.st, p.w.m.probes.verdict)
+	// The content of volumes follows the cloud even if nothing else is to be done.
+	mounted, volumesErr := p.mountVolumes()
+	if volumesErr != nil {
+		p.later(errorPeriod)
+	}
+	if a.none() {
+		return volumesErr
+	}
+	klog.FromContext(ctx).V(3).Info("Pod needs actions", "pod", klog.KObj(p.pod), "actions", fmt.Sprintf("%+v", a))
+	if a.killPod {
+		if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
+			if a.createSandbox {
+				p.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+			}
+			if err := p.killPod(ctx, nil); err != nil {
+				return err
+			}
+			p.changed = true
+		}
+		if !a.createSandbox {
+			return nil
+		}
+		if err := p.purgeInit(ctx); err != nil {
+			return err
+		}
+	} else if len(a.toKill) > 0 {
+		if err := p.killContainers(ctx, a.toKill, nil); err != nil {
+			return err
+		}
+		p.changed = true
+	}
+	if len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart) == 0 {
+		return volumesErr
+	}
+	if volumesErr != nil {
+		return volumesErr
+	}
+	if a.createSandbox {
+		return p.createSandbox(ctx, a.attempt)
+	}
+	return p.startContainers(ctx, a, criconfig.Files{Volumes: p.w.m.volumes, Mounted: mounted})
+}
+
+func (p *pass) event(eventType, reason, message string) {
+	p.w.m.events.event(p.w.uid, "", eventType, reason, message)
+}
+
+// containerEvent records an event about one container.
+func (p *pass) containerEvent(name, eventType, reason, message string) {
+	p.w.m.events.event(p.w.uid, podutil.FieldPath(p.pod, name), eventType, reason, message)
+}
+
+// waiting tells whether what failed may not be tried again yet.
+func (p *pass) waiting(name string) bool {
+	at, ok := p.w.retryAt[name]
+	if ok && p.now.Before(at) {
+		p.later(at.Sub(p.now))
+		return true
+	}
+	delete(p.w.retryAt, name)
+	return false
+}
+
+// failed makes sure that what failed is not tried again at once.
+func (p *pass) failed(name string, after time.Duration) {
+	p.w.retryAt[name] = p.w.m.cfg.Clock.Now().Add(after)
+	p.later(after)
+}
+
+// createSandbox makes the pod's sandbox. Its containers are started in the next pass, which knows the
+// addresses.
+func (p *pass) createSandbox(ctx context.Context, attempt uint32) error {
+	if p.waiting("") {
+		return nil
+	}
+	config, warnings, err := criconfig.Sandbox(p.pod, p.node, attempt)
+	for _, warning := range warnings {
+		p.event(v1.EventTypeWarning, "DNSConfigForming", warning)
+	}
+	if err == nil {
+		err = os.MkdirAll(config.LogDirectory, 0o755)
+	}
+	var id string
+	if err == nil {
+		id, err = p.w.m.cfg.Runtime.RunPodSandbox(ctx, config, p.runtimeHandler())
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.event(v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
+		p.failed("", errorPeriod)
+		p.changed = true // the runtime may have kept a part of it
+		return fmt.Errorf("create sandbox: %w", err)
+	}
+	klog.FromContext(ctx).V(2).Info("Created pod sandbox", "pod", klog.KObj(p.pod), "sandboxID", id)
+	p.changed = true
+	return nil
+}
+
+// runtimeHandler is the name of the pod's RuntimeClass, which on a device names the handler as well.
+func (p *pass) runtimeHandler() string {
+	if p.pod.Spec.RuntimeClassName == nil {
+		return ""
+	}
+	return *p.pod.Spec.RuntimeClassName
+}
+
+// purgeInit removes the init containers of the sandbox before: they have to run again.
+func (p *pass) purgeInit(ctx context.Context) error {
+	var errs []error
+	for i := range p.pod.Spec.InitContainers {
+		for _, c := range p.st.Containers {
+			if c.Name == p.pod.Spec.InitContainers[i].Name {
+				errs = append(errs, p.w.m.cfg.Runtime.RemoveContainer(ctx, c.ID))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// startContainers starts containers in the pod's sandbox, in order. Those that come after one whose
+// image is still being pulled wait for it, as the order of starts is part of what users rely on.
+func (p *pass) startContainers(ctx context.Context, a actions, files criconfig.Files) error {
+	sandbox := p.st.ReadySandbox()
+	config, _, err := criconfig.Sandbox(p.pod, p.node, a.attempt)
+	if err != nil {
+		return err
+	}
+	s := &starter{pass: p, sandbox: sandbox.Id, config: config, files: files}
+	var errs []error
+	for _, i := range a.ephemeralToStart {
+		ec := &p.pod.Spec.EphemeralContainers[i]
+		_, err := s.start(ctx, (*v1.Container)(&ec.EphemeralContainerCommon), ec.TargetContainerName)
+		errs = append(errs, err)
+	}
+	for _, i := range a.initToStart {
+		c := &p.pod.Spec.InitContainers[i]
+		started, err := s.start(ctx, c, "")
+		errs = append(errs, err)
+		if !started && !podutil.IsSidecar(c) {
+			return errors.Join(errs...)
+		}
+	}
+	for _, i := range a.toStart {
+		_, err := s.start(ctx, &p.pod.Spec.Containers[i], "")
+		errs = append(errs, err)
+		if errors.Is(err, errPulling) {
+			break
+		}
+	}
+	return withoutPulling(errs)
+}
+
+// keptInstances of a container are kept in the runtime: the newest, and the one before it for its log
+// and how it ended.
+const keptInstances = 2
+
+// prune removes what is of no use any more: older instances of containers that have ended, and
+// sandboxes that have ended, are not the newest and hold no container.
+func (p *pass) prune(ctx context.Context) error {
+	kept := map[string]int{}
+	holds := map[string]bool{}
+	var errs []error
+	for _, c := range p.st.Containers { // newest first
+		if kept[c.Name] < keptInstances || !c.Exited() {
+			kept[c.Name]++
+			holds[c.SandboxID] = true
+			continue
+		}
+		errs = append(errs, p.removeInstance(ctx, c))
+	}
+	for i, sandbox := range p.st.Sandboxes {
+		if i > 0 && sandbox.State != runtimeapi.PodSandboxState_SANDBOX_READY && !holds[sandbox.Id] {
+			errs = append(errs, p.w.m.cfg.Runtime.RemovePodSandbox(ctx, sandbox.Id))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,121 @@
+package criconfig
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Limits of what resolvers take, as the kubelet enforces them.
+const (
+	maxNameservers = 3
+	maxSearches    = 32
+	maxSearchChars = 2048
+	maxDomainChars = 253
+)
+
+// DNS returns the pod's resolver configuration. The warnings are for the user: what had to be left out.
+func DNS(pod *v1.Pod, node *Node) (config *runtimeapi.DNSConfig, warnings []string, err error) {
+	policy := pod.Spec.DNSPolicy
+	if policy == v1.DNSClusterFirst && pod.Spec.HostNetwork {
+		policy = v1.DNSDefault
+	}
+	config = &runtimeapi.DNSConfig{}
+	switch {
+	case policy == v1.DNSNone:
+	case policy != v1.DNSDefault && node.PodDNS != nil:
+		mergeDNS(config, node.PodDNS)
+	default:
+		if config, err = hostDNS(node.ResolvConf); err != nil {
+			return nil, nil, err
+		}
+	}
+	if pod.Spec.DNSConfig != nil {
+		mergeDNS(config, pod.Spec.DNSConfig)
+	}
+	return config, fitLimits(config), nil
+}
+
+// mergeDNS adds what a pod says to what it has by its policy.
+func mergeDNS(config *runtimeapi.DNSConfig, more *v1.PodDNSConfig) {
+	config.Servers = union(config.Servers, more.Nameservers)
+	config.Searches = union(config.Searches, more.Searches)
+	for _, option := range more.Options {
+		value := option.Name
+		if option.Value != nil && *option.Value != "" {
+			value += ":" + *option.Value
+		}
+		// The same option, whatever its value, is overridden.
+		config.Options = slices.DeleteFunc(config.Options, func(have string) bool {
+			name, _, _ := strings.Cut(have, ":")
+			return name == option.Name
+		})
+		config.Options = append(config.Options, value)
+	}
+}
+
+func union(have, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(have, s) {
+			have = append(have, s)
+		}
+	}
+	return have
+}
+
+// hostDNS reads the device's resolv.conf. A device without one has no resolver.
+func hostDNS(path string) (*runtimeapi.DNSConfig, error) {
+	config := &runtimeapi.DNSConfig{}
+	if path == "" {
+		return config, nil
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return config, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("resolver of the device: %w", err)
+	}
+	for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "nameserver":
+			config.Servers = append(config.Servers, fields[1])
+		case "search", "domain":
+			config.Searches = slices.Clone(fields[1:])
+		case "options":
+			config.Options = append(config.Options, fields[1:]...)
+		}
+	}
+	return config, nil
+}
+
+func fitLimits(config *runtimeapi.DNSConfig) (warnings []string) {
+	if len(config.Servers) > maxNameservers {
+		config.Servers = config.Servers[:maxNameservers]
+		warnings = append(warnings, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+
+			strings.Join(config.Servers, " "))
+	}
+	before := len(config.Searches)
+	config.Searches = slices.DeleteFunc(config.Searches, func(domain string) bool { return len(domain) > maxDomainChars })
+	if len(config.Searches) > maxSearches {
+		config.Searches = config.Searches[:maxSearches]
+	}
+	for len(strings.Join(config.Searches, " ")) > maxSearchChars {
+		config.Searches = config.Searches[:len(config.Searches)-1]
+	}
+	if len(config.Searches) < before {
+		warnings = append(warnings, "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: "+
+			strings.Join(config.Searches, " "))
+	}
+	return warnings
+}

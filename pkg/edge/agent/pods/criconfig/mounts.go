@@ -1,0 +1,137 @@
+package criconfig
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
+)
+
+// Files are the places on the device from which a container's mounts come.
+type Files struct {
+	Volumes *volumes.Volumes
+	// Mounted are the pod's volumes by name.
+	Mounted map[string]volumes.Mounted
+}
+
+// mounts returns a container's mounts, and makes the subPath and hosts files among them.
+func mounts(pod *v1.Pod, c *v1.Container, files Files, podIPs []string, envs map[string]string) ([]*runtimeapi.Mount, error) {
+	var out []*runtimeapi.Mount
+	ownHosts := false
+	for i := range c.VolumeMounts {
+		vm := &c.VolumeMounts[i]
+		ownHosts = ownHosts || filepath.Clean(vm.MountPath) == etcHosts
+		mount, err := volumeMount(pod, c, files, i, vm, envs)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, mount)
+	}
+	if !ownHosts && (pod.Spec.HostNetwork || len(podIPs) > 0) {
+		path, err := WriteHosts(pod, files.Volumes.PodDir(string(pod.UID)), podIPs)
+		if err != nil {
+			return nil, fmt.Errorf("hosts file: %w", err)
+		}
+		out = append(out, &runtimeapi.Mount{HostPath: path, ContainerPath: etcHosts})
+	}
+	return out, nil
+}
+
+func volumeMount(pod *v1.Pod, c *v1.Container, files Files, index int, vm *v1.VolumeMount, envs map[string]string) (*runtimeapi.Mount, error) {
+	volume, ok := files.Mounted[vm.Name]
+	if !ok {
+		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, c.Name)
+	}
+	hostPath := volume.Path
+	subPath := vm.SubPath
+	if vm.SubPathExpr != "" {
+		var err error
+		if subPath, err = expandSubPath(vm.SubPathExpr, envs); err != nil {
+			return nil, err
+		}
+	}
+	if subPath != "" {
+		var err error
+		if hostPath, err = files.Volumes.SubPath(pod, volume, vm.Name, c.Name, index, subPath); err != nil {
+			return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, c.Name, err)
+		}
+	}
+	propagation, err := mountPropagation(vm.MountPropagation)
+	if err != nil {
+		return nil, err
+	}
+	containerPath := vm.MountPath
+	if !filepath.IsAbs(containerPath) {
+		containerPath = filepath.Join("/", containerPath)
+	}
+	if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+		return nil, fmt.Errorf("volumeMount %q: recursiveReadOnly: Enabled is not supported by this device's runtime", vm.Name)
+	}
+	return &runtimeapi.Mount{
+		HostPath:      hostPath,
+		ContainerPath: containerPath,
+		Readonly:      vm.ReadOnly || volume.ReadOnly,
+		Propagation:   propagation,
+	}, nil
+}
+
+// expandSubPath refuses references to variables that are missing or empty.
+func expandSubPath(expr string, envs map[string]string) (string, error) {
+	missing := map[string]bool{}
+	expanded := Expand(expr, func(name string) string {
+		if envs[name] == "" {
+			missing[name] = true
+		}
+		return envs[name]
+	})
+	if len(missing) > 0 {
+		names := make([]string, 0, len(missing))
+		for name := range missing {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		return "", fmt.Errorf("missing value for %s", strings.Join(names, ", "))
+	}
+	return expanded, nil
+}
+
+func mountPropagation(mode *v1.MountPropagationMode) (runtimeapi.MountPropagation, error) {
+	if mode == nil {
+		return runtimeapi.MountPropagation_PROPAGATION_PRIVATE, nil
+	}
+	switch *mode {
+	case v1.MountPropagationNone:
+		return runtimeapi.MountPropagation_PROPAGATION_PRIVATE, nil
+	case v1.MountPropagationHostToContainer:
+		return runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER, nil
+	case v1.MountPropagationBidirectional:
+		return runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL, nil
+	}
+	return 0, fmt.Errorf("invalid MountPropagation mode: %q", *mode)
+}
+
+// terminationMount makes the file that a container may write its last words to.
+func terminationMount(pod *v1.Pod, c *v1.Container, files Files) (*runtimeapi.Mount, error) {
+	if c.TerminationMessagePath == "" {
+		return nil, nil
+	}
+	dir := filepath.Join(files.Volumes.PodDir(string(pod.UID)), "containers", c.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, "")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := f.Chmod(0o666); err != nil { // whatever user the container runs as
+		return nil, err
+	}
+	return &runtimeapi.Mount{HostPath: f.Name(), ContainerPath: filepath.Join("/", c.TerminationMessagePath)}, nil
+}

@@ -1,0 +1,150 @@
+package criconfig
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+)
+
+const (
+	minShares     = 2
+	maxShares     = 262144
+	sharesPerCPU  = 1024
+	quotaPeriod   = 100000 // microseconds
+	minQuota      = 1000   // microseconds
+	milliPerCPU   = 1000
+	cgroupV2Probe = "/sys/fs/cgroup/cgroup.controllers"
+	swapV1Probe   = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+	swapV2Probe   = "/sys/fs/cgroup/*/memory.swap.max" // the root has none
+
+	oomGuaranteed = -997
+	oomBestEffort = 1000
+	// systemCritical is the lowest priority of pods that the node cannot do without.
+	systemNodeCritical = 2000001000
+)
+
+// cgroupV2, swapV1 and swapV2 are what the kernel of this device does; they cannot change while it runs.
+var (
+	cgroupV2 = sync.OnceValue(func() bool { return exists(cgroupV2Probe) })
+	swapV1   = sync.OnceValue(func() bool { return exists(swapV1Probe) })
+	swapV2   = sync.OnceValue(func() bool {
+		files, _ := filepath.Glob(swapV2Probe)
+		return len(files) > 0
+	})
+)
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func containerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.LinuxContainerResources {
+	cpuLimit, memoryLimit := limit(pod, c, v1.ResourceCPU), limit(pod, c, v1.ResourceMemory)
+	cpuRequest, ok := c.Resources.Requests[v1.ResourceCPU]
+	if !ok {
+		cpuRequest = cpuLimit
+	}
+	r := &runtimeapi.LinuxContainerResources{
+		CpuShares:          shares(cpuRequest.MilliValue()),
+		CpuPeriod:          quotaPeriod,
+		CpuQuota:           quota(cpuLimit.MilliValue()),
+		MemoryLimitInBytes: memoryLimit.Value(),
+		OomScoreAdj:        oomScoreAdj(pod, c, node.MemoryCapacity),
+		HugepageLimits:     hugepageLimits(c),
+	}
+	// An oom kill takes the whole container, and containers do not swap, where the kernel can do that.
+	if cgroupV2() {
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+		if swapV2() {
+			r.Unified["memory.swap.max"] = "0"
+		}
+	} else if swapV1() {
+		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes
+	}
+	return r
+}
+
+// limit is the container's limit, or the pod's if only that is set.
+func limit(pod *v1.Pod, c *v1.Container, name v1.ResourceName) resource.Quantity {
+	if q, ok := c.Resources.Limits[name]; ok && !q.IsZero() {
+		return q
+	}
+	if pod.Spec.Resources != nil {
+		return pod.Spec.Resources.Limits[name]
+	}
+	return resource.Quantity{}
+}
+
+func shares(milliCPU int64) int64 {
+	return min(max(milliCPU*sharesPerCPU/milliPerCPU, minShares), maxShares)
+}
+
+// quota is the time in microseconds that a container may run per period; 0 without a limit.
+func quota(milliCPU int64) int64 {
+	if milliCPU == 0 {
+		return 0
+	}
+	return max(milliCPU*quotaPeriod/milliPerCPU, minQuota)
+}
+
+// hugepageLimits are the sizes that the container names; the runtime's default, none, is for others.
+func hugepageLimits(c *v1.Container) []*runtimeapi.HugepageLimit {
+	var limits []*runtimeapi.HugepageLimit
+	for name, q := range c.Resources.Limits {
+		size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+		if !ok {
+			continue
+		}
+		pageSize, err := resource.ParseQuantity(size)
+		if err != nil {
+			continue // the API server has validated it
+		}
+		limits = append(limits, &runtimeapi.HugepageLimit{PageSize: cgroupPageSize(pageSize.Value()), Limit: uint64(q.Value())})
+	}
+	return limits
+}
+
+// cgroupPageSize writes a page size as the hugetlb controller does: 2MB, 1GB.
+func cgroupPageSize(bytes int64) string {
+	units := []string{"B", "KB", "MB", "GB", "TB", "PB"}
+	i := 0
+	for ; bytes >= 1024 && bytes%1024 == 0 && i < len(units)-1; i++ {
+		bytes /= 1024
+	}
+	return resource.NewQuantity(bytes, resource.DecimalSI).String() + units[i]
+}
+
+// oomScoreAdj makes the kernel kill first what uses more than it asked for, and guaranteed pods last.
+func oomScoreAdj(pod *v1.Pod, c *v1.Container, capacity int64) int64 {
+	if pod.Spec.Priority != nil && *pod.Spec.Priority >= systemNodeCritical {
+		return oomGuaranteed
+	}
+	switch podutil.QOSClass(pod) {
+	case v1.PodQOSGuaranteed:
+		return oomGuaranteed
+	case v1.PodQOSBestEffort:
+		return oomBestEffort
+	}
+	if capacity <= 0 {
+		return oomBestEffort - 1
+	}
+	request := c.Resources.Requests.Memory().Value()
+	adj := 1000 - 1000*request/capacity
+	if podutil.IsSidecar(c) { // not before the containers that it serves
+		least := int64(-1)
+		for i := range pod.Spec.Containers {
+			if r := pod.Spec.Containers[i].Resources.Requests.Memory().Value(); least < 0 || r < least {
+				least = r
+			}
+		}
+		adj = min(adj, 1000-1000*max(least, 0)/capacity)
+	}
+	return min(max(adj, 1000+oomGuaranteed), oomBestEffort-1)
+}

@@ -1,0 +1,165 @@
+package criconfig
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+)
+
+// maxHostname is what the kernel takes.
+const maxHostname = 63
+
+// Sandbox returns the configuration of the pod's sandbox. Its logs go to node.LogDir. The warnings are
+// for the user.
+func Sandbox(pod *v1.Pod, node *Node, attempt uint32) (config *runtimeapi.PodSandboxConfig, warnings []string, err error) {
+	dns, warnings, err := DNS(pod, node)
+	if err != nil {
+		return nil, nil, err
+	}
+	labels := podutil.PodLabels(pod, node.Owner)
+	for key, value := range pod.Labels {
+		if _, ours := labels[key]; !ours {
+			labels[key] = value
+		}
+	}
+	config = &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{
+			Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt,
+		},
+		Labels:       labels,
+		Annotations:  pod.Annotations,
+		DnsConfig:    dns,
+		LogDirectory: podutil.LogDir(node.LogDir, pod.Namespace, pod.Name, string(pod.UID)),
+		PortMappings: portMappings(pod),
+	}
+	if !pod.Spec.HostNetwork {
+		hostname, _, err := Hostname(pod)
+		if err != nil {
+			return nil, nil, err
+		}
+		config.Hostname = hostname
+	}
+	config.Linux, err = sandboxLinux(pod, node)
+	return config, warnings, err
+}
+
+func sandboxLinux(pod *v1.Pod, node *Node) (*runtimeapi.LinuxPodSandboxConfig, error) {
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return nil, fmt.Errorf("hostUsers: false needs user namespaces, which are not available on this device")
+	}
+	linux := &runtimeapi.LinuxPodSandboxConfig{
+		CgroupParent: node.CgroupParent,
+		Sysctls:      map[string]string{},
+		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+			NamespaceOptions: Namespaces(pod),
+			Privileged:       hasPrivileged(pod),
+			Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+		},
+	}
+	sc := pod.Spec.SecurityContext
+	if sc == nil {
+		return linux, nil
+	}
+	for _, sysctl := range sc.Sysctls {
+		linux.Sysctls[strings.ReplaceAll(sysctl.Name, "/", ".")] = sysctl.Value
+	}
+	security := linux.SecurityContext
+	security.RunAsUser = int64Value(sc.RunAsUser)
+	security.RunAsGroup = int64Value(sc.RunAsGroup)
+	security.SupplementalGroups, security.SupplementalGroupsPolicy = groups(sc)
+	security.SelinuxOptions = selinux(sc.SELinuxOptions)
+	return linux, nil
+}
+
+// Namespaces says which namespaces the pod shares with the host and its containers with each other.
+func Namespaces(pod *v1.Pod) *runtimeapi.NamespaceOption {
+	options := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+	if pod.Spec.HostNetwork {
+		options.Network = runtimeapi.NamespaceMode_NODE
+	}
+	if pod.Spec.HostIPC {
+		options.Ipc = runtimeapi.NamespaceMode_NODE
+	}
+	switch {
+	case pod.Spec.HostPID:
+		options.Pid = runtimeapi.NamespaceMode_NODE
+	case pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace:
+		options.Pid = runtimeapi.NamespaceMode_POD
+	}
+	return options
+}
+
+func hasPrivileged(pod *v1.Pod) bool {
+	privileged := false
+	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+		sc := c.SecurityContext
+		privileged = privileged || (sc != nil && sc.Privileged != nil && *sc.Privileged)
+		return !privileged
+	})
+	return privileged
+}
+
+func portMappings(pod *v1.Pod) []*runtimeapi.PortMapping {
+	var mappings []*runtimeapi.PortMapping
+	podutil.Containers(pod, func(c *v1.Container, list string) bool {
+		if list != "spec.containers" && !podutil.IsSidecar(c) {
+			return true
+		}
+		for _, port := range c.Ports {
+			mapping := &runtimeapi.PortMapping{HostIp: port.HostIP, HostPort: port.HostPort, ContainerPort: port.ContainerPort}
+			switch port.Protocol {
+			case v1.ProtocolUDP:
+				mapping.Protocol = runtimeapi.Protocol_UDP
+			case v1.ProtocolSCTP:
+				mapping.Protocol = runtimeapi.Protocol_SCTP
+			}
+			mappings = append(mappings, mapping)
+		}
+		return true
+	})
+	return mappings
+}
+
+// Hostname returns the pod's host name, and its domain, which is only known in part: a device does not
+// know the cluster's domain.
+func Hostname(pod *v1.Pod) (hostname, domain string, err error) {
+	if override := pod.Spec.HostnameOverride; override != nil {
+		if errs := validation.IsDNS1123Subdomain(*override); len(errs) > 0 {
+			return "", "", fmt.Errorf("pod HostnameOverride %q is not a valid DNS subdomain: %s", *override, strings.Join(errs, ";"))
+		}
+		return *override, "", nil
+	}
+	hostname = pod.Name
+	if pod.Spec.Hostname != "" {
+		if errs := validation.IsDNS1123Label(pod.Spec.Hostname); len(errs) > 0 {
+			return "", "", fmt.Errorf("pod Hostname %q is not a valid DNS label: %s", pod.Spec.Hostname, strings.Join(errs, ";"))
+		}
+		hostname = pod.Spec.Hostname
+	}
+	if len(hostname) > maxHostname {
+		hostname = strings.TrimRight(hostname[:maxHostname], "-.")
+		if hostname == "" {
+			return "", "", fmt.Errorf("hostname of pod %q is invalid after it was cut to %d characters", pod.Name, maxHostname)
+		}
+	}
+	if pod.Spec.Subdomain != "" {
+		if errs := validation.IsDNS1123Label(pod.Spec.Subdomain); len(errs) > 0 {
+			return "", "", fmt.Errorf("pod Subdomain %q is not a valid DNS label: %s", pod.Spec.Subdomain, strings.Join(errs, ";"))
+		}
+		domain = fmt.Sprintf("%s.%s.svc", pod.Spec.Subdomain, pod.Namespace)
+	}
+	if pod.Spec.SetHostnameAsFQDN != nil && *pod.Spec.SetHostnameAsFQDN && domain != "" {
+		fqdn := hostname + "." + domain
+		if len(fqdn) > maxHostname {
+			return "", "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+				fqdn, maxHostname, len(fqdn))
+		}
+		return fqdn, domain, nil
+	}
+	return hostname, domain, nil
+}

@@ -1,0 +1,86 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/probe"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+)
+
+// hookTimeout bounds a hook that nothing else bounds.
+const hookTimeout = time.Hour
+
+// postStart runs the container's hook. A container whose hook fails is killed; its restart policy
+// decides what then.
+func (s *starter) postStart(ctx context.Context, c *v1.Container, id string) error {
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	err := s.runHook(ctx, c, id, c.Lifecycle.PostStart, hookTimeout)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	// The output stays out of the event: it may hold secrets.
+	s.containerEvent(c.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+	s.refuse(c, reasonPostStart, err.Error())
+	instance := &state.Container{ID: id, Name: c.Name}
+	return errors.Join(fmt.Errorf("postStart hook of container %s: %w", c.Name, err),
+		s.killContainers(ctx, []kill{{instance: instance, message: "FailedPostStartHook"}}, nil))
+}
+
+// preStop runs the container's hook, for as long as the grace period leaves.
+func (p *pass) preStop(ctx context.Context, c *v1.Container, instance *state.Container, left time.Duration) {
+	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || !instance.Running() {
+		return
+	}
+	if err := p.runHook(ctx, c, instance.ID, c.Lifecycle.PreStop, left); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "PreStop hook failed", "pod", klog.KObj(p.pod), "container", c.Name)
+		p.containerEvent(c.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+	}
+}
+
+func (p *pass) runHook(ctx context.Context, c *v1.Container, id string, hook *v1.LifecycleHandler, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	switch {
+	case hook.Exec != nil:
+		output, err := p.w.m.probes.exec(ctx, id, hook.Exec.Command, timeout)
+		if err != nil {
+			return fmt.Errorf("%w: %q", err, output)
+		}
+		return nil
+	case hook.HTTPGet != nil:
+		return p.httpHook(ctx, c, hook.HTTPGet)
+	case hook.Sleep != nil:
+		select {
+		case <-p.w.m.cfg.Clock.After(time.Duration(hook.Sleep.Seconds) * time.Second):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return errors.New("it has no handler")
+}
+
+func (p *pass) httpHook(ctx context.Context, c *v1.Container, action *v1.HTTPGetAction) error {
+	target := probe.Target{Container: c}
+	if ips := p.podIPs(); len(ips) > 0 {
+		target.PodIP = ips[0]
+	}
+	req, err := probe.Request(ctx, action, target)
+	if err != nil {
+		return err
+	}
+	code, _, err := probe.Do(req)
+	if err == nil && code >= http.StatusBadRequest {
+		err = fmt.Errorf("HTTP status %d", code)
+	}
+	return err
+}

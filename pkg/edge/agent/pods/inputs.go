@@ -1,0 +1,153 @@
+package pods
+
+import (
+	"fmt"
+	"reflect"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/store"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// desired is what the cloud wants of one pod. It is never modified: a change makes a new one.
+type desired struct {
+	message *edgeapi.RunPod
+	pod     *v1.Pod
+	volumes map[string]*edgeapi.VolumeData
+}
+
+func newDesired(message *edgeapi.RunPod) (*desired, error) {
+	pod := &v1.Pod{}
+	if err := pod.Unmarshal(message.Pod); err != nil {
+		return nil, fmt.Errorf("pod %s: %w", message.Uid, err)
+	}
+	if string(pod.UID) != message.Uid {
+		return nil, fmt.Errorf("pod %s has the UID %q", message.Uid, pod.UID)
+	}
+	if len(pod.Spec.Containers) == 0 || pod.Name == "" || pod.Namespace == "" {
+		return nil, fmt.Errorf("pod %s has no name, no namespace or no containers", message.Uid)
+	}
+	d := &desired{message: message, pod: pod, volumes: map[string]*edgeapi.VolumeData{}}
+	for _, v := range message.Volumes {
+		d.volumes[v.Name] = v
+	}
+	return d, nil
+}
+
+// withVolumes returns the same pod with other content in the volumes that the update names.
+func (d *desired) withVolumes(u *edgeapi.UpdateVolumes) *desired {
+	next := &desired{pod: d.pod, volumes: map[string]*edgeapi.VolumeData{}}
+	for name, v := range d.volumes {
+		next.volumes[name] = v
+	}
+	for _, v := range u.Volumes {
+		next.volumes[v.Name] = v
+	}
+	next.message = &edgeapi.RunPod{
+		Uid: d.message.Uid, Pod: d.message.Pod, Digest: d.message.Digest, VolumesDigest: u.VolumesDigest,
+		RegistryCredentials: d.message.RegistryCredentials,
+	}
+	for _, v := range next.volumes {
+		next.message.Volumes = append(next.message.Volumes, v)
+	}
+	return next
+}
+
+// Desired removes every pod that is not listed.
+func (m *Manager) Desired(d *edgeapi.DesiredPods) {
+	listed := make(map[string]bool, len(d.Pods))
+	for _, p := range d.Pods {
+		listed[p.Uid] = true
+	}
+	m.mu.Lock()
+	m.synced = true
+	var gone []*worker
+	for uid, w := range m.workers {
+		if !listed[uid] {
+			gone = append(gone, w)
+		}
+	}
+	m.relist.setDesired(listed)
+	m.mu.Unlock()
+	for _, w := range gone {
+		w.remove(nil)
+	}
+	m.relist.wake()
+}
+
+// RunPod adds a pod or changes it. What cannot be used is reported as an event of the pod.
+func (m *Manager) RunPod(r *edgeapi.RunPod) {
+	d, err := newDesired(r)
+	if err == nil && !store.ValidUID(r.Uid) {
+		err = fmt.Errorf("pod UID %q is not usable as a file name", r.Uid)
+	}
+	if err != nil {
+		klog.Background().Error(err, "A pod from the cloud cannot be used", "podUID", r.Uid)
+		m.events.event(r.Uid, "", v1.EventTypeWarning, "FailedValidation", err.Error())
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.relist.addDesired(r.Uid)
+	w := m.workers[r.Uid]
+	if w == nil {
+		if len(m.workers) >= maxPods {
+			m.events.event(r.Uid, "", v1.EventTypeWarning, "OutOfpods", fmt.Sprintf("the device already holds %d pods", maxPods))
+			return
+		}
+		w = m.newWorker(r.Uid)
+		m.workers[r.Uid] = w
+		w.setDesired(d)
+		m.start(w)
+		return
+	}
+	w.setDesired(d)
+}
+
+// UpdateVolumes replaces the content of volumes of a pod.
+func (m *Manager) UpdateVolumes(u *edgeapi.UpdateVolumes) {
+	if w := m.worker(u.Uid); w != nil {
+		w.updateVolumes(u)
+	}
+}
+
+// DeletePod stops and removes a pod. Sink.PodRemoved is called when nothing of it is left; for a pod
+// that is not known, when the runtime has confirmed that it has nothing of it.
+func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
+	if !store.ValidUID(d.Uid) {
+		m.cfg.Sink.PodRemoved(&edgeapi.PodRemoved{Uid: d.Uid, Namespace: d.Namespace, Name: d.Name})
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.workers[d.Uid]
+	if w == nil {
+		w = m.newWorker(d.Uid)
+		m.workers[d.Uid] = w
+		w.remove(d)
+		m.start(w)
+		return
+	}
+	w.remove(d)
+}
+
+// SetNode replaces what is known of the device. Pods' statuses and downward API volumes follow.
+func (m *Manager) SetNode(info NodeInfo) {
+	m.mu.Lock()
+	changed := !reflect.DeepEqual(m.node, info)
+	dnsChanged := !reflect.DeepEqual(m.node.PodDNS, info.PodDNS)
+	m.node = info
+	m.mu.Unlock()
+	if dnsChanged {
+		if err := m.store.SaveDNS(info.PodDNS); err != nil {
+			klog.Background().Error(err, "The DNS configuration of pods could not be kept for the next start")
+		}
+	}
+	if changed {
+		for _, w := range m.all() {
+			w.wakeUp()
+		}
+	}
+}

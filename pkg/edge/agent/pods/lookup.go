@@ -1,0 +1,124 @@
+package pods
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"errors"
+)
+
+// ErrNotFound says that a pod, or a container of it, is not on the device.
+var ErrNotFound = errors.New("not found on this device")
+
+// lookup returns what is known of a pod and a container of it.
+func (m *Manager) lookup(podUID, container string) (*v1.Pod, *state.Pod, *v1.PodStatus, error) {
+	w := m.worker(podUID)
+	if w == nil {
+		return nil, nil, nil, fmt.Errorf("pod %s: %w", podUID, ErrNotFound)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.desired == nil {
+		return nil, nil, nil, fmt.Errorf("pod %s: %w", podUID, ErrNotFound)
+	}
+	pod := w.desired.pod
+	if container != "" && podutil.FindContainer(pod, container) == nil {
+		return nil, nil, nil, fmt.Errorf("container %q in pod %q: %w", container, pod.Name, ErrNotFound)
+	}
+	view, last := w.view, w.last
+	if view == nil {
+		view = &state.Pod{}
+	}
+	if last == nil {
+		last = &pod.Status
+	}
+	return pod, view, last, nil
+}
+
+// ContainerID returns the runtime's id of the running container of that name, for exec and attach.
+// The error is ErrNotFound, or says why the container is not running.
+func (m *Manager) ContainerID(podUID, container string) (string, error) {
+	pod, view, last, err := m.lookup(podUID, container)
+	if err != nil {
+		return "", err
+	}
+	c := view.Find(container)
+	if c == nil || !c.Running() {
+		return "", fmt.Errorf("container %q in pod %q is not running: %s", container, pod.Name, describeState(last, container))
+	}
+	return c.ID, nil
+}
+
+// SandboxID returns the runtime's id of the pod's ready sandbox, for port-forward.
+func (m *Manager) SandboxID(podUID string) (string, error) {
+	pod, view, _, err := m.lookup(podUID, "")
+	if err != nil {
+		return "", err
+	}
+	sandbox := view.ReadySandbox()
+	if sandbox == nil {
+		return "", fmt.Errorf("pod %q is not running", pod.Name)
+	}
+	return sandbox.Id, nil
+}
+
+// ContainerLog returns the path of a container's log and the runtime's id of that instance: the newest
+// one, or the one before if previous is set.
+func (m *Manager) ContainerLog(podUID, container string, previous bool) (path, containerID string, err error) {
+	pod, view, last, err := m.lookup(podUID, container)
+	if err != nil {
+		return "", "", err
+	}
+	var found []*state.Container
+	for _, c := range view.Containers {
+		if c.Name == container && !c.StartedAt.IsZero() {
+			found = append(found, c)
+		}
+	}
+	switch {
+	case !previous && len(found) > 0:
+		return found[0].LogPath, found[0].ID, nil
+	case !previous:
+		return "", "", fmt.Errorf("container %q in pod %q is waiting to start: %s", container, pod.Name, describeState(last, container))
+	case len(found) > 1:
+		return found[1].LogPath, found[1].ID, nil
+	case len(found) == 1 && found[0].Exited() && isWaiting(last, container):
+		return found[0].LogPath, found[0].ID, nil // it has ended and waits for its next start
+	}
+	return "", "", fmt.Errorf("previous terminated container %q in pod %q not found", container, pod.Name)
+}
+
+func containerStatus(s *v1.PodStatus, name string) *v1.ContainerStatus {
+	for _, statuses := range [][]v1.ContainerStatus{s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range statuses {
+			if statuses[i].Name == name {
+				return &statuses[i]
+			}
+		}
+	}
+	return nil
+}
+
+func isWaiting(s *v1.PodStatus, name string) bool {
+	cs := containerStatus(s, name)
+	return cs != nil && cs.State.Waiting != nil
+}
+
+// describeState says in a few words what a container is doing.
+func describeState(s *v1.PodStatus, name string) string {
+	cs := containerStatus(s, name)
+	switch {
+	case cs == nil:
+		return "ContainerCreating"
+	case cs.State.Waiting != nil && cs.State.Waiting.Message != "":
+		return cs.State.Waiting.Reason + ": " + cs.State.Waiting.Message
+	case cs.State.Waiting != nil:
+		return cs.State.Waiting.Reason
+	case cs.State.Terminated != nil:
+		return fmt.Sprintf("%s with exit code %d", cs.State.Terminated.Reason, cs.State.Terminated.ExitCode)
+	}
+	return "starting"
+}

@@ -1,0 +1,172 @@
+package pods
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/kubelet/pkg/types"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// relister looks at the runtime once a period, with two calls for all pods, and wakes the workers of
+// pods in which something has changed. It finds what is left of pods that nobody wants.
+type relister struct {
+	m      *Manager
+	wakeCh chan struct{}
+
+	mu      sync.Mutex
+	desired map[string]bool // what the cloud wants; nil until it has said so
+
+	// Of the goroutine alone:
+	before map[string]snapshot
+	down   bool
+}
+
+// snapshot is the state of what a pod has in the runtime, by id.
+type snapshot map[string]int32
+
+func newRelister(m *Manager) *relister {
+	return &relister{m: m, wakeCh: make(chan struct{}, 1)}
+}
+
+func (r *relister) setDesired(listed map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.desired = listed
+}
+
+func (r *relister) addDesired(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.desired != nil {
+		r.desired[uid] = true
+	}
+}
+
+func (r *relister) wake() {
+	select {
+	case r.wakeCh <- struct{}{}:
+	default:
+	}
+}
+
+func (r *relister) run(ctx context.Context) {
+	ticker := r.m.cfg.Clock.NewTicker(r.m.cfg.RelistPeriod)
+	defer ticker.Stop()
+	gc := r.m.cfg.Clock.Now()
+	for {
+		r.once(ctx)
+		if now := r.m.cfg.Clock.Now(); now.Sub(gc) > time.Minute {
+			r.m.backOff.GC()
+			gc = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		case <-r.wakeCh:
+		}
+	}
+}
+
+// once compares the runtime with what it was the last time.
+func (r *relister) once(ctx context.Context) {
+	now, names, err := r.list(ctx)
+	logger := klog.FromContext(ctx)
+	if err != nil {
+		if ctx.Err() == nil && !r.down {
+			r.down = true
+			logger.Error(err, "The container runtime does not answer: pods are left as they are until it does")
+		}
+		return
+	}
+	if r.down {
+		r.down = false
+		logger.Info("The container runtime answers again")
+	}
+	for uid, snap := range now {
+		if !equal(snap, r.before[uid]) {
+			r.changed(uid, names[uid])
+		}
+	}
+	for uid := range r.before {
+		if now[uid] == nil {
+			r.changed(uid, nil)
+		}
+	}
+	r.before = now
+	for uid := range now {
+		if r.orphan(uid) {
+			logger.Info("Removing what is left of a pod that is not wanted on this device", "podUID", uid)
+			r.m.DeletePod(names[uid])
+		}
+	}
+}
+
+// list returns what each pod has in the runtime, and the pods' names.
+func (r *relister) list(ctx context.Context) (map[string]snapshot, map[string]*edgeapi.DeletePod, error) {
+	// cri-client logs each error; here one message per outage is enough.
+	ctx = logr.NewContext(ctx, logr.Discard())
+	selector := map[string]string{podutil.LabelManagedBy: r.m.cfg.Owner}
+	sandboxes, err := r.m.cfg.Runtime.ListPodSandbox(ctx, &runtimeapi.PodSandboxFilter{LabelSelector: selector})
+	if err != nil {
+		return nil, nil, err
+	}
+	containers, err := r.m.cfg.Runtime.ListContainers(ctx, &runtimeapi.ContainerFilter{LabelSelector: selector})
+	if err != nil {
+		return nil, nil, err
+	}
+	now := map[string]snapshot{}
+	names := map[string]*edgeapi.DeletePod{}
+	add := func(labels map[string]string, id string, state int32) {
+		uid := labels[types.KubernetesPodUIDLabel]
+		if now[uid] == nil {
+			now[uid] = snapshot{}
+			names[uid] = &edgeapi.DeletePod{
+				Uid: uid, Namespace: labels[types.KubernetesPodNamespaceLabel], Name: labels[types.KubernetesPodNameLabel],
+				GracePeriodSeconds: minGrace,
+			}
+		}
+		now[uid][id] = state
+	}
+	for _, s := range sandboxes {
+		add(s.Labels, s.Id, int32(s.State))
+	}
+	for _, c := range containers {
+		add(c.Labels, c.Id, int32(c.State))
+	}
+	return now, names, nil
+}
+
+func (r *relister) changed(uid string, _ *edgeapi.DeletePod) {
+	if w := r.m.worker(uid); w != nil {
+		w.wakeUp()
+	}
+}
+
+// orphan tells whether a pod has no worker and is not wanted. Until the cloud has said what it wants,
+// no pod is: the record of this one may have been lost.
+func (r *relister) orphan(uid string) bool {
+	r.mu.Lock()
+	unwanted := r.desired != nil && !r.desired[uid]
+	r.mu.Unlock()
+	return unwanted && r.m.worker(uid) == nil
+}
+
+func equal(a, b snapshot) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for id, state := range a {
+		if before, ok := b[id]; !ok || before != state {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,221 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/images"
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	podstatus "arhat.dev/aranya/pkg/edge/agent/pods/status"
+)
+
+// The reasons why a container was not started, as they appear in its status.
+const (
+	reasonCrashLoop    = "CrashLoopBackOff"
+	reasonCreateConfig = "CreateContainerConfigError"
+	reasonCreate       = "CreateContainerError"
+	reasonRun          = "RunContainerError"
+	reasonPostStart    = "PostStartHookError"
+)
+
+// errPulling says that a container waits for its image.
+var errPulling = errors.New("the image is being pulled")
+
+// withoutPulling joins errors, leaving out that an image is being pulled, which is none.
+func withoutPulling(errs []error) error {
+	var out []error
+	for _, err := range errs {
+		if !errors.Is(err, errPulling) {
+			out = append(out, err)
+		}
+	}
+	return errors.Join(out...)
+}
+
+// starter starts containers in one sandbox.
+type starter struct {
+	*pass
+	sandbox string
+	config  *runtimeapi.PodSandboxConfig
+	files   criconfig.Files
+}
+
+// start starts a container, or notes why it cannot be and when to try again. An error that the user
+// sees in the status is not returned.
+func (s *starter) start(ctx context.Context, c *v1.Container, target string) (started bool, err error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if s.waiting(c.Name) || s.inBackOff(c) {
+		return false, nil
+	}
+	ref, message, err := s.ensureImage(ctx, c)
+	if errors.Is(err, images.ErrPulling) {
+		return false, errPulling
+	}
+	if err != nil {
+		s.refuse(c, err.Error(), message)
+		if !errors.Is(err, images.ErrImagePullBackOff) {
+			s.containerEvent(c.Name, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		}
+		s.retryImage(c, err)
+		return false, nil
+	}
+	id, reason, err := s.create(ctx, c, ref, target)
+	if err == nil {
+		s.changed = true
+		s.containerEvent(c.Name, v1.EventTypeNormal, "Created", "Container created")
+		if err = s.w.m.cfg.Runtime.StartContainer(ctx, id); err != nil {
+			reason = reasonRun
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		message := status.Convert(err).Message()
+		s.containerEvent(c.Name, v1.EventTypeWarning, "Failed", "Error: "+message)
+		s.refuse(c, reason, message)
+		s.failed(c.Name, errorPeriod)
+		return false, fmt.Errorf("start container %s: %w", c.Name, err)
+	}
+	s.containerEvent(c.Name, v1.EventTypeNormal, "Started", "Container started")
+	delete(s.w.reasons, c.Name)
+	klog.FromContext(ctx).V(2).Info("Started container", "pod", klog.KObj(s.pod), "container", c.Name, "containerID", id)
+	return true, s.postStart(ctx, c, id)
+}
+
+// refuse notes why a container is waiting.
+func (s *starter) refuse(c *v1.Container, reason, message string) {
+	s.w.reasons[c.Name] = podstatus.Reason{Reason: reason, Message: message}
+}
+
+// inBackOff tells whether a container that has ended may not run again yet.
+func (s *starter) inBackOff(c *v1.Container) bool {
+	instance := s.st.Find(c.Name)
+	if instance == nil || !instance.Exited() {
+		return false
+	}
+	backOff := s.w.m.backOff
+	key := backOffKey(s.pod, c)
+	if !backOff.IsInBackOffSince(key, instance.FinishedAt) {
+		backOff.Next(key, instance.FinishedAt)
+		return false
+	}
+	wait := backOff.Get(key)
+	s.later(instance.FinishedAt.Add(wait).Sub(s.now))
+	s.containerEvent(c.Name, v1.EventTypeWarning, "BackOff",
+		fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podutil.Describe(s.pod)))
+	s.refuse(c, reasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podutil.Describe(s.pod)))
+	return true
+}
+
+// backOffKey is another one when the container's spec changes.
+func backOffKey(pod *v1.Pod, c *v1.Container) string {
+	return string(pod.UID) + "/" + c.Name + "/" + strconv.FormatUint(podutil.HashContainer(c), 16)
+}
+
+func (s *starter) ensureImage(ctx context.Context, c *v1.Container) (ref, message string, err error) {
+	return s.w.m.puller.Ensure(ctx, images.Request{
+		PodUID:        s.w.uid,
+		Image:         c.Image,
+		Policy:        c.ImagePullPolicy,
+		Credentials:   s.d.message.RegistryCredentials,
+		Annotations:   s.pod.Annotations,
+		SandboxConfig: s.config,
+		Event: func(eventType, reason, message string) {
+			s.containerEvent(c.Name, eventType, reason, message)
+		},
+		Done: s.w.wakeUp,
+	})
+}
+
+// retryImage looks again when the back-off of a pull is over.
+func (s *starter) retryImage(c *v1.Container, err error) {
+	if errors.Is(err, images.ErrImagePullBackOff) {
+		s.later(s.w.m.puller.RetryAfter(s.w.uid, c.Image))
+		return
+	}
+	if errors.Is(err, images.ErrImagePull) {
+		s.later(time.Second) // to tell of the back-off
+		return
+	}
+	s.failed(c.Name, errorPeriod)
+}
+
+// create makes the container; the reason is for its status if it fails.
+func (s *starter) create(ctx context.Context, c *v1.Container, ref, target string) (id, reason string, err error) {
+	user, err := s.imageUser(ctx, ref)
+	if err != nil {
+		return "", reasonCreateConfig, err
+	}
+	instance := criconfig.Instance{
+		RestartCount: s.restartCount(c),
+		ImageRef:     ref,
+		User:         user,
+		PodIPs:       s.podIPs(),
+		Files:        s.files,
+	}
+	if target != "" {
+		targeted := s.st.FindActive(target)
+		if targeted == nil {
+			return "", reasonCreateConfig, fmt.Errorf("unable to find target container %s", target)
+		}
+		instance.TargetID = targeted.ID
+	}
+	config, err := criconfig.Container(s.pod, c, s.node, instance)
+	if err != nil {
+		return "", reasonCreateConfig, err
+	}
+	if err := os.MkdirAll(filepath.Join(s.config.LogDirectory, c.Name), 0o755); err != nil {
+		return "", reasonCreateConfig, err
+	}
+	id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
+	return id, reasonCreate, err
+}
+
+func (s *starter) imageUser(ctx context.Context, ref string) (criconfig.ImageUser, error) {
+	resp, err := s.w.m.cfg.Runtime.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: ref}, false)
+	if err != nil {
+		return criconfig.ImageUser{}, err
+	}
+	image := resp.GetImage()
+	user := criconfig.ImageUser{Name: image.GetUsername()}
+	if uid := image.GetUid(); uid != nil {
+		user.UID = &uid.Value
+	} else if image != nil && user.Name == "" {
+		root := int64(0)
+		user.UID = &root
+	}
+	return user, nil
+}
+
+// restartCount is one more than that of the instance before. If the runtime has lost that, as after a
+// reboot with its state on a tmpfs, the logs and the status tell.
+func (s *starter) restartCount(c *v1.Container) int {
+	count := -1
+	if before := s.st.Find(c.Name); before != nil {
+		count = before.RestartCount
+	} else {
+		entries, _ := os.ReadDir(filepath.Join(s.config.LogDirectory, c.Name))
+		for _, entry := range entries {
+			name, _, _ := strings.Cut(entry.Name(), ".")
+			if n, err := strconv.Atoi(name); err == nil {
+				count = max(count, n)
+			}
+		}
+	}
+	return count + 1
+}

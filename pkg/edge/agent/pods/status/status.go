@@ -1,0 +1,162 @@
+// Package status computes the v1.PodStatus of a pod from the state of the runtime, as the kubelet
+// would report it. It is one pure function: no clock, no I/O, no memory but the status before.
+package status
+
+import (
+	"sort"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+)
+
+// Reason is why a container is waiting.
+type Reason struct {
+	Reason, Message string
+}
+
+// Probes tells what the probes of a container say. A container without a probe has passed it.
+type Probes interface {
+	// Started tells whether the container has passed its startup probe.
+	Started(c *v1.Container, containerID string) bool
+	// Ready tells whether the container passes its readiness probe.
+	Ready(c *v1.Container, containerID string) bool
+}
+
+// Input is what a status is computed from.
+type Input struct {
+	Pod   *v1.Pod
+	State *state.Pod
+	// Old is the status before; it is not modified.
+	Old *v1.PodStatus
+	// Reasons by container why it could not be started the last time.
+	Reasons map[string]Reason
+	Probes  Probes
+	// Ended says that the pod will start no container any more, whatever its restart policy.
+	Ended bool
+	// HostIPs and PodIPs, primary first.
+	HostIPs, PodIPs []string
+	// Runtime is the name of the container runtime, as in container ids.
+	Runtime string
+	Now     time.Time
+}
+
+// Generate returns the status.
+func Generate(in Input) *v1.PodStatus {
+	pod, old := in.Pod, in.Old
+	s := &v1.PodStatus{
+		ObservedGeneration: pod.Generation,
+		StartTime:          old.StartTime,
+		QOSClass:           podutil.QOSClass(pod),
+	}
+	if s.StartTime == nil {
+		s.StartTime = &metav1.Time{Time: in.Now.Truncate(time.Second)}
+	}
+	hasInit := len(pod.Spec.InitContainers) > 0
+	s.ContainerStatuses = containerStatuses(in, pod.Spec.Containers, old.ContainerStatuses, hasInit, false)
+	sort.Slice(s.ContainerStatuses, func(i, j int) bool { return s.ContainerStatuses[i].Name < s.ContainerStatuses[j].Name })
+	s.InitContainerStatuses = containerStatuses(in, pod.Spec.InitContainers, old.InitContainerStatuses, hasInit, true)
+	var ephemeral []v1.Container
+	for i := range pod.Spec.EphemeralContainers {
+		ephemeral = append(ephemeral, v1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+	s.EphemeralContainerStatuses = containerStatuses(in, ephemeral, old.EphemeralContainerStatuses, hasInit, false)
+
+	setProbeResults(in, s)
+	setPhase(in, s)
+	setConditions(in, s)
+	setAddresses(in, s)
+	return s
+}
+
+// setPhase computes the phase. A pod does not come back from having ended.
+func setPhase(in Input, s *v1.PodStatus) {
+	s.Phase = phase(in, s)
+	for _, before := range []*v1.PodStatus{in.Old, &in.Pod.Status} {
+		if podutil.IsTerminal(before.Phase) && !podutil.IsTerminal(s.Phase) {
+			s.Phase = before.Phase
+		}
+	}
+	if in.Pod.Status.Phase != "" && podutil.IsTerminal(in.Pod.Status.Phase) {
+		s.Phase = in.Pod.Status.Phase
+	}
+	if s.Phase == in.Old.Phase { // the reason belongs to the phase
+		s.Reason, s.Message = in.Old.Reason, in.Old.Message
+	}
+}
+
+func setProbeResults(in Input, s *v1.PodStatus) {
+	set := func(containers []v1.Container, statuses []v1.ContainerStatus, init bool) {
+		for i := range statuses {
+			cs := &statuses[i]
+			c := findIn(containers, cs.Name)
+			if c == nil {
+				continue
+			}
+			started := cs.State.Running != nil && in.Probes.Started(c, bareID(cs.ContainerID))
+			cs.Started = &started
+			switch {
+			case init && !podutil.IsSidecar(c):
+				cs.Ready = cs.State.Terminated != nil && cs.State.Terminated.ExitCode == 0
+			default:
+				cs.Ready = started && in.Probes.Ready(c, bareID(cs.ContainerID))
+			}
+		}
+	}
+	set(in.Pod.Spec.Containers, s.ContainerStatuses, false)
+	set(in.Pod.Spec.InitContainers, s.InitContainerStatuses, true)
+}
+
+func findIn(containers []v1.Container, name string) *v1.Container {
+	for i := range containers {
+		if containers[i].Name == name {
+			return &containers[i]
+		}
+	}
+	return nil
+}
+
+func setAddresses(in Input, s *v1.PodStatus) {
+	for i, ip := range in.HostIPs {
+		if i == 0 {
+			s.HostIP = ip
+		}
+		s.HostIPs = append(s.HostIPs, v1.HostIP{IP: ip})
+	}
+	podIPs := in.PodIPs
+	if in.Pod.Spec.HostNetwork {
+		podIPs = in.HostIPs
+	}
+	for i, ip := range podIPs {
+		if i == 0 {
+			s.PodIP = ip
+		}
+		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
+	}
+}
+
+// Rejected is the status of a pod that the device refuses to run.
+func Rejected(pod *v1.Pod, reason, message string, hostIPs []string, now time.Time) *v1.PodStatus {
+	s := &v1.PodStatus{
+		ObservedGeneration: pod.Generation,
+		Phase:              v1.PodFailed,
+		Reason:             reason,
+		Message:            "Pod was rejected: " + message,
+		StartTime:          pod.Status.StartTime,
+		QOSClass:           podutil.QOSClass(pod),
+		Conditions:         pod.Status.Conditions,
+	}
+	if s.StartTime == nil {
+		s.StartTime = &metav1.Time{Time: now.Truncate(time.Second)}
+	}
+	for i, ip := range hostIPs {
+		if i == 0 {
+			s.HostIP = ip
+		}
+		s.HostIPs = append(s.HostIPs, v1.HostIP{IP: ip})
+	}
+	return s
+}

@@ -1,0 +1,183 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
+)
+
+// pass is one comparison of a pod with the runtime.
+type pass struct {
+	w    *worker
+	d    *desired
+	pod  *v1.Pod
+	node *criconfig.Node
+	st   *state.Pod
+	now  time.Time
+	// changed is set when something was done: the state has to be read again.
+	changed bool
+	// next is when something else may have to be done.
+	next time.Duration
+}
+
+// later makes the next pass happen after d at the latest.
+func (p *pass) later(d time.Duration) { p.next = min(p.next, max(d, 0)) }
+
+// sync brings the pod closer to what is wanted.
+func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
+	p := &pass{w: w, d: d, pod: d.pod, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
+	if s := w.admit(p); s != nil {
+		w.report(ctx, d.pod, s)
+		return p.next, nil
+	}
+	if err := p.read(ctx); err != nil {
+		return runtimeDownPeriod, err
+	}
+	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
+		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))
+	}
+	s := p.status(ctx)
+	if !podutil.IsTerminal(s.Phase) {
+		p.checkDeadline(s)
+	}
+	if podutil.IsTerminal(s.Phase) {
+		return w.finish(ctx, p, s)
+	}
+	w.report(ctx, d.pod, s)
+	err := p.apply(ctx)
+	if p.changed {
+		return 0, err // what was done is seen, and reported, in the next pass
+	}
+	w.report(ctx, d.pod, p.status(ctx))
+	return p.next, errors.Join(err, p.prune(ctx))
+}
+
+// admit asks the device's policy once. It returns the status of a pod that is refused.
+func (w *worker) admit(p *pass) *v1.PodStatus {
+	if w.rejected != nil || w.admitted {
+		return w.rejected
+	}
+	old := w.oldStatus(p.pod)
+	if podutil.IsTerminal(old.Phase) || w.m.cfg.Admit == nil {
+		w.admitted = true
+		return nil
+	}
+	reason, message, ok := w.m.cfg.Admit(p.pod)
+	if ok {
+		w.admitted = true
+		return nil
+	}
+	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
+	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
+	return w.rejected
+}
+
+// read looks at what the runtime has.
+func (p *pass) read(ctx context.Context) error {
+	st, err := p.w.reader.Read(ctx, p.w.uid)
+	if err != nil {
+		return err
+	}
+	p.st = st
+	p.w.setView(st)
+	return nil
+}
+
+// podIPs are the pod's addresses, primary first.
+func (p *pass) podIPs() []string {
+	if p.pod.Spec.HostNetwork {
+		return p.node.HostIPs
+	}
+	return p.st.IPs(ipv6First(p.node.HostIPs))
+}
+
+func (p *pass) status(ctx context.Context) *v1.PodStatus {
+	w := p.w
+	return status.Generate(status.Input{
+		Pod:     p.pod,
+		State:   p.st,
+		Old:     w.oldStatus(p.pod),
+		Reasons: w.reasons,
+		Probes:  w.m.probes,
+		Ended:   w.ended,
+		HostIPs: p.node.HostIPs,
+		PodIPs:  p.podIPs(),
+		Runtime: w.m.runtimeName(ctx),
+		Now:     p.now,
+	})
+}
+
+// checkDeadline ends a pod that has been active for longer than it may.
+func (p *pass) checkDeadline(s *v1.PodStatus) {
+	limit := p.pod.Spec.ActiveDeadlineSeconds
+	if limit == nil || s.StartTime == nil {
+		return
+	}
+	left := s.StartTime.Add(time.Duration(*limit) * time.Second).Sub(p.now)
+	if left > 0 {
+		p.later(left)
+		return
+	}
+	const message = "Pod was active on the node longer than the specified deadline"
+	s.Phase, s.Reason, s.Message = v1.PodFailed, "DeadlineExceeded", message
+	p.w.m.events.event(p.w.uid, "", v1.EventTypeNormal, "DeadlineExceeded", message)
+}
+
+// finish stops what is left of a pod that has ended. The phase is reported once nothing runs any more:
+// whoever sees it may take the pod's place.
+func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Duration, error) {
+	w.ended = true
+	w.m.probes.remove(w.uid)
+	w.m.puller.Forget(w.uid)
+	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
+		if err := p.killPod(ctx, nil); err != nil {
+			return runtimeDownPeriod, err
+		}
+		if err := p.read(ctx); err != nil {
+			return runtimeDownPeriod, err
+		}
+		final := p.status(ctx)
+		if !podutil.IsTerminal(final.Phase) || s.Reason != "" {
+			final.Phase, final.Reason, final.Message = s.Phase, s.Reason, s.Message
+		}
+		s = final
+	}
+	w.report(ctx, p.pod, s)
+	return resyncPeriod, p.prune(ctx)
+}
+
+// mountVolumes makes the pod's volumes or brings them up to date.
+func (p *pass) mountVolumes() (map[string]volumes.Mounted, error) {
+	podIPs := p.podIPs()
+	memory := p.node.Allocatable[v1.ResourceMemory]
+	mounted, err := p.w.m.volumes.Setup(p.pod, volumes.Source{
+		Data:        p.d.volumes,
+		MemoryBytes: memory.Value(),
+		Downward: func(item *v1.DownwardAPIVolumeFile) ([]byte, error) {
+			return criconfig.DownwardFile(p.pod, p.node, podIPs, item)
+		},
+	})
+	var failed *volumes.SetupError
+	for _, e := range joined(err) {
+		if errors.As(e, &failed) {
+			p.w.m.events.event(p.w.uid, "", v1.EventTypeWarning, "FailedMount", failed.Error())
+		}
+	}
+	return mounted, err
+}
+
+// joined takes apart what errors.Join has put together.
+func joined(err error) []error {
+	if multi, ok := err.(interface{ Unwrap() []error }); ok {
+		return multi.Unwrap()
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package pods
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+const (
+	// resyncPeriod is how often a pod is compared with the runtime though nothing has happened.
+	resyncPeriod = time.Minute
+	// errorPeriod is how soon after an error it is tried again.
+	errorPeriod = 10 * time.Second
+	// runtimeDownPeriod is how soon after an error of the runtime itself its state is read again.
+	runtimeDownPeriod = time.Second
+)
+
+// worker looks after one pod from when it is first heard of until nothing of it is left. Inputs only
+// change what is wanted and wake it; all work is done by its one goroutine.
+type worker struct {
+	m   *Manager
+	uid string
+
+	wake chan struct{}
+
+	mu       sync.Mutex
+	desired  *desired           // nil if only its remains are known
+	deletion *edgeapi.DeletePod // set once it has to go
+	// interrupt ends the sync that is under way: what it does is not wanted any more.
+	interrupt context.CancelFunc
+	last      *v1.PodStatus // as last given to the sink
+	view      *state.Pod    // as last read, for look-ups
+
+	// Of the goroutine alone:
+	reader        *state.Reader
+	saved         *desired
+	savedDeletion *edgeapi.DeletePod
+	admitted      bool
+	rejected      *v1.PodStatus
+	reasons       map[string]status.Reason
+	retryAt       map[string]time.Time // by container; "" is the sandbox
+	ended         bool                 // it starts no container any more
+	deadline      bool                 // because of its activeDeadlineSeconds
+}
+
+func (m *Manager) newWorker(uid string) *worker {
+	return &worker{
+		m: m, uid: uid,
+		wake:    make(chan struct{}, 1),
+		reader:  &state.Reader{Runtime: m.cfg.Runtime, Owner: m.cfg.Owner},
+		reasons: map[string]status.Reason{},
+		retryAt: map[string]time.Time{},
+	}
+}
+
+// wakeUp makes the worker look again.
+func (w *worker) wakeUp() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// setDesired replaces what is wanted. A pod that has to go does not come back.
+func (w *worker) setDesired(d *desired) {
+	w.mu.Lock()
+	w.desired = d
+	if w.deletion == nil && d.pod.DeletionTimestamp != nil {
+		w.deletion = deletionOf(d.pod, nil)
+		if w.interrupt != nil {
+			w.interrupt()
+		}
+	}
+	w.mu.Unlock()
+	w.wakeUp()
+}
+
+func (w *worker) updateVolumes(u *edgeapi.UpdateVolumes) {
+	w.mu.Lock()
+	if w.desired != nil {
+		w.desired = w.desired.withVolumes(u)
+	}
+	w.mu.Unlock()
+	w.wakeUp()
+}
+
+// deletionOf is the removal of a pod with its own grace period, or the one given.
+func deletionOf(pod *v1.Pod, grace *int64) *edgeapi.DeletePod {
+	d := &edgeapi.DeletePod{Uid: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name}
+	switch {
+	case grace != nil:
+		d.GracePeriodSeconds = *grace
+	case pod.DeletionGracePeriodSeconds != nil:
+		d.GracePeriodSeconds = *pod.DeletionGracePeriodSeconds
+	case pod.Spec.TerminationGracePeriodSeconds != nil:
+		d.GracePeriodSeconds = *pod.Spec.TerminationGracePeriodSeconds
+	}
+	return d
+}
+
+// remove makes the pod go, with its own grace period if d is nil. A shorter grace period takes the
+// place of a longer one.
+func (w *worker) remove(d *edgeapi.DeletePod) {
+	w.mu.Lock()
+	if d == nil {
+		switch {
+		case w.deletion != nil:
+			d = w.deletion
+		case w.desired != nil:
+			d = deletionOf(w.desired.pod, nil)
+		default:
+			d = &edgeapi.DeletePod{Uid: w.uid}
+		}
+	}
+	if w.deletion == nil || d.GracePeriodSeconds < w.deletion.GracePeriodSeconds {
+		w.deletion = d
+		if w.interrupt != nil {
+			w.interrupt()
+		}
+	}
+	w.mu.Unlock()
+	w.wakeUp()
+}
+
+func (w *worker) digest() *edgeapi.PodDigest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.desired == nil {
+		return &edgeapi.PodDigest{Uid: w.uid}
+	}
+	return &edgeapi.PodDigest{Uid: w.uid, Digest: w.desired.message.Digest, VolumesDigest: w.desired.message.VolumesDigest}
+}
+
+// run works until the pod is gone or the context ends.
+func (w *worker) run(ctx context.Context) {
+	logger := klog.FromContext(ctx).WithValues("podUID", w.uid)
+	ctx = klog.NewContext(ctx, logger)
+	defer w.m.probes.remove(w.uid)
+	timer := w.m.cfg.Clock.NewTimer(resyncPeriod)
+	defer timer.Stop()
+	for {
+		next, done := w.syncOnce(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if done {
+			w.m.finished(w)
+			return
+		}
+		if !timer.Stop() {
+			select {
+			case <-timer.C():
+			default:
+			}
+		}
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C():
+		}
+	}
+}
+
+// syncOnce does what is to be done now. It returns when to look again at the latest, and whether
+// nothing of the pod is left.
+func (w *worker) syncOnce(parent context.Context) (next time.Duration, done bool) {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	w.mu.Lock()
+	d, deletion := w.desired, w.deletion
+	w.interrupt = cancel
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		w.interrupt = nil
+		w.mu.Unlock()
+	}()
+	w.keep(ctx, d, deletion)
+	var err error
+	if deletion != nil {
+		done, err = w.terminate(ctx, d, deletion)
+		next = errorPeriod
+	} else {
+		next, err = w.sync(ctx, d)
+	}
+	switch {
+	case parent.Err() != nil:
+	case ctx.Err() != nil:
+		next = 0 // interrupted: there is something new to do
+	case err != nil:
+		klog.FromContext(ctx).Error(err, "Pod is not as it should be, trying again", "in", next)
+	}
+	return next, done
+}
+
+// keep writes what is new in the desired state to the disk.
+func (w *worker) keep(ctx context.Context, d *desired, deletion *edgeapi.DeletePod) {
+	if d != nil && d != w.saved {
+		if err := w.m.store.SavePod(d.message); err != nil {
+			klog.FromContext(ctx).Error(err, "Pod could not be kept for the next start of the agent")
+		} else {
+			w.saved = d
+		}
+	}
+	if deletion != nil && deletion != w.savedDeletion {
+		if err := w.m.store.SaveDeletion(deletion); err != nil {
+			klog.FromContext(ctx).Error(err, "Removal of the pod could not be kept for the next start of the agent")
+		} else {
+			w.savedDeletion = deletion
+		}
+	}
+}
+
+// restoreStatus takes up the status from before the agent's start.
+func (w *worker) restoreStatus(s *v1.PodStatus) { w.last = s }
+
+// oldStatus is the status before, by the agent's own record or else by the cluster's.
+func (w *worker) oldStatus(pod *v1.Pod) *v1.PodStatus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last != nil {
+		return w.last
+	}
+	return &pod.Status
+}
+
+// report gives a status to the sink, if it is news.
+func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last != nil && equality.Semantic.DeepEqual(w.last, s) {
+		return
+	}
+	w.last = s
+	if err := w.m.store.SaveStatus(w.uid, s); err != nil {
+		klog.FromContext(ctx).Error(err, "Status of the pod could not be kept for the next start of the agent")
+	}
+	w.send(pod, s)
+}
+
+// send is called with the lock held, so that statuses arrive in order.
+func (w *worker) send(pod *v1.Pod, s *v1.PodStatus) {
+	data, err := s.Marshal()
+	if err != nil {
+		klog.Background().Error(err, "Status of a pod cannot be encoded", "pod", klog.KObj(pod))
+		return
+	}
+	w.m.cfg.Sink.PodStatus(&edgeapi.PodStatus{Uid: w.uid, Namespace: pod.Namespace, Name: pod.Name, Status: data})
+}
+
+func (w *worker) resend() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last != nil && w.desired != nil {
+		w.send(w.desired.pod, w.last)
+	}
+}
+
+// setView keeps the state for look-ups.
+func (w *worker) setView(st *state.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view = st
+}

@@ -1,0 +1,184 @@
+package volumes
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+)
+
+const (
+	// maxLinks bounds the symbolic links that one path may lead through, as the kernel does.
+	maxLinks = 40
+	// subpathMode is that of directories made for a subPath, before the volume's own mode is taken.
+	subpathMode = 0o750
+)
+
+// SubPath returns a host path for a part of a volume. A container may have put symbolic links into
+// the volume: none of them leads out of it. The part is made as a directory if it does not exist. As
+// root the result is a bind mount of what was found, so that a link made later changes nothing.
+func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string, index int, subPath string) (string, error) {
+	if filepath.IsAbs(subPath) {
+		return "", fmt.Errorf("subPath %q must not be absolute", subPath)
+	}
+	fd, err := openBeneath(mounted.Path, subPath, !mounted.ReadOnly)
+	if err != nil {
+		return "", fmt.Errorf("subPath %q of volume %q: %w", subPath, volume, err)
+	}
+	defer unix.Close(fd)
+	source := "/proc/self/fd/" + strconv.Itoa(fd)
+	if os.Geteuid() != 0 {
+		return os.Readlink(source)
+	}
+	target := filepath.Join(v.PodDir(string(pod.UID)), subpathsDir, volume, container, strconv.Itoa(index))
+	return target, bindMount(source, target)
+}
+
+// bindMount mounts source at target in place of what is mounted there.
+func bindMount(source, target string) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(target), subpathMode); err != nil {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(filepath.Dir(target))
+	if err != nil {
+		return err
+	}
+	point := filepath.Join(real, filepath.Base(target))
+	for mounted, _ := mountinfo.Mounted(point); mounted; mounted, _ = mountinfo.Mounted(point) {
+		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", point, err)
+		}
+	}
+	if err := os.Remove(point); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if info.IsDir() {
+		err = os.Mkdir(point, subpathMode)
+	} else {
+		var f *os.File
+		if f, err = os.OpenFile(point, os.O_CREATE|os.O_EXCL, 0o640); err == nil {
+			err = f.Close()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(source, point, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind mount %s: %w", point, err)
+	}
+	return nil
+}
+
+// openBeneath opens a path (O_PATH) component by component, so that what the path leads through is
+// what was checked. Symbolic links are followed as long as they stay below root.
+func openBeneath(root, path string, create bool) (int, error) {
+	rootFD, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	w := &walker{fds: []int{rootFD}}
+	defer w.closeAll()
+	pending := strings.Split(filepath.Clean(path), "/")
+	for len(pending) > 0 {
+		name := pending[0]
+		pending = pending[1:]
+		more, err := w.step(name, create)
+		if err != nil {
+			return -1, err
+		}
+		pending = append(more, pending...)
+	}
+	return unix.FcntlInt(uintptr(w.top()), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// walker is a path below a root: one descriptor for each directory that leads to where it stands.
+type walker struct {
+	fds   []int
+	links int
+}
+
+func (w *walker) top() int { return w.fds[len(w.fds)-1] }
+
+func (w *walker) closeAll() {
+	for _, fd := range w.fds {
+		unix.Close(fd)
+	}
+}
+
+// step goes to one component. For a symbolic link it goes nowhere and returns the components to take
+// in its place.
+func (w *walker) step(name string, create bool) ([]string, error) {
+	switch name {
+	case "", ".":
+		return nil, nil
+	case "..":
+		if len(w.fds) == 1 {
+			return nil, errors.New("it leads out of the volume")
+		}
+		unix.Close(w.top())
+		w.fds = w.fds[:len(w.fds)-1]
+		return nil, nil
+	}
+	fd, err := unix.Openat(w.top(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) && create {
+		if err = makeDir(w.top(), name); err == nil {
+			fd, err = unix.Openat(w.top(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		w.fds = append(w.fds, fd)
+		return nil, nil
+	}
+	defer unix.Close(fd)
+	if w.links++; w.links > maxLinks {
+		return nil, unix.ELOOP
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return nil, err
+	}
+	target := string(buf[:n])
+	if filepath.IsAbs(target) {
+		return nil, errors.New("it leads out of the volume")
+	}
+	return strings.Split(target, "/"), nil
+}
+
+// makeDir makes a directory with the mode and owner of the one it is in.
+func makeDir(parent int, name string) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(parent, &stat); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(parent, name, subpathMode); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchown(fd, -1, int(stat.Gid)); err != nil && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return unix.Fchmod(fd, stat.Mode&0o7777|0o700)
+}
