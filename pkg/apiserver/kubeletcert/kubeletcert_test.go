@@ -14,14 +14,17 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/features"
 	featurestesting "k8s.io/client-go/features/testing"
 	"k8s.io/client-go/kubernetes/fake"
@@ -41,6 +44,7 @@ type signer struct {
 	key  crypto.Signer
 
 	approvalErr error
+	watched     chan struct{} // closed when somebody watches requests
 	requests    chan *certificatesv1.CertificateSigningRequest
 }
 
@@ -54,11 +58,17 @@ func newSigner(t *testing.T) *signer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &signer{t: t, kube: fake.NewClientset(), ca: ca, key: key, requests: make(chan *certificatesv1.CertificateSigningRequest, 16)}
+	s := &signer{t: t, kube: fake.NewClientset(), ca: ca, key: key, requests: make(chan *certificatesv1.CertificateSigningRequest, 16), watched: make(chan struct{})}
+	var once sync.Once
+	s.kube.PrependWatchReactor("certificatesigningrequests", func(a k8stesting.Action) (bool, watch.Interface, error) {
+		w, err := s.kube.Tracker().Watch(a.GetResource(), "")
+		once.Do(func() { close(s.watched) })
+		return true, w, err
+	})
 	s.kube.PrependReactor("create", "certificatesigningrequests", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		csr := a.(k8stesting.CreateAction).GetObject().(*certificatesv1.CertificateSigningRequest).DeepCopy()
 		csr.Name, csr.UID = "csr-1", "1"
-		s.requests <- csr
+		s.requests <- csr.DeepCopy()
 		return true, csr, s.kube.Tracker().Create(a.GetResource(), csr, "")
 	})
 	s.kube.PrependReactor("update", "certificatesigningrequests", func(a k8stesting.Action) (bool, runtime.Object, error) {
@@ -186,11 +196,9 @@ func TestSomebodyElseApproves(t *testing.T) {
 	if cert, err := m.GetCertificate(nil); err != nil || cert != m.selfSigned {
 		t.Errorf("want the self-signed certificate meanwhile, got %v", err)
 	}
-	// The request is in the tracker only after the reactor has returned.
-	err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
-		return s.sign(csr) == nil, nil
-	})
-	if err != nil {
+	<-s.watched
+	csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue}}
+	if err := s.sign(csr); err != nil {
 		t.Fatal(err)
 	}
 	waitForCluster(t, s, m)
@@ -207,7 +215,7 @@ func TestOthersRequestsAreNotApproved(t *testing.T) {
 	}
 	waitForCluster(t, s, newRunning(t, s))
 	for _, a := range s.kube.Actions() {
-		if update, ok := a.(k8stesting.UpdateAction); ok {
+		if update, ok := a.(k8stesting.UpdateAction); ok && a.GetVerb() == "update" {
 			if name := update.GetObject().(*certificatesv1.CertificateSigningRequest).Name; name != "csr-1" {
 				t.Errorf("touched %s", name)
 			}
