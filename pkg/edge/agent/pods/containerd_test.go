@@ -247,9 +247,9 @@ func (d *device) exec(pod *v1.Pod, container string, stdin io.Reader, command ..
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	var out bytes.Buffer
-	err = d.runtime.ExecStream(d.t.Context(), id, command, runtime.IO{Stdin: stdin, Stdout: &out, Stderr: &out})
-	return out.String(), err
+	var stdout, stderr bytes.Buffer
+	err = d.runtime.ExecStream(d.t.Context(), id, command, runtime.IO{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
+	return stdout.String() + stderr.String(), err
 }
 
 func (d *device) mustExec(pod *v1.Pod, container string, command ...string) string {

@@ -89,15 +89,18 @@ func (r *relister) once(ctx context.Context) {
 	if r.down {
 		r.down = false
 		logger.Info("The container runtime answers again")
+		for _, w := range r.m.all() {
+			w.wakeUp()
+		}
 	}
 	for uid, snap := range now {
 		if !equal(snap, r.before[uid]) {
-			r.changed(uid, names[uid])
+			r.changed(uid)
 		}
 	}
 	for uid := range r.before {
 		if now[uid] == nil {
-			r.changed(uid, nil)
+			r.changed(uid)
 		}
 	}
 	r.before = now
@@ -144,7 +147,7 @@ func (r *relister) list(ctx context.Context) (map[string]snapshot, map[string]*e
 	return now, names, nil
 }
 
-func (r *relister) changed(uid string, _ *edgeapi.DeletePod) {
+func (r *relister) changed(uid string) {
 	if w := r.m.worker(uid); w != nil {
 		w.wakeUp()
 	}

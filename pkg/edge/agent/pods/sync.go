@@ -3,8 +3,10 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
@@ -82,9 +84,10 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 
 // read looks at what the runtime has.
 func (p *pass) read(ctx context.Context) error {
-	st, err := p.w.reader.Read(ctx, p.w.uid)
+	// cri-client logs each error by itself.
+	st, err := p.w.reader.Read(logr.NewContext(ctx, logr.Discard()), p.w.uid)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errRuntimeDown, err)
 	}
 	p.st = st
 	p.w.setView(st)

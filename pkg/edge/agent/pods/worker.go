@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -19,9 +20,13 @@ const (
 	resyncPeriod = time.Minute
 	// errorPeriod is how soon after an error it is tried again.
 	errorPeriod = 10 * time.Second
-	// runtimeDownPeriod is how soon after an error of the runtime itself its state is read again.
-	runtimeDownPeriod = time.Second
+	// runtimeDownPeriod is how soon it is tried again to read the state of the runtime. When that answers
+	// again all workers are woken, so it need not be short.
+	runtimeDownPeriod = 5 * time.Second
 )
+
+// errRuntimeDown says that the state of the runtime could not be read.
+var errRuntimeDown = errors.New("the container runtime does not answer")
 
 // worker looks after one pod from when it is first heard of until nothing of it is left. Inputs only
 // change what is wanted and wake it; all work is done by its one goroutine.
@@ -197,6 +202,8 @@ func (w *worker) syncOnce(parent context.Context) (next time.Duration, done bool
 	case parent.Err() != nil:
 	case ctx.Err() != nil:
 		next = 0 // interrupted: there is something new to do
+	case errors.Is(err, errRuntimeDown): // the relister tells of it, once for all pods
+		klog.FromContext(ctx).V(3).Info("Runtime cannot be asked about the pod", "err", err)
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "Pod is not as it should be, trying again", "in", next)
 	}
