@@ -190,7 +190,7 @@ func testApply(t *testing.T, devices typedv1alpha1.EdgeDeviceInterface) {
 		t.Error("applying the main resource changed the status")
 	}
 	for _, entry := range device.ManagedFields {
-		if strings.Contains(string(entry.FieldsV1.Raw), "agentVersion") {
+		if strings.Contains(entry.FieldsV1.GetRawString(), "agentVersion") {
 			t.Errorf("%s owns a field of the status", entry.Manager)
 		}
 	}

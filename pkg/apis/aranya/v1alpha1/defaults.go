@@ -15,14 +15,14 @@ func addDefaultingFuncs(scheme *runtime.Scheme) error {
 }
 
 // SetDefaults_Connectivity sets what the +default markers cannot express.
-func SetDefaults_Connectivity(obj *Connectivity) {
+func SetDefaults_Connectivity(obj *Connectivity) { //nolint:staticcheck // defaulter-gen finds it by this name
 	if obj.HeartbeatInterval == nil {
 		obj.HeartbeatInterval = &metav1.Duration{Duration: DefaultHeartbeatInterval}
 	}
 }
 
 // SetDefaults_EdgeDeviceStatus sets the phase of a device that nobody has seen yet.
-func SetDefaults_EdgeDeviceStatus(obj *EdgeDeviceStatus) {
+func SetDefaults_EdgeDeviceStatus(obj *EdgeDeviceStatus) { //nolint:staticcheck // defaulter-gen finds it by this name
 	if obj.Phase == "" {
 		obj.Phase = EdgeDevicePending
 	}
