@@ -5,22 +5,178 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/host"
+	"arhat.dev/aranya/pkg/edge/agent/node"
+	"arhat.dev/aranya/pkg/edge/agent/pods"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
+	"arhat.dev/aranya/pkg/edge/agent/runtime/process"
+	"arhat.dev/aranya/pkg/edge/agent/stats"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/version"
+)
+
+// Names in the state directory.
+const (
+	dirPods      = "pods"
+	dirProcess   = "process"
+	fileLock     = "arhat.lock"
+	fileMemories = "welcome.json"
 )
 
 // Agent runs on a device.
 type Agent struct {
-	config *config.Configuration
+	config  *config.Configuration
+	lock    *os.File
+	runtime runtime.Runtime
+	pods    *pods.Manager
+	host    *host.Host
+	node    *node.Collector
+	stats   *stats.Collector
+	uplink  *uplink.Client
+	outbox  *outbox
+	link    link
 }
 
-// New prepares an agent; the configuration must have passed Finish. Run does the work.
-func New(cfg *config.Configuration) (*Agent, error) {
-	return &Agent{config: cfg}, nil
+// New prepares an agent of an enrolled device; the configuration must have passed Finish. It takes
+// the state directory for itself until Run returns, or Close if Run is not called.
+func New(ctx context.Context, cfg *config.Configuration) (*Agent, error) {
+	a := &Agent{config: cfg, outbox: newOutbox()}
+	if err := a.build(ctx); err != nil {
+		return nil, errors.Join(err, a.Close(ctx))
+	}
+	return a, nil
+}
+
+func (a *Agent) build(ctx context.Context) error {
+	if err := a.lockState(); err != nil {
+		return err
+	}
+	// First of all, because without an identity nothing else is of use.
+	client, err := uplink.New(uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a})
+	if err != nil {
+		return err
+	}
+	a.uplink = client
+	if a.runtime, err = a.newRuntime(ctx); err != nil {
+		return err
+	}
+	a.node = node.New(node.Config{
+		Runtime: a.runtime, Reserved: a.config.Reserved.List(), NodeIP: a.config.NodeIP,
+		StateDir: a.config.StateDir, Version: version.String(),
+	})
+	a.link.remembered = a.recall(ctx)
+	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
+	a.node.Refresh(ctx)
+	owner := ownerOf(a.config.StateDir)
+	a.stats = stats.New(stats.Config{Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir})
+	a.stats.SetNodeName(a.link.remembered.NodeName)
+	if a.pods, err = pods.New(pods.Config{
+		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner,
+		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy),
+	}); err != nil {
+		return err
+	}
+	a.host = host.New(host.Config{
+		Policy: &a.config.Policy, Shell: a.config.Shell, AgentLog: agentLog(&a.config.Logging.File),
+		Pods: a.pods, Runtime: a.runtime, Summary: a.stats.Summary,
+	})
+	return nil
+}
+
+func (a *Agent) newRuntime(ctx context.Context) (runtime.Runtime, error) {
+	if a.config.Runtime != config.RuntimeProcess {
+		return cri.New(ctx, a.config.Runtime)
+	}
+	return process.New(ctx, process.Options{
+		StateDir: filepath.Join(a.config.StateDir, dirProcess), Version: version.String(),
+		HostIP: func() string { return node.HostIPs(a.config.NodeIP)[0] },
+	})
+}
+
+// lockState keeps a second agent away from the same state.
+func (a *Agent) lockState() error {
+	if err := os.MkdirAll(a.config.StateDir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the state directory: %w (stateDir in arhat.yaml)", err)
+	}
+	path := filepath.Join(a.config.StateDir, fileLock)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot use the state directory: %w (stateDir in arhat.yaml)", err)
+	}
+	a.lock = f
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another arhat works with the state directory %s: stop it, or give this one a stateDir of its own", a.config.StateDir)
+	}
+	return nil
+}
+
+// ownerOf marks what is this agent's in a container runtime that several agents share.
+func ownerOf(stateDir string) string {
+	if stateDir == config.DefaultStateDir {
+		return pods.DefaultOwner
+	}
+	sum := sha256.Sum256([]byte(stateDir))
+	return pods.DefaultOwner + "-" + hex.EncodeToString(sum[:4])
+}
+
+func agentLog(f *config.LoggingFile) string {
+	if f.Disabled {
+		return ""
+	}
+	return f.Path
 }
 
 // Run works until ctx ends, and returns when everything it started has ended. Pods keep running.
 func (a *Agent) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	klog.FromContext(ctx).Info("Starting", "version", version.String(), "device", a.uplink.Device(), "server", a.config.Server, "runtime", a.config.Runtime)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.pods.Run(groupCtx) })
+	group.Go(func() error {
+		a.node.Run(groupCtx, a.nodeChanged)
+		return nil
+	})
+	group.Go(func() error { return a.uplink.Run(groupCtx) })
+	err := group.Wait()
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
+		err = nil
+	}
+	klog.FromContext(ctx).Info("Stopped; pods keep running")
+	return errors.Join(err, a.Close(context.WithoutCancel(ctx)))
+}
+
+// Close lets go of the runtime and the state directory. Run does it too.
+func (a *Agent) Close(ctx context.Context) error {
+	var errs []error
+	if a.runtime != nil {
+		errs = append(errs, a.runtime.Close(ctx))
+		a.runtime = nil
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+		a.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+// nodeChanged is called after each change of the device's status.
+func (a *Agent) nodeChanged(status *v1.NodeStatus) {
+	a.pods.SetNode(a.nodeInfo())
+	if message := encodeNode(status); message != nil {
+		a.outbox.NodeStatus(message)
+	}
 }

@@ -1,0 +1,149 @@
+// Command arhat is the agent that runs on edge devices. It enrols the device with aranya, keeps the
+// link, and runs pods and sessions for it; see "arhat --help".
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent"
+	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/logging"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := newCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "arhat:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "arhat",
+		Short:         "Connects an edge device to aranya and runs its pods",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newJoinCommand(), newRunCommand(), newVersionCommand())
+	return root
+}
+
+// flags override what the configuration file says.
+type flags struct {
+	file, server, stateDir, runtime string
+}
+
+func (f *flags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (arhat.yaml)")
+	cmd.Flags().StringVar(&f.server, "server", "", "address of aranya's gateway, host:port")
+	cmd.Flags().StringVar(&f.stateDir, "state-dir", "", "directory for identity and pods (default "+config.DefaultStateDir+")")
+	cmd.Flags().StringVar(&f.runtime, "runtime", "", `"process", or the CRI socket of a container runtime (default `+config.DefaultRuntime+`)`)
+}
+
+func (f *flags) load() (*config.Configuration, error) {
+	cfg := config.New()
+	if f.file != "" {
+		var err error
+		if cfg, err = config.Load(f.file); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range []struct {
+		flag  string
+		field *string
+	}{{f.server, &cfg.Server}, {f.stateDir, &cfg.StateDir}, {f.runtime, &cfg.Runtime}} {
+		if o.flag != "" {
+			*o.field = o.flag
+		}
+	}
+	return cfg, cfg.Finish()
+}
+
+func newJoinCommand() *cobra.Command {
+	f := &flags{}
+	var token string
+	cmd := &cobra.Command{
+		Use:   "join --server HOST:PORT --token TOKEN",
+		Short: "Enrol this device, then run the agent",
+		Long: `Enrols this device with the token from "kubectl edge token DEVICE", then runs the agent in the
+foreground. The token is used once; on a device that is enrolled already the command just runs the agent.
+The token may also come from the environment variable ARHAT_TOKEN, which "ps" does not show.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if token == "" {
+				token = os.Getenv("ARHAT_TOKEN")
+			}
+			return run(cmd.Context(), f, func(ctx context.Context, cfg *config.Configuration) error {
+				return uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir})
+			})
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&token, "token", "", "enrolment token")
+	return cmd
+}
+
+func newRunCommand() *cobra.Command {
+	f := &flags{}
+	cmd := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Run the agent of an enrolled device",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd.Context(), f, func(context.Context, *config.Configuration) error { return nil })
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "arhat %s %s/%s\n", version.String(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}
+
+// run prepares the device and runs the agent until a signal comes.
+func run(ctx context.Context, f *flags, prepare func(context.Context, *config.Configuration) error) error {
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	// A device has little memory: collect often rather than let the heap double.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	logger, closer, err := logging.Setup(&cfg.Logging)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	ctx = klog.NewContext(ctx, logger)
+	if err := prepare(ctx, cfg); err != nil {
+		return err
+	}
+	a, err := agent.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}

@@ -1,0 +1,104 @@
+package logging
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/config"
+)
+
+func TestFileIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log", "arhat.log")
+	f, err := OpenFile(path, 1000, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		if _, err := fmt.Fprintf(f, "entry %d\n", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Write([]byte("late")); n != 4 || err != nil {
+		t.Errorf("a write after close gave %d, %v", n, err)
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(entries) != 3 {
+		t.Fatalf("got %v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || info.Size() > 1000 || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", e.Name(), info, err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(string(data), " entry 199\n") {
+		t.Errorf("the file ends with %.50q, %v", data[max(0, len(data)-50):], err)
+	}
+	for line := range strings.Lines(string(data)) {
+		at, _, _ := strings.Cut(line, " ")
+		if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSetup(t *testing.T) {
+	for _, tt := range []struct {
+		format, level string
+		want, not     string
+	}{
+		{"text", "info", `"Hello" from="test"`, "Detail"},
+		{"json", "info", `"msg":"Hello"`, "Detail"},
+		{"json", "trace", `"msg":"Detail"`, ""},
+		{"text", "trace", `"Detail"`, ""},
+		{"text", "error", "Broken", "Hello"},
+		{"json", "error", "Broken", "Hello"},
+	} {
+		t.Run(tt.format+" "+tt.level, func(t *testing.T) {
+			c := config.New()
+			c.Server, c.StateDir = "localhost:1", t.TempDir()
+			c.Logging.Format, c.Logging.Level = tt.format, tt.level
+			if err := c.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			logger, closer, err := Setup(&c.Logging)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(klog.ClearLogger)
+			logger.Info("Hello", "from", "test")
+			logger.V(5).Info("Detail")
+			klog.Background().Error(errors.New("reason"), "Broken")
+			if err := closer.Close(); err != nil {
+				t.Error(err)
+			}
+			data, err := os.ReadFile(filepath.Join(c.StateDir, "arhat.log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(data), tt.want) || !strings.Contains(string(data), "Broken") || tt.not != "" && strings.Contains(string(data), tt.not) {
+				t.Errorf("the log is %q", data)
+			}
+			if tt.format != "json" {
+				return
+			}
+			for line := range strings.Lines(string(data)) {
+				_, entry, _ := strings.Cut(line, " ")
+				if !json.Valid([]byte(entry)) {
+					t.Errorf("%q is not JSON", entry)
+				}
+			}
+		})
+	}
+}
