@@ -26,12 +26,13 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 		return *old
 	}
 	status := reported
-	status.Conditions = mergeConditions(old, &reported, now)
-	keep(&status, old)
-	normalize(pod, &status)
 	if terminal(status.Phase) {
+		status.Conditions = slices.Clone(status.Conditions)
 		settle(&status, now)
 	}
+	status.Conditions = mergeConditions(old, &status, now)
+	keep(&status, old)
+	normalize(pod, &status)
 	return status
 }
 

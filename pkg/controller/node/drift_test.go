@@ -1,0 +1,222 @@
+package node
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+var now = metav1.NewTime(time.Unix(1_000_000, 0))
+
+func device(spec aranya.NodeSpec) *aranya.EdgeDevice {
+	return &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}, Spec: aranya.EdgeDeviceSpec{Node: spec}}
+}
+
+var linux = corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "arm64"}
+
+func TestDrift(t *testing.T) {
+	created := newNode(device(aranya.NodeSpec{
+		Labels: map[string]string{"a": "1"}, Annotations: map[string]string{"b": "2"},
+		Taints: []corev1.Taint{{Key: "t", Value: "v", Effect: corev1.TaintEffectNoSchedule}}, Unschedulable: true,
+	}), corev1.NodeStatus{NodeInfo: linux}, 0, now)
+	created.ResourceVersion, created.UID = "5", "node-uid"
+	same := aranya.NodeSpec{Labels: map[string]string{"a": "1"}, Annotations: map[string]string{"b": "2"},
+		Taints: []corev1.Taint{{Key: "t", Value: "v", Effect: corev1.TaintEffectNoSchedule}}, Unschedulable: true}
+
+	for name, tt := range map[string]struct {
+		node  func(*corev1.Node)
+		spec  aranya.NodeSpec
+		ready bool
+		// want of the patch, without the record; nil: no patch
+		want map[string]any
+	}{
+		"nothing to do": {spec: same},
+		"what others set stays": {spec: same, node: func(n *corev1.Node) {
+			n.Labels["x"], n.Annotations["x"] = "y", "y"
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "x", Effect: corev1.TaintEffectNoExecute})
+		}},
+		"not-ready stays until ready": {spec: same, node: func(n *corev1.Node) {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+		}},
+		"lifecycle taints go once ready": {spec: same, ready: true, node: func(n *corev1.Node) {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule},
+				corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}, corev1.Taint{Key: "x", Effect: corev1.TaintEffectNoSchedule})
+		}, want: map[string]any{
+			"metadata": map[string]any{"uid": "node-uid", "resourceVersion": "5"},
+			"spec": map[string]any{"taints": []any{
+				map[string]any{"key": "t", "value": "v", "effect": "NoSchedule"},
+				map[string]any{"key": "arhat.dev/namespace", "value": "ns", "effect": "NoSchedule"},
+				map[string]any{"key": "x", "effect": "NoSchedule"},
+			}},
+		}},
+		"spec emptied": {
+			spec: aranya.NodeSpec{NamespaceTaint: aranya.NamespaceTaintPreferNoSchedule},
+			node: func(n *corev1.Node) {
+				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "x", Effect: corev1.TaintEffectNoSchedule})
+			},
+			want: map[string]any{
+				"metadata": map[string]any{"uid": "node-uid", "resourceVersion": "5", "labels": map[string]any{"a": nil}, "annotations": map[string]any{"b": nil}},
+				"spec": map[string]any{"unschedulable": nil, "taints": []any{
+					map[string]any{"key": "x", "effect": "NoSchedule"},
+					map[string]any{"key": "arhat.dev/namespace", "value": "ns", "effect": "PreferNoSchedule"},
+				}},
+			},
+		},
+		"a user's cordon stays": {
+			spec: aranya.NodeSpec{Labels: same.Labels, Annotations: same.Annotations, Taints: same.Taints},
+			node: func(n *corev1.Node) {
+				r := applied(n)
+				r.Unschedulable = false
+				n.Annotations[annotationApplied] = r.encode()
+			},
+		},
+		"spoilt": {
+			spec: same,
+			node: func(n *corev1.Node) {
+				n.Labels["a"], n.Labels[aranya.LabelRole], n.Spec.Unschedulable = "x", "x", false
+			},
+			want: map[string]any{
+				"metadata": map[string]any{"uid": "node-uid", "labels": map[string]any{"a": "1", aranya.LabelRole: aranya.RoleEdgeDevice}},
+				"spec":     map[string]any{"unschedulable": true},
+			},
+		},
+		"removal called off": {
+			spec: same,
+			node: func(n *corev1.Node) {
+				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: taintRemoving, Effect: corev1.TaintEffectNoSchedule})
+			},
+			want: map[string]any{
+				"metadata": map[string]any{"uid": "node-uid", "resourceVersion": "5"},
+				"spec": map[string]any{"taints": []any{
+					map[string]any{"key": "t", "value": "v", "effect": "NoSchedule"},
+					map[string]any{"key": "arhat.dev/namespace", "value": "ns", "effect": "NoSchedule"},
+				}},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := created.DeepCopy()
+			if tt.node != nil {
+				tt.node(n)
+			}
+			data, err := drift(n, device(tt.spec), linux, tt.ready, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got map[string]any
+			if data != nil {
+				if err := json.Unmarshal(data, &got); err != nil {
+					t.Fatal(err)
+				}
+				metadata := got["metadata"].(map[string]any)
+				if annotations, ok := metadata["annotations"].(map[string]any); ok {
+					delete(annotations, annotationApplied)
+				}
+				if spec := got["spec"].(map[string]any); len(spec) == 0 {
+					delete(got, "spec")
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestSpecCannotOverrideWhatIdentifiesTheNode(t *testing.T) {
+	w := wishFor(device(aranya.NodeSpec{
+		Labels:      map[string]string{aranya.LabelNamespace: "kube-system", corev1.LabelHostname: "x"},
+		Annotations: map[string]string{aranya.AnnotationUID: "x", annotationMetrics: "x"},
+	}), linux)
+	if w.labels[aranya.LabelNamespace] != "ns" || w.labels[corev1.LabelHostname] != "d" || w.annotations[aranya.AnnotationUID] != "u" || w.annotations[annotationMetrics] != MetricsPath("d") {
+		t.Errorf("overridden: %v %v", w.labels, w.annotations)
+	}
+}
+
+func TestTTLFollowsControllerManager(t *testing.T) {
+	for nodes, want := range map[int]int{1: 0, 100: 0, 101: 15, 500: 15, 501: 30, 1000: 30, 1001: 60, 2001: 300} {
+		if got := ttlSeconds(nodes); got != want {
+			t.Errorf("%d Nodes: %d s, want %d", nodes, got, want)
+		}
+	}
+}
+
+func TestDecodeBoundsWhatADeviceSays(t *testing.T) {
+	status := corev1.NodeStatus{
+		Capacity:   corev1.ResourceList{"cpu": resource.MustParse("-1"), "memory": resource.MustParse("1Gi"), "bad name!": resource.MustParse("1")},
+		NodeInfo:   corev1.NodeSystemInfo{OperatingSystem: "not a label", Architecture: "arm", KernelVersion: strings.Repeat("x", 5000)},
+		Conditions: []corev1.NodeCondition{{Type: "Ready", Status: "Maybe"}, {Type: "DiskPressure", Status: corev1.ConditionTrue, Message: strings.Repeat("x", 5000)}},
+	}
+	for range 200 {
+		status.Images = append(status.Images, corev1.ContainerImage{Names: make([]string, 20)})
+		status.Addresses = append(status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "10.0.0.1"})
+	}
+	data, err := status.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(&edgeapi.NodeStatus{Status: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Capacity) != 1 || got.NodeInfo.OperatingSystem != "" || got.NodeInfo.Architecture != "arm" || len(got.NodeInfo.KernelVersion) != maxText ||
+		got.NodeInfo.KubeletVersion == "" || len(got.Conditions) != 1 || len(got.Conditions[0].Message) != maxMessage ||
+		len(got.Images) != maxImages || len(got.Images[0].Names) != maxImageNames || len(got.Addresses) != maxAddresses {
+		t.Errorf("decoded: %+v", got)
+	}
+	if _, err := Decode(&edgeapi.NodeStatus{Status: []byte{0xff}}); err == nil {
+		t.Error("rubbish was decoded")
+	}
+	if _, err := Decode(nil); err != nil {
+		t.Errorf("a device that said nothing: %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	data, err := (&corev1.NodeStatus{NodeInfo: linux}).Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		status, err := Decode(&edgeapi.NodeStatus{Status: data})
+		if err == nil && (len(status.Images) > maxImages || len(status.Conditions) > maxConditions) {
+			t.Error("out of bounds")
+		}
+	})
+}
+
+func TestStatusIsStable(t *testing.T) {
+	reported := &corev1.NodeStatus{
+		NodeInfo: linux, Capacity: corev1.ResourceList{"cpu": resource.MustParse("2")},
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse}},
+	}
+	others := corev1.NodeCondition{Type: "KernelDeadlock", Status: corev1.ConditionFalse, LastHeartbeatTime: now}
+	first := onlineStatus(device(aranya.NodeSpec{}), reported, &corev1.NodeStatus{Conditions: []corev1.NodeCondition{others}}, endpoint{"192.0.2.1", 10250}, now)
+	later := metav1.NewTime(now.Add(time.Hour))
+	again := onlineStatus(device(aranya.NodeSpec{}), reported, &first, endpoint{"192.0.2.1", 10250}, later)
+	if !sameStatus(&first, &again) {
+		t.Errorf("nothing changed: %s", cmp.Diff(first, again))
+	}
+	if condition(&first, "KernelDeadlock") == nil {
+		t.Error("somebody else's condition is gone")
+	}
+	away := offlineStatus(&first, "lost", later)
+	for _, c := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure} {
+		if got := condition(&away, c); got.Status != corev1.ConditionUnknown || !got.LastTransitionTime.Equal(&later) {
+			t.Errorf("%s: %+v", c, got)
+		}
+	}
+	if c := condition(&away, "KernelDeadlock"); c.Status != corev1.ConditionFalse {
+		t.Error("somebody else's condition changed")
+	}
+}

@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2/ktesting"
+	clocktesting "k8s.io/utils/clock/testing"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func namedNode(i int) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i), UID: types.UID(fmt.Sprintf("uid-%d", i))}}
+}
+
+func startLeases(t *testing.T, client *fake.Clientset, clock *clocktesting.FakeClock) *leases {
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	l := newLeases(client, clock)
+	done := make(chan struct{})
+	go func() { defer close(done); l.run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return l
+}
+
+func poll(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// writes counts creations and renewals.
+func writes(client *fake.Clientset) int {
+	n := 0
+	for _, a := range client.Actions() {
+		if a.GetVerb() == "create" || a.GetVerb() == "update" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestRenewalsAreSpreadEvenly(t *testing.T) {
+	const nodes = 120
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	client := fake.NewClientset()
+	l := startLeases(t, client, clock)
+	before := runtime.NumGoroutine()
+	for i := range nodes {
+		l.start(namedNode(i), true)
+	}
+	poll(t, "all created at once", func() bool { return writes(client) == nodes })
+	if after := runtime.NumGoroutine(); after > before+leaseWorkers+5 {
+		t.Errorf("%d goroutines more for %d Nodes", after-before, nodes)
+	}
+	// All of them wait for their turn now; within one interval each has exactly one.
+	due := map[int]int{}
+	for i := range nodes {
+		wait := l.untilTurn(namedNode(i).UID)
+		if wait <= 0 || wait > leaseInterval {
+			t.Errorf("renewal after %s", wait)
+		}
+		due[int(wait/(5*time.Second))]++
+	}
+	for slot := range int(leaseInterval / (5 * time.Second)) {
+		if n := due[slot]; n < nodes/18 || n > nodes/3 {
+			t.Errorf("%d of %d renewals fall into the same sixth of the interval", n, nodes)
+		}
+	}
+	poll(t, "all renewed once in an interval", func() bool {
+		clock.SetTime(time.Unix(1_000_000, 0).Add(leaseInterval))
+		return writes(client) == 2*nodes
+	})
+}
+
+func TestRenewalStopsAndResumes(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	client := fake.NewClientset()
+	l := startLeases(t, client, clock)
+	n := namedNode(1)
+	l.start(n, true)
+	poll(t, "created", func() bool { return writes(client) == 1 })
+	poll(t, "waiting for its turn", clock.HasWaiters)
+	l.stop(n.Name)
+	for range 5 {
+		clock.Step(leaseInterval)
+	}
+	l.start(namedNode(2), true)
+	poll(t, "another one created", func() bool { return writes(client) == 2 })
+
+	// A lease that is there already is taken over.
+	l.start(n, false)
+	poll(t, "renewed", func() bool {
+		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), n.Name, metav1.GetOptions{})
+		return err == nil && lease.Spec.RenewTime.Time.Equal(clock.Now()) && *lease.Spec.HolderIdentity == n.Name && lease.OwnerReferences[0].UID == n.UID
+	})
+	if err := l.delete(context.Background(), n.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.delete(context.Background(), n.Name); err != nil {
+		t.Errorf("deleting what is gone: %v", err)
+	}
+}
+
+func TestRenewalSurvivesConflictAndLoss(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	former := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "n1"}}
+	client := fake.NewClientset(former)
+	conflicts := 0
+	client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, kruntime.Object, error) {
+		if conflicts++; conflicts == 1 {
+			return true, nil, apierrors.NewConflict(coordinationv1.Resource("leases"), "n1", errors.New("changed"))
+		}
+		return false, nil, nil
+	})
+	l := startLeases(t, client, clock)
+	l.start(namedNode(1), true) // thinks that there is none
+	poll(t, "taken over", func() bool {
+		clock.Step(time.Second) // the back-off
+		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), "n1", metav1.GetOptions{})
+		return err == nil && len(lease.OwnerReferences) == 1 && lease.OwnerReferences[0].UID == "uid-1"
+	})
+}

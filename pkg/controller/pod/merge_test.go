@@ -1,0 +1,128 @@
+package pod
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func at(seconds int64) metav1.Time { return metav1.NewTime(time.Unix(seconds, 0).UTC()) }
+
+func cond(t corev1.PodConditionType, s corev1.ConditionStatus, seconds int64) corev1.PodCondition {
+	return corev1.PodCondition{Type: t, Status: s, LastTransitionTime: at(seconds)}
+}
+
+func TestMerge(t *testing.T) {
+	start := at(5)
+	for name, tt := range map[string]struct {
+		old, reported, want corev1.PodStatus
+	}{
+		"conditions of others stay, the device's are replaced": {
+			old: corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+				cond(corev1.PodScheduled, corev1.ConditionTrue, 1), cond("example.com/gate", corev1.ConditionTrue, 2), cond(corev1.PodReady, corev1.ConditionFalse, 3),
+			}},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+				cond(corev1.PodScheduled, corev1.ConditionFalse, 9), cond("example.com/gate", corev1.ConditionFalse, 9), cond(corev1.PodReady, corev1.ConditionTrue, 9),
+			}},
+			want: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+				cond(corev1.PodScheduled, corev1.ConditionTrue, 1), cond("example.com/gate", corev1.ConditionTrue, 2), cond(corev1.PodReady, corev1.ConditionTrue, 9),
+			}},
+		},
+		"times of transition stay while the status does": {
+			old:      corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 3)}},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9), {Type: corev1.PodInitialized, Status: corev1.ConditionTrue}}},
+			want:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 3), cond(corev1.PodInitialized, corev1.ConditionTrue, 100)}},
+		},
+		"what is not the device's stays": {
+			old: corev1.PodStatus{
+				Phase: corev1.PodPending, QOSClass: corev1.PodQOSBurstable, StartTime: &start, NominatedNodeName: "n", ObservedGeneration: 4,
+				ResourceClaimStatuses: []corev1.PodResourceClaimStatus{{Name: "c"}},
+			},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, QOSClass: corev1.PodQOSGuaranteed, StartTime: new(at(8)), NominatedNodeName: "m", ObservedGeneration: 2},
+			want: corev1.PodStatus{
+				Phase: corev1.PodRunning, QOSClass: corev1.PodQOSBurstable, StartTime: &start, NominatedNodeName: "n", ObservedGeneration: 4,
+				ResourceClaimStatuses: []corev1.PodResourceClaimStatus{{Name: "c"}},
+			},
+		},
+		"what has ended stays so": {
+			old:      corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning},
+			want:     corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"},
+		},
+		"what has ended is not ready": {
+			old:      corev1.PodStatus{Phase: corev1.PodRunning},
+			reported: corev1.PodStatus{Phase: corev1.PodSucceeded, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9)}},
+			want: corev1.PodStatus{Phase: corev1.PodSucceeded, Conditions: []corev1.PodCondition{
+				{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "PodCompleted", LastTransitionTime: at(100)},
+			}},
+		},
+		"rejected by the device": {
+			old:      corev1.PodStatus{Phase: corev1.PodPending},
+			reported: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "PolicyForbidden", Message: "privileged pods are forbidden here"},
+			want:     corev1.PodStatus{Phase: corev1.PodFailed, Reason: "PolicyForbidden", Message: "privileged pods are forbidden here"},
+		},
+		"disruption is told at the end only": {
+			old:      corev1.PodStatus{Phase: corev1.PodRunning},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9)}},
+			want:     corev1.PodStatus{Phase: corev1.PodRunning},
+		},
+		"disruption told at the end": {
+			old:      corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionFalse, 2)}},
+			reported: corev1.PodStatus{Phase: corev1.PodFailed, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9)}},
+			want:     corev1.PodStatus{Phase: corev1.PodFailed, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9)}},
+		},
+		"no phase is no change of phase": {
+			old:  corev1.PodStatus{Phase: corev1.PodRunning},
+			want: corev1.PodStatus{Phase: corev1.PodRunning},
+		},
+		"times in seconds, statuses in order": {
+			reported: corev1.PodStatus{Phase: corev1.PodRunning,
+				ContainerStatuses: []corev1.ContainerStatus{
+					{Name: "b"}, {Name: "a", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(5, 7))}}},
+				},
+				InitContainerStatuses: []corev1.ContainerStatus{{Name: "a"}, {Name: "z"}},
+			},
+			want: corev1.PodStatus{Phase: corev1.PodRunning,
+				ContainerStatuses:     []corev1.ContainerStatus{{Name: "a", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(5)}}}, {Name: "b"}},
+				InitContainerStatuses: []corev1.ContainerStatus{{Name: "z"}, {Name: "a"}},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &corev1.Pod{Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "z"}, {Name: "a"}}}, Status: tt.old}
+			got := merge(p, tt.reported, at(100))
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+			p.Status = got
+			if diff := cmp.Diff(got, merge(p, tt.reported, at(200))); diff != "" {
+				t.Errorf("merging the same again changes something: %s", diff)
+			}
+		})
+	}
+}
+
+func TestWaitingStatus(t *testing.T) {
+	p := &corev1.Pod{Spec: corev1.PodSpec{
+		InitContainers: []corev1.Container{{Name: "init"}},
+		Containers:     []corev1.Container{{Name: "a", Image: "x"}, {Name: "b"}},
+	}}
+	status := waitingStatus(p, map[string]string{"b": "no such key"}, at(1))
+	if status.Phase != corev1.PodPending || !status.StartTime.Equal(new(at(1))) {
+		t.Errorf("status: %+v", status)
+	}
+	for i, want := range []string{"PodInitializing", "CreateContainerConfigError"} {
+		if got := status.ContainerStatuses[i].State.Waiting.Reason; got != want {
+			t.Errorf("container %d waits because of %s, want %s", i, got, want)
+		}
+	}
+	if got := findCondition(status.Conditions, corev1.PodReady).Message; got != "containers with unready status: [a b]" {
+		t.Errorf("message: %s", got)
+	}
+	if got := findCondition(status.Conditions, corev1.PodInitialized).Message; got != "containers with incomplete status: [init]" {
+		t.Errorf("message: %s", got)
+	}
+}

@@ -1,0 +1,516 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// known is a set of objects; names in pending are still being looked up.
+type known struct {
+	configMaps map[string]*corev1.ConfigMap
+	secrets    map[string]*corev1.Secret
+	pending    string
+}
+
+func (k known) ConfigMap(_, name string) (*corev1.ConfigMap, error) {
+	if name == k.pending {
+		return nil, ErrPending
+	}
+	if o := k.configMaps[name]; o != nil {
+		return o, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("configmaps"), name)
+}
+
+func (k known) Secret(_, name string) (*corev1.Secret, error) {
+	if name == k.pending {
+		return nil, ErrPending
+	}
+	if o := k.secrets[name]; o != nil {
+		return o, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+}
+
+type tokens struct {
+	token   string
+	refresh time.Time
+	err     error
+}
+
+func (t tokens) Token(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
+	return t.token, t.refresh, t.err
+}
+
+var objects = known{
+	configMaps: map[string]*corev1.ConfigMap{
+		"cm":  {Data: map[string]string{"a": "1", "cost": "$5 $(A)"}, BinaryData: map[string][]byte{"bin": {0, 1}}},
+		"cm2": {Data: map[string]string{"a": "2"}},
+	},
+	secrets: map[string]*corev1.Secret{
+		"s": {Data: map[string][]byte{"password": []byte("x$y")}},
+		"pull": {Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{
+			corev1.DockerConfigJsonKey: []byte(`{"auths":{"b.example":{"auth":"dXNlcjpwYXNz"},"a.example":{"username":"u","password":"p","identitytoken":"i","registrytoken":"r"}}}`),
+		}},
+		"old":    {Type: corev1.SecretTypeDockercfg, Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"c.example":{"auth":"dXNlcjpwYXNzOndvcmQ"}}`)}},
+		"broken": {Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":"topsecret"`)}},
+	},
+}
+
+func resolver(services ...*corev1.Service) *Resolver {
+	indexer := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	for _, s := range services {
+		if err := indexer.Add(s); err != nil {
+			panic(err)
+		}
+	}
+	return &Resolver{Objects: objects, Tokens: tokens{token: "t1", refresh: time.Unix(1000, 0)}, Services: corelisters.NewServiceLister(indexer)}
+}
+
+func pod(change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u", ResourceVersion: "7", Labels: map[string]string{"x": "1", "y": "2"}},
+		Spec:       corev1.PodSpec{EnableServiceLinks: ptr.To(false), ServiceAccountName: "sa", Containers: []corev1.Container{{Name: "main"}}},
+	}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func sentPod(t *testing.T, r *Result) *corev1.Pod {
+	t.Helper()
+	var p corev1.Pod
+	if err := p.Unmarshal(r.Message.Pod); err != nil {
+		t.Fatal(err)
+	}
+	return &p
+}
+
+func configMapKey(name, key string, optional bool) *corev1.EnvVarSource {
+	return &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: key, Optional: &optional,
+	}}
+}
+
+func secretKey(name, key string, optional bool) *corev1.EnvVarSource {
+	return &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: key, Optional: &optional,
+	}}
+}
+
+func fromConfigMap(prefix, name string, optional bool) corev1.EnvFromSource {
+	return corev1.EnvFromSource{Prefix: prefix, ConfigMapRef: &corev1.ConfigMapEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Optional: &optional,
+	}}
+}
+
+func fromSecret(prefix, name string, optional bool) corev1.EnvFromSource {
+	return corev1.EnvFromSource{Prefix: prefix, SecretRef: &corev1.SecretEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Optional: &optional,
+	}}
+}
+
+func TestEnv(t *testing.T) {
+	field := corev1.EnvVar{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}}
+	limit := corev1.EnvVar{Name: "L", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.cpu"}}}
+	for name, tt := range map[string]struct {
+		env     []corev1.EnvVar
+		from    []corev1.EnvFromSource
+		want    []corev1.EnvVar
+		missing string
+	}{
+		"nothing":                 {},
+		"plain stays":             {env: []corev1.EnvVar{{Name: "A", Value: "$(B)"}}, want: []corev1.EnvVar{{Name: "A", Value: "$(B)"}}},
+		"device's own stay":       {env: []corev1.EnvVar{field, limit}, want: []corev1.EnvVar{field, limit}},
+		"config map key, literal": {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "cost", false)}}, want: []corev1.EnvVar{{Name: "A", Value: "$$5 $$(A)"}}},
+		"secret key, literal":     {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("s", "password", false)}}, want: []corev1.EnvVar{{Name: "A", Value: "x$$y"}}},
+		"missing config map":      {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", false)}}, missing: `configmaps "no" not found`},
+		"missing secret":          {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("no", "a", false)}}, missing: `secrets "no" not found`},
+		"missing key":             {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "no", false)}}, missing: "couldn't find key no in ConfigMap ns/cm"},
+		"missing secret key":      {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("s", "no", false)}}, missing: "couldn't find key no in Secret ns/s"},
+		"optional config map":     {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", true)}, {Name: "B", Value: "b"}}, want: []corev1.EnvVar{{Name: "B", Value: "b"}}},
+		"optional key":            {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "no", true)}}},
+		"optional secret":         {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("no", "a", true)}}},
+		"optional secret key":     {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("s", "no", true)}}},
+		"envFrom, later wins": {
+			from: []corev1.EnvFromSource{fromConfigMap("", "cm", false), fromConfigMap("", "cm2", false)},
+			want: []corev1.EnvVar{{Name: "a", Value: "2"}, {Name: "cost", Value: "$$5 $$(A)"}},
+		},
+		"envFrom with prefix, env comes later": {
+			env: []corev1.EnvVar{{Name: "P_password", Value: "mine"}}, from: []corev1.EnvFromSource{fromSecret("P_", "s", false)},
+			want: []corev1.EnvVar{{Name: "P_password", Value: "x$$y"}, {Name: "P_password", Value: "mine"}},
+		},
+		"envFrom missing":  {from: []corev1.EnvFromSource{fromSecret("", "no", false)}, missing: `secrets "no" not found`},
+		"envFrom optional": {from: []corev1.EnvFromSource{fromSecret("", "no", true), fromConfigMap("", "no", true)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			result, err := resolver().Pod(context.Background(), pod(func(p *corev1.Pod) {
+				p.Spec.Containers[0].Env, p.Spec.Containers[0].EnvFrom = tt.env, tt.from
+				p.Spec.InitContainers = []corev1.Container{{Name: "init", Env: tt.env, EnvFrom: tt.from}}
+			}))
+			if tt.missing != "" {
+				var missing *Unresolved
+				if !errors.As(err, &missing) || missing.Containers["main"] != tt.missing || missing.Containers["init"] != tt.missing || missing.Pending {
+					t.Fatalf("error: %#v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent := sentPod(t, result)
+			for _, c := range []corev1.Container{sent.Spec.Containers[0], sent.Spec.InitContainers[0]} {
+				if diff := cmp.Diff(tt.want, c.Env); diff != "" || len(c.EnvFrom) > 0 {
+					t.Errorf("env of %s: %s", c.Name, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestServiceEnv(t *testing.T) {
+	service := func(namespace, name, ip string, ports ...corev1.ServicePort) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: ports}}
+	}
+	r := resolver(
+		service("default", "kubernetes", "10.0.0.1", corev1.ServicePort{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}),
+		service("default", "other", "10.0.0.2", corev1.ServicePort{Port: 1}),
+		service("ns", "my-db", "fd00::5", corev1.ServicePort{Port: 5432}),
+		service("ns", "headless", "None", corev1.ServicePort{Port: 1}),
+		service("ns", "kubernetes", "None", corev1.ServicePort{Port: 1}),
+	)
+	env := func(links bool) map[string]string {
+		result, err := r.Pod(context.Background(), pod(func(p *corev1.Pod) {
+			p.Spec.EnableServiceLinks = &links
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "MY_DB_PORT", Value: "mine"}}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]string{}
+		for _, e := range sentPod(t, result).Spec.Containers[0].Env {
+			if _, twice := m[e.Name]; twice {
+				t.Errorf("%s is there twice", e.Name)
+			}
+			m[e.Name] = e.Value
+		}
+		return m
+	}
+	master := map[string]string{
+		"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "KUBERNETES_SERVICE_PORT_HTTPS": "443",
+		"KUBERNETES_PORT": "tcp://10.0.0.1:443", "KUBERNETES_PORT_443_TCP": "tcp://10.0.0.1:443", "KUBERNETES_PORT_443_TCP_PROTO": "tcp",
+		"KUBERNETES_PORT_443_TCP_PORT": "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.0.0.1", "MY_DB_PORT": "mine",
+	}
+	if diff := cmp.Diff(master, env(false)); diff != "" {
+		t.Error(diff)
+	}
+	for k, v := range map[string]string{
+		"MY_DB_SERVICE_HOST": "fd00::5", "MY_DB_SERVICE_PORT": "5432", "MY_DB_PORT_5432_TCP": "tcp://[fd00::5]:5432",
+		"MY_DB_PORT_5432_TCP_PROTO": "tcp", "MY_DB_PORT_5432_TCP_PORT": "5432", "MY_DB_PORT_5432_TCP_ADDR": "fd00::5",
+	} {
+		master[k] = v
+	}
+	if diff := cmp.Diff(master, env(true)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func volumePod(source corev1.VolumeSource) *corev1.Pod {
+	return pod(func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: source}} })
+}
+
+func TestVolumes(t *testing.T) {
+	mode := ptr.To[int32](0o640)
+	name := func(n string) corev1.LocalObjectReference { return corev1.LocalObjectReference{Name: n} }
+	items := func(key string) []corev1.KeyToPath {
+		return []corev1.KeyToPath{{Key: key, Path: "dir/file", Mode: ptr.To[int32](0o400)}}
+	}
+	projected := func(sources ...corev1.VolumeProjection) corev1.VolumeSource {
+		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: mode, Sources: sources}}
+	}
+	file := func(path, data string, mode uint32) *edgeapi.File {
+		return &edgeapi.File{Path: path, Data: []byte(data), Mode: mode}
+	}
+	for n, tt := range map[string]struct {
+		source  corev1.VolumeSource
+		want    []*edgeapi.File
+		missing string
+	}{
+		"config map": {
+			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("cm"), DefaultMode: mode}},
+			want:   []*edgeapi.File{file("a", "1", 0o640), file("bin", "\x00\x01", 0o640), file("cost", "$5 $(A)", 0o640)},
+		},
+		"config map items": {
+			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("cm"), DefaultMode: mode, Items: items("a")}},
+			want:   []*edgeapi.File{file("dir/file", "1", 0o400)},
+		},
+		"config map binary item": {
+			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("cm"), Items: []corev1.KeyToPath{{Key: "bin", Path: "b"}}}},
+			want:   []*edgeapi.File{file("b", "\x00\x01", 0o644)},
+		},
+		"missing config map": {
+			source:  corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("no"), DefaultMode: mode}},
+			missing: `MountVolume.SetUp failed for volume "v" : configmaps "no" not found`,
+		},
+		"optional config map": {
+			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("no"), Optional: ptr.To(true)}},
+		},
+		"missing item": {
+			source:  corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("cm"), Items: items("no")}},
+			missing: `MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: no`,
+		},
+		"optional item": {
+			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("cm"), Items: items("no"), Optional: ptr.To(true)}},
+		},
+		"secret": {
+			source: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: mode}},
+			want:   []*edgeapi.File{file("password", "x$y", 0o640)},
+		},
+		"secret item": {
+			source: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: items("password")}},
+			want:   []*edgeapi.File{file("dir/file", "x$y", 0o400)},
+		},
+		"missing secret": {
+			source:  corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "no"}},
+			missing: `MountVolume.SetUp failed for volume "v" : secrets "no" not found`,
+		},
+		"missing secret item": {
+			source:  corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: items("no")}},
+			missing: `MountVolume.SetUp failed for volume "v" : references non-existent secret key: no`,
+		},
+		"projected": {
+			source: projected(
+				corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: name("cm2")}},
+				corev1.VolumeProjection{Secret: &corev1.SecretProjection{LocalObjectReference: name("s")}},
+				corev1.VolumeProjection{Secret: &corev1.SecretProjection{LocalObjectReference: name("no"), Optional: ptr.To(true)}},
+				corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+				corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{}},
+			),
+			want: []*edgeapi.File{file("a", "2", 0o640), file("password", "x$y", 0o640), file("token", "t1", 0o640)},
+		},
+		"projected, missing": {
+			source:  projected(corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: name("no")}}),
+			missing: `MountVolume.SetUp failed for volume "v" : configmaps "no" not found`,
+		},
+		"trust bundle": {
+			source:  projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}),
+			missing: `MountVolume.SetUp failed for volume "v" : clusterTrustBundle sources are not available on edge devices`,
+		},
+	} {
+		t.Run(n, func(t *testing.T) {
+			result, err := resolver().Pod(context.Background(), volumePod(tt.source))
+			if tt.missing != "" {
+				var missing *Unresolved
+				if !errors.As(err, &missing) || len(missing.Volumes) != 1 || missing.Volumes[0] != tt.missing {
+					t.Fatalf("error: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := result.Message.Volumes
+			if len(got) != 1 || got[0].Name != "v" || len(got[0].Files) != len(tt.want) {
+				t.Fatalf("volumes: %v", got)
+			}
+			for i, f := range tt.want {
+				if g := got[0].Files[i]; g.Path != f.Path || string(g.Data) != string(f.Data) || g.Mode != f.Mode {
+					t.Errorf("file %v, want %v", g, f)
+				}
+			}
+		})
+	}
+}
+
+func TestOtherVolumesAreLeftToTheDevice(t *testing.T) {
+	result, err := resolver().Pod(context.Background(), volumePod(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	if err != nil || len(result.Message.Volumes) > 0 || result.Message.VolumesDigest != "" {
+		t.Errorf("%v %v", result, err)
+	}
+}
+
+func TestTooLargeVolumes(t *testing.T) {
+	r := resolver()
+	r.Objects = known{configMaps: map[string]*corev1.ConfigMap{"big": {BinaryData: map[string][]byte{"x": make([]byte, maxVolumeBytes+1)}}}}
+	_, err := r.Pod(context.Background(), volumePod(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "big"}}}))
+	var missing *Unresolved
+	if !errors.As(err, &missing) || len(missing.Volumes) != 1 || !strings.Contains(missing.Volumes[0], "a device takes at most") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestPending(t *testing.T) {
+	r := resolver()
+	for name, p := range map[string]*corev1.Pod{
+		"env": pod(func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("slow", "a", true)}}
+		}),
+		"volume": volumePod(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "slow"}}),
+		"pull":   pod(func(p *corev1.Pod) { p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "slow"}} }),
+	} {
+		r.Objects = known{pending: "slow"}
+		_, err := r.Pod(context.Background(), p)
+		var missing *Unresolved
+		if !errors.As(err, &missing) || !missing.Pending || len(missing.Containers)+len(missing.Volumes) > 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTokenFailureIsNoFaultOfThePod(t *testing.T) {
+	r := resolver()
+	r.Tokens = tokens{err: errors.New("no route")}
+	_, err := r.Pod(context.Background(), volumePod(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}},
+	}}))
+	var missing *Unresolved
+	if err == nil || errors.As(err, &missing) || !strings.Contains(err.Error(), "no route") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestPullSecrets(t *testing.T) {
+	result, err := resolver().Pod(context.Background(), pod(func(p *corev1.Pod) {
+		p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}, {Name: "old"}, {Name: "broken"}, {Name: "no"}, {Name: "s"}}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range result.Message.RegistryCredentials {
+		got = append(got, strings.Join([]string{c.Registry, c.Username, c.Password, c.IdentityToken, c.RegistryToken}, " "))
+	}
+	want := []string{"a.example u p i r", "b.example user pass  ", "c.example user pass:word  "}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	var reasons []string
+	for _, w := range result.Warnings {
+		reasons = append(reasons, w.Reason)
+		if strings.Contains(w.Message, "topsecret") {
+			t.Errorf("a warning quotes a Secret: %s", w.Message)
+		}
+	}
+	if diff := cmp.Diff([]string{"InvalidImagePullSecret", "InvalidImagePullSecret", "FailedToRetrieveImagePullSecret"}, reasons); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	base := func(p *corev1.Pod) {
+		p.Spec.EnableServiceLinks = ptr.To(true)
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "a", false)}}
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: ptr.To[int64](3600)}},
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "cm2"}}},
+		}}}}}
+	}
+	digests := func(r *Resolver, change ...func(*corev1.Pod)) (string, string, *Result) {
+		result, err := r.Pod(context.Background(), pod(append([]func(*corev1.Pod){base}, change...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.Message.Digest, result.Message.VolumesDigest, result
+	}
+	digest, volumes, first := digests(resolver())
+	if !first.Refresh.Equal(time.Unix(1000, 0)) {
+		t.Errorf("refresh: %v", first.Refresh)
+	}
+
+	rotated := resolver()
+	rotated.Tokens = tokens{token: "t2"}
+	other := resolver()
+	other.Objects = known{configMaps: map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"a": "changed"}}, "cm2": objects.configMaps["cm2"]}}
+	content := resolver()
+	content.Objects = known{configMaps: map[string]*corev1.ConfigMap{"cm": objects.configMaps["cm"], "cm2": {Data: map[string]string{"a": "changed"}}}}
+	service := resolver(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Spec: corev1.ServiceSpec{ClusterIP: "10.0.0.9", Ports: []corev1.ServicePort{{Port: 1}}}})
+
+	for name, tt := range map[string]struct {
+		resolver                  *Resolver
+		change                    func(*corev1.Pod)
+		samePod, sameVolumes, tok bool
+	}{
+		"again":            {resolver: resolver(), change: func(*corev1.Pod) {}, samePod: true, sameVolumes: true, tok: true},
+		"status":           {resolver: resolver(), change: func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }, samePod: true, sameVolumes: true, tok: true},
+		"resource version": {resolver: resolver(), change: func(p *corev1.Pod) { p.ResourceVersion = "8" }, samePod: true, sameVolumes: true, tok: true},
+		"service":          {resolver: service, change: func(*corev1.Pod) {}, samePod: true, sameVolumes: true, tok: true},
+		"token rotated":    {resolver: rotated, change: func(*corev1.Pod) {}, samePod: true, sameVolumes: true},
+		"env changed":      {resolver: other, change: func(*corev1.Pod) {}, sameVolumes: true, tok: true},
+		"volume changed":   {resolver: content, change: func(*corev1.Pod) {}, samePod: true, tok: true},
+		"label":            {resolver: resolver(), change: func(p *corev1.Pod) { p.Labels["x"] = "2" }, sameVolumes: true, tok: true},
+		"annotation":       {resolver: resolver(), change: func(p *corev1.Pod) { p.Annotations = map[string]string{"a": "b"} }, sameVolumes: true, tok: true},
+		"image":            {resolver: resolver(), change: func(p *corev1.Pod) { p.Spec.Containers[0].Image = "new" }, sameVolumes: true, tok: true},
+		"credentials": {resolver: resolver(), change: func(p *corev1.Pod) {
+			p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
+		}, sameVolumes: true, tok: true},
+	} {
+		d, v, result := digests(tt.resolver, tt.change)
+		if (d == digest) != tt.samePod {
+			t.Errorf("%s: pod digest same: %v, want %v", name, d == digest, tt.samePod)
+		}
+		if (v == volumes) != tt.sameVolumes {
+			t.Errorf("%s: volumes digest same: %v, want %v", name, v == volumes, tt.sameVolumes)
+		}
+		if same := result.VolumeTokens["v"] == first.VolumeTokens["v"]; same != tt.tok {
+			t.Errorf("%s: tokens same: %v, want %v", name, same, tt.tok)
+		}
+	}
+}
+
+func TestReferences(t *testing.T) {
+	p := pod(func(p *corev1.Pod) {
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("env-cm", "a", true)}, {Name: "B", ValueFrom: secretKey("env-s", "a", true)}}
+		p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{fromConfigMap("", "from-cm", true), fromSecret("", "from-s", true)}
+		p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}, {Name: ""}}
+		p.Spec.Volumes = []corev1.Volume{
+			{VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "vol-cm"}}}},
+			{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "vol-s"}}},
+			{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "proj-cm"}}},
+				{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "proj-s"}}},
+			}}}},
+		}
+	})
+	refs := References(p)
+	for _, name := range []string{"env-cm", "from-cm", "vol-cm", "proj-cm"} {
+		if !refs.Has(Reference{Namespace: "ns", Name: name}) {
+			t.Errorf("no ConfigMap %s", name)
+		}
+	}
+	for _, name := range []string{"env-s", "from-s", "vol-s", "proj-s", "pull"} {
+		if !refs.Has(Reference{Secret: true, Namespace: "ns", Name: name}) {
+			t.Errorf("no Secret %s", name)
+		}
+	}
+	if refs.Len() != 9 {
+		t.Errorf("%d references", refs.Len())
+	}
+}
+
+func FuzzPullSecret(f *testing.F) {
+	f.Add([]byte(`{"auths":{"a":{"auth":"dTpw"}}}`), true)
+	f.Add([]byte(`{"a":{"username":"u"}}`), false)
+	f.Fuzz(func(t *testing.T, data []byte, modern bool) {
+		s := &corev1.Secret{Type: corev1.SecretTypeDockercfg, Data: map[string][]byte{corev1.DockerConfigKey: data}}
+		if modern {
+			s = &corev1.Secret{Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: data}}
+		}
+		if credentials, err := parsePullSecret(s); err != nil && credentials != nil {
+			t.Error("credentials beside an error")
+		}
+	})
+}
