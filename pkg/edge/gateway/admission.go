@@ -13,11 +13,8 @@ import (
 )
 
 const (
-	// lookupPatience is how long the directory's cache may lag behind a certificate or token that was
-	// just issued, perhaps by another replica.
-	lookupPatience = 5 * time.Second
 	lookupInterval = 50 * time.Millisecond
-	// freshCertificate is how old a certificate may be for the cache to be given that time.
+	// freshCertificate is how old a certificate may be for the cache to be given time.
 	freshCertificate = 2 * time.Minute
 )
 
@@ -64,7 +61,7 @@ func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.Edge
 	}
 	ed, no := g.judge(info.device, info.keyHash, true)
 	if no != nil && no.reason != refusedError && time.Since(info.cert.NotBefore) < clockSkew+freshCertificate {
-		_ = wait.PollUntilContextTimeout(ctx, lookupInterval, lookupPatience, false, func(context.Context) (bool, error) {
+		_ = wait.PollUntilContextTimeout(ctx, lookupInterval, g.config.CacheLag, false, func(context.Context) (bool, error) {
 			ed, no = g.judge(info.device, info.keyHash, true)
 			return no == nil, nil
 		})
@@ -79,7 +76,7 @@ func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.Edge
 // enrollable waits for the EdgeDevice of a token to show up in the cache.
 func (g *Gateway) enrollable(ctx context.Context, device Device) error {
 	var last error
-	_ = wait.PollUntilContextTimeout(ctx, lookupInterval, lookupPatience, true, func(context.Context) (bool, error) {
+	_ = wait.PollUntilContextTimeout(ctx, lookupInterval, g.config.CacheLag, true, func(context.Context) (bool, error) {
 		ed, err := g.config.Devices.Get(device.Namespace, device.Name)
 		switch {
 		case apierrors.IsNotFound(err) || err == nil && ed.UID != device.UID:

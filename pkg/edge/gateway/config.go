@@ -34,6 +34,9 @@ type Config struct {
 	RenewalGrace time.Duration
 	// PingTimeout is how long a device may take to answer a ping. Default 10 s.
 	PingTimeout time.Duration
+	// CacheLag is how long the directory's cache may lag behind a certificate or token that was just
+	// issued, perhaps by another replica. Default 5 s.
+	CacheLag time.Duration
 	// MaxStreams is how many streams one device may have at a time. Default 256.
 	MaxStreams int
 	// MaxAnonymous is how many connections without a device certificate, that is of devices that are
@@ -82,6 +85,7 @@ func (c *Config) complete() error {
 	setDefault(&c.CertificateLifetime, 30*24*time.Hour)
 	setDefault(&c.RenewalGrace, 90*24*time.Hour)
 	setDefault(&c.PingTimeout, 10*time.Second)
+	setDefault(&c.CacheLag, 5*time.Second)
 	setDefault(&c.MaxStreams, 256)
 	setDefault(&c.MaxAnonymous, 1024)
 	return nil

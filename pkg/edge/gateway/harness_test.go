@@ -156,7 +156,7 @@ func (r *recorder) SessionEnded(s gateway.Session, reason error) {
 	r.records <- record{what: "ended", s: s, reason: reason}
 }
 
-func (r *recorder) next(t *testing.T, what string) record {
+func (r *recorder) next(t testing.TB, what string) record {
 	t.Helper()
 	select {
 	case got := <-r.records:
@@ -180,7 +180,7 @@ type world struct {
 	stop      func()
 }
 
-func newWorld(t *testing.T, change ...func(*gateway.Config)) *world {
+func newWorld(t testing.TB, change ...func(*gateway.Config)) *world {
 	t.Helper()
 	authority, err := gateway.NewAuthority()
 	if err != nil {
@@ -193,6 +193,7 @@ func newWorld(t *testing.T, change ...func(*gateway.Config)) *world {
 	w.config = gateway.Config{
 		Authority: authority, Tokens: &memoryTokens{records: map[string]gateway.TokenRecord{}},
 		Devices: w.directory, Handler: w.handler, Replica: "replica-1",
+		CacheLag: 200 * time.Millisecond,
 	}
 	for _, f := range change {
 		f(&w.config)
@@ -202,7 +203,7 @@ func newWorld(t *testing.T, change ...func(*gateway.Config)) *world {
 }
 
 // start runs the gateway, again if it was stopped.
-func (w *world) start(t *testing.T) {
+func (w *world) start(t testing.TB) {
 	t.Helper()
 	address := w.address
 	if address == "" {
@@ -237,14 +238,14 @@ func (w *world) start(t *testing.T) {
 }
 
 // enrol gives a new state directory the identity of a device.
-func (w *world) enrol(t *testing.T, device gateway.Device) string {
+func (w *world) enrol(t testing.TB, device gateway.Device) string {
 	t.Helper()
 	dir := t.TempDir()
 	w.enrolIn(t, device, dir)
 	return dir
 }
 
-func (w *world) enrolIn(t *testing.T, device gateway.Device, dir string) {
+func (w *world) enrolIn(t testing.TB, device gateway.Device, dir string) {
 	t.Helper()
 	token, _, err := w.IssueToken(t.Context(), device, time.Minute)
 	if err != nil {
@@ -290,7 +291,7 @@ func (d *device) Stream(ctx context.Context, req *edgeapi.OpenStream, s *stream.
 }
 func (d *device) Usage() (cpu, memory uint64) { return 5e8, 64 << 20 }
 
-func (w *world) run(t *testing.T, dir string, change ...func(*device, *uplink.Config)) *device {
+func (w *world) run(t testing.TB, dir string, change ...func(*device, *uplink.Config)) *device {
 	t.Helper()
 	d := &device{
 		connected: make(chan connected, 64), messages: make(chan *edgeapi.ServerMessage, 4096), disconnected: make(chan error, 64),
@@ -322,7 +323,7 @@ func (w *world) run(t *testing.T, dir string, change ...func(*device, *uplink.Co
 	return d
 }
 
-func receive[T any](t *testing.T, ch <-chan T, what string) T {
+func receive[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-ch:
@@ -334,7 +335,7 @@ func receive[T any](t *testing.T, ch <-chan T, what string) T {
 }
 
 // eventually polls until a condition holds.
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(deadline); !cond(); {
 		if time.Now().After(end) {

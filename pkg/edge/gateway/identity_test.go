@@ -421,7 +421,7 @@ func TestRekeyed(t *testing.T) {
 
 // A cache that is a moment behind does not turn a new device away.
 func TestLaggingDirectory(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(c *gateway.Config) { c.CacheLag = deadline })
 	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
 	full, _ := w.directory.Get("edge", "device-1")
 	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status.Certificate = nil })

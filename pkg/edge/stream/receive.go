@@ -161,6 +161,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	select {
+	case <-r.discard:
+		return 0, io.ErrClosedPipe
+	default:
+	}
 	if len(r.rest) == 0 {
 		select {
 		case <-r.discard:

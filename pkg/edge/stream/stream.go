@@ -17,6 +17,9 @@ import (
 const (
 	// MaxFrame is the most data in one frame, in bytes.
 	MaxFrame = 32 << 10
+	// sendFrame is how much is sent in one frame. With its wrapping it fits into a buffer of 32 KiB,
+	// the size in which gRPC pools them; the next larger one has 1 MiB.
+	sendFrame = MaxFrame - 64
 	// queuedFrames is how many frames of a channel wait for a reader that is slower than the link.
 	// When they are full nothing more is received, and HTTP/2 flow control holds up the sender.
 	queuedFrames = 2
@@ -205,8 +208,13 @@ func (s *Stream) Result() *edgeapi.Result {
 func (s *Stream) Done() <-chan struct{} { return s.over }
 
 // Close ends the stream at once, from either end, without a result. It does nothing to a stream that
-// is over, but must be called for every stream.
+// is over, of which the rest can still be read, but must be called for every stream.
 func (s *Stream) Close() {
+	select {
+	case <-s.over:
+		return
+	default:
+	}
 	s.closeOnce.Do(func() {
 		close(s.closed)
 		s.cancel(ErrClosed)

@@ -18,7 +18,7 @@ type writer struct {
 func (w *writer) Write(p []byte) (int, error) {
 	written := 0
 	for written < len(p) {
-		n := min(len(p)-written, MaxFrame)
+		n := min(len(p)-written, sendFrame)
 		if err := w.writeFrame(p[written : written+n]); err != nil {
 			return written, err
 		}
