@@ -1,0 +1,231 @@
+package gateway
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"arhat.dev/aranya/pkg/edge/identity"
+)
+
+func TestLoadOrCreateAuthority(t *testing.T) {
+	client := fake.NewClientset()
+	var group sync.WaitGroup
+	authorities := make([]*Authority, 8)
+	for i := range authorities {
+		group.Go(func() {
+			a, err := LoadOrCreateAuthority(t.Context(), client, "aranya-system")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			authorities[i] = a
+		})
+	}
+	group.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, a := range authorities {
+		if !a.Certificate().Equal(authorities[0].Certificate()) {
+			t.Fatal("replicas that started together have different CAs")
+		}
+	}
+	ca := authorities[0].Certificate()
+	if !ca.IsCA || ca.MaxPathLen != 0 || !ca.MaxPathLenZero || ca.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign ||
+		time.Until(ca.NotAfter) < 9*365*24*time.Hour {
+		t.Errorf("CA certificate: %+v", ca)
+	}
+	secret, err := client.CoreV1().Secrets("aranya-system").Get(t.Context(), AuthoritySecret, metav1.GetOptions{})
+	if err != nil || secret.Type != corev1.SecretTypeTLS {
+		t.Errorf("Secret of type %s, error %v", secret.Type, err)
+	}
+}
+
+func TestLoadAuthorityRefusesBadSecret(t *testing.T) {
+	good, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := authorityFromSecret(good, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := a.signServing(nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leafKey, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]map[string][]byte{
+		"empty":       nil,
+		"another key": {"tls.crt": good.Data["tls.crt"], "tls.key": other.Data["tls.key"]},
+		"not a CA": {
+			"tls.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}),
+			"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: leafKey}),
+		},
+		"bad ca.crt": {"tls.crt": good.Data["tls.crt"], "tls.key": good.Data["tls.key"], "ca.crt": good.Data["tls.key"]},
+	} {
+		secret := good.DeepCopy()
+		secret.Data = data
+		client := fake.NewClientset(secret)
+		_, err := LoadOrCreateAuthority(t.Context(), client, "ns")
+		if err == nil || !strings.Contains(err.Error(), "restore the Secret") {
+			t.Errorf("%s: %v", name, err)
+		}
+		kept, err := client.CoreV1().Secrets("ns").Get(t.Context(), AuthoritySecret, metav1.GetOptions{})
+		if err != nil || len(kept.Data) != len(data) {
+			t.Errorf("%s: the Secret was changed", name)
+		}
+	}
+	if _, err := authorityFromSecret(good, time.Now().Add(caLifetime+time.Hour)); err == nil {
+		t.Error("an expired CA was accepted")
+	}
+	client := fake.NewClientset()
+	client.PrependReactor("create", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("denied")
+	})
+	if _, err := LoadOrCreateAuthority(t.Context(), client, "ns"); err == nil || !strings.Contains(err.Error(), "ns/"+AuthoritySecret) {
+		t.Errorf("a failure to create: %v", err)
+	}
+}
+
+// After a CA was replaced, devices of the former one are still known.
+func TestReplacedAuthority(t *testing.T) {
+	old, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	former, err := authorityFromSecret(old, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := deviceCert(t, former, time.Hour)
+	next.Data["ca.crt"] = old.Data["tls.crt"]
+	a, err := authorityFromSecret(next, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := a.verifyDevice(cert, time.Now()); err != nil || d.Name != "device-1" {
+		t.Errorf("verifyDevice: %v, %v", d, err)
+	}
+	if bundle := a.derBundle(); len(bundle) != 2 || string(bundle[0]) != string(a.Certificate().Raw) {
+		t.Errorf("%d certificates in the bundle, or not the current one first", len(bundle))
+	}
+	delete(next.Data, "ca.crt")
+	if a, err = authorityFromSecret(next, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.verifyDevice(cert, time.Now()); err == nil {
+		t.Error("the certificate of a CA that is not trusted any more was accepted")
+	}
+}
+
+func deviceCert(t *testing.T, a *Authority, lifetime time.Duration) *x509.Certificate {
+	t.Helper()
+	leaf, err := a.signServing(nil, time.Hour) // for its key
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := a.signDevice(&x509.CertificateRequest{PublicKey: leaf.Leaf.PublicKey},
+		Device{Namespace: "edge", Name: "device-1", UID: "uid-1"}, lifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+func TestVerifyDevice(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	cert := deviceCert(t, a, time.Hour)
+	for name, c := range map[string]struct {
+		cert *x509.Certificate
+		now  time.Time
+		ok   bool
+	}{
+		"valid":                   {cert, now, true},
+		"expired":                 {cert, now.Add(48 * time.Hour), true}, // Renew decides
+		"not yet valid":           {cert, now.Add(-time.Hour), false},
+		"the CA itself":           {a.cert, now, false},
+		"a gateway's certificate": {mustServing(t, a), now, false},
+	} {
+		if _, err := a.verifyDevice(c.cert, c.now); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := a.signDevice(&x509.CertificateRequest{PublicKey: cert.PublicKey}, Device{Namespace: "a/b", Name: "x", UID: "u"}, time.Hour); err == nil {
+		t.Error("a certificate for a name that cannot be was issued")
+	}
+}
+
+func mustServing(t *testing.T, a *Authority) *x509.Certificate {
+	t.Helper()
+	c, err := a.signServing([]string{"10.1.2.3", "edge.example.com", "", "::1"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Leaf
+}
+
+func TestServingCertificate(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := mustServing(t, a)
+	for _, name := range []string{identity.GatewayName, "10.1.2.3", "edge.example.com", "::1"} {
+		if err := leaf.VerifyHostname(name); err != nil {
+			t.Error(err)
+		}
+	}
+	s := &servingCertificate{authority: a}
+	now := time.Now()
+	first, err := s.get(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, _ := s.get(now.Add(servingLifetime / 2)); same != first {
+		t.Error("the certificate was replaced too early")
+	}
+	if next, _ := s.get(now.Add(servingLifetime * 3 / 4)); next == first {
+		t.Error("the certificate was not replaced in time")
+	}
+	if len(first.Certificate) != 2 || string(first.Certificate[1]) != string(a.cert.Raw) {
+		t.Error("the chain does not hold the CA")
+	}
+}
+
+// Nothing outlives the CA.
+func TestNothingOutlivesTheCA(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert := deviceCert(t, a, 2*caLifetime); !cert.NotAfter.Equal(a.cert.NotAfter) {
+		t.Errorf("valid until %s, the CA until %s", cert.NotAfter, a.cert.NotAfter)
+	}
+}

@@ -1,0 +1,126 @@
+package gateway
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func message(uid string, size int) *edgeapi.ServerMessage {
+	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: &edgeapi.RunPod{Uid: uid, Pod: make([]byte, size)}}}
+}
+
+func TestOutbox(t *testing.T) {
+	var sent []string
+	var work []func()
+	o := &outbox{
+		send:  func(m *edgeapi.ServerMessage) error { sent = append(sent, m.GetRunPod().GetUid()); return nil },
+		fail:  func(err error) { t.Errorf("fail: %v", err) },
+		spawn: func(f func()) { work = append(work, f) },
+	}
+	put := func(m *edgeapi.ServerMessage, urgent bool, want error) {
+		t.Helper()
+		if err := o.put(m, urgent); !errors.Is(err, want) {
+			t.Errorf("put: %v, expected %v", err, want)
+		}
+	}
+	put(message("a", 1), false, nil)
+	put(message("b", 1), false, nil)
+	put(message("urgent", 1), true, nil)
+	if len(work) != 0 {
+		t.Fatal("sent before it was open")
+	}
+	o.open()
+	if len(work) != 1 {
+		t.Fatalf("%d goroutines", len(work))
+	}
+	put(message("c", 1), false, nil)
+	work[0]()
+	if got := strings.Join(sent, " "); got != "urgent a b c" || len(work) != 1 {
+		t.Errorf("sent %s by %d goroutines", got, len(work))
+	}
+
+	// A limit by size, which one large message may fill alone.
+	put(message("big", maxQueuedBytes-1000), false, nil)
+	put(message("more", 2000), false, ErrBusy)
+	put(message("small", 10), false, nil)
+	work[1]()
+	for range maxQueued {
+		put(message("x", 0), false, nil)
+	}
+	put(message("x", 0), false, ErrBusy)
+	for range maxUrgent {
+		put(message("x", 0), true, nil)
+	}
+	put(message("x", 0), true, ErrBusy)
+	put(message("huge", MaxServerMessage), false, ErrTooLarge)
+	o.close()
+	sent = nil
+	work[2]()
+	if len(sent) != 0 {
+		t.Error("sent after the end")
+	}
+	put(message("x", 0), false, ErrClosed)
+}
+
+func TestOutboxFailure(t *testing.T) {
+	failed := 0
+	o := &outbox{
+		send:  func(*edgeapi.ServerMessage) error { return errors.New("broken") },
+		fail:  func(error) { failed++ },
+		spawn: func(func()) {}, // drain is called below
+	}
+	o.open()
+	_ = o.put(message("a", 1), false)
+	_ = o.put(message("b", 1), false)
+	o.drain()
+	if failed != 1 {
+		t.Errorf("failed %d times", failed)
+	}
+}
+
+func TestFailureLimiter(t *testing.T) {
+	f := newFailureLimiter()
+	a := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}
+	for i := 0; f.allowed(a); i++ {
+		f.failed(a)
+		if i > 10*failureBurst {
+			t.Fatal("never limited")
+		}
+	}
+	if f.allowed(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 2}) {
+		t.Error("another port is another address")
+	}
+	if !f.allowed(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 1}) {
+		t.Error("another address is limited as well")
+	}
+	for i := range addressesTracked + 100 {
+		f.failed(&net.TCPAddr{IP: net.IPv4(11, byte(i>>16), byte(i>>8), byte(i)), Port: 1})
+	}
+	if n := f.addresses.Len(); n > addressesTracked {
+		t.Errorf("%d addresses are remembered", n)
+	}
+}
+
+func TestNetworkOf(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.1.2.3:99":                "10.1.2.3",
+		"[::ffff:10.1.2.3]:99":       "10.1.2.3",
+		"[2001:db8:1:2:3:4:5:6]:1":   "2001:db8:1:2::/64",
+		"[2001:db8:1:2:ffff::1]:443": "2001:db8:1:2::/64",
+		"[fe80::1%eth0]:1":           "fe80::/64",
+		"broker/topic":               "broker/topic",
+	} {
+		if got := networkOf(addr(in)); got != want {
+			t.Errorf("%s: %s, expected %s", in, got, want)
+		}
+	}
+}
+
+type addr string
+
+func (a addr) Network() string { return "tcp" }
+func (a addr) String() string  { return string(a) }
