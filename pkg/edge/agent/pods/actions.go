@@ -84,15 +84,9 @@ func sandboxNeeded(pod *v1.Pod, st *state.Pod) (bool, uint32) {
 			ready++
 		}
 	}
-	network := newest.GetLinux().GetNamespaces().GetOptions().GetNetwork()
-	wantNetwork := runtimeapi.NamespaceMode_POD
-	if pod.Spec.HostNetwork {
-		wantNetwork = runtimeapi.NamespaceMode_NODE
-	}
 	switch {
 	case ready > 1, newest.State != runtimeapi.PodSandboxState_SANDBOX_READY:
-	case newest.GetLinux() != nil && network != wantNetwork:
-	case !pod.Spec.HostNetwork && newest.Network != nil && newest.Network.Ip == "":
+	case !pod.Spec.HostNetwork && !state.HasNetwork(newest):
 	default:
 		return false, 0
 	}

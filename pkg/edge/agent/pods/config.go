@@ -58,7 +58,8 @@ type NodeInfo struct {
 	HostIPs []string
 	// Capacity and Allocatable resources: for oom scores, and the defaults of resourceFieldRef.
 	Capacity, Allocatable v1.ResourceList
-	// PodDNS is for pods with dnsPolicy ClusterFirst. Nil: the device's own resolver.
+	// PodDNS is for pods with dnsPolicy ClusterFirst; empty: they use the device's own resolver. Nil:
+	// not known at the moment; what was known before stays, also over a restart of the agent.
 	PodDNS *v1.PodDNSConfig
 }
 

@@ -136,6 +136,9 @@ func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
 // SetNode replaces what is known of the device. Pods' statuses and downward API volumes follow.
 func (m *Manager) SetNode(info NodeInfo) {
 	m.mu.Lock()
+	if info.PodDNS == nil {
+		info.PodDNS = m.node.PodDNS
+	}
 	changed := !reflect.DeepEqual(m.node, info)
 	dnsChanged := !reflect.DeepEqual(m.node.PodDNS, info.PodDNS)
 	m.node = info

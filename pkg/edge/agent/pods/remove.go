@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -79,7 +80,7 @@ func (w *worker) finalStatus(ctx context.Context, p *pass) []byte {
 	}
 	s := w.rejected
 	if s == nil {
-		s = p.status(ctx)
+		s = status.Final(p.status(ctx))
 		w.report(ctx, p.pod, s)
 	}
 	data, err := s.Marshal()

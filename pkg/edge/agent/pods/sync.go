@@ -96,7 +96,8 @@ func (p *pass) read(ctx context.Context) error {
 
 // podIPs are the pod's addresses, primary first.
 func (p *pass) podIPs() []string {
-	if p.pod.Spec.HostNetwork {
+	sandbox := p.st.ReadySandbox()
+	if p.pod.Spec.HostNetwork || (sandbox != nil && state.HostNetwork(sandbox)) {
 		return p.node.HostIPs
 	}
 	return p.st.IPs(ipv6First(p.node.HostIPs))

@@ -30,7 +30,7 @@ func DNS(pod *v1.Pod, node *Node) (config *runtimeapi.DNSConfig, warnings []stri
 	config = &runtimeapi.DNSConfig{}
 	switch {
 	case policy == v1.DNSNone:
-	case policy != v1.DNSDefault && node.PodDNS != nil:
+	case policy != v1.DNSDefault && node.PodDNS != nil && len(node.PodDNS.Nameservers) > 0:
 		mergeDNS(config, node.PodDNS)
 	default:
 		if config, err = hostDNS(node.ResolvConf); err != nil {

@@ -123,6 +123,17 @@ func (p *Pod) IPs(ipv6First bool) []string {
 	return ips
 }
 
+// HostNetwork tells whether a sandbox is in the host's network: because the pod asked for it, or because
+// the runtime knows no other.
+func HostNetwork(sandbox *runtimeapi.PodSandboxStatus) bool {
+	return sandbox.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
+}
+
+// HasNetwork tells whether a sandbox has the address it needs.
+func HasNetwork(sandbox *runtimeapi.PodSandboxStatus) bool {
+	return HostNetwork(sandbox) || sandbox.Network == nil || sandbox.Network.Ip != ""
+}
+
 // AnyRunning tells whether a container runs, or may run.
 func (p *Pod) AnyRunning() bool {
 	for _, c := range p.Containers {

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
 
 // Reasons of conditions.
@@ -68,7 +69,7 @@ func readyToStart(in Input) v1.PodCondition {
 		return condition(v1.PodReadyToStartContainers, reasonSandboxUnready, "No Pod Sandbox found")
 	case sandbox == nil:
 		return condition(v1.PodReadyToStartContainers, reasonSandboxUnready, "Pod Sandbox is not ready")
-	case !in.Pod.Spec.HostNetwork && sandbox.Network != nil && sandbox.Network.Ip == "":
+	case !in.Pod.Spec.HostNetwork && !state.HasNetwork(sandbox):
 		return condition(v1.PodReadyToStartContainers, reasonSandboxUnready, "No Pod IP address found")
 	}
 	return condition(v1.PodReadyToStartContainers, "", "")

@@ -126,16 +126,47 @@ func setAddresses(in Input, s *v1.PodStatus) {
 		}
 		s.HostIPs = append(s.HostIPs, v1.HostIP{IP: ip})
 	}
-	podIPs := in.PodIPs
-	if in.Pod.Spec.HostNetwork {
-		podIPs = in.HostIPs
-	}
-	for i, ip := range podIPs {
+	for i, ip := range in.PodIPs {
 		if i == 0 {
 			s.PodIP = ip
 		}
 		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
 	}
+}
+
+// Final turns the status of a pod of which nothing runs any more, and nothing will, into a terminal one:
+// a container whose end nobody has seen has failed, and so has its pod.
+func Final(s *v1.PodStatus) *v1.PodStatus {
+	s = s.DeepCopy()
+	lost := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+		Reason: reasonUnknown, Message: "The container could not be located when the pod was terminated", ExitCode: exitKilled,
+	}}
+	initialized := true
+	for i := len(s.InitContainerStatuses) - 1; i >= 0; i-- {
+		cs := &s.InitContainerStatuses[i]
+		begun := cs.State.Running != nil || cs.State.Terminated != nil || cs.LastTerminationState.Terminated != nil
+		initialized = initialized && begun
+		if begun && cs.State.Terminated == nil {
+			cs.State = lost
+		}
+	}
+	for i := range s.ContainerStatuses {
+		cs := &s.ContainerStatuses[i]
+		if initialized && cs.State.Terminated == nil {
+			cs.State = lost
+		}
+		cs.Ready, cs.Started = false, new(bool)
+	}
+	if !podutil.IsTerminal(s.Phase) {
+		s.Phase = v1.PodFailed
+	}
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		if (c.Type == v1.PodReady || c.Type == v1.ContainersReady) && c.Reason != reasonPodCompleted {
+			c.Status, c.Reason, c.Message = v1.ConditionFalse, reasonPodFailed, ""
+		}
+	}
+	return s
 }
 
 // Rejected is the status of a pod that the device refuses to run.

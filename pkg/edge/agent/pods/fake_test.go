@@ -1,0 +1,231 @@
+package pods
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+)
+
+// fakeRuntime is a CRI in memory. A container runs until stop, end or a StopContainer.
+type fakeRuntime struct {
+	runtime.Runtime // nil: what a test does not expect panics
+
+	clock clock.PassiveClock
+
+	mu         sync.Mutex
+	next       int
+	down       error
+	sandboxes  map[string]*runtimeapi.PodSandboxStatus
+	containers map[string]*fakeContainer
+	images     map[string]bool
+	sandboxErr error
+	createErr  error
+	calls      []string
+	stops      []int64       // grace periods
+	stopBlock  chan struct{} // StopContainer waits for it, or for its context
+}
+
+type fakeContainer struct {
+	*runtimeapi.ContainerStatus
+	sandbox string
+}
+
+func newFakeRuntime(c clock.PassiveClock) *fakeRuntime {
+	return &fakeRuntime{clock: c, sandboxes: map[string]*runtimeapi.PodSandboxStatus{}, containers: map[string]*fakeContainer{},
+		images: map[string]bool{testImage: true}}
+}
+
+func (f *fakeRuntime) enter(call string) func() {
+	f.mu.Lock()
+	f.calls = append(f.calls, call)
+	return f.mu.Unlock
+}
+
+func matches(labels, selector map[string]string) bool {
+	for key, value := range selector {
+		if labels[key] != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *fakeRuntime) Version(context.Context, string) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{RuntimeName: "fake"}, nil
+}
+
+func (f *fakeRuntime) ListPodSandbox(_ context.Context, filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error) {
+	defer f.enter("ListPodSandbox")()
+	var out []*runtimeapi.PodSandbox
+	for _, s := range f.sandboxes {
+		if matches(s.Labels, filter.LabelSelector) {
+			out = append(out, &runtimeapi.PodSandbox{Id: s.Id, Metadata: s.Metadata, State: s.State, Labels: s.Labels, CreatedAt: s.CreatedAt})
+		}
+	}
+	return out, f.down
+}
+
+func (f *fakeRuntime) ListContainers(_ context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+	defer f.enter("ListContainers")()
+	var out []*runtimeapi.Container
+	for _, c := range f.containers {
+		if matches(c.Labels, filter.LabelSelector) {
+			out = append(out, &runtimeapi.Container{Id: c.Id, PodSandboxId: c.sandbox, State: c.State, Labels: c.Labels, CreatedAt: c.CreatedAt})
+		}
+	}
+	return out, f.down
+}
+
+func (f *fakeRuntime) PodSandboxStatus(_ context.Context, id string, _ bool) (*runtimeapi.PodSandboxStatusResponse, error) {
+	defer f.enter("PodSandboxStatus")()
+	if s := f.sandboxes[id]; s != nil {
+		return &runtimeapi.PodSandboxStatusResponse{Status: proto.Clone(s).(*runtimeapi.PodSandboxStatus)}, f.down
+	}
+	return nil, status.Error(codes.NotFound, id)
+}
+
+func (f *fakeRuntime) ContainerStatus(_ context.Context, id string, _ bool) (*runtimeapi.ContainerStatusResponse, error) {
+	defer f.enter("ContainerStatus")()
+	if c := f.containers[id]; c != nil {
+		return &runtimeapi.ContainerStatusResponse{Status: &runtimeapi.ContainerStatus{
+			Id: c.Id, Metadata: c.Metadata, State: c.State, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt,
+			ExitCode: c.ExitCode, Image: c.Image, ImageRef: c.ImageRef, Reason: c.Reason, Labels: c.Labels, Annotations: c.Annotations, LogPath: c.LogPath,
+		}}, f.down
+	}
+	return nil, status.Error(codes.NotFound, id)
+}
+
+func (f *fakeRuntime) RunPodSandbox(_ context.Context, config *runtimeapi.PodSandboxConfig, _ string) (string, error) {
+	defer f.enter("RunPodSandbox")()
+	if f.sandboxErr != nil {
+		return "", f.sandboxErr
+	}
+	f.next++
+	id := fmt.Sprintf("sandbox-%d", f.next)
+	f.sandboxes[id] = &runtimeapi.PodSandboxStatus{Id: id, Metadata: config.Metadata, Labels: config.Labels, CreatedAt: f.clock.Now().UnixNano() + int64(f.next),
+		Network: &runtimeapi.PodSandboxNetworkStatus{Ip: "10.0.0.2"}}
+	return id, nil
+}
+
+func (f *fakeRuntime) StopPodSandbox(_ context.Context, id string) error {
+	defer f.enter("StopPodSandbox")()
+	if s := f.sandboxes[id]; s != nil {
+		s.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	}
+	return nil
+}
+
+func (f *fakeRuntime) RemovePodSandbox(_ context.Context, id string) error {
+	defer f.enter("RemovePodSandbox")()
+	delete(f.sandboxes, id)
+	return nil
+}
+
+func (f *fakeRuntime) CreateContainer(_ context.Context, sandbox string, config *runtimeapi.ContainerConfig, sandboxConfig *runtimeapi.PodSandboxConfig) (string, error) {
+	defer f.enter("CreateContainer " + config.Metadata.Name)()
+	if f.createErr != nil {
+		return "", f.createErr
+	}
+	f.next++
+	id := fmt.Sprintf("container-%d", f.next)
+	f.containers[id] = &fakeContainer{sandbox: sandbox, ContainerStatus: &runtimeapi.ContainerStatus{
+		Id: id, Metadata: config.Metadata, Image: config.Image, ImageRef: config.Image.Image, Labels: config.Labels, Annotations: config.Annotations,
+		CreatedAt: f.clock.Now().UnixNano() + int64(f.next), LogPath: sandboxConfig.LogDirectory + "/" + config.LogPath,
+	}}
+	return id, nil
+}
+
+func (f *fakeRuntime) StartContainer(_ context.Context, id string) error {
+	defer f.enter("StartContainer")()
+	c := f.containers[id]
+	c.State, c.StartedAt = running, f.clock.Now().UnixNano()
+	return nil
+}
+
+func (f *fakeRuntime) StopContainer(ctx context.Context, id string, timeout int64) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, "StopContainer")
+	f.stops = append(f.stops, timeout)
+	block := f.stopBlock
+	f.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f.end(id, 137)
+	return nil
+}
+
+func (f *fakeRuntime) RemoveContainer(_ context.Context, id string) error {
+	defer f.enter("RemoveContainer")()
+	delete(f.containers, id)
+	return nil
+}
+
+func (f *fakeRuntime) ImageStatus(_ context.Context, image *runtimeapi.ImageSpec, _ bool) (*runtimeapi.ImageStatusResponse, error) {
+	defer f.enter("ImageStatus")()
+	if f.images[image.Image] {
+		return &runtimeapi.ImageStatusResponse{Image: &runtimeapi.Image{Id: image.Image}}, nil
+	}
+	return &runtimeapi.ImageStatusResponse{}, nil
+}
+
+// end makes a container exit.
+func (f *fakeRuntime) end(id string, code int32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.containers[id]; c != nil && c.State == running {
+		c.State, c.ExitCode, c.FinishedAt = exited, code, f.clock.Now().UnixNano()
+	}
+}
+
+// running returns the ids of the running containers by name.
+func (f *fakeRuntime) running() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ids := map[string]string{}
+	for id, c := range f.containers {
+		if c.State == running {
+			ids[c.Metadata.Name] = id
+		}
+	}
+	return ids
+}
+
+func (f *fakeRuntime) count(call string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, c := range f.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *fakeRuntime) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// foreign adds a sandbox that another client of the runtime has made.
+func (f *fakeRuntime) foreign(id string, labels map[string]string) {
+	f.set(func() {
+		f.sandboxes[id] = &runtimeapi.PodSandboxStatus{Id: id, Labels: labels, Metadata: &runtimeapi.PodSandboxMetadata{},
+			Network: &runtimeapi.PodSandboxNetworkStatus{Ip: "10.0.0.3"}, CreatedAt: time.Now().UnixNano()}
+	})
+}

@@ -1,0 +1,425 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubelet/pkg/types"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// agent is a manager over a fake runtime, inside a synctest bubble: its clock runs when all is idle.
+type agent struct {
+	t       *testing.T
+	dir     string
+	runtime *fakeRuntime
+	manager *Manager
+	sink    *collector
+	stop    func()
+	admit   func(*v1.Pod) (string, string, bool)
+}
+
+// simulate runs a test in a bubble.
+func simulate(t *testing.T, test func(t *testing.T, a *agent)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := &agent{t: t, dir: dir, runtime: newFakeRuntime(clock.RealClock{})}
+		a.start()
+		test(t, a)
+		a.stop()
+	})
+}
+
+func (a *agent) start() {
+	a.t.Helper()
+	a.sink = newCollector()
+	var err error
+	a.manager, err = New(Config{
+		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink,
+		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}}, Admit: a.admit,
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(a.t.Context())
+	done := make(chan error, 1)
+	manager := a.manager
+	go func() { done <- manager.Run(ctx) }()
+	a.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			a.t.Error(err)
+		}
+	}
+}
+
+func (a *agent) restart() {
+	a.stop()
+	a.start()
+	a.settle()
+}
+
+// settle waits until nothing more happens, and a little longer.
+func (a *agent) settle() {
+	time.Sleep(3 * time.Second)
+	synctest.Wait()
+}
+
+func (a *agent) run(pod *v1.Pod) {
+	a.t.Helper()
+	data, err := pod.Marshal()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.manager.RunPod(&edgeapi.RunPod{Uid: string(pod.UID), Pod: data, Digest: "d", VolumesDigest: "v"})
+	a.settle()
+}
+
+func (a *agent) status(pod *v1.Pod) *v1.PodStatus {
+	a.sink.mu.Lock()
+	defer a.sink.mu.Unlock()
+	if s := a.sink.statuses[string(pod.UID)]; s != nil {
+		return s
+	}
+	return &v1.PodStatus{}
+}
+
+func (a *agent) gone(pod *v1.Pod) bool {
+	a.sink.mu.Lock()
+	defer a.sink.mu.Unlock()
+	return a.sink.removed[string(pod.UID)]
+}
+
+func (a *agent) delete(pod *v1.Pod, grace int64) {
+	a.manager.DeletePod(&edgeapi.DeletePod{Uid: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, GracePeriodSeconds: grace})
+	a.settle()
+}
+
+func TestCrashLoopBackOff(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("crash", box("main"))
+		a.run(pod)
+		// Each crash is followed by a longer pause: none, 10 s, 20 s, ... up to 5 minutes.
+		for i, wait := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
+			wait *= time.Second
+			before := a.runtime.count("StartContainer")
+			a.runtime.end(a.runtime.running()["main"], 1)
+			if wait > 0 {
+				time.Sleep(wait - 3*time.Second)
+				synctest.Wait()
+				if a.runtime.count("StartContainer") != before {
+					t.Fatalf("crash %d: started again in less than %v", i, wait)
+				}
+				if cs := a.status(pod).ContainerStatuses[0]; cs.State.Waiting == nil || cs.State.Waiting.Reason != "CrashLoopBackOff" || int(cs.RestartCount) != i {
+					t.Fatalf("crash %d: got %+v", i, cs)
+				}
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if got := a.runtime.count("StartContainer"); got != before+1 {
+				t.Fatalf("crash %d: started %d times after %v, want once", i, got-before, wait)
+			}
+		}
+		// Ten minutes without a crash forgive all.
+		time.Sleep(11 * time.Minute)
+		before := a.runtime.count("StartContainer")
+		a.runtime.end(a.runtime.running()["main"], 1)
+		a.settle()
+		if a.runtime.count("StartContainer") != before+1 {
+			t.Error("not started at once after it ran for ten minutes")
+		}
+		if n := len(a.runtime.containers); n > keptInstances {
+			t.Errorf("%d instances are kept, want at most %d", n, keptInstances)
+		}
+	})
+}
+
+func TestForeignSandboxesAreNotTouched(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.foreign("kubelet", map[string]string{types.KubernetesPodUIDLabel: "x"})
+		a.runtime.foreign("other-agent", map[string]string{types.KubernetesPodUIDLabel: "y", podutil.LabelManagedBy: "other"})
+		a.runtime.foreign("mine", map[string]string{types.KubernetesPodUIDLabel: "z", types.KubernetesPodNameLabel: "n",
+			types.KubernetesPodNamespaceLabel: "ns", podutil.LabelManagedBy: DefaultOwner})
+		a.settle()
+		if len(a.runtime.sandboxes) != 3 {
+			t.Error("something was removed before the cloud has said what it wants")
+		}
+		a.manager.Desired(&edgeapi.DesiredPods{})
+		a.settle()
+		if a.runtime.sandboxes["mine"] != nil {
+			t.Error("the rest of an unwanted pod is still there")
+		}
+		if len(a.runtime.sandboxes) != 2 {
+			t.Error("somebody else's sandbox was removed")
+		}
+	})
+}
+
+func TestLostRecordOfADesiredPod(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("kept", box("main"))
+		a.run(pod)
+		id := a.runtime.running()["main"]
+		a.stop()
+		record := filepath.Join(a.dir, "state", "desired", string(pod.UID)+".pod")
+		if err := os.WriteFile(record, []byte("rubbish"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a.start()
+		a.settle()
+		a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+		a.settle()
+		a.run(pod)
+		if got := a.runtime.running()["main"]; got != id || got == "" {
+			t.Errorf("container %q was replaced by %q", id, got)
+		}
+	})
+}
+
+func TestRestartKeepsContainers(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("steady", box("main"))
+		a.run(pod)
+		id := a.runtime.running()["main"]
+		a.restart()
+		if len(a.sink.statuses) != 0 {
+			t.Error("a status was sent though nothing has changed")
+		}
+		pod.Labels["more"] = "y"
+		pod.Generation++
+		a.run(pod)
+		if got := a.runtime.running()["main"]; got != id {
+			t.Errorf("container %q was replaced by %q", id, got)
+		}
+		if s := a.status(pod); s.ObservedGeneration != 2 || s.ContainerStatuses[0].RestartCount != 0 {
+			t.Errorf("got %v", s)
+		}
+		a.runtime.end(id, 1)
+		a.settle()
+		if s := a.status(pod); s.ContainerStatuses[0].RestartCount != 1 {
+			t.Errorf("got restart count %d, want 1", s.ContainerStatuses[0].RestartCount)
+		}
+	})
+}
+
+func TestAdmission(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := &agent{t: t, dir: dir, runtime: newFakeRuntime(clock.RealClock{}),
+			admit: func(*v1.Pod) (string, string, bool) { return "HostPolicy", "privileged pods are forbidden", false }}
+		a.start()
+		pod := newPod("refused", box("main"))
+		a.run(pod)
+		if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != "HostPolicy" || s.Message != "Pod was rejected: privileged pods are forbidden" {
+			t.Errorf("got %v", s)
+		}
+		if !a.sink.hasEvent("Warning HostPolicy") {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if len(a.runtime.sandboxes) != 0 {
+			t.Error("a refused pod has a sandbox")
+		}
+		a.delete(pod, 0)
+		if !a.gone(pod) {
+			t.Error("the pod was not removed")
+		}
+		a.stop()
+	})
+}
+
+func TestUnknownPodIsReportedRemoved(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("nobody", box("main"))
+		a.runtime.set(func() { a.runtime.down = errors.New("down") })
+		a.delete(pod, 1)
+		if a.gone(pod) {
+			t.Error("removal was confirmed though the runtime could not be asked")
+		}
+		a.runtime.set(func() { a.runtime.down = nil })
+		a.settle()
+		if !a.gone(pod) {
+			t.Error("removal was not confirmed")
+		}
+		if len(a.manager.Digests()) != 0 {
+			t.Error("the pod is still held")
+		}
+	})
+}
+
+func TestShorterGraceInterrupts(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("slow", box("main"))
+		a.run(pod)
+		a.runtime.set(func() { a.runtime.stopBlock = make(chan struct{}) })
+		a.delete(pod, 300)
+		a.delete(pod, 600) // longer: has no effect
+		if a.gone(pod) {
+			t.Fatal("gone too early")
+		}
+		block := a.runtime.stopBlock
+		a.runtime.set(func() { a.runtime.stopBlock = nil })
+		a.delete(pod, 0)
+		close(block)
+		if !a.gone(pod) {
+			t.Error("the shorter grace period did not take effect")
+		}
+		if got := a.runtime.stops; len(got) != 2 || got[0] != 300 || got[1] != minGrace {
+			t.Errorf("got grace periods %v", got)
+		}
+	})
+}
+
+func TestDeletionSurvivesRestart(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("going", box("main"))
+		a.run(pod)
+		a.runtime.set(func() { a.runtime.stopBlock = make(chan struct{}) })
+		a.delete(pod, 300)
+		a.stop()
+		a.runtime.set(func() { a.runtime.stopBlock = nil })
+		a.start()
+		a.settle()
+		if !a.gone(pod) {
+			t.Error("the removal was forgotten")
+		}
+	})
+}
+
+func TestSandboxFailure(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.set(func() { a.runtime.sandboxErr = errors.New("no more networks") })
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		if !a.sink.hasEvent("Warning FailedCreatePodSandBox : Failed to create pod sandbox: no more networks") {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if s := a.status(pod); s.Phase != v1.PodPending || s.ContainerStatuses[0].State.Waiting.Reason != "ContainerCreating" {
+			t.Errorf("got %v", s)
+		}
+		if n := a.runtime.count("RunPodSandbox"); n != 1 {
+			t.Errorf("tried %d times within 3 s, want once", n)
+		}
+		a.runtime.set(func() { a.runtime.sandboxErr = nil })
+		time.Sleep(errorPeriod)
+		a.settle()
+		if a.status(pod).Phase != v1.PodRunning {
+			t.Error("it was not tried again")
+		}
+	})
+}
+
+func TestContainerCannotBeCreated(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.set(func() { a.runtime.createErr = errors.New("bad mount") })
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		if w := a.status(pod).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CreateContainerError" || w.Message != "bad mount" {
+			t.Errorf("got %v", a.status(pod).ContainerStatuses)
+		}
+		bad := newPod("nonroot", box("main"))
+		bad.Spec.SecurityContext = &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To[int64](0)}
+		a.run(bad)
+		if w := a.status(bad).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CreateContainerConfigError" ||
+			!strings.HasPrefix(w.Message, "container's runAsUser breaks non-root policy") {
+			t.Errorf("got %v", a.status(bad).ContainerStatuses)
+		}
+	})
+}
+
+func TestMissingVolumeContent(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		pod.Spec.Volumes = []v1.Volume{{Name: "c", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}}
+		a.run(pod)
+		if !a.sink.hasEvent(`Warning FailedMount : MountVolume.SetUp failed for volume "c" : its content has not arrived`) {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if a.runtime.count("RunPodSandbox") != 0 {
+			t.Error("a pod without its volumes was started")
+		}
+		a.manager.UpdateVolumes(&edgeapi.UpdateVolumes{Uid: string(pod.UID), Volumes: []*edgeapi.VolumeData{{Name: "c"}}})
+		a.settle()
+		if a.status(pod).Phase != v1.PodRunning {
+			t.Error("the pod does not run though the content has arrived")
+		}
+	})
+}
+
+func TestActiveDeadline(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](30)
+		a.run(pod)
+		time.Sleep(40 * time.Second)
+		synctest.Wait()
+		if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != "DeadlineExceeded" {
+			t.Errorf("got %v", s)
+		}
+		if len(a.runtime.running()) != 0 {
+			t.Error("the container still runs")
+		}
+		a.restart()
+		if len(a.runtime.running()) != 0 {
+			t.Error("the container runs again after a restart of the agent")
+		}
+	})
+}
+
+func TestDeletionTimestamp(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		pod.DeletionGracePeriodSeconds = ptr.To[int64](1)
+		a.run(pod)
+		if !a.gone(pod) {
+			t.Error("a pod with a deletionTimestamp was not removed")
+		}
+	})
+}
+
+func TestUnusablePodsAreReported(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "x", Pod: []byte{0xff}})
+		pod := newPod("p", box("main"))
+		data, _ := pod.Marshal()
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "another", Pod: data})
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "../../etc", Pod: data})
+		a.settle()
+		if len(a.manager.Digests()) != 0 {
+			t.Error("an unusable pod is held")
+		}
+		if !a.sink.hasEvent("FailedValidation") {
+			t.Error("nobody was told")
+		}
+	})
+}
+
+func TestEventsAreNotRepeated(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		for range 5 {
+			a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "the same")
+		}
+		a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "another\xff")
+		if n := len(a.sink.events); n != 2 {
+			t.Errorf("%d events, want 2", n)
+		}
+		time.Sleep(repeatInterval)
+		a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "the same")
+		if n := len(a.sink.events); n != 3 {
+			t.Errorf("%d events after a while, want 3", n)
+		}
+	})
+}
