@@ -193,8 +193,8 @@ func latest[T any](ch chan T, value T) {
 }
 
 func heartbeat(w *edgeapi.Welcome) time.Duration {
-	d := time.Duration(w.GetHeartbeatIntervalMs()) * time.Millisecond
-	return min(max(d, minHeartbeat), maxHeartbeat)
+	ms := min(max(w.GetHeartbeatIntervalMs(), minHeartbeat.Milliseconds()), maxHeartbeat.Milliseconds())
+	return time.Duration(ms) * time.Millisecond
 }
 
 // Send implements Sender.

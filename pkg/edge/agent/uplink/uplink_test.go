@@ -1,0 +1,78 @@
+package uplink
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestBackoff(t *testing.T) {
+	b := backoff{max: time.Minute}
+	nominal := firstBackoff
+	for range 20 {
+		if d := b.next(false); d < nominal/2 || d > nominal {
+			t.Errorf("paused %s, expected %s to %s", d, nominal/2, nominal)
+		}
+		nominal = min(2*nominal, time.Minute)
+	}
+	b.reset()
+	if d := b.next(false); d > firstBackoff {
+		t.Errorf("paused %s after a stable link", d)
+	}
+	b.reset()
+	for range 20 {
+		if d := b.next(true); d < refusedFactor*firstBackoff/2 || d > refusedFactor*time.Minute {
+			t.Errorf("paused %s after a refusal", d)
+		}
+	}
+	if d := b.next(false); d > time.Minute {
+		t.Errorf("paused %s once it was not refused any more", d)
+	}
+}
+
+func TestIsRefusal(t *testing.T) {
+	for code, want := range map[codes.Code]bool{
+		codes.PermissionDenied: true, codes.Unauthenticated: true, codes.Aborted: true,
+		codes.Unavailable: false, codes.Canceled: false, codes.Internal: false,
+	} {
+		if err := fmt.Errorf("wrapped: %w", plain(status.Error(code, "x"))); isRefusal(err) != want {
+			t.Errorf("%s: %v", code, !want)
+		}
+	}
+	if isRefusal(io.ErrUnexpectedEOF) {
+		t.Error("a broken link is not a refusal")
+	}
+}
+
+func TestPlain(t *testing.T) {
+	if err := plain(status.Error(codes.NotFound, "what it says")); err.Error() != "what it says" || status.Code(err) != codes.NotFound {
+		t.Errorf("%v", err)
+	}
+	if plain(nil) != nil || !errors.Is(plain(io.EOF), io.EOF) {
+		t.Error("other errors are not left alone")
+	}
+}
+
+func TestHeartbeatBounds(t *testing.T) {
+	for ms, want := range map[int64]time.Duration{0: minHeartbeat, -5: minHeartbeat, 40000: 40 * time.Second, 1 << 60: maxHeartbeat} {
+		if got := heartbeat(&edgeapi.Welcome{HeartbeatIntervalMs: ms}); got != want {
+			t.Errorf("%d ms: %s, expected %s", ms, got, want)
+		}
+	}
+}
+
+func TestNewChecks(t *testing.T) {
+	if _, err := New(Config{StateDir: t.TempDir()}); err == nil {
+		t.Error("no server, no handler, no error")
+	}
+}

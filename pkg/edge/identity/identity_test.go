@@ -1,0 +1,128 @@
+package identity
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestURI(t *testing.T) {
+	d := Device{Namespace: "edge", Name: "device-1.example", UID: "6f0c3c1e-0000-4000-8000-000000000001"}
+	text := d.URI().String()
+	if text != "urn:arhat.dev:edgedevice:edge:device-1.example:6f0c3c1e-0000-4000-8000-000000000001" {
+		t.Errorf("URI is %s", text)
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseURI(u); err != nil || got != d {
+		t.Errorf("parsed %v, error %v", got, err)
+	}
+}
+
+func TestParseURIRefuses(t *testing.T) {
+	for _, text := range []string{
+		"", "https://arhat.dev/edgedevice", "urn:arhat.dev:edgedevice:", "urn:arhat.dev:edgedevice:a:b",
+		"urn:arhat.dev:edgedevice:a:b:c:d", "urn:arhat.dev:edgedevice::b:c", "urn:arhat.dev:edgedevice:a::c",
+		"urn:arhat.dev:edgedevice:a:b:", "urn:arhat.dev:other:a:b:c", "urn:arhat.dev:edgedevice:A:b:c",
+		"urn:arhat.dev:edgedevice:a:b_:c", "urn:arhat.dev:edgedevice:a:b:c/d", "urn:arhat.dev:edgedevice:a/x:b:c",
+		"urn:arhat.dev:edgedevice:a:b:c?x=1", "urn:arhat.dev:edgedevice:a:b:c#x", "urn:arhat.dev:edgedevice:a:b:c%41",
+		"urn:arhat.dev:edgedevice:a:../b:c", "urn:arhat.dev:edgedevice:a:b:" + strings.Repeat("c", 65),
+		"urn:arhat.dev:edgedevice:a:" + strings.Repeat("b", 254) + ":c",
+	} {
+		u, err := url.Parse(text)
+		if err != nil {
+			continue
+		}
+		if d, err := ParseURI(u); err == nil {
+			t.Errorf("%q was taken for %v", text, d)
+		}
+	}
+	if _, err := ParseURI(nil); err == nil {
+		t.Error("no URI was taken for a device")
+	}
+}
+
+func TestFromCertificate(t *testing.T) {
+	one := Device{Namespace: "a", Name: "b", UID: "c"}.URI()
+	for n, uris := range [][]*url.URL{nil, {one}, {one, one}} {
+		_, err := FromCertificate(&x509.Certificate{URIs: uris})
+		if (err == nil) != (n == 1) {
+			t.Errorf("%d URIs: %v", n, err)
+		}
+	}
+}
+
+func TestToken(t *testing.T) {
+	a, b := NewToken([]byte("ca")), NewToken([]byte("ca"))
+	if a.ID == b.ID || a.Secret == b.Secret || a.Hash() == b.Hash() || a.CAHash != b.CAHash {
+		t.Errorf("%s and %s", a.Text(), b.Text())
+	}
+	got, err := ParseToken(" " + a.Text() + "\n")
+	if err != nil || got != a {
+		t.Errorf("parsed %v, error %v", got, err)
+	}
+	for _, s := range []string{fmt.Sprint(a), fmt.Sprintf("%v %s %+v", a, &a, a), a.String()} {
+		if strings.Contains(s, a.Secret) {
+			t.Errorf("%q gives the secret away", s)
+		}
+	}
+	mixed := a
+	mixed.ID = b.ID
+	if mixed.Hash() == a.Hash() {
+		t.Error("the id is not part of the hash")
+	}
+}
+
+func TestParseTokenRefuses(t *testing.T) {
+	a := NewToken([]byte("ca"))
+	parts := strings.Split(a.Text(), ".")
+	for name, text := range map[string]string{
+		"empty": "", "two parts": parts[0] + "." + parts[1], "four parts": a.Text() + ".x",
+		"cut": a.Text()[:len(a.Text())-1], "upper case": strings.ToUpper(a.Text()), "no id": "." + parts[1] + "." + parts[2],
+		"short secret": parts[0] + "." + parts[1][1:] + "." + parts[2], "bad digit": parts[0] + "." + parts[1] + ".zz" + parts[2][2:],
+		"bad secret": parts[0] + ".0" + parts[1][1:] + "." + parts[2],
+	} {
+		_, err := ParseToken(text)
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		} else if strings.Contains(err.Error(), parts[1]) {
+			t.Errorf("%s: the error gives the secret away", name)
+		}
+	}
+}
+
+func FuzzParseToken(f *testing.F) {
+	f.Add(NewToken([]byte("ca")).Text())
+	f.Add("a.b.c")
+	f.Fuzz(func(t *testing.T, text string) {
+		token, err := ParseToken(text)
+		if err == nil && token.Text() != strings.TrimSpace(text) {
+			t.Errorf("%q became %q", text, token.Text())
+		}
+	})
+}
+
+func FuzzParseURI(f *testing.F) {
+	f.Add("urn:arhat.dev:edgedevice:edge:device-1:uid-1")
+	f.Add("urn:arhat.dev:edgedevice:a:b:c%3Ad")
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := url.Parse(text)
+		if err != nil {
+			return
+		}
+		d, err := ParseURI(u)
+		if err != nil {
+			return
+		}
+		if err := d.Validate(); err != nil {
+			t.Errorf("%q became %v: %v", text, d, err)
+		}
+		if again, err := ParseURI(d.URI()); err != nil || again != d {
+			t.Errorf("%q became %v, then %v, error %v", text, d, again, err)
+		}
+	})
+}

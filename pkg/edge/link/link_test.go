@@ -1,0 +1,74 @@
+package link
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestTCP(t *testing.T) {
+	before := time.Now()
+	l, err := ListenTCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if NewListener(l, MethodGRPC) != l {
+		t.Error("a listener was wrapped twice")
+	}
+	client, err := TCP{}.Dial(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	server, ok := c.(*Conn)
+	if !ok {
+		t.Fatalf("Accept returned %T", c)
+	}
+	if client.Method() != "grpc" || server.Method() != "grpc" {
+		t.Errorf("methods %s and %s", client.Method(), server.Method())
+	}
+	if _, err := client.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(server, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if client.BytesOut() != 5 || client.BytesIn() != 0 || server.BytesIn() != 5 || server.BytesOut() != 0 {
+		t.Errorf("counted %d/%d and %d/%d", client.BytesIn(), client.BytesOut(), server.BytesIn(), server.BytesOut())
+	}
+	if server.LastRead().Before(before) || client.LastWrite().Before(before) || time.Since(server.LastRead()) < 0 {
+		t.Errorf("times %s and %s", server.LastRead(), client.LastWrite())
+	}
+}
+
+func TestTCPFailure(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	_ = l.Close()
+	if _, err := (TCP{}).Dial(t.Context(), address); err == nil {
+		t.Error("Dial succeeded with nobody there")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (TCP{}).Dial(ctx, address); err == nil {
+		t.Error("Dial succeeded after its context had ended")
+	}
+	if _, err := ListenTCP(t.Context(), "256.0.0.1:1"); err == nil {
+		t.Error("listening on an address that cannot be succeeded")
+	}
+}
