@@ -11,8 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 )
 
@@ -27,6 +29,9 @@ const (
 	// by time as well; this bounds the history if it does not get round to it.
 	compactionHistory = "100000"
 )
+
+// lockTimeout is how long to wait for a process that is on its way out. Tests have less patience.
+var lockTimeout = 10 * time.Second
 
 // EmbeddedConfig configures the etcd inside this process.
 type EmbeddedConfig struct {
@@ -43,6 +48,7 @@ type Embedded struct {
 	etcd     *embed.Etcd
 	endpoint string
 	socketIn string // directory to remove at the end, if the socket did not fit into Dir
+	lock     *fileutil.LockedFile
 
 	stop     sync.Once
 	stopping atomic.Bool
@@ -54,15 +60,20 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	if err := privateDir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	socket, socketDir, err := socketPath(cfg.Dir)
+	lock, err := lockDir(ctx, cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	e := &Embedded{endpoint: "unix://" + socket, socketIn: socketDir}
+	socket, socketDir, err := socketPath(cfg.Dir)
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	e := &Embedded{endpoint: "unix://" + socket, socketIn: socketDir, lock: lock}
 	e.etcd, err = embed.StartEtcd(embedConfig(cfg, socket, newZapLogger(logger, &e.stopping)))
 	if err != nil {
-		e.removeSocketDir()
-		return nil, fmt.Errorf("start the embedded etcd in %s (does another process use it?): %w", cfg.Dir, err)
+		e.release()
+		return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -91,11 +102,13 @@ func (e *Embedded) Stop() {
 	e.stop.Do(func() {
 		e.stopping.Store(true)
 		e.etcd.Close()
-		e.removeSocketDir()
+		e.release()
 	})
 }
 
-func (e *Embedded) removeSocketDir() {
+// release gives back what was taken before etcd was started.
+func (e *Embedded) release() {
+	_ = e.lock.Close()
 	if e.socketIn != "" {
 		// What is left in the directory for temporary files is only litter.
 		_ = os.RemoveAll(e.socketIn)
@@ -129,6 +142,26 @@ func privateDir(dir string) error {
 		return fmt.Errorf("make the directory of the embedded etcd private: %w", err)
 	}
 	return nil
+}
+
+// lockDir makes sure that no other process uses the directory. etcd has locks of its own, but takes away
+// the socket of the other process before it looks at them, and then waits for ever.
+func lockDir(ctx context.Context, dir string) (*fileutil.LockedFile, error) {
+	var lock *fileutil.LockedFile
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, lockTimeout, true, func(context.Context) (done bool, err error) {
+		lock, err = fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, fileutil.ErrLocked) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	switch {
+	case wait.Interrupted(err) && ctx.Err() == nil:
+		return nil, fmt.Errorf("another process uses the directory of the embedded etcd, %s: stop it, or choose another directory with --embedded-etcd-dir", dir)
+	case err != nil:
+		return nil, fmt.Errorf("lock the directory of the embedded etcd: %w", err)
+	}
+	return lock, nil
 }
 
 // socketPath returns the path of the client socket: in dir if it fits, in a private directory for
