@@ -1,0 +1,384 @@
+package volumes
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func newTest(t *testing.T) *Volumes {
+	t.Helper()
+	v := New(t.TempDir())
+	t.Cleanup(func() {
+		uids, _ := v.Pods()
+		for _, uid := range uids {
+			if err := v.Teardown(uid); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return v
+}
+
+func podWith(volumes ...v1.Volume) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid", Name: "p", Namespace: "ns"}, Spec: v1.PodSpec{
+		Volumes: volumes, Containers: []v1.Container{{Name: "c"}},
+	}}
+}
+
+func configMap(name string) v1.Volume {
+	return v1.Volume{Name: name, VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}
+}
+
+func content(name string, files ...*edgeapi.File) Source {
+	return Source{Data: map[string]*edgeapi.VolumeData{name: {Name: name, Files: files}}}
+}
+
+func read(t *testing.T, path ...string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "..") {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}
+
+func TestAtomicUpdate(t *testing.T) {
+	v := newTest(t)
+	pod := podWith(configMap("c"))
+	setup := func(files ...*edgeapi.File) string {
+		t.Helper()
+		mounted, err := v.Setup(pod, content("c", files...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !mounted["c"].ReadOnly {
+			t.Error("a configMap volume must be read-only")
+		}
+		return mounted["c"].Path
+	}
+	dir := setup(&edgeapi.File{Path: "a", Data: []byte("1"), Mode: 0o640}, &edgeapi.File{Path: "d/e/f", Data: []byte("2"), Mode: 0o777})
+	if read(t, dir, "a") != "1" || read(t, dir, "d/e/f") != "2" {
+		t.Error("wrong content")
+	}
+	for path, want := range map[string]os.FileMode{"a": 0o640, "d/e/f": 0o777} {
+		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: got mode %v, %v; want %v whatever the umask", path, info.Mode(), err, want)
+		}
+	}
+	first, _ := os.Readlink(filepath.Join(dir, dataLink))
+	setup(&edgeapi.File{Path: "d/e/f", Data: []byte("2"), Mode: 0o777}, &edgeapi.File{Path: "a", Data: []byte("1"), Mode: 0o640})
+	if same, _ := os.Readlink(filepath.Join(dir, dataLink)); same != first {
+		t.Error("the same content was written again")
+	}
+	if link, err := os.Readlink(filepath.Join(dir, "a")); err != nil || link != "..data/a" {
+		t.Errorf("got link %q, %v: it must lead through ..data", link, err)
+	}
+	setup(&edgeapi.File{Path: "a", Data: []byte("one"), Mode: 0o640}, &edgeapi.File{Path: "g", Data: []byte("3"), Mode: 0o600})
+	if got := names(t, dir); !slices.Equal(got, []string{"a", "g"}) || read(t, dir, "a") != "one" {
+		t.Errorf("after the update: %v", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, first)); !os.IsNotExist(err) {
+		t.Error("the old content is still there")
+	}
+	setup()
+	if got := names(t, dir); len(got) != 0 {
+		t.Errorf("after it was emptied: %v", got)
+	}
+}
+
+func TestContentIsConfined(t *testing.T) {
+	v := newTest(t)
+	for _, path := range []string{"", "/abs", "../up", "a/../../up", "..data", "..x/y", "."} {
+		_, err := v.Setup(podWith(configMap("c")), content("c", &edgeapi.File{Path: path}))
+		var failed *SetupError
+		if !errors.As(err, &failed) || failed.Volume != "c" {
+			t.Errorf("path %q: got %v, want it refused", path, err)
+		}
+	}
+}
+
+func TestDownwardAndProjected(t *testing.T) {
+	v := newTest(t)
+	item := v1.DownwardAPIVolumeFile{Path: "labels", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels"}, Mode: ptr.To[int32](0o400)}
+	pod := podWith(
+		v1.Volume{Name: "d", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{Items: []v1.DownwardAPIVolumeFile{item}}}},
+		v1.Volume{Name: "p", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{DefaultMode: ptr.To[int32](0o444), Sources: []v1.VolumeProjection{
+			{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}},
+			{DownwardAPI: &v1.DownwardAPIProjection{Items: []v1.DownwardAPIVolumeFile{{Path: "ns"}}}},
+		}}}},
+	)
+	src := content("p", &edgeapi.File{Path: "token", Data: []byte("t"), Mode: 0o444})
+	value := "one"
+	src.Downward = func(f *v1.DownwardAPIVolumeFile) ([]byte, error) { return []byte(f.Path + value), nil }
+	mounted, err := v.Setup(pod, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, mounted["d"].Path, "labels"); got != "labelsone" {
+		t.Errorf("got %q", got)
+	}
+	if info, _ := os.Stat(filepath.Join(mounted["d"].Path, "labels")); info.Mode().Perm() != 0o400 {
+		t.Errorf("got mode %v", info.Mode())
+	}
+	if read(t, mounted["p"].Path, "token") != "t" || read(t, mounted["p"].Path, "ns") != "nsone" {
+		t.Error("wrong content of the projected volume")
+	}
+	value = "two"
+	if _, err := v.Setup(pod, src); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, mounted["d"].Path, "labels") != "labelstwo" || read(t, mounted["p"].Path, "ns") != "nstwo" {
+		t.Error("the volumes did not follow")
+	}
+}
+
+func TestTokenBelongsToTheOnlyUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("changing owners needs root")
+	}
+	v := newTest(t)
+	pod := podWith(v1.Volume{Name: "p", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+		{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}}}}}})
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1000)}
+	mounted, err := v.Setup(pod, content("p", &edgeapi.File{Path: "token", Data: []byte("t"), Mode: 0o644}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(filepath.Join(mounted["p"].Path, "token"), &stat); err != nil {
+		t.Fatal(err)
+	}
+	if stat.Uid != 1000 || stat.Mode&0o777 != 0o600 {
+		t.Errorf("got owner %d and mode %o, want 1000 and 600", stat.Uid, stat.Mode&0o777)
+	}
+}
+
+func TestEmptyDirKeepsItsContent(t *testing.T) {
+	v := newTest(t)
+	pod := podWith(v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
+	if os.Geteuid() == 0 {
+		pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](4321)}
+	}
+	mounted, err := v.Setup(pod, Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := mounted["e"].Path
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o777 {
+		t.Errorf("got mode %v, %v", info.Mode(), err)
+	}
+	if os.Geteuid() == 0 {
+		var stat unix.Stat_t
+		if err := unix.Stat(dir, &stat); err != nil || stat.Gid != 4321 || info.Mode()&os.ModeSetgid == 0 {
+			t.Errorf("got group %d, mode %v, %v", stat.Gid, info.Mode(), err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Setup(pod, Source{}); err != nil || read(t, dir, "f") != "x" {
+		t.Errorf("content was lost: %v", err)
+	}
+	if err := v.Teardown("uid"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(v.PodDir("uid")); !os.IsNotExist(err) {
+		t.Error("still there after Teardown")
+	}
+}
+
+func TestTmpfsSize(t *testing.T) {
+	mi := func(n int64) *resource.Quantity { return resource.NewQuantity(n<<20, resource.BinarySI) }
+	limited := func(limits ...int64) *v1.Pod {
+		pod := &v1.Pod{}
+		for _, l := range limits {
+			c := v1.Container{}
+			if l > 0 {
+				c.Resources.Limits = v1.ResourceList{v1.ResourceMemory: *mi(l)}
+			}
+			pod.Spec.Containers = append(pod.Spec.Containers, c)
+		}
+		return pod
+	}
+	for _, tc := range []struct {
+		name   string
+		pod    *v1.Pod
+		limit  *resource.Quantity
+		device int64
+		want   int64
+	}{
+		{"nothing known", limited(0), nil, 0, 0},
+		{"device", limited(0), nil, 100 << 20, 100 << 20},
+		{"volume", limited(0), mi(5), 100 << 20, 5 << 20},
+		{"pod", limited(3, 4), mi(50), 100 << 20, 7 << 20},
+		{"one container without limit", limited(3, 0), mi(50), 100 << 20, 50 << 20},
+	} {
+		if got := tmpfsSize(tc.pod, &v1.EmptyDirVolumeSource{SizeLimit: tc.limit}, tc.device); got != tc.want {
+			t.Errorf("%s: got %d, want %d", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestHostPathTypes(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		path string
+		kind v1.HostPathType
+		err  string
+	}{
+		{filepath.Join(dir, "absent"), v1.HostPathUnset, ""},
+		{filepath.Join(dir, "absent"), v1.HostPathDirectory, "is not a directory"},
+		{filepath.Join(dir, "absent"), v1.HostPathFile, "is not a file"},
+		{dir, v1.HostPathDirectory, ""},
+		{dir, v1.HostPathFile, "is not a file"},
+		{file, v1.HostPathFile, ""},
+		{file, v1.HostPathFileOrCreate, ""},
+		{file, v1.HostPathSocket, "is not a socket file"},
+		{"/dev/null", v1.HostPathCharDev, ""},
+		{"/dev/null", v1.HostPathBlockDev, "is not a block device"},
+		{filepath.Join(dir, "new/dir"), v1.HostPathDirectoryOrCreate, ""},
+		{filepath.Join(dir, "new/file"), v1.HostPathFileOrCreate, ""},
+		{filepath.Join(dir, "no/dir/file"), v1.HostPathFileOrCreate, "does not exist"},
+		{dir, "Nonsense", "invalid volume type"},
+	} {
+		err := checkHostPath(&v1.HostPathVolumeSource{Path: tc.path, Type: &tc.kind})
+		if (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {
+			t.Errorf("%s as %q: got %v, want %q", tc.path, tc.kind, err, tc.err)
+		}
+	}
+}
+
+func TestUnsupportedVolume(t *testing.T) {
+	_, err := newTest(t).Setup(podWith(v1.Volume{Name: "n", VolumeSource: v1.VolumeSource{NFS: &v1.NFSVolumeSource{}}}), Source{})
+	if err == nil || !strings.HasPrefix(err.Error(), `MountVolume.SetUp failed for volume "n" : volumes of this type`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpenBeneath(t *testing.T) {
+	root := t.TempDir()
+	outside := t.TempDir()
+	for _, dir := range []string{"a/b", "c"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{
+		"abs": outside, "up": "../x", "deep/up": "", "a/in": "../c", "a/out": "../../x", "loop": "loop", "etc": "/etc",
+	} {
+		if target != "" {
+			if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for path, want := range map[string]string{
+		"a/b": "a/b", "a/in": "c", "a/../c": "c", "new/sub": "new/sub", ".": ".",
+		"abs": "", "abs/x": "", "up": "", "a/out": "", "loop": "", "etc/passwd": "", "a/../../x": "", "../x": "",
+	} {
+		fd, err := openBeneath(root, path, true)
+		if want == "" {
+			if err == nil {
+				unix.Close(fd)
+				t.Errorf("%s: was opened, but it leads out of the volume", path)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		var got, expected unix.Stat_t
+		if err := errors.Join(unix.Fstat(fd, &got), unix.Stat(filepath.Join(root, want), &expected)); err != nil || got.Ino != expected.Ino {
+			t.Errorf("%s: not %s: %v", path, want, err)
+		}
+		unix.Close(fd)
+	}
+	if _, err := openBeneath(root, "absent", false); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("got %v, want that it is not there", err)
+	}
+}
+
+func TestSubPathIsMounted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	v := newTest(t)
+	pod := podWith(v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
+	mounted, err := v.Setup(pod, Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // again for the next start of the container
+		path, err := v.SubPath(pod, mounted["e"], "e", "c", 0, "sub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(mounted["e"].Path, "sub/f"), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if read(t, path, "f") != "x" {
+			t.Error("not the same directory")
+		}
+	}
+	// A directory that is exchanged for a link later changes nothing.
+	if err := os.Rename(filepath.Join(mounted["e"].Path, "sub"), filepath.Join(mounted["e"].Path, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(mounted["e"].Path, "sub")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.SubPath(pod, mounted["e"], "e", "c", 0, "sub"); err == nil {
+		t.Error("a link out of the volume was followed")
+	}
+	if err := v.Teardown("uid"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(v.PodDir("uid")); !os.IsNotExist(err) {
+		t.Error("still there after Teardown")
+	}
+	if _, err := os.Stat("/etc/passwd"); err != nil {
+		t.Fatal("Teardown went through a mount")
+	}
+}
+
+func TestTeardownOfNonsense(t *testing.T) {
+	v := newTest(t)
+	for _, uid := range []string{"", ".", "..", "../x", "a/b"} {
+		if err := v.Teardown(uid); err == nil {
+			t.Errorf("UID %q was accepted", uid)
+		}
+	}
+}
