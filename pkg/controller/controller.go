@@ -51,7 +51,7 @@ type Config struct {
 	NodeAddress string
 	// KubeletPort is the port of that endpoint.
 	KubeletPort int32
-	// Replica is the name of this replica, for events and messages.
+	// Replica is the name of this replica, for the log.
 	Replica string
 
 	// Disconnect cuts the link of a device; usually (*gateway.Gateway).Disconnect. It may be set
@@ -228,7 +228,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.HasSynced) {
 		return nil // told to stop
 	}
-	klog.FromContext(ctx).Info("The controllers' informers have synced")
+	klog.FromContext(ctx).Info("The controllers' informers have synced", "replica", c.config.Replica)
 	c.recorder.Start(c.config.Kube)
 	running.Go(func() { c.node.Run(ctx) })
 	running.Go(func() { c.device.Run(ctx) })

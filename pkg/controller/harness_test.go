@@ -274,7 +274,9 @@ type session struct {
 
 	mu   sync.Mutex
 	busy int // so many messages are refused
-	sent []*edgeapi.ServerMessage
+	// tooLarge refuses all pods.
+	tooLarge bool
+	sent     []*edgeapi.ServerMessage
 }
 
 var _ gateway.Session = &session{}
@@ -319,6 +321,9 @@ func (s *session) Send(msg *edgeapi.ServerMessage) error {
 	if s.busy > 0 {
 		s.busy--
 		return gateway.ErrBusy
+	}
+	if s.tooLarge && msg.GetRunPod() != nil {
+		return gateway.ErrTooLarge
 	}
 	s.sent = append(s.sent, msg)
 	return nil

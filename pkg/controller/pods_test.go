@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -31,7 +32,7 @@ func withEnv(p *corev1.Pod) {
 }
 
 func running() corev1.PodStatus {
-	now := metav1.Now()
+	now := metav1.Unix(1_000_000, 0)
 	return corev1.PodStatus{
 		Phase: corev1.PodRunning, PodIP: "10.88.0.2", PodIPs: []corev1.PodIP{{IP: "10.88.0.2"}}, StartTime: &now,
 		Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
@@ -52,7 +53,10 @@ func TestPodIsSentAndReported(t *testing.T) {
 		t.Error("the list of desired pods does not come first")
 	}
 	c.report(s, c.pod("p"), running())
-	eventually(t, "status written", func() bool { return c.pod("p").Status.Phase == corev1.PodRunning })
+	eventually(t, "status written", func() bool {
+		p, err := c.controllers.Pods().Pods("edge").Get("p")
+		return err == nil && p.Status.Phase == corev1.PodRunning
+	})
 	status := c.pod("p").Status
 	if len(status.Conditions) != 2 || status.Conditions[0].Type != corev1.PodScheduled || status.QOSClass != corev1.PodQOSBestEffort || status.ObservedGeneration != 1 {
 		t.Errorf("status: %+v", status)
@@ -272,4 +276,39 @@ func TestPodsWaitForTheDevice(t *testing.T) {
 	if len(s.desired()[0].Pods) != 1 {
 		t.Error("a pod that ends with grace is not desired meanwhile")
 	}
+}
+
+func TestPodsOfADeviceThatStaysAwayAreNotReady(t *testing.T) {
+	ed := edgeDevice("d1")
+	clock := clocktesting.NewFakeClock(time.Now())
+	c := newClusterAt(t, clock, time.Hour, ed, ownNode(ed), edgePod("p", "d1"))
+	ready := func() corev1.ConditionStatus {
+		for _, condition := range c.pod("p").Status.Conditions {
+			if condition.Type == corev1.PodReady {
+				return condition.Status
+			}
+		}
+		return ""
+	}
+	s := c.connect(newSession(ed))
+	c.report(s, c.pod("p"), running())
+	eventually(t, "ready", func() bool { return ready() == corev1.ConditionTrue })
+	c.cut(s, "gone")
+	eventually(t, "Node unknown", func() bool { clock.Step(100 * time.Millisecond); return c.ready("d1") == corev1.ConditionUnknown })
+	if ready() != corev1.ConditionTrue {
+		t.Error("a short loss makes the pod not ready")
+	}
+	eventually(t, "not ready", func() bool { clock.Step(time.Second); return ready() == corev1.ConditionFalse })
+	s = c.connect(newSession(ed))
+	c.report(s, c.pod("p"), running())
+	eventually(t, "ready again", func() bool { return ready() == corev1.ConditionTrue })
+}
+
+func TestTooLargePod(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := newSession(ed)
+	s.tooLarge = true
+	c.connect(s)
+	eventually(t, "told", func() bool { return slices.Contains(c.events("Pod", "p"), "PodTooLarge") })
 }

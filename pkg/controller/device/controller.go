@@ -81,8 +81,9 @@ type linkHistory struct {
 	turn uint64
 	// announced is set once a new link shows in the stored status.
 	announced bool
-	// lost is why the link was lost, nil while it is up.
-	lost     error
+	// lost says why the link was lost; down is set then.
+	lost     string
+	down     bool
 	lastSeen time.Time
 }
 
@@ -123,8 +124,8 @@ func (c *Controller) LinkUp(s gateway.Session) {
 
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
-	c.remember(device, linkHistory{lost: lost.Reason, lastSeen: lost.LastSeen})
-	c.config.Events.Device(device, corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %v", lost.Reason)
+	c.remember(device, linkHistory{down: true, lost: lost.Message(), lastSeen: lost.LastSeen})
+	c.config.Events.Device(device, corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", lost.Message())
 	c.queue.AddAfter(links.Key(device), settle)
 }
 

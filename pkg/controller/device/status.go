@@ -76,8 +76,8 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
 	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
 	switch {
-	case known && history.lost != nil:
-		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonDisconnected, history.lost.Error())
+	case known && history.down:
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonDisconnected, clip(history.lost, maxMessage))
 		if !history.lastSeen.IsZero() {
 			status.LastSeen = &metav1.Time{Time: history.lastSeen}
 		}
@@ -108,8 +108,12 @@ func (c *Controller) facts(ctx context.Context, s gateway.Session, status *arany
 	status.Device = Info(reported)
 }
 
-// maxVersion bounds the version that an agent gives.
-const maxVersion = 64
+const (
+	// maxVersion bounds the version that an agent gives.
+	maxVersion = 64
+	// maxMessage bounds why a link was lost, part of which may come from the device.
+	maxMessage = 1024
+)
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -36,6 +37,9 @@ type Loss struct {
 	// LastSeen is when the device was last heard of.
 	LastSeen time.Time
 }
+
+// Message is the reason in words for people, without the trimmings of gRPC.
+func (l Loss) Message() string { return status.Convert(l.Reason).Message() }
 
 // Tracker keeps the current link of each device. All methods may be called concurrently.
 type Tracker struct {

@@ -111,7 +111,7 @@ func (c *Controller) LinkUp(s gateway.Session) {
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.mu.Lock()
-	c.lost[links.Key(device)] = clip(lost.Reason.Error(), maxText)
+	c.lost[links.Key(device)] = clip(lost.Message(), maxText)
 	c.mu.Unlock()
 	c.queue.AddAfter(links.Key(device), flapDelay)
 }

@@ -34,6 +34,7 @@ const (
 	maxConditions = 32
 	maxAddresses  = 32
 	maxResources  = 64
+	maxHandlers   = 32
 	maxText       = 256
 	maxMessage    = 1024
 )
@@ -50,6 +51,10 @@ func Decode(reported *edgeapi.NodeStatus) (*corev1.NodeStatus, error) {
 		Allocatable: cleanResources(status.Allocatable),
 		NodeInfo:    status.NodeInfo,
 		Features:    status.Features,
+	}
+	clean.RuntimeHandlers = status.RuntimeHandlers[:min(len(status.RuntimeHandlers), maxHandlers)]
+	for i := range clean.RuntimeHandlers {
+		clean.RuntimeHandlers[i].Name = clip(clean.RuntimeHandlers[i].Name, maxText)
 	}
 	for _, text := range []*string{
 		&clean.NodeInfo.MachineID, &clean.NodeInfo.SystemUUID, &clean.NodeInfo.BootID, &clean.NodeInfo.KernelVersion,
@@ -127,7 +132,8 @@ func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev
 		}
 		(*list)[corev1.ResourcePods] = *resource.NewQuantity(int64(ptr.Deref(ed.Spec.Pod.Capacity, 110)), resource.DecimalSI)
 	}
-	status.NodeInfo, status.Images, status.Features = reported.NodeInfo, reported.Images, reported.Features
+	status.NodeInfo, status.Images = reported.NodeInfo, reported.Images
+	status.Features, status.RuntimeHandlers = reported.Features, reported.RuntimeHandlers
 	// Only addresses of the kubelet endpoint: kube-apiserver would try any other first.
 	status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: e.address}}
 	status.DaemonEndpoints.KubeletEndpoint.Port = e.port

@@ -71,6 +71,8 @@ type Controller struct {
 	// device reported, and devices those whose pods are to be looked at anew.
 	sync, status workqueue.TypedRateLimitingInterface[key]
 	devices      workqueue.TypedRateLimitingInterface[gateway.Device]
+	// absent holds devices whose link was lost a while ago.
+	absent workqueue.TypedRateLimitingInterface[gateway.Device]
 
 	mu sync.Mutex
 	// states holds a record for each live link.
@@ -120,6 +122,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		sync:    queue.New[key]("pods", config.Clock),
 		status:  queue.New[key]("pod_statuses", config.Clock),
 		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
+		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
 		states:  map[types.NamespacedName]*state{},
 	}
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
@@ -140,6 +143,7 @@ func (c *Controller) Run(ctx context.Context) {
 	running.Go(func() { queue.Run(ctx, c.sync, workers, c.syncPod) })
 	running.Go(func() { queue.Run(ctx, c.status, workers, c.syncStatus) })
 	running.Go(func() { queue.Run(ctx, c.devices, workers, c.syncDevice) })
+	running.Go(func() { queue.Run(ctx, c.absent, 1, c.syncAbsent) })
 	running.Wait()
 }
 

@@ -75,6 +75,7 @@ func (c *Controller) LinkDown(device gateway.Device, _ links.Loss) {
 	c.mu.Lock()
 	delete(c.states, links.Key(device))
 	c.mu.Unlock()
+	c.absent.AddAfter(device, absentAfter)
 }
 
 // state returns the record of a device's live link, nil if it has none.

@@ -129,7 +129,12 @@ func (c *Controller) unsent(st *state, pod *corev1.Pod, p *podState, err error) 
 	if !p.held && !p.deleting {
 		delete(st.pods, pod.UID)
 	}
-	if errors.Is(err, gateway.ErrClosed) {
+	switch {
+	case errors.Is(err, gateway.ErrClosed):
+		return nil
+	case errors.Is(err, gateway.ErrTooLarge):
+		// It does not get smaller by itself.
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "PodTooLarge", "The pod cannot be sent to the device: %v. Use fewer or smaller ConfigMaps and Secrets", err)
 		return nil
 	}
 	return err

@@ -1,0 +1,42 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// absentAfter is how long a device may be away until its pods are not ready any more. It is about as
+// long as controller-manager would wait: short losses should not move Endpoints about.
+const absentAfter = 40 * time.Second
+
+// syncAbsent sets the pods of a device that stays away to not ready, once, so that Services and
+// Deployments do not count on them. Controller-manager does that when it finds a Node unknown itself,
+// but it does not when the Node was set to Unknown already, as aranya does at once. The device reports
+// anew when it is back.
+func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (time.Duration, error) {
+	owner, ok := c.config.Owner(device.Name)
+	if !ok || owner != device || c.state(device) != nil {
+		return 0, nil
+	}
+	now := metav1.NewTime(c.config.Clock.Now())
+	var errs []error
+	for _, pod := range OnNode(c.indexer, device.Name) {
+		ready := findCondition(pod.Status.Conditions, corev1.PodReady)
+		if ready == nil || ready.Status != corev1.ConditionTrue {
+			continue
+		}
+		status := pod.Status.DeepCopy()
+		ready = findCondition(status.Conditions, corev1.PodReady)
+		ready.Status, ready.LastTransitionTime = corev1.ConditionFalse, now
+		ready.Reason, ready.Message = "NodeNotReady", "The device is not connected"
+		_, err := c.write(ctx, pod, status)
+		errs = append(errs, err)
+	}
+	return 0, errors.Join(errs...)
+}
