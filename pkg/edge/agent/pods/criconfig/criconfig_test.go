@@ -1,0 +1,419 @@
+package criconfig
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
+)
+
+func testPod(containers ...v1.Container) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "ns", UID: "uid", Labels: map[string]string{"a": "1", "b": "x\"y"},
+			Annotations: map[string]string{"note": "n"}},
+		Spec: v1.PodSpec{Containers: containers, NodeName: "node", ServiceAccountName: "sa"},
+	}
+}
+
+func TestExpand(t *testing.T) {
+	values := map[string]string{"A": "1", "B": "$(A)", "EMPTY": ""}
+	for in, want := range map[string]string{
+		"":            "",
+		"plain":       "plain",
+		"$(A)":        "1",
+		"x$(A)y$(A)z": "x1y1z",
+		"$(B)":        "$(A)", // not expanded twice
+		"$(EMPTY)":    "",
+		"$(NO)":       "$(NO)",
+		"$$(A)":       "$(A)",
+		"$$$(A)":      "$1",
+		"$$$$(A)":     "$$(A)",
+		"$A":          "$A",
+		"$":           "$",
+		"$$":          "$",
+		"a$":          "a$",
+		"$(A":         "$(A",
+		"$(A$(A)":     "$(A$(A)",
+		"$()":         "$()",
+		"%(A)":        "%(A)",
+		"pa$$word":    "pa$word",
+	} {
+		if got := Expand(in, lookup(values)); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// What the cloud sends as a value has every "$" doubled: expansion must give the value back.
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"", "$", "$$", "$(A)", "$$(A)", "$(", "a$(A)$$(B", "\x00$"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := Expand(strings.ReplaceAll(s, "$", "$$"), lookup(map[string]string{"A": "1"})); got != s {
+			t.Errorf("doubled %q became %q", s, got)
+		}
+		Expand(s, lookup(map[string]string{"A": "1"})) // must not panic
+	})
+}
+
+func TestFieldValues(t *testing.T) {
+	pod := testPod()
+	node := &Node{HostIPs: []string{"192.0.2.1", "2001:db8::1"}}
+	podIPs := []string{"10.0.0.2", "2001:db8::2"}
+	for path, want := range map[string]string{
+		"metadata.name": "web", "metadata.namespace": "ns", "metadata.uid": "uid",
+		"metadata.labels": "a=\"1\"\nb=\"x\\\"y\"", "metadata.labels['a']": "1", "metadata.labels['no']": "", "metadata.annotations['note']": "n",
+		"metadata.annotations": `note="n"`,
+		"spec.nodeName":        "node", "spec.serviceAccountName": "sa",
+		"status.hostIP": "192.0.2.1", "status.hostIPs": "192.0.2.1,2001:db8::1", "status.podIP": "10.0.0.2", "status.podIPs": "10.0.0.2,2001:db8::2",
+	} {
+		if got, err := FieldValue(pod, node, podIPs, path); err != nil || got != want {
+			t.Errorf("%s: got %q, %v; want %q", path, got, err, want)
+		}
+	}
+	for _, path := range []string{"spec.containers", "metadata.name['x']", "", "['a']"} {
+		if got, err := FieldValue(pod, node, podIPs, path); err == nil {
+			t.Errorf("%s: got %q, want an error", path, got)
+		}
+	}
+	if _, err := FieldValue(pod, &Node{}, nil, "status.hostIP"); err == nil {
+		t.Error("a device without an address has none to give")
+	}
+}
+
+func TestResourceValues(t *testing.T) {
+	c := &v1.Container{Name: "c", Resources: v1.ResourceRequirements{
+		Limits:   v1.ResourceList{v1.ResourceMemory: resource.MustParse("100Mi"), "hugepages-2Mi": resource.MustParse("4Mi")},
+		Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")},
+	}}
+	node := &Node{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1500m"), v1.ResourceMemory: resource.MustParse("1Gi")}}
+	for _, tc := range []struct{ name, divisor, want string }{
+		{"limits.memory", "0", "104857600"}, {"limits.memory", "1Mi", "100"}, {"limits.cpu", "0", "2"}, {"limits.cpu", "1m", "1500"},
+		{"requests.cpu", "1m", "250"}, {"requests.cpu", "0", "1"}, {"requests.memory", "0", "0"}, {"limits.hugepages-2Mi", "1Mi", "4"},
+	} {
+		ref := &v1.ResourceFieldSelector{Resource: tc.name, Divisor: resource.MustParse(tc.divisor)}
+		if got, err := ResourceValue(c, node, ref); err != nil || got != tc.want {
+			t.Errorf("%s / %s: got %q, %v; want %q", tc.name, tc.divisor, got, err, tc.want)
+		}
+	}
+	for _, name := range []string{"limits.gpu", "cpu", "usage.cpu"} {
+		if _, err := ResourceValue(c, node, &v1.ResourceFieldSelector{Resource: name}); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	c := v1.Container{Name: "c", Env: []v1.EnvVar{
+		{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)$(C)"}, {Name: "C", Value: "3"}, {Name: "D", Value: "$(B)"}, {Name: "A", Value: "2"},
+		{Name: "SECRET", Value: "pa$$(A)word"},
+	}}
+	envs, err := Environment(testPod(c), &c, &Node{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, env := range envs {
+		got = append(got, env.Key+"="+string(env.Value))
+	}
+	if want := []string{"A=2", "B=1$(C)", "C=3", "D=1$(C)", "SECRET=pa$(A)word"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	c.Env = []v1.EnvVar{{Name: "X", ValueFrom: &v1.EnvVarSource{SecretKeyRef: &v1.SecretKeySelector{}}}}
+	if _, err := Environment(testPod(c), &c, &Node{}, nil); err == nil {
+		t.Error("an unresolved reference was accepted")
+	}
+}
+
+func TestDNS(t *testing.T) {
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("# c\nnameserver 192.0.2.53\nsearch example.com local\noptions ndots:2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host := &runtimeapi.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"example.com", "local"}, Options: []string{"ndots:2"}}
+	cluster := &v1.PodDNSConfig{Nameservers: []string{"10.0.0.10"}}
+	for _, tc := range []struct {
+		name        string
+		policy      v1.DNSPolicy
+		hostNetwork bool
+		podDNS      *v1.PodDNSConfig
+		own         *v1.PodDNSConfig
+		want        *runtimeapi.DNSConfig
+		warnings    int
+	}{
+		{name: "default", policy: v1.DNSDefault, podDNS: cluster, want: host},
+		{name: "cluster first", policy: v1.DNSClusterFirst, podDNS: cluster, want: &runtimeapi.DNSConfig{Servers: []string{"10.0.0.10"}}},
+		{name: "cluster first, none known", policy: v1.DNSClusterFirst, want: host},
+		{name: "cluster first on the host's network", policy: v1.DNSClusterFirst, hostNetwork: true, podDNS: cluster, want: host},
+		{name: "with host net", policy: v1.DNSClusterFirstWithHostNet, hostNetwork: true, podDNS: cluster, want: &runtimeapi.DNSConfig{Servers: []string{"10.0.0.10"}}},
+		{name: "none", policy: v1.DNSNone, own: &v1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}}, want: &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1"}}},
+		{name: "merged", policy: v1.DNSDefault, own: &v1.PodDNSConfig{Nameservers: []string{"192.0.2.53", "1.1.1.1"}, Searches: []string{"more"},
+			Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("5")}, {Name: "edns0"}}},
+			want: &runtimeapi.DNSConfig{Servers: []string{"192.0.2.53", "1.1.1.1"}, Searches: []string{"example.com", "local", "more"}, Options: []string{"ndots:5", "edns0"}}},
+		{name: "too many", policy: v1.DNSNone, own: &v1.PodDNSConfig{Nameservers: []string{"1", "2", "3", "4"}, Searches: []string{strings.Repeat("x", 254), "ok"}},
+			want: &runtimeapi.DNSConfig{Servers: []string{"1", "2", "3"}, Searches: []string{"ok"}}, warnings: 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pod := testPod()
+			pod.Spec.DNSPolicy, pod.Spec.HostNetwork, pod.Spec.DNSConfig = tc.policy, tc.hostNetwork, tc.own
+			got, warnings, err := DNS(pod, &Node{ResolvConf: resolv, PodDNS: tc.podDNS})
+			if err != nil || len(warnings) != tc.warnings {
+				t.Errorf("got warnings %q, %v", warnings, err)
+			}
+			if got.String() != tc.want.String() {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestHostname(t *testing.T) {
+	long := strings.Repeat("a", 62) + "-" + strings.Repeat("b", 9)
+	for _, tc := range []struct {
+		name         string
+		change       func(*v1.PodSpec, *v1.Pod)
+		want, domain string
+		fails        bool
+	}{
+		{"pod's name", func(*v1.PodSpec, *v1.Pod) {}, "web", "", false},
+		{"given", func(s *v1.PodSpec, _ *v1.Pod) { s.Hostname = "h" }, "h", "", false},
+		{"subdomain", func(s *v1.PodSpec, _ *v1.Pod) { s.Hostname, s.Subdomain = "h", "sub" }, "h", "sub.ns.svc", false},
+		{"fully qualified", func(s *v1.PodSpec, _ *v1.Pod) { s.Subdomain, s.SetHostnameAsFQDN = "sub", ptr.To(true) }, "web.sub.ns.svc", "sub.ns.svc", false},
+		{"override", func(s *v1.PodSpec, _ *v1.Pod) { s.HostnameOverride = ptr.To("o.example") }, "o.example", "", false},
+		{"too long", func(_ *v1.PodSpec, p *v1.Pod) { p.Name = long }, strings.Repeat("a", 62), "", false},
+		{"bad", func(s *v1.PodSpec, _ *v1.Pod) { s.Hostname = "-x" }, "", "", true},
+		{"bad subdomain", func(s *v1.PodSpec, _ *v1.Pod) { s.Subdomain = "x.y" }, "", "", true},
+	} {
+		pod := testPod()
+		tc.change(&pod.Spec, pod)
+		got, domain, err := Hostname(pod)
+		if got != tc.want || domain != tc.domain || (err != nil) != tc.fails {
+			t.Errorf("%s: got %q, %q, %v", tc.name, got, domain, err)
+		}
+	}
+}
+
+func TestHostsFile(t *testing.T) {
+	pod := testPod()
+	pod.Spec.Subdomain = "sub"
+	pod.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.3", Hostnames: []string{"x", "y"}}}
+	path, err := WriteHosts(pod, t.TempDir(), []string{"10.0.0.2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _ := os.ReadFile(path)
+	for _, line := range []string{hostsHeader, "127.0.0.1\tlocalhost\n", "10.0.0.2\tweb.sub.ns.svc\tweb\n", "192.0.2.3\tx\ty\n"} {
+		if !strings.Contains(string(data), line) {
+			t.Errorf("no %q in:\n%s", line, data)
+		}
+	}
+	pod.Spec.HostNetwork = true
+	path, err = WriteHosts(pod, t.TempDir(), []string{"10.0.0.2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _ = os.ReadFile(path)
+	if !strings.HasPrefix(string(data), hostsHeaderHost) || strings.Contains(string(data), "10.0.0.2") {
+		t.Errorf("on the host's network:\n%s", data)
+	}
+}
+
+func TestResources(t *testing.T) {
+	list := func(cpu, memory string) v1.ResourceList {
+		l := v1.ResourceList{}
+		if cpu != "" {
+			l[v1.ResourceCPU] = resource.MustParse(cpu)
+		}
+		if memory != "" {
+			l[v1.ResourceMemory] = resource.MustParse(memory)
+		}
+		return l
+	}
+	for _, tc := range []struct {
+		name             string
+		requests, limits v1.ResourceList
+		priority         int32
+		want             []int64 // shares, quota, memory, oom score
+	}{
+		{"best effort", nil, nil, 0, []int64{2, 0, 0, 1000}},
+		{"guaranteed", list("500m", "64Mi"), list("500m", "64Mi"), 0, []int64{512, 50000, 64 << 20, -997}},
+		{"burstable", list("100m", "256Mi"), nil, 0, []int64{102, 0, 0, 750}},
+		{"limit as request", nil, list("2", ""), 0, []int64{2048, 200000, 0, 999}},
+		{"least quota", nil, list("1m", ""), 0, []int64{2, 1000, 0, 999}},
+		{"nearly all memory", list("", "1023Mi"), nil, 0, []int64{2, 0, 0, 3}},
+		{"critical", nil, nil, systemNodeCritical, []int64{2, 0, 0, -997}},
+	} {
+		c := v1.Container{Name: "c", Resources: v1.ResourceRequirements{Requests: tc.requests, Limits: tc.limits}}
+		pod := testPod(c)
+		pod.Spec.Priority = &tc.priority
+		r := containerResources(pod, &pod.Spec.Containers[0], &Node{MemoryCapacity: 1 << 30})
+		if got := []int64{r.CpuShares, r.CpuQuota, r.MemoryLimitInBytes, r.OomScoreAdj}; !slices.Equal(got, tc.want) {
+			t.Errorf("%s: got shares, quota, memory, oom score %v, want %v", tc.name, got, tc.want)
+		}
+	}
+	c := &v1.Container{Resources: v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")}}}
+	if h := hugepageLimits(c); len(h) != 1 || h[0].PageSize != "2MB" || h[0].Limit != 4<<20 {
+		t.Errorf("got %v", h)
+	}
+}
+
+func TestSecurityContext(t *testing.T) {
+	root, user := ptr.To[int64](0), ptr.To[int64](1000)
+	for _, tc := range []struct {
+		name      string
+		pod       *v1.PodSecurityContext
+		container *v1.SecurityContext
+		image     ImageUser
+		check     func(*runtimeapi.LinuxContainerSecurityContext) bool
+		err       string
+	}{
+		{name: "nothing said", image: ImageUser{UID: user}, check: func(s *runtimeapi.LinuxContainerSecurityContext) bool {
+			return s.RunAsUser.Value == 1000 && s.Seccomp.ProfileType == runtimeapi.SecurityProfile_Unconfined && len(s.MaskedPaths) > 0 &&
+				s.NamespaceOptions.Pid == runtimeapi.NamespaceMode_CONTAINER && !s.NoNewPrivs && !s.Privileged
+		}},
+		{name: "named user of the image", image: ImageUser{Name: "nobody"}, check: func(s *runtimeapi.LinuxContainerSecurityContext) bool {
+			return s.RunAsUser == nil && s.RunAsUsername == "nobody"
+		}},
+		{name: "container before pod", pod: &v1.PodSecurityContext{RunAsUser: user, RunAsGroup: user, FSGroup: ptr.To[int64](7), SupplementalGroups: []int64{8}},
+			container: &v1.SecurityContext{RunAsUser: ptr.To[int64](5)}, check: func(s *runtimeapi.LinuxContainerSecurityContext) bool {
+				return s.RunAsUser.Value == 5 && s.RunAsGroup.Value == 1000 && slices.Equal(s.SupplementalGroups, []int64{7, 8})
+			}},
+		{name: "locked down", container: &v1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false), ReadOnlyRootFilesystem: ptr.To(true),
+			Capabilities:   &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_BIND_SERVICE"}},
+			SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}}, check: func(s *runtimeapi.LinuxContainerSecurityContext) bool {
+			return s.NoNewPrivs && s.ReadonlyRootfs && s.Capabilities.DropCapabilities[0] == "ALL" && s.Capabilities.AddCapabilities[0] == "NET_BIND_SERVICE" &&
+				s.Seccomp.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault
+		}},
+		{name: "privileged, unmasked", container: &v1.SecurityContext{Privileged: ptr.To(true), ProcMount: ptr.To(v1.UnmaskedProcMount)},
+			check: func(s *runtimeapi.LinuxContainerSecurityContext) bool { return s.Privileged && len(s.MaskedPaths) == 0 }},
+		{name: "localhost profile", container: &v1.SecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("p/x.json")}},
+			check: func(s *runtimeapi.LinuxContainerSecurityContext) bool {
+				return s.Seccomp.LocalhostRef == "/seccomp/p/x.json"
+			}},
+		{name: "localhost profile elsewhere", container: &v1.SecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("../x")}},
+			err: "must be a path below"},
+		{name: "non-root by the spec", pod: &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: user}, image: ImageUser{UID: root}},
+		{name: "non-root, image is root", pod: &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}, image: ImageUser{UID: root}, err: "image will run as root"},
+		{name: "non-root, spec is root", pod: &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: root}, err: "container's runAsUser breaks non-root policy"},
+		{name: "non-root, named user", pod: &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}, image: ImageUser{Name: "app"}, err: "image has non-numeric user (app)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pod := testPod(v1.Container{Name: "c", SecurityContext: tc.container})
+			pod.Spec.SecurityContext = tc.pod
+			s, err := containerSecurity(pod, &pod.Spec.Containers[0], &Node{SeccompRoot: "/seccomp"}, tc.image)
+			if (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {
+				t.Fatalf("got %v, want %q", err, tc.err)
+			}
+			if err == nil && tc.check != nil && !tc.check(s) {
+				t.Errorf("got %v", s)
+			}
+		})
+	}
+}
+
+func TestSandbox(t *testing.T) {
+	pod := testPod(v1.Container{Name: "c", Ports: []v1.ContainerPort{{ContainerPort: 80, HostPort: 8080, Protocol: v1.ProtocolUDP, HostIP: "127.0.0.1"}}})
+	pod.Labels["arhat.dev/managed-by"] = "a user's trick"
+	pod.Spec.HostPID, pod.Spec.HostIPC = true, true
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net/core/somaxconn", Value: "1"}}, RunAsUser: ptr.To[int64](3)}
+	config, _, err := Sandbox(pod, &Node{Owner: "me", LogDir: "/logs", CgroupParent: "x.slice"}, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.Labels["arhat.dev/managed-by"] != "me" || config.Labels["a"] != "1" || config.Labels["io.kubernetes.pod.uid"] != "uid" {
+		t.Errorf("got labels %v", config.Labels)
+	}
+	if config.Hostname != "web" || config.LogDirectory != "/logs/ns_web_uid" || config.Metadata.Attempt != 4 || config.Linux.CgroupParent != "x.slice" {
+		t.Errorf("got %v", config)
+	}
+	if p := config.PortMappings; len(p) != 1 || p[0].HostPort != 8080 || p[0].Protocol != runtimeapi.Protocol_UDP || p[0].HostIp != "127.0.0.1" {
+		t.Errorf("got port mappings %v", p)
+	}
+	options := config.Linux.SecurityContext.NamespaceOptions
+	if options.Pid != runtimeapi.NamespaceMode_NODE || options.Ipc != runtimeapi.NamespaceMode_NODE || options.Network != runtimeapi.NamespaceMode_POD {
+		t.Errorf("got namespaces %v", options)
+	}
+	if config.Linux.Sysctls["net.core.somaxconn"] != "1" || config.Linux.SecurityContext.RunAsUser.Value != 3 {
+		t.Errorf("got %v", config.Linux)
+	}
+	pod.Spec.HostNetwork, pod.Spec.HostPID, pod.Spec.ShareProcessNamespace = true, false, ptr.To(true)
+	config, _, err = Sandbox(pod, &Node{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options = config.Linux.SecurityContext.NamespaceOptions
+	if options.Network != runtimeapi.NamespaceMode_NODE || options.Pid != runtimeapi.NamespaceMode_POD || config.Hostname != "" {
+		t.Errorf("got %v, hostname %q", options, config.Hostname)
+	}
+	pod.Spec.HostUsers = ptr.To(false)
+	if _, _, err := Sandbox(pod, &Node{}, 0); err == nil {
+		t.Error("user namespaces were promised")
+	}
+}
+
+func TestContainer(t *testing.T) {
+	dir := t.TempDir()
+	c := v1.Container{
+		Name: "c", Image: "img", Command: []string{"$(A)"}, Args: []string{"$$(A)", "$(B)"}, WorkingDir: "/w", Stdin: true, TTY: true,
+		Env:                    []v1.EnvVar{{Name: "A", Value: "prog"}, {Name: "SUB", Value: "dir"}},
+		TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: v1.TerminationMessageFallbackToLogsOnError,
+		VolumeMounts: []v1.VolumeMount{{Name: "v", MountPath: "/data", ReadOnly: true, MountPropagation: ptr.To(v1.MountPropagationBidirectional)},
+			{Name: "ro", MountPath: "relative"}},
+		Lifecycle: &v1.Lifecycle{StopSignal: ptr.To(v1.SIGUSR1)},
+	}
+	pod := testPod(c)
+	files := Files{Volumes: volumes.New(dir), Mounted: map[string]volumes.Mounted{"v": {Path: "/host/v"}, "ro": {Path: "/host/ro", ReadOnly: true}}}
+	config, err := Container(pod, &c, &Node{Owner: "me"}, Instance{RestartCount: 3, ImageRef: "ref", PodIPs: []string{"10.0.0.2"}, Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(config.Command, []string{"prog"}) || !slices.Equal(config.Args, []string{"$(A)", "$(B)"}) || config.WorkingDir != "/w" || !config.Tty || !config.Stdin {
+		t.Errorf("got %v", config)
+	}
+	if config.LogPath != "c/3.log" || config.Metadata.Attempt != 3 || config.StopSignal != runtimeapi.Signal_SIGNAL_SIGUSR1 {
+		t.Errorf("got log %q, attempt %d, signal %v", config.LogPath, config.Metadata.Attempt, config.StopSignal)
+	}
+	if config.Annotations["io.kubernetes.container.restartCount"] != "3" || config.Labels["io.kubernetes.container.name"] != "c" || config.Labels["arhat.dev/managed-by"] != "me" {
+		t.Errorf("got %v, %v", config.Annotations, config.Labels)
+	}
+	var got []string
+	for _, m := range config.Mounts {
+		got = append(got, m.ContainerPath+" "+strings.TrimPrefix(filepath.Dir(m.HostPath), dir)+" "+m.Propagation.String()+map[bool]string{true: " ro"}[m.Readonly])
+	}
+	private := "PROPAGATION_PRIVATE"
+	want := []string{"/data /host PROPAGATION_BIDIRECTIONAL ro", "/relative /host " + private + " ro", "/etc/hosts /uid " + private, "/dev/termination-log /uid/containers/c " + private}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for name, change := range map[string]func(*v1.Container){
+		"unknown volume": func(c *v1.Container) { c.VolumeMounts = []v1.VolumeMount{{Name: "no", MountPath: "/x"}} },
+		"missing name":   func(c *v1.Container) { c.VolumeMounts[0].SubPathExpr = "$(MISSING)" },
+		"block device":   func(c *v1.Container) { c.VolumeDevices = []v1.VolumeDevice{{Name: "v"}} },
+		"recursive":      func(c *v1.Container) { c.VolumeMounts[0].RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyEnabled) },
+	} {
+		bad := c.DeepCopy()
+		change(bad)
+		if _, err := Container(pod, bad, &Node{}, Instance{Files: files}); err == nil {
+			t.Errorf("%s: was accepted", name)
+		}
+	}
+	c.VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: etcHosts}}
+	config, err = Container(pod, &c, &Node{}, Instance{Files: files, PodIPs: []string{"10.0.0.2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(config.Mounts); n != 2 {
+		t.Errorf("%d mounts: the container's own %s must not be covered", n, etcHosts)
+	}
+}
