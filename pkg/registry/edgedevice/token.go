@@ -71,13 +71,10 @@ func (r *TokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if device.DeletionTimestamp != nil {
 		return nil, apierrors.NewConflict(aranya.Resource("edgedevices"), name, fmt.Errorf("the EdgeDevice is being deleted"))
 	}
-	if request.UID != "" && request.UID != device.UID {
-		return nil, apierrors.NewConflict(aranya.Resource("edgedevices"), name,
-			fmt.Errorf("the UID in the request (%s) is not that of the EdgeDevice (%s)", request.UID, device.UID))
+	response := &aranya.EnrollmentToken{
+		ObjectMeta: metav1.ObjectMeta{Namespace: device.Namespace, Name: device.Name},
+		Spec:       *request.Spec.DeepCopy(),
 	}
-	response := request.DeepCopy()
-	response.Namespace, response.Name = device.Namespace, device.Name
-	response.Status = aranya.EnrollmentTokenStatus{}
 	if validate != nil {
 		if err := validate(ctx, response.DeepCopyObject()); err != nil {
 			return nil, err
