@@ -1,0 +1,510 @@
+package kubelet
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+	clientexec "k8s.io/client-go/util/exec"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/gateway/target/fakedevice"
+	"arhat.dev/aranya/pkg/streaming"
+)
+
+const testTimeout = 20 * time.Second
+
+// summary of a device that also reports on what is not its own.
+const summary = `{
+	"node": {"nodeName": "someone-else", "startTime": "2026-01-01T00:00:00Z",
+		"cpu": {"time": "2026-01-01T01:00:00Z", "usageNanoCores": 5, "usageCoreNanoSeconds": 2500000000},
+		"memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 1048576}},
+	"pods": [
+		{"podRef": {"name": "web", "namespace": "default", "uid": "uid-web"}, "startTime": "2026-01-01T00:00:00Z",
+		 "cpu": {"time": "2026-01-01T01:00:00Z", "usageCoreNanoSeconds": 1500000000},
+		 "memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 4096},
+		 "containers": [
+			{"name": "nginx", "startTime": "2026-01-01T00:00:00Z",
+			 "cpu": {"time": "2026-01-01T01:00:00Z", "usageCoreNanoSeconds": 1000000000},
+			 "memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 2048}},
+			{"name": "nginx", "startTime": "2026-01-01T00:00:00Z"},
+			{"name": "forged"}]},
+		{"podRef": {"name": "web", "namespace": "default", "uid": "uid-web"}, "startTime": "2026-01-01T00:00:00Z"},
+		{"podRef": {"name": "victim", "namespace": "default", "uid": "uid-victim"}, "startTime": "2026-01-01T00:00:00Z",
+		 "cpu": {"time": "2026-01-01T01:00:00Z", "usageCoreNanoSeconds": 1}, "containers": []}
+	]}`
+
+// endpoint is a kubelet endpoint over a fake device, with what was asked of its authorizer.
+type endpoint struct {
+	url       string
+	transport *http.Transport
+	session   *fakedevice.Session
+	cancel    context.CancelFunc
+	result    chan error
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func testPod(name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "nginx"}}},
+	}
+}
+
+// rules of the users: "verb subresource" on the Node device-1, or on all Nodes with a "*" in front.
+var rules = map[string][]string{
+	"kube-apiserver": {"* create proxy", "* get proxy"},
+	"admin":          {"create proxy", "get proxy", "get stats", "get metrics", "get checkpoint", "get log"},
+	"reader":         {"get proxy"},
+	"scraper":        {"get metrics"},
+	"lister":         {"get pods"},
+}
+
+func start(t *testing.T, stats string) *endpoint {
+	t.Helper()
+	ignore := goleak.IgnoreCurrent()
+	t.Cleanup(func() {
+		goleak.VerifyNone(t, ignore,
+			goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Connection).shutdown"), // of a client
+			goleak.IgnoreAnyFunction("k8s.io/client-go/tools/remotecommand.(*heartbeat).start"))
+	})
+	status := &corev1.NodeStatus{Capacity: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("42")}}
+	data, err := status.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &endpoint{result: make(chan error, 1)}
+	e.session = fakedevice.New(t, gateway.Device{Namespace: "edge", Name: "device-1", UID: "1"},
+		gateway.Info{NodeStatus: &edgeapi.NodeStatus{Status: data}}, fakedevice.Host([]byte(stats)))
+
+	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	for name, node := range map[string]string{"web": "device-1", "victim": "device-2", "foreign": "worker-1"} {
+		if err := pods.Add(testPod(name, node)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A certificate for 127.0.0.1, and its CA for the clients.
+	certificates := httptest.NewUnstartedServer(nil)
+	certificates.StartTLS()
+	certificate := certificates.TLS.Certificates[0]
+	ca := x509.NewCertPool()
+	ca.AddCert(certificates.Certificate())
+	certificates.Close()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := streaming.NewServer(streaming.Config{})
+	k, err := New(Config{
+		Listener:       listener,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil },
+		Authenticator: authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
+			name, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, ok, nil
+		}),
+		Authorizer:    authorizer.AuthorizerFunc(e.authorize),
+		Sessions:      fakedevice.Sessions{e.session},
+		Pods:          corelisters.NewPodLister(pods),
+		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, strings.HasPrefix(node, "device-") },
+		Streaming:     streams,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e.cancel = cancel
+	go func() { e.result <- k.Run(ctx) }()
+	e.url = "https://" + listener.Addr().String()
+	e.transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca}, DisableKeepAlives: true}
+	t.Cleanup(func() {
+		cancel()
+		if err := <-e.result; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if err := streams.Shutdown(ctx, errShutdown); err != nil {
+			t.Error(err)
+		}
+		e.transport.CloseIdleConnections()
+	})
+	return e
+}
+
+func (e *endpoint) authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.asked = append(e.asked, fmt.Sprintf("%s %s/%s %s", a.GetVerb(), a.GetResource(), a.GetSubresource(), a.GetName()))
+	if a.GetUser().GetName() == "confusing" {
+		return authorizer.DecisionNoOpinion, "", errors.New("the webhook is down")
+	}
+	what := a.GetVerb() + " " + a.GetSubresource()
+	for _, rule := range rules[a.GetUser().GetName()] {
+		if rule == "* "+what || rule == what && a.GetName() == "device-1" {
+			return authorizer.DecisionAllow, "", nil
+		}
+	}
+	return authorizer.DecisionNoOpinion, "", nil
+}
+
+// takeAsked returns what the authorizer was asked since the last time.
+func (e *endpoint) takeAsked() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	asked := e.asked
+	e.asked = nil
+	return asked
+}
+
+func (e *endpoint) do(t *testing.T, method, userName, path string, header http.Header) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, e.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		r.Header = header.Clone()
+	}
+	if userName != "" {
+		r.Header.Set("Authorization", "Bearer "+userName)
+	}
+	response, err := e.transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return response.StatusCode, ""
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func (e *endpoint) config(userName string) *rest.Config {
+	return &rest.Config{Host: e.url, BearerToken: userName, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+}
+
+var (
+	webSocket = http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Sec-Websocket-Protocol": {"v5.channel.k8s.io, SPDY/3.1+portforward.k8s.io"},
+	}
+	spdyHeader = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v4.channel.k8s.io, portforward.k8s.io"}}
+)
+
+func TestAuthorization(t *testing.T) {
+	e := start(t, summary)
+	const exec = "/exec/default/web/nginx?command=cat&output=1"
+	tests := []struct {
+		name, user, method, path string
+		header                   http.Header
+		code                     int
+		asked                    string
+	}{
+		{"nobody", "", "GET", "/containerLogs/default/web/nginx", nil, 401, ""},
+		{"a stranger", "stranger", "GET", "/containerLogs/default/web/nginx", nil, 403, "get nodes/proxy device-1"},
+		{"logs are read", "reader", "GET", "/containerLogs/default/web/nginx", nil, 200, "get nodes/proxy device-1"},
+		{"exec, SPDY", "reader", "POST", exec, spdyHeader, 403, "create nodes/proxy device-1"},
+		{"exec, WebSocket", "reader", "GET", exec, webSocket, 403, "create nodes/proxy device-1"},
+		{"exec, plain GET", "reader", "GET", exec, nil, 403, "create nodes/proxy device-1"},
+		{"attach", "reader", "GET", "/attach/default/web/nginx?output=1", webSocket, 403, "create nodes/proxy device-1"},
+		{"run", "reader", "POST", "/run/default/web/nginx?cmd=cat", nil, 403, "create nodes/proxy device-1"},
+		{"port-forward", "reader", "GET", "/portForward/default/web", webSocket, 403, "create nodes/proxy device-1"},
+		{"exec is created", "admin", "GET", exec, webSocket, 101, "create nodes/proxy device-1"},
+		{"port-forward is created", "admin", "GET", "/portForward/default/web", webSocket, 101, "create nodes/proxy device-1"},
+		{"pods by the fine right", "lister", "GET", "/nodes/device-1/pods", nil, 200, "get nodes/pods device-1"},
+		{"pods by proxy", "reader", "GET", "/nodes/device-1/pods", nil, 200, "get nodes/pods device-1,get nodes/proxy device-1"},
+		{"stats need stats", "reader", "GET", "/nodes/device-1/stats/summary", nil, 403, "get nodes/stats device-1"},
+		{"metrics", "scraper", "GET", "/nodes/device-1/metrics/resource", nil, 200, "get nodes/metrics device-1"},
+		{"metrics of another", "scraper", "GET", "/nodes/device-2/metrics/resource", nil, 403, "get nodes/metrics device-2"},
+		// What is there is told only to those who may see it.
+		{"pod of another Node", "reader", "GET", "/containerLogs/default/victim/nginx", nil, 403, "get nodes/proxy device-2"},
+		{"no such pod", "reader", "GET", "/containerLogs/default/nobody/nginx", nil, 403, "get nodes/proxy "},
+		{"no such pod, for all Nodes", "kube-apiserver", "GET", "/containerLogs/default/nobody/nginx", nil, 404, "get nodes/proxy "},
+		{"pod of a real kubelet", "kube-apiserver", "GET", "/containerLogs/default/foreign/nginx", nil, 404, "get nodes/proxy "},
+		{"another UID", "kube-apiserver", "POST", "/exec/default/web/another/nginx?command=cat&output=1", spdyHeader, 404, "create nodes/proxy "},
+		{"the UID", "kube-apiserver", "POST", "/exec/default/web/uid-web/nginx?command=forbidden&output=1", spdyHeader, 403, "create nodes/proxy device-1"},
+		{"unknown path", "stranger", "GET", "/nothing", nil, 403, "get nodes/proxy "},
+		{"unknown path, for all", "kube-apiserver", "GET", "/nothing", nil, 404, "get nodes/proxy "},
+		{"unknown method", "admin", "OPTIONS", "/nodes/device-1/pods", nil, 403, " nodes/pods device-1, nodes/proxy device-1"},
+		{"a broken authorizer", "confusing", "GET", "/nodes/device-1/stats/summary", nil, 500, "get nodes/stats device-1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			e.takeAsked()
+			code, body := e.do(t, test.method, test.user, test.path, test.header)
+			if code != test.code {
+				t.Errorf("answered with %d: %s", code, body)
+			}
+			if asked := strings.Join(e.takeAsked(), ","); asked != test.asked {
+				t.Errorf("the authorizer was asked %q, want %q", asked, test.asked)
+			}
+		})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	e := start(t, summary)
+	tests := []struct {
+		name, user, method, path string
+		header                   http.Header
+		code                     int
+		want                     string
+	}{
+		{"no upgrade", "admin", "POST", "/exec/default/web/nginx?command=cat&output=1", nil, 400, "Upgrade request required"},
+		{"no command", "admin", "POST", "/exec/default/web/nginx?output=1", spdyHeader, 400, "you must specify a command"},
+		{"no stream", "admin", "POST", "/exec/default/web/nginx?command=cat", spdyHeader, 400, "at least 1 of stdin, stdout, stderr"},
+		{"no container", "admin", "POST", "/exec/default/web/nobody?command=cat&output=1", spdyHeader, 404, `container "nobody" not found`},
+		{"policy", "admin", "POST", "/exec/default/web/nginx?command=forbidden&output=1", spdyHeader, 403, "policy.exec of this device"},
+		{"method", "admin", "POST", "/containerLogs/default/web/nginx", nil, 405, "Method Not Allowed"},
+		{"bad number", "admin", "GET", "/containerLogs/default/web/nginx?tailLines=x", nil, 400, `tailLines="x"`},
+		{"bad time", "admin", "GET", "/containerLogs/default/web/nginx?sinceTime=yesterday", nil, 400, `sinceTime="yesterday"`},
+		{"bad bool", "admin", "GET", "/containerLogs/default/web/nginx?follow=maybe", nil, 400, `follow="maybe"`},
+		{"one stream", "admin", "GET", "/containerLogs/default/web/nginx?stream=Stderr", nil, 400, "use All"},
+		{"negative", "admin", "GET", "/containerLogs/default/web/nginx?limitBytes=-1", nil, 422, "limitBytes"},
+		{"offline", "kube-apiserver", "GET", "/containerLogs/default/victim/nginx", nil, 503, "edge/device-2 is offline"},
+		{"not a device", "kube-apiserver", "GET", "/nodes/worker-1/pods", nil, 404, "no edge device"},
+		{"which Node", "kube-apiserver", "GET", "/pods", nil, 404, "use /nodes/<node>/pods"},
+		{"run without command", "admin", "POST", "/run/default/web/nginx", nil, 400, "cmd"},
+		{"run fails", "admin", "POST", "/run/default/web/nginx?cmd=exit+3", nil, 500, "bye\ncommand terminated with exit code 3"},
+		{"WebSocket without ports", "admin", "GET", "/portForward/default/web", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}, 400, `"port" is required`},
+		{"node logs", "admin", "GET", "/nodes/device-1/logs/", nil, 501, "not supported"},
+		{"checkpoint", "admin", "GET", "/nodes/device-1/checkpoint/default/web/nginx", nil, 501, "not supported"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			code, body := e.do(t, test.method, test.user, test.path, test.header)
+			if code != test.code || !strings.Contains(body, test.want) {
+				t.Errorf("answered with %d: %s", code, body)
+			}
+		})
+	}
+}
+
+func TestExecAndAttach(t *testing.T) {
+	e := start(t, summary)
+	for _, client := range []string{"SPDY", "WebSocket"} {
+		for _, uid := range []string{"", "uid-web/"} {
+			t.Run(client+" "+uid, func(t *testing.T) {
+				stream := func(path string, opts remotecommand.StreamOptions) error {
+					u, err := url.Parse(e.url + path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					executor, err := remotecommand.NewSPDYExecutor(e.config("admin"), http.MethodPost, u)
+					if client == "WebSocket" {
+						executor, err = remotecommand.NewWebSocketExecutor(e.config("admin"), http.MethodGet, u.String())
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+					defer cancel()
+					return executor.StreamWithContext(ctx, opts)
+				}
+				var out, errOut bytes.Buffer
+				err := stream("/exec/default/web/"+uid+"nginx?command=cat&input=1&output=1", remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out})
+				if err != nil || out.String() != "hello" {
+					t.Errorf("cat gave %q, %v", out.String(), err)
+				}
+				err = stream("/exec/default/web/"+uid+"nginx?command=exit&command=42&error=1", remotecommand.StreamOptions{Stderr: &errOut})
+				var exit clientexec.CodeExitError
+				if !errors.As(err, &exit) || exit.Code != 42 || errOut.String() != "bye" {
+					t.Errorf("exit gave %q, %v", errOut.String(), err)
+				}
+				out.Reset()
+				err = stream("/attach/default/web/"+uid+"nginx?input=1&output=1", remotecommand.StreamOptions{Stdin: strings.NewReader("attached"), Stdout: &out})
+				if err != nil || out.String() != "attached" {
+					t.Errorf("attach gave %q, %v", out.String(), err)
+				}
+			})
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	e := start(t, summary)
+	code, body := e.do(t, "POST", "admin", "/run/default/web/nginx?cmd=show+a+b", nil)
+	got := strings.ReplaceAll(body, " ", "")
+	if code != 200 || !strings.Contains(got, `"podUid":"uid-web","container":"nginx"`) || !strings.Contains(got, `["show","a","b"]`) {
+		t.Errorf("%d: %s", code, body)
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	e := start(t, summary)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "from the pod") }))
+	defer backend.Close()
+	u, err := url.Parse(e.url + "/portForward/default/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTripper, upgrader, err := spdy.RoundTripperFor(e.config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	ports := []string{fmt.Sprintf("0:%d", backend.Listener.Addr().(*net.TCPAddr).Port)}
+	forwarder, err := portforward.NewOnAddressesForStreaming(spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: roundTripper}, http.MethodPost, u),
+		[]string{"127.0.0.1"}, ports, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- forwarder.ForwardPorts() }()
+	select {
+	case <-ready:
+	case err := <-result:
+		t.Fatal(err)
+	}
+	local, err := forwarder.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: testTimeout}
+	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d", local[0].Local))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "from the pod" {
+		t.Errorf("got %q, %v", body, err)
+	}
+	close(stop)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLogs(t *testing.T) {
+	e := start(t, summary)
+	code, body := e.do(t, "GET", "reader", "/containerLogs/default/web/nginx?timestamps=true&previous&tailLines=3&sinceTime=2026-01-01T00:00:00Z&limitBytes=100", nil)
+	got := strings.ReplaceAll(body, " ", "")
+	for _, want := range []string{`"podUid":"uid-web"`, `"timestamps":true`, `"previous":true`, `"tailLines":"3"`, `"sinceNs":"1767225600000000000"`, `"limitBytes":"100"`} {
+		if code != 200 || !strings.Contains(got, want) {
+			t.Errorf("%d: %s has no %s", code, got, want)
+		}
+	}
+	if _, body := e.do(t, "GET", "reader", "/containerLogs/default/web/nginx?tail=9", nil); !strings.Contains(body, `"9"`) {
+		t.Errorf("tail=9 gave %s", body)
+	}
+}
+
+func TestShutdownEndsFollowedLogs(t *testing.T) {
+	e := start(t, summary)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.url+"/containerLogs/default/web/nginx?follow=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer reader")
+	response, err := e.transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if _, err := response.Body.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	e.cancel()
+	if _, err := io.ReadAll(response.Body); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Error(err)
+	}
+	select {
+	case err := <-e.result:
+		e.result <- err
+	case <-time.After(testTimeout):
+		t.Fatal("Run does not return")
+	}
+}
+
+func TestNode(t *testing.T) {
+	e := start(t, summary)
+	code, body := e.do(t, "GET", "admin", "/nodes/device-1/pods", nil)
+	list := &corev1.PodList{}
+	if err := json.Unmarshal([]byte(body), list); err != nil || code != 200 {
+		t.Fatalf("%d, %v: %s", code, err, body)
+	}
+	if len(list.Items) != 1 || list.Items[0].Name != "web" || list.Kind != "PodList" {
+		t.Errorf("pods: %s", body)
+	}
+	code, body = e.do(t, "GET", "admin", "/nodes/device-1/stats/summary", nil)
+	if code != 200 || !strings.Contains(body, `"nodeName":"device-1"`) || strings.Contains(body, "victim") || strings.Contains(body, "forged") || strings.Count(body, `"name":"web"`) != 1 {
+		t.Errorf("stats: %d: %s", code, body)
+	}
+	if code, body := e.do(t, "GET", "admin", "/nodes/device-1/healthz", nil); code != 200 || body != "ok" {
+		t.Errorf("healthz: %d: %s", code, body)
+	}
+	if code, body := e.do(t, "GET", "admin", "/nodes/device-1/configz", nil); code != 200 || !strings.Contains(body, `"maxPods":42`) {
+		t.Errorf("configz: %d: %s", code, body)
+	}
+}
+
+func TestResourceMetrics(t *testing.T) {
+	e := start(t, summary)
+	code, body := e.do(t, "GET", "scraper", "/nodes/device-1/metrics/resource", nil)
+	if code != 200 {
+		t.Fatalf("%d: %s", code, body)
+	}
+	for _, want := range []string{
+		"node_cpu_usage_seconds_total 2.5 1767229200000",
+		"node_memory_working_set_bytes 1.048576e+06 1767229200000",
+		`pod_cpu_usage_seconds_total{namespace="default",pod="web"} 1.5 1767229200000`,
+		`pod_memory_working_set_bytes{namespace="default",pod="web"} 4096 1767229200000`,
+		`container_cpu_usage_seconds_total{container="nginx",namespace="default",pod="web"} 1 1767229200000`,
+		`container_memory_working_set_bytes{container="nginx",namespace="default",pod="web"} 2048 1767229200000`,
+		`container_start_time_seconds{container="nginx",namespace="default",pod="web"} 1.7672256e+09`,
+		"resource_scrape_error 0",
+	} {
+		if !slices.Contains(strings.Split(body, "\n"), want) {
+			t.Errorf("%q is not in\n%s", want, body)
+		}
+	}
+	if strings.Contains(body, "victim") || strings.Contains(body, "forged") {
+		t.Errorf("a device reports on what is not its own:\n%s", body)
+	}
+}
+
+func TestResourceMetricsOfDeviceThatFails(t *testing.T) {
+	e := start(t, "not JSON")
+	code, body := e.do(t, "GET", "scraper", "/nodes/device-1/metrics/resource", nil)
+	if code != 200 || !strings.Contains(body, "resource_scrape_error 1") || strings.Contains(body, "cpu") {
+		t.Errorf("%d: %s", code, body)
+	}
+}
