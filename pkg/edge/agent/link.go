@@ -19,8 +19,8 @@ import (
 
 var _ uplink.Handler = &Agent{}
 
-// link is what belongs to the connection.
-type link struct {
+// connection is what belongs to the connection.
+type connection struct {
 	mu         sync.Mutex
 	remembered memories
 
@@ -101,7 +101,16 @@ func encodeNode(status *v1.NodeStatus) *edgeapi.NodeStatus {
 
 // Connected implements uplink.Handler.
 func (a *Agent) Connected(ctx context.Context, welcome *edgeapi.Welcome, send uplink.Sender) {
-	klog.FromContext(ctx).Info("Connected", "replica", welcome.GetReplica(), "node", welcome.GetNodeName())
+	klog.FromContext(ctx).V(2).Info("Welcome", "node", welcome.GetNodeName(), "podCapacity", welcome.GetPodCapacity(), "hostPolicy", welcome.GetHostPolicy())
+	a.welcomed(ctx, welcome)
+	a.pods.ResendStatuses()
+	drainCtx, stop := context.WithCancel(ctx)
+	a.link.stop = stop
+	a.link.sending.Go(func() { a.outbox.drain(drainCtx, send) })
+}
+
+// welcomed takes over what the server says about the device, at first and whenever it changes.
+func (a *Agent) welcomed(ctx context.Context, welcome *edgeapi.Welcome) {
 	a.host.SetCloudPolicy(welcome.GetHostPolicy())
 	a.stats.SetNodeName(welcome.GetNodeName())
 	now := memories{NodeName: welcome.GetNodeName(), PodCapacity: welcome.GetPodCapacity(), PodDNS: welcome.GetPodDns()}
@@ -114,10 +123,6 @@ func (a *Agent) Connected(ctx context.Context, welcome *edgeapi.Welcome, send up
 	}
 	a.node.SetPodCapacity(now.PodCapacity)
 	a.pods.SetNode(a.nodeInfo())
-	a.pods.ResendStatuses()
-	drainCtx, stop := context.WithCancel(ctx)
-	a.link.stop = stop
-	a.link.sending.Go(func() { a.outbox.drain(drainCtx, send) })
 }
 
 // nodeInfo is what pods may know of the device.
@@ -148,6 +153,8 @@ func (a *Agent) Message(message *edgeapi.ServerMessage) {
 		a.pods.UpdateVolumes(m.UpdateVolumes)
 	case *edgeapi.ServerMessage_DeletePod:
 		a.pods.DeletePod(m.DeletePod)
+	case *edgeapi.ServerMessage_Welcome:
+		a.welcomed(context.Background(), m.Welcome)
 	default:
 		// A message from a newer server, which this agent did not announce to know.
 		klog.Background().V(2).Info("Ignoring a message of an unknown kind")
@@ -155,8 +162,7 @@ func (a *Agent) Message(message *edgeapi.ServerMessage) {
 }
 
 // Disconnected implements uplink.Handler.
-func (a *Agent) Disconnected(err error) {
-	klog.Background().Info("Disconnected; pods keep running", "reason", err)
+func (a *Agent) Disconnected(error) {
 	a.link.stop()
 	a.link.sending.Wait()
 	a.host.SetCloudPolicy(nil)

@@ -706,7 +706,7 @@ func (x *Hello) GetPods() []*PodDigest {
 	return nil
 }
 
-// Welcome answers Hello.
+// Welcome answers Hello. Sent again, it replaces the one before: the EdgeDevice's spec has changed.
 type Welcome struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Features []string               `protobuf:"bytes,1,rep,name=features,proto3" json:"features,omitempty"`

@@ -174,6 +174,7 @@ func (s *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	conn := tls.Server(dc, s.config)
 	if err := conn.Handshake(); err != nil {
 		refused.WithLabelValues(refusedHandshake).Inc()
+		s.gateway.logger.V(4).Info("A TLS handshake failed", "remote", remoteAddress(dc), "reason", err.Error())
 		_ = conn.Close()
 		return nil, nil, err
 	}

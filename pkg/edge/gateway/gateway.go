@@ -25,9 +25,10 @@ const (
 	streamWindow = 512 << 10
 	// connWindow is the same for all streams of a device together, as far as gRPC goes by it.
 	connWindow = 2 << 20
-	// ioBuffer is the size of the read and the write buffer of a link, in bytes. The write buffer is
-	// shared between links that are idle.
-	ioBuffer = 4 << 10
+	// readBuffer and writeBuffer of a link, in bytes. TLS has a buffer of its own below the former;
+	// the latter is there only while something is written.
+	readBuffer  = 1 << 10
+	writeBuffer = 16 << 10
 	// maxHeaders limits the headers of a call, in bytes.
 	maxHeaders = 8 << 10
 	// drainTime is how long Run waits at the end for devices to take note.
@@ -144,8 +145,8 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.MaxConcurrentStreams(uint32(g.config.MaxStreams)+16),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		grpc.ReadBufferSize(ioBuffer),
-		grpc.WriteBufferSize(ioBuffer),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.WriteBufferSize(writeBuffer),
 		grpc.SharedWriteBuffer(true),
 		grpc.InTapHandle(g.tap),
 		grpc.WaitForHandlers(true),

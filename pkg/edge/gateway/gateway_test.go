@@ -99,6 +99,47 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// What a device says first may be large: the limit on strangers is lifted in time.
+func TestLargeHello(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")), func(d *device, _ *uplink.Config) { d.hello = make([]byte, 1<<20) })
+	receive(t, d.connected, "the device to connect")
+	if s := w.handler.next(t, "started").s; len(s.Info().NodeStatus.Status) != 1<<20 {
+		t.Errorf("Hello arrived with %d bytes", len(s.Info().NodeStatus.Status))
+	}
+}
+
+// Protocol errors of a device end its link with a reason.
+func TestProtocolViolations(t *testing.T) {
+	hello := &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: &edgeapi.Hello{}}}
+	for name, c := range map[string]struct {
+		say  []*edgeapi.DeviceMessage
+		code codes.Code
+		text string
+	}{
+		"no Hello":   {[]*edgeapi.DeviceMessage{nodeStatus("x")}, codes.InvalidArgument, "first message must be Hello"},
+		"two Hellos": {[]*edgeapi.DeviceMessage{hello, hello}, codes.InvalidArgument, "said before"},
+		"too large":  {[]*edgeapi.DeviceMessage{hello, podStatus("a", gateway.MaxDeviceMessage+1)}, codes.ResourceExhausted, "larger than max"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			call, err := w.rawClient(t, certificateIn(t, w.enrol(t, w.directory.put("device-1", "uid-1")))).Connect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, msg := range c.say {
+				if err := call.Send(msg); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for err == nil {
+				_, err = call.Recv()
+			}
+			wantCode(t, err, c.code, c.text)
+		})
+	}
+}
+
 func TestNoNode(t *testing.T) {
 	w := newWorld(t)
 	ed := w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) { ed.Spec.Node.Disabled = true })

@@ -265,6 +265,7 @@ type device struct {
 	disconnected chan error
 	serve        func(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream)
 	slow         chan struct{} // Message waits for it
+	hello        []byte        // the status in Hello
 }
 
 type connected struct {
@@ -274,7 +275,7 @@ type connected struct {
 }
 
 func (d *device) Hello(context.Context) *edgeapi.Hello {
-	return &edgeapi.Hello{AgentVersion: "test", NodeStatus: &edgeapi.NodeStatus{Status: []byte("first")}}
+	return &edgeapi.Hello{AgentVersion: "test", NodeStatus: &edgeapi.NodeStatus{Status: d.hello}}
 }
 func (d *device) Connected(ctx context.Context, w *edgeapi.Welcome, send uplink.Sender) {
 	d.connected <- connected{ctx, w, send}
@@ -347,13 +348,17 @@ func eventually(t testing.TB, what string, cond func() bool) {
 
 // countingDialer tells of each attempt.
 type countingDialer struct {
-	mu    sync.Mutex
-	conns []*link.Conn
+	mu     sync.Mutex
+	conns  []*link.Conn
+	failed chan struct{} // may be nil
 }
 
 func (c *countingDialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
 	conn, err := link.TCP{}.Dial(ctx, address)
 	if err != nil {
+		if c.failed != nil {
+			c.failed <- struct{}{}
+		}
 		return nil, err
 	}
 	c.mu.Lock()

@@ -477,6 +477,23 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// A server that is not there yet is tried again; one that says no is not.
+func TestJoinWaitsForServer(t *testing.T) {
+	w := newWorld(t)
+	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
+	w.stop()
+	dialer := &countingDialer{failed: make(chan struct{}, 100)}
+	joined := make(chan error, 1)
+	go func() {
+		joined <- uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: t.TempDir(), Dialer: dialer})
+	}()
+	receive(t, dialer.failed, "the first attempt")
+	w.start(t)
+	if err := receive(t, joined, "Join"); err != nil {
+		t.Error(err)
+	}
+}
+
 // The token names the CA: a server that cannot show it never sees the token.
 func TestJoinWrongServer(t *testing.T) {
 	w, imposter := newWorld(t), newWorld(t)

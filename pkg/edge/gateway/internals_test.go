@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -102,6 +104,54 @@ func TestFailureLimiter(t *testing.T) {
 	}
 	if n := f.addresses.Len(); n > addressesTracked {
 		t.Errorf("%d addresses are remembered", n)
+	}
+}
+
+// A stranger is read up to a limit; more is left in the network until the device is admitted.
+func TestReadBudget(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, admit := range map[string]bool{"admitted": true, "closed": false} {
+		t.Run(name, func(t *testing.T) {
+			client, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			c, err := (&deviceListener{Listener: l, gateway: &Gateway{}}).Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dc := c.(*deviceConn)
+			defer dc.Close()
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				_, _ = client.Write(make([]byte, connectBytes+1000))
+			}()
+			if _, err := io.ReadFull(dc, make([]byte, connectBytes)); err != nil {
+				t.Fatal(err)
+			}
+			rest := make(chan error, 1)
+			go func() { _, err := io.ReadFull(dc, make([]byte, 1000)); rest <- err }()
+			<-sent
+			select {
+			case err := <-rest:
+				t.Fatalf("more was read before the device was admitted: %v", err)
+			case <-time.After(20 * time.Millisecond): // a failure may be missed, never made up
+			}
+			if admit {
+				dc.admit()
+			} else {
+				_ = dc.Close()
+			}
+			if err := <-rest; (err == nil) != admit {
+				t.Errorf("read: %v", err)
+			}
+		})
 	}
 }
 

@@ -5,7 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
@@ -28,8 +32,16 @@ type JoinOptions struct {
 	Dialer link.Dialer
 }
 
+const (
+	// joinTime is how long Join goes on trying to reach the server.
+	joinTime = time.Minute
+	// joinBackoff is the longest pause between two attempts.
+	joinBackoff = 5 * time.Second
+)
+
 // Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in the
-// state directory, where they take the place of a former identity. It makes one attempt.
+// state directory, where they take the place of a former identity. A server that cannot be reached is
+// tried again for a minute.
 func Join(ctx context.Context, o JoinOptions) error {
 	former, err := loadIdentity(o.StateDir)
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
@@ -55,7 +67,7 @@ func Join(ctx context.Context, o JoinOptions) error {
 	if o.Dialer == nil {
 		o.Dialer = link.TCP{}
 	}
-	id, err := enrol(ctx, o, token)
+	id, err := enrolPatiently(ctx, o, token)
 	if err != nil {
 		return fmt.Errorf("enrolling with %s: %w", o.Server, err)
 	}
@@ -64,6 +76,41 @@ func Join(ctx context.Context, o JoinOptions) error {
 	}
 	klog.FromContext(ctx).Info("Enrolled", "edgeDevice", klog.KRef(id.device.Namespace, id.device.Name), "notAfter", id.cert.NotAfter)
 	return nil
+}
+
+func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIdentity, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	defer cancel()
+	retry := backoff{max: joinBackoff}
+	for {
+		id, err := enrol(ctx, o, token)
+		if err == nil || !isTransient(err) {
+			return id, err
+		}
+		pause := retry.next(false)
+		klog.FromContext(ctx).Info("The server cannot be reached", "server", o.Server, "reason", err.Error(), "retryIn", pause)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// isTransient tells whether an attempt to enrol failed in a way that may pass by itself.
+func isTransient(err error) bool {
+	var netErr net.Error
+	if errors.As(err, &netErr) || errors.Is(err, io.EOF) {
+		return true
+	}
+	switch status.Code(err) {
+	case codes.Unavailable, codes.ResourceExhausted:
+		return true
+	default:
+		return false
+	}
 }
 
 func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIdentity, error) {
