@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	utilexec "k8s.io/utils/exec"
 	"k8s.io/utils/ptr"
@@ -612,4 +613,63 @@ func TestContainerdSurvivesRestarts(t *testing.T) {
 		return d.sink.removed[string(second.UID)]
 	})
 	d.remove(pod, 1)
+}
+
+func TestContainerdProbesHooksAndSidecars(t *testing.T) {
+	d := newDevice(t)
+	sidecar := script("proxy", "echo sidecar up; "+forever)
+	sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+	sidecar.StartupProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}, PeriodSeconds: 1}
+	main := script("main", "mkdir /w; echo fine > /w/health; httpd -p 8080 -h /w; "+forever)
+	main.Lifecycle = &v1.Lifecycle{
+		PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"/bin/sh", "-c", "echo started > /shared/hooks"}}},
+		PreStop:   &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"/bin/sh", "-c", "echo stopping >> /shared/hooks"}}},
+	}
+	main.LivenessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/health", Port: intstr.FromInt32(8080)}},
+		PeriodSeconds: 1, FailureThreshold: 2, InitialDelaySeconds: 1}
+	main.ReadinessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt32(8080)}}, PeriodSeconds: 1}
+	shared := filepath.Join(d.dir, "shared")
+	if err := os.MkdirAll(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	main.VolumeMounts = []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+	pod := newPod("probes", main)
+	pod.Spec.InitContainers = []v1.Container{sidecar, script("init", "exit 0")}
+	pod.Spec.Volumes = []v1.Volume{{Name: "shared", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: shared}}}}
+	d.run(pod)
+	d.waitReady(pod)
+	hooks := func() string { data, _ := os.ReadFile(filepath.Join(shared, "hooks")); return string(data) }
+	if hooks() != "started\n" {
+		t.Errorf("postStart: got %q", hooks())
+	}
+	if s := d.status(pod).InitContainerStatuses; s[0].State.Running == nil || !*s[0].Started || s[1].State.Terminated == nil {
+		t.Errorf("got init containers %v", s)
+	}
+	d.mustExec(pod, "main", "rm", "/w/health")
+	d.wait("the restart for the liveness probe", func() bool {
+		s := d.status(pod)
+		return s.ContainerStatuses[0].RestartCount == 1 && s.ContainerStatuses[0].Ready
+	})
+	if hooks() != "started\nstopping\nstarted\n" && hooks() != "started\n" {
+		t.Errorf("hooks around the restart: got %q", hooks())
+	}
+	for _, event := range []string{"Unhealthy spec.containers{main}: Liveness probe failed: HTTP probe failed with statuscode: 404",
+		"Killing spec.containers{main}: Container main failed liveness probe, will be restarted"} {
+		if !d.sink.hasEvent(event) {
+			t.Errorf("no event %q", event)
+		}
+	}
+	pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon(script("debug", forever)), TargetContainerName: "main"}}
+	d.run(pod)
+	d.wait("the ephemeral container", func() bool {
+		s := d.status(pod).EphemeralContainerStatuses
+		return len(s) == 1 && s[0].State.Running != nil
+	})
+	if out := d.mustExec(pod, "debug", "ps"); !strings.Contains(out, "httpd") {
+		t.Errorf("the ephemeral container does not see its target's processes: %s", out)
+	}
+	d.remove(pod, 5)
+	if !strings.HasSuffix(hooks(), "stopping\n") {
+		t.Errorf("preStop: got %q", hooks())
+	}
 }

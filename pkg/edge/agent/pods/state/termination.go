@@ -93,6 +93,9 @@ func logTail(path string) string {
 		out.Write(parts[3])
 	}
 	text := out.String()
+	if text == "" && len(lines) > 0 {
+		text = string(lines[0]) // a single line that is longer than what was read
+	}
 	if len(text) > maxMessageLog {
 		text = text[len(text)-maxMessageLog:]
 	}

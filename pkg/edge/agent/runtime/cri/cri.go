@@ -14,9 +14,12 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	internalapi "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	criclient "k8s.io/cri-client/pkg"
 	"k8s.io/klog/v2"
 
@@ -77,11 +80,8 @@ func (c *client) connected(ctx context.Context) (*services, error) {
 	if c.closed {
 		return nil, errors.New("the connection to the container runtime is closed")
 	}
-	// A socket that is not there fails at once, instead of after gRPC's retries.
-	if conn, err := net.DialTimeout("unix", c.socket, connectTimeout); err != nil {
-		return nil, fmt.Errorf("container runtime at %s: %w%s", c.endpoint, err, hint(err))
-	} else {
-		conn.Close()
+	if err := c.check(ctx); err != nil {
+		return nil, err
 	}
 	runtimeService, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint(c.endpoint).
 		WithConnectionTimeout(requestTimeout).WithTracerProvider(nil).Build(ctx)
@@ -95,6 +95,32 @@ func (c *client) connected(ctx context.Context) (*services, error) {
 	}
 	c.services = &services{RuntimeService: runtimeService, images: imageService}
 	return c.services, nil
+}
+
+// check makes sure that the runtime answers, on a connection of its own: cri-client leaves its connection
+// open when it finds that it does not.
+func (c *client) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	// A socket that is not there fails at once, and with an error that says so.
+	if conn, err := net.DialTimeout("unix", c.socket, connectTimeout); err != nil {
+		return fmt.Errorf("container runtime at %s: %w%s", c.endpoint, err, hint(err))
+	} else {
+		conn.Close()
+	}
+	conn, err := grpc.NewClient("unix://"+c.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
+	if err != nil {
+		return describe(c.endpoint, err)
+	}
+	defer conn.Close()
+	_, err = runtimeapi.NewRuntimeServiceClient(conn).Version(ctx, &runtimeapi.VersionRequest{})
+	if err == nil {
+		_, err = runtimeapi.NewImageServiceClient(conn).ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+	}
+	if err != nil {
+		return describe(c.endpoint, err)
+	}
+	return nil
 }
 
 func hint(err error) string {

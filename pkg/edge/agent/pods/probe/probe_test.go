@@ -1,0 +1,163 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	utilexec "k8s.io/utils/exec"
+	"k8s.io/utils/ptr"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// outcome of a probe in one word.
+func outcome(err error) string {
+	var no *Failure
+	switch {
+	case err == nil:
+		return "yes"
+	case errors.As(err, &no):
+		return "no"
+	}
+	return "error"
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestHTTP(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.UserAgent(), "kube-probe/") || r.Header.Get("X-Test") != "1" || r.Host != "named.example" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	mux.HandleFunc("/bad", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+	})
+	mux.HandleFunc("/tobad", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) })
+	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	plain, tls := httptest.NewServer(mux), httptest.NewTLSServer(mux)
+	defer plain.Close()
+	defer tls.Close()
+	c := &v1.Container{Ports: []v1.ContainerPort{{Name: "web", ContainerPort: int32(portOf(t, plain.Listener.Addr().String()))}}}
+	for _, tc := range []struct {
+		path   string
+		port   intstr.IntOrString
+		scheme v1.URIScheme
+		want   string
+	}{
+		{"/ok", intstr.FromString("web"), v1.URISchemeHTTP, "yes"},
+		{"/ok", intstr.FromInt(portOf(t, tls.Listener.Addr().String())), v1.URISchemeHTTPS, "yes"},
+		{"/bad", intstr.FromString("web"), "", "no"},
+		{"/away", intstr.FromString("web"), "", "yes"},
+		{"/tobad", intstr.FromString("web"), "", "no"},
+		{"/slow", intstr.FromString("web"), "", "no"},
+		{"/ok", intstr.FromString("unknown"), "", "error"},
+		{"/ok", intstr.FromInt(1), "", "no"},
+	} {
+		handler := &v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: tc.path, Port: tc.port, Scheme: tc.scheme, HTTPHeaders: []v1.HTTPHeader{
+			{Name: "X-Test", Value: "1"}, {Name: "Host", Value: "named.example"}}}}
+		_, err := Run(t.Context(), nil, handler, Target{Container: c, PodIP: "127.0.0.1"}, 2*time.Second)
+		if got := outcome(err); got != tc.want {
+			t.Errorf("%s on %s: got %s (%v), want %s", tc.path, tc.port.String(), got, err, tc.want)
+		}
+	}
+	_, err := Run(t.Context(), nil, &v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/bad", Port: intstr.FromString("web")}}, Target{Container: c, PodIP: "127.0.0.1"}, time.Minute)
+	if err == nil || err.Error() != "HTTP probe failed with statuscode: 500" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTCPAndGRPC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	service := health.NewServer()
+	service.SetServingStatus("good", healthpb.HealthCheckResponse_SERVING)
+	service.SetServingStatus("bad", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(server, service)
+	go func() { _ = server.Serve(l) }()
+	defer server.Stop()
+	port := portOf(t, l.Addr().String())
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closedPort := portOf(t, closed.Addr().String())
+	closed.Close()
+	grpcProbe := func(port int, service string) *v1.ProbeHandler {
+		return &v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: int32(port), Service: ptr.To(service)}}
+	}
+	for name, tc := range map[string]struct {
+		handler *v1.ProbeHandler
+		want    string
+	}{
+		"tcp":          {&v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(port)}}, "yes"},
+		"tcp closed":   {&v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(closedPort)}}, "no"},
+		"grpc":         {grpcProbe(port, "good"), "yes"},
+		"grpc bad":     {grpcProbe(port, "bad"), "no"},
+		"grpc unknown": {grpcProbe(port, "none"), "no"},
+		"grpc closed":  {grpcProbe(closedPort, ""), "no"},
+		"nothing":      {&v1.ProbeHandler{}, "error"},
+	} {
+		_, err := Run(t.Context(), nil, tc.handler, Target{Container: &v1.Container{}, PodIP: "127.0.0.1"}, time.Second)
+		if got := outcome(err); got != tc.want {
+			t.Errorf("%s: got %s (%v), want %s", name, got, err, tc.want)
+		}
+	}
+	if _, err := Run(t.Context(), nil, grpcProbe(port, ""), Target{Container: &v1.Container{}}, time.Second); outcome(err) != "error" {
+		t.Errorf("a pod without an address: got %v", err)
+	}
+}
+
+func TestExec(t *testing.T) {
+	for name, tc := range map[string]struct {
+		out  string
+		err  error
+		want string
+		text string
+	}{
+		"success": {out: "fine", want: "yes"},
+		"failure": {out: "broken", err: utilexec.CodeExitError{Err: errors.New("exit"), Code: 1}, want: "no", text: "broken"},
+		"timeout": {err: context.DeadlineExceeded, want: "no", text: `command timed out: "check it" timed out after 1s`},
+		"runtime": {err: errors.New("gone"), want: "error", text: "gone"},
+	} {
+		exec := func(_ context.Context, id string, command []string, timeout time.Duration) ([]byte, error) {
+			if id != "id" || len(command) != 2 || timeout != time.Second {
+				t.Errorf("got %s, %v, %v", id, command, timeout)
+			}
+			return []byte(tc.out), tc.err
+		}
+		_, err := Run(t.Context(), exec, &v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check", "it"}}}, Target{ContainerID: "id"}, time.Second)
+		if outcome(err) != tc.want || (err != nil && err.Error() != tc.text) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
