@@ -49,7 +49,7 @@ type Agent struct {
 	stats   *stats.Collector
 	uplink  *uplink.Client
 	outbox  *outbox
-	link    link
+	link    connection
 }
 
 // New prepares an agent of an enrolled device; the configuration must have passed Finish. It takes
