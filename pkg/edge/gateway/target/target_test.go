@@ -23,7 +23,12 @@ import (
 	"arhat.dev/aranya/pkg/streaming"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Of clients whose session was cut.
+		goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Connection).shutdown"),
+		goleak.IgnoreAnyFunction("k8s.io/client-go/tools/remotecommand.(*heartbeat).start"))
+}
 
 const testTimeout = 20 * time.Second
 

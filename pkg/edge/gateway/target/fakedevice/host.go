@@ -18,7 +18,7 @@ import (
 //
 //	cat            copies stdin to stdout until it ends
 //	exit N         writes "bye" to stderr and exits with N
-//	wait           runs until it is killed
+//	wait           writes "waiting" and runs until it is killed
 //	show           writes the request as JSON
 //	size           writes one terminal size
 //	forbidden      is refused by the device's policy
@@ -94,6 +94,7 @@ func serveCommand(ctx context.Context, exec *edgeapi.Exec, s *stream.Stream) *ed
 		}
 		return &edgeapi.Result{ExitCode: int32(code)}
 	case "wait":
+		fmt.Fprint(s.Writer(edgeapi.Channel_STDOUT), "waiting")
 		<-ctx.Done()
 		return nil
 	case "size":
