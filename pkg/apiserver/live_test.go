@@ -1,0 +1,135 @@
+package apiserver
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+// liveSession is the session of one device.
+type liveSession struct {
+	gateway.Session
+	device gateway.Device
+	info   gateway.Info
+}
+
+func (s *liveSession) Device() gateway.Device { return s.device }
+func (s *liveSession) Info() gateway.Info     { return s.info }
+
+// oneSession is a gateway with one session.
+type oneSession struct{ *liveSession }
+
+func (o oneSession) Session(namespace, name string) (gateway.Session, bool) {
+	return o.liveSession, namespace == o.device.Namespace && name == o.device.Name
+}
+
+func (o oneSession) Sessions() []gateway.Session { return []gateway.Session{o.liveSession} }
+
+func nodeStatus(t *testing.T, kernel string) *edgeapi.NodeStatus {
+	t.Helper()
+	status := corev1.NodeStatus{
+		Capacity:  corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")},
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.7"}},
+		NodeInfo:  corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "arm64", KernelVersion: kernel},
+	}
+	data, err := status.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &edgeapi.NodeStatus{Status: data}
+}
+
+// device returns an EdgeDevice as it is stored.
+func device(namespace string, uid types.UID) *aranya.EdgeDevice {
+	d := &aranya.EdgeDevice{}
+	d.Namespace, d.Name, d.UID = namespace, "camera-1", uid
+	d.Status.Phase = aranya.EdgeDeviceOffline
+	d.Status.Device = &aranya.DeviceInfo{KernelVersion: "stored"}
+	return d
+}
+
+func TestOverlay(t *testing.T) {
+	seen := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	session := &liveSession{
+		device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"},
+		info: gateway.Info{
+			Method: "grpc", Since: seen.Add(-time.Hour), LastSeen: seen, RoundTrip: 7 * time.Millisecond, BytesIn: 1, BytesOut: 2,
+			Streams: 3, RemoteAddress: "192.0.2.1:5", Replica: "replica-1", CPUNanoCores: 250_000_000, MemoryBytes: 64 << 20,
+			NodeStatus: nodeStatus(t, "6.1"),
+		},
+	}
+	live := newLiveStatus(oneSession{session})
+
+	got := device("edge", "1")
+	live.Overlay(got)
+	lastSeen := metav1.NewTime(seen)
+	want := aranya.EdgeDeviceStatus{
+		Phase:    aranya.EdgeDeviceOnline,
+		LastSeen: &lastSeen,
+		Link: &aranya.LinkStatus{
+			Method: "grpc", Since: metav1.NewTime(seen.Add(-time.Hour)), RoundTrip: &metav1.Duration{Duration: 7 * time.Millisecond},
+			BytesIn: 1, BytesOut: 2, Streams: 3, RemoteAddress: "192.0.2.1:5", Replica: "replica-1",
+		},
+		Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+		Device: &aranya.DeviceInfo{
+			OperatingSystem: "linux", Architecture: "arm64", KernelVersion: "6.1",
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.7"}},
+			Capacity:  corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")},
+		},
+	}
+	if !apiequality.Semantic.DeepEqual(got.Status, want) {
+		t.Errorf("got %+v\nwant %+v", got.Status, want)
+	}
+
+	// What a reader gets is theirs to change.
+	got.Status.Device.Capacity[corev1.ResourceCPU] = resource.MustParse("99")
+	again := device("edge", "1")
+	live.Overlay(again)
+	if !apiequality.Semantic.DeepEqual(again.Status, want) {
+		t.Errorf("one reader changed what another got: %+v", again.Status)
+	}
+
+	session.info.NodeStatus = nodeStatus(t, "6.2")
+	live.Overlay(again)
+	if again.Status.Device.KernelVersion != "6.2" {
+		t.Errorf("a new node status is not seen: %q", again.Status.Device.KernelVersion)
+	}
+}
+
+func TestOverlayLeavesOthersAlone(t *testing.T) {
+	session := &liveSession{device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"}, info: gateway.Info{LastSeen: time.Now()}}
+	live := newLiveStatus(oneSession{session})
+	for name, d := range map[string]*aranya.EdgeDevice{
+		"a device that is not connected":    device("other", "1"),
+		"the successor of a deleted device": device("edge", "2"),
+	} {
+		before := d.DeepCopy()
+		live.Overlay(d)
+		if !apiequality.Semantic.DeepEqual(before, d) {
+			t.Errorf("%s was changed to %+v", name, d.Status)
+		}
+	}
+}
+
+// TestOverlayOfSilentDevice has a device that sent nothing usable of itself.
+func TestOverlayOfSilentDevice(t *testing.T) {
+	session := &liveSession{device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"}, info: gateway.Info{LastSeen: time.Now()}}
+	live := newLiveStatus(oneSession{session})
+	for name, status := range map[string]*edgeapi.NodeStatus{"none": nil, "garbage": {Status: []byte{0xff}}} {
+		session.info.NodeStatus = status
+		d := device("edge", "1")
+		live.Overlay(d)
+		if d.Status.Device.KernelVersion != "stored" || d.Status.Usage != nil || d.Status.Link.RoundTrip != nil {
+			t.Errorf("%s: %+v", name, d.Status)
+		}
+	}
+}
