@@ -27,6 +27,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/agent/node"
+	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -335,7 +336,7 @@ func TestAgent(t *testing.T) {
 
 	t.Run("restart", func(t *testing.T) {
 		before := c.statuses["web-uid"].ContainerStatuses[0]
-		pid := mainPID(t, s)
+		pid := mainPID(t, d.config.StateDir)
 		d.stop()
 		c.eventually("the session ends", func() bool { return c.session == nil })
 		c.mu.Lock()
@@ -355,8 +356,8 @@ func TestAgent(t *testing.T) {
 		if before.ContainerID != after.ContainerID || before.RestartCount != after.RestartCount || !before.State.Running.StartedAt.Equal(&after.State.Running.StartedAt) {
 			t.Errorf("the container was\n%v, is\n%v", before, after)
 		}
-		if got := mainPID(t, s); got != pid {
-			t.Errorf("the process was %s, is %s", pid, got)
+		if got := mainPID(t, d.config.StateDir); got != pid {
+			t.Errorf("the process was %d, is %d", pid, got)
 		}
 	})
 
@@ -373,14 +374,18 @@ func TestAgent(t *testing.T) {
 	})
 }
 
-// mainPID asks a command in the container for the process that it shares the environment with.
-func mainPID(t *testing.T, s gateway.Session) string {
+// mainPID reads the process of the only container from the runtime's records.
+func mainPID(t *testing.T, stateDir string) int {
 	t.Helper()
-	out, err := runExec(t, s, target.Container("web-uid", "main"), "sh", "-c", "pgrep -f 'echo hello from' | head -n 1")
-	if err != nil || strings.TrimSpace(out) == "" {
-		t.Fatalf("got %q, %v", out, err)
+	dirs, err := filepath.Glob(filepath.Join(stateDir, dirProcess, "containers", "*"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("the containers are %v, %v", dirs, err)
 	}
-	return out
+	started, err := shim.ReadStarted(dirs[0])
+	if err != nil || !started.Alive() {
+		t.Fatalf("the container's process is %v, %v", started, err)
+	}
+	return started.PID
 }
 
 func runExec(t *testing.T, s gateway.Session, container *edgeapi.ContainerRef, argv ...string) (string, error) {

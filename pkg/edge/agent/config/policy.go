@@ -98,15 +98,13 @@ func (d destination) matches(host string, addr netip.Addr, port uint16) bool {
 
 func parseDestination(text string) (destination, error) {
 	d := destination{}
-	host := text
-	if h, p, err := splitDestination(text); err != nil {
+	host, port, err := splitDestination(text)
+	if err != nil {
 		return d, err
-	} else if p != "" {
-		host = h
-		if p != "*" {
-			if d.port, err = parsePort(p); err != nil {
-				return d, err
-			}
+	}
+	if port != "" && port != "*" {
+		if d.port, err = parsePort(port); err != nil {
+			return d, err
 		}
 	}
 	if prefix, err := netip.ParsePrefix(host); err == nil {
