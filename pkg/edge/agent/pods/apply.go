@@ -28,17 +28,8 @@ func (p *pass) apply(ctx context.Context) error {
 	}
 	klog.FromContext(ctx).V(3).Info("Pod needs actions", "pod", klog.KObj(p.pod), "actions", fmt.Sprintf("%+v", a))
 	if a.killPod {
-		if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
-			if a.createSandbox {
-				p.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
-			}
-			if err := p.killPod(ctx, nil); err != nil {
-				return err
-			}
-			p.changed = true
-		}
-		if !a.createSandbox {
-			return nil
+		if err := p.stopForGood(ctx, a.createSandbox); err != nil || !a.createSandbox {
+			return err
 		}
 		if err := p.purgeInit(ctx); err != nil {
 			return err
@@ -59,6 +50,19 @@ func (p *pass) apply(ctx context.Context) error {
 		return p.createSandbox(ctx, a.attempt)
 	}
 	return p.startContainers(ctx, a, criconfig.Files{Volumes: p.w.m.volumes, Mounted: mounted})
+}
+
+// stopForGood stops what is left of the sandbox before. One that is not ready may still hold its network.
+func (p *pass) stopForGood(ctx context.Context, recreate bool) error {
+	active := p.st.AnyRunning() || p.st.ReadySandbox() != nil
+	if len(p.st.Sandboxes) == 0 || (!active && !recreate) {
+		return nil
+	}
+	if recreate && active {
+		p.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+	p.changed = p.changed || active
+	return p.killPod(ctx, nil)
 }
 
 func (p *pass) event(eventType, reason, message string) {

@@ -182,6 +182,12 @@ func (f *fakeRuntime) ImageStatus(_ context.Context, image *runtimeapi.ImageSpec
 	return &runtimeapi.ImageStatusResponse{}, nil
 }
 
+func (f *fakeRuntime) PullImage(_ context.Context, image *runtimeapi.ImageSpec, _ *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+	defer f.enter("PullImage")()
+	f.images[image.Image] = true
+	return image.Image, nil
+}
+
 // end makes a container exit.
 func (f *fakeRuntime) end(id string, code int32) {
 	f.mu.Lock()

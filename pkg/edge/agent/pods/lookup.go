@@ -1,17 +1,34 @@
 package pods
 
 import (
+	"errors"
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
-	"errors"
 )
 
 // ErrNotFound says that a pod, or a container of it, is not on the device.
 var ErrNotFound = errors.New("not found on this device")
+
+// Pods returns the pods that the device holds, with their last status. They are copies.
+func (m *Manager) Pods() []*v1.Pod {
+	var pods []*v1.Pod
+	for _, w := range m.all() {
+		w.mu.Lock()
+		if w.desired != nil {
+			pod := w.desired.pod.DeepCopy()
+			if w.last != nil {
+				w.last.DeepCopyInto(&pod.Status)
+			}
+			pods = append(pods, pod)
+		}
+		w.mu.Unlock()
+	}
+	return pods
+}
 
 // lookup returns what is known of a pod and a container of it.
 func (m *Manager) lookup(podUID, container string) (*v1.Pod, *state.Pod, *v1.PodStatus, error) {

@@ -12,6 +12,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -142,6 +143,79 @@ func TestCrashLoopBackOff(t *testing.T) {
 		}
 		if n := len(a.runtime.containers); n > keptInstances {
 			t.Errorf("%d instances are kept, want at most %d", n, keptInstances)
+		}
+	})
+}
+
+func TestPullDoesNotCountAsCrash(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("pulled", box("main"))
+		pod.Spec.Containers[0].ImagePullPolicy = v1.PullAlways
+		a.run(pod)
+		a.runtime.end(a.runtime.running()["main"], 1)
+		a.settle()
+		if n := a.runtime.count("PullImage"); n != 2 {
+			t.Errorf("pulled %d times, want once for each start", n)
+		}
+		if cs := a.status(pod).ContainerStatuses[0]; cs.State.Running == nil || cs.RestartCount != 1 {
+			t.Errorf("got %+v, want it running again at once after its first crash", cs)
+		}
+	})
+}
+
+func TestPolicyThatHasBecomeStricter(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		a.admit = func(*v1.Pod) (string, string, bool) { return "HostPolicy", "forbidden by now", false }
+		a.restart()
+		if len(a.runtime.running()) != 0 || a.status(pod).Phase != v1.PodFailed {
+			t.Errorf("the pod still runs: %v", a.status(pod))
+		}
+	})
+}
+
+func TestSandboxOfBeforeTheReboot(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		a.stop()
+		a.runtime.set(func() { // the machine has rebooted: nothing runs
+			for _, s := range a.runtime.sandboxes {
+				s.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+			}
+		})
+		a.runtime.end(a.runtime.running()["main"], 255)
+		stopped := a.runtime.count("StopPodSandbox")
+		a.start()
+		a.settle()
+		if cs := a.status(pod).ContainerStatuses[0]; cs.State.Running == nil || cs.RestartCount != 1 {
+			t.Errorf("got %+v", cs)
+		}
+		if a.runtime.count("StopPodSandbox") == stopped {
+			t.Error("the old sandbox was not stopped: it keeps its address")
+		}
+	})
+}
+
+func TestLostDirectoriesAreSwept(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		lost, logs := filepath.Join(a.dir, "state", "pods", "lost-uid"), filepath.Join(a.dir, "logs", "ns_name_lost-uid")
+		for _, dir := range []string{lost, logs} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.settle()
+		if _, err := os.Stat(lost); err != nil {
+			t.Error("removed before the cloud has said what it wants")
+		}
+		a.manager.Desired(&edgeapi.DesiredPods{})
+		a.settle()
+		for _, dir := range []string{lost, logs} {
+			if _, err := os.Stat(dir); !os.IsNotExist(err) {
+				t.Errorf("%s is still there", dir)
+			}
 		}
 	})
 }

@@ -22,6 +22,7 @@ type relister struct {
 
 	mu      sync.Mutex
 	desired map[string]bool // what the cloud wants; nil until it has said so
+	swept   bool
 
 	// Of the goroutine alone:
 	before map[string]snapshot
@@ -108,6 +109,28 @@ func (r *relister) once(ctx context.Context) {
 		if r.orphan(uid) {
 			logger.Info("Removing what is left of a pod that is not wanted on this device", "podUID", uid)
 			r.m.DeletePod(names[uid])
+		}
+	}
+	r.sweep(logger)
+}
+
+// sweep removes, once the cloud has said what it wants, directories of pods whose record was lost.
+func (r *relister) sweep(logger klog.Logger) {
+	r.mu.Lock()
+	due := r.desired != nil && !r.swept
+	r.swept = r.swept || due
+	r.mu.Unlock()
+	if !due {
+		return
+	}
+	uids, err := r.m.volumes.Pods()
+	if err != nil {
+		logger.Error(err, "Directories of pods cannot be listed")
+	}
+	for _, uid := range uids {
+		if r.orphan(uid) {
+			logger.Info("Removing the files of a pod that is not wanted on this device", "podUID", uid)
+			r.m.DeletePod(&edgeapi.DeletePod{Uid: uid})
 		}
 	}
 }

@@ -50,10 +50,8 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 		p.event(v1.EventTypeWarning, "FailedKillPod", "error removing volumes: "+err.Error())
 		return false, err
 	}
-	if p.pod.Name != "" {
-		if err := os.RemoveAll(podutil.LogDir(w.m.cfg.LogDir, p.pod.Namespace, p.pod.Name, w.uid)); err != nil {
-			return false, fmt.Errorf("remove logs: %w", err)
-		}
+	if err := w.removeLogDirs(); err != nil {
+		return false, fmt.Errorf("remove logs: %w", err)
 	}
 	for i := range p.pod.Spec.Containers {
 		w.m.backOff.DeleteEntry(backOffKey(p.pod, &p.pod.Spec.Containers[i]))
@@ -64,6 +62,18 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	klog.FromContext(ctx).V(2).Info("Removed pod", "pod", klog.KObj(p.pod))
 	w.m.cfg.Sink.PodRemoved(&edgeapi.PodRemoved{Uid: w.uid, Namespace: p.pod.Namespace, Name: p.pod.Name, Status: last})
 	return true, nil
+}
+
+// removeLogDirs removes the pod's logs, also if its name is not known any more.
+func (w *worker) removeLogDirs() error {
+	dirs, err := filepath.Glob(podutil.LogDir(w.m.cfg.LogDir, "*", "*", w.uid)) // a valid UID has no special character
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
 }
 
 // remains stands for a pod of which only its identity is known.
@@ -80,7 +90,7 @@ func (w *worker) finalStatus(ctx context.Context, p *pass) []byte {
 	}
 	s := w.rejected
 	if s == nil {
-		s = status.Final(p.status(ctx))
+		s = status.Final(p.status())
 		w.report(ctx, p.pod, s)
 	}
 	data, err := s.Marshal()

@@ -73,6 +73,7 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 		s.retryImage(c, err)
 		return false, nil
 	}
+	s.noteStart(c)
 	id, reason, err := s.create(ctx, c, ref, target)
 	if err == nil {
 		s.changed = true
@@ -111,7 +112,6 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 	backOff := s.w.m.backOff
 	key := backOffKey(s.pod, c)
 	if !backOff.IsInBackOffSince(key, instance.FinishedAt) {
-		backOff.Next(key, instance.FinishedAt)
 		return false
 	}
 	wait := backOff.Get(key)
@@ -120,6 +120,13 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 		fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podutil.Describe(s.pod)))
 	s.refuse(c, reasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podutil.Describe(s.pod)))
 	return true
+}
+
+// noteStart makes the next back-off of a container that is started again longer.
+func (s *starter) noteStart(c *v1.Container) {
+	if instance := s.st.Find(c.Name); instance != nil && instance.Exited() {
+		s.w.m.backOff.Next(backOffKey(s.pod, c), instance.FinishedAt)
+	}
 }
 
 // backOffKey is another one when the container's spec changes.

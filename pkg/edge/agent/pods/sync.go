@@ -24,6 +24,8 @@ type pass struct {
 	node *criconfig.Node
 	st   *state.Pod
 	now  time.Time
+	// runtimeName is part of the containers' ids.
+	runtimeName string
 	// changed is set when something was done: the state has to be read again.
 	changed bool
 	// next is when something else may have to be done.
@@ -36,17 +38,22 @@ func (p *pass) later(d time.Duration) { p.next = min(p.next, max(d, 0)) }
 // sync brings the pod closer to what is wanted.
 func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	p := &pass{w: w, d: d, pod: d.pod, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
-	if s := w.admit(p); s != nil {
-		w.report(ctx, d.pod, s)
-		return p.next, nil
-	}
+	refused := w.admit(p)
 	if err := p.read(ctx); err != nil {
 		return runtimeDownPeriod, err
+	}
+	if refused != nil { // it may run all the same: the policy was another one before
+		w.ended = true
+		if err := p.stopForGood(ctx, false); err != nil {
+			return errorPeriod, err
+		}
+		w.report(ctx, d.pod, refused)
+		return p.next, nil
 	}
 	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
 		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))
 	}
-	s := p.status(ctx)
+	s := p.status()
 	if !podutil.IsTerminal(s.Phase) {
 		p.checkDeadline(s)
 	}
@@ -58,7 +65,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	if p.changed {
 		return 0, err // what was done is seen, and reported, in the next pass
 	}
-	w.report(ctx, d.pod, p.status(ctx))
+	w.report(ctx, d.pod, p.status())
 	return p.next, errors.Join(err, p.prune(ctx))
 }
 
@@ -89,6 +96,9 @@ func (p *pass) read(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRuntimeDown, err)
 	}
+	if p.runtimeName = p.w.m.runtimeName(ctx); p.runtimeName == "" {
+		return fmt.Errorf("%w: its name is not known", errRuntimeDown)
+	}
 	p.st = st
 	p.w.setView(st)
 	return nil
@@ -103,7 +113,7 @@ func (p *pass) podIPs() []string {
 	return p.st.IPs(ipv6First(p.node.HostIPs))
 }
 
-func (p *pass) status(ctx context.Context) *v1.PodStatus {
+func (p *pass) status() *v1.PodStatus {
 	w := p.w
 	return status.Generate(status.Input{
 		Pod:     p.pod,
@@ -114,7 +124,7 @@ func (p *pass) status(ctx context.Context) *v1.PodStatus {
 		Ended:   w.ended,
 		HostIPs: p.node.HostIPs,
 		PodIPs:  p.podIPs(),
-		Runtime: w.m.runtimeName(ctx),
+		Runtime: p.runtimeName,
 		Now:     p.now,
 	})
 }
@@ -148,7 +158,7 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 		if err := p.read(ctx); err != nil {
 			return runtimeDownPeriod, err
 		}
-		final := p.status(ctx)
+		final := p.status()
 		if !podutil.IsTerminal(final.Phase) || s.Reason != "" {
 			final.Phase, final.Reason, final.Message = s.Phase, s.Reason, s.Message
 		}
