@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
 
-	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
