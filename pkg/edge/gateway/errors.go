@@ -16,6 +16,16 @@ func NewOfflineError(device Device) *apierrors.StatusError {
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is not connected", device))
 }
 
+// statusCodes are the HTTP codes of the reasons that a device may give.
+var statusCodes = map[string]int32{
+	"BadRequest": http.StatusBadRequest, "Unauthorized": http.StatusUnauthorized, "Forbidden": http.StatusForbidden,
+	"NotFound": http.StatusNotFound, "MethodNotAllowed": http.StatusMethodNotAllowed, "NotAcceptable": http.StatusNotAcceptable,
+	"AlreadyExists": http.StatusConflict, "Conflict": http.StatusConflict, "Gone": http.StatusGone, "Expired": http.StatusGone,
+	"Invalid": http.StatusUnprocessableEntity, "TooManyRequests": http.StatusTooManyRequests,
+	"RequestEntityTooLarge": http.StatusRequestEntityTooLarge, "InternalError": http.StatusInternalServerError,
+	"ServiceUnavailable": http.StatusServiceUnavailable, "Timeout": http.StatusGatewayTimeout, "ServerTimeout": http.StatusInternalServerError,
+}
+
 // resultError is the API status for a session that the device refused or could not begin.
 func resultError(device Device, result *edgeapi.Result) *apierrors.StatusError {
 	reason := result.GetReason()

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -165,6 +167,50 @@ func TestServerRestart(t *testing.T) {
 	w.start(t)
 	receive(t, d.connected, "the device to connect again")
 	w.handler.next(t, "started")
+}
+
+// The address of the server is configuration, not identity.
+func TestServerMoved(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	w.stop()
+	former := w.address
+	l, err := net.Listen("tcp", former) // so that the next one is another
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w.address = ""
+	w.start(t)
+	d := w.run(t, dir)
+	receive(t, d.connected, "the device to connect elsewhere")
+}
+
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	_, s := connectedWith(t, w, cat(0))
+	st, err := s.OpenStream(t.Context(), execRequest("cat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			values[f.GetName()] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	for name, least := range map[string]float64{
+		"aranya_gateway_sessions": 1, "aranya_gateway_streams": 1, "aranya_gateway_streams_total": 1, "aranya_gateway_enrolments_total": 1,
+	} {
+		if values[name] < least {
+			t.Errorf("%s is %v", name, values[name])
+		}
+	}
 }
 
 func TestLostLink(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"time"
 
@@ -193,14 +192,4 @@ func streamKind(req *edgeapi.OpenStream) string {
 	default:
 		return "other"
 	}
-}
-
-// statusCodes are the HTTP codes of the reasons that a device may give.
-var statusCodes = map[string]int32{
-	"BadRequest": http.StatusBadRequest, "Unauthorized": http.StatusUnauthorized, "Forbidden": http.StatusForbidden,
-	"NotFound": http.StatusNotFound, "MethodNotAllowed": http.StatusMethodNotAllowed, "NotAcceptable": http.StatusNotAcceptable,
-	"AlreadyExists": http.StatusConflict, "Conflict": http.StatusConflict, "Gone": http.StatusGone, "Expired": http.StatusGone,
-	"Invalid": http.StatusUnprocessableEntity, "TooManyRequests": http.StatusTooManyRequests,
-	"RequestEntityTooLarge": http.StatusRequestEntityTooLarge, "InternalError": http.StatusInternalServerError,
-	"ServiceUnavailable": http.StatusServiceUnavailable, "Timeout": http.StatusGatewayTimeout, "ServerTimeout": http.StatusInternalServerError,
 }

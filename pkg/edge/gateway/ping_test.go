@@ -1,0 +1,153 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+// always is a Directory with one device.
+type always struct{ ed *v1alpha1.EdgeDevice }
+
+func (a always) Get(string, string) (*v1alpha1.EdgeDevice, error) { return a.ed, nil }
+func (a always) SetCertificate(context.Context, Device, v1alpha1.CertificateStatus, bool) error {
+	return nil
+}
+
+// wire is the network below a session: what the test reads from it and writes to it is traffic.
+type wire struct{ net.Conn }
+
+func (wire) Read(p []byte) (int, error)  { return len(p), nil }
+func (wire) Write(p []byte) (int, error) { return len(p), nil }
+
+// checked is a session and what the pinger does to it.
+type checked struct {
+	*session
+	sent int
+}
+
+func newChecked(t *testing.T) *checked {
+	t.Helper()
+	ed := &v1alpha1.EdgeDevice{Status: v1alpha1.EdgeDeviceStatus{Certificate: &v1alpha1.CertificateStatus{PublicKeySHA256: "key"}}}
+	g := &Gateway{config: Config{Devices: always{ed}, PingTimeout: 10 * time.Second}, pinger: newPinger()}
+	g.registry.init()
+	c := &checked{session: &session{
+		gateway: g, keyHash: "key", conn: &deviceConn{Conn: link.NewConn(wire{}, link.MethodGRPC)},
+		welcome: g.welcomeFor(ed), done: make(chan struct{}),
+	}}
+	c.conn.admit1.Do(func() { c.conn.isIn.Store(true) })
+	c.out.send = func(m *edgeapi.ServerMessage) error {
+		c.sent++
+		return nil
+	}
+	c.out.spawn = func(f func()) { f() }
+	c.out.opened = true
+	c.certificate(time.Now(), time.Now().Add(24*365*time.Hour))
+	return c
+}
+
+// run lets time pass as the pinger would, and returns whether the session is still there.
+func (c *checked) run(for_ time.Duration, traffic func()) bool {
+	end := time.Now().Add(for_)
+	next := time.Now()
+	for time.Now().Before(end) {
+		if traffic != nil {
+			traffic()
+		}
+		if !time.Now().Before(next) {
+			c.outUnlocked(func() { next = c.check(time.Now(), 40*time.Second) })
+		}
+		select {
+		case <-c.done:
+			return false
+		default:
+		}
+		time.Sleep(time.Second)
+	}
+	return true
+}
+
+// outUnlocked runs what the outbox spawned after f, as another goroutine would.
+func (c *checked) outUnlocked(f func()) {
+	var later []func()
+	c.out.spawn = func(g func()) { later = append(later, g) }
+	f()
+	for _, g := range later {
+		g()
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
+	read := func(c *checked) func() { return func() { _, _ = c.conn.Read(make([]byte, 1)) } }
+	write := func(c *checked) func() { return func() { _, _ = c.conn.Write(make([]byte, 1)) } }
+	both := func(c *checked) func() { return func() { read(c)(); write(c)() } }
+	for name, c := range map[string]struct {
+		traffic func(*checked) func()
+		for_    time.Duration
+		alive   bool
+		pings   int
+	}{
+		"silent":                                  {nil, 15 * time.Second, false, 1},
+		"silent, while the network takes bytes":   {write, 50 * time.Second, true, 1},
+		"silent for too long even so":             {write, 70 * time.Second, false, 1},
+		"busy: pinged for the usage only":         {both, 1000 * time.Second, true, 7},
+		"talks and is not talked to: pinged, too": {read, 400 * time.Second, true, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newChecked(t)
+				var traffic func()
+				if c.traffic != nil {
+					traffic = c.traffic(s)
+				}
+				if alive := s.run(c.for_, traffic); alive != c.alive {
+					t.Errorf("alive %v, expected %v: %v", alive, c.alive, s.reason)
+				}
+				if !c.alive && !strings.Contains(s.reason.Error(), "did not answer a ping") {
+					t.Errorf("ended: %v", s.reason)
+				}
+				if s.sent < c.pings || s.sent > c.pings+3 && c.pings < 3 {
+					t.Errorf("%d pings, expected about %d", s.sent, c.pings)
+				}
+			})
+		})
+	}
+}
+
+// A certificate is asked to be renewed in its last sixth, now and then, and ends the link with it.
+func TestCertificateOfLiveLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newChecked(t)
+		s.certificate(time.Now(), time.Now().Add(60*time.Hour))
+		step := func(d time.Duration) {
+			time.Sleep(d)
+			s.outUnlocked(func() { s.checkCertificate(time.Now()) })
+		}
+		step(49 * time.Hour)
+		if s.sent != 0 {
+			t.Error("reminded too early")
+		}
+		step(2 * time.Hour)
+		step(time.Hour)
+		if s.sent != 1 {
+			t.Errorf("reminded %d times", s.sent)
+		}
+		step(6 * time.Hour)
+		if s.sent != 2 {
+			t.Errorf("reminded %d times", s.sent)
+		}
+		step(3 * time.Hour)
+		select {
+		case <-s.done:
+		default:
+			t.Error("the link outlived its certificate")
+		}
+	})
+}
