@@ -76,7 +76,7 @@ test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
 .PHONY: test-e2e
 test-e2e: packages cluster-programs ## Run the end-to-end tests with real components (RUN=pattern)
 	@echo "End-to-end tests."
-	@ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" go test -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/...
+	@ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" CGO_ENABLED=0 go test -trimpath -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/...
 	@if [ "$$(id -u)" -ne 0 ]; then \
 		echo "Not root: left out were the tests with containerd and with network namespaces, which only root can make."; fi
 

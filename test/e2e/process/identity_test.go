@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -88,7 +89,17 @@ func connect(t *testing.T, e *suite.Env, cert *tls.Certificate) (edgeapi.Edge_Co
 	if err != nil {
 		return nil, err
 	}
-	hello := &edgeapi.Hello{AgentVersion: "v0.0.0-test", NodeStatus: &edgeapi.NodeStatus{}}
+	quantities := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi"),
+		corev1.ResourcePods: resource.MustParse("110")}
+	facts, err := (&corev1.NodeStatus{
+		Capacity: quantities, Allocatable: quantities,
+		NodeInfo:   corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64", KubeletVersion: "v1.37.0-test"},
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Test"}},
+	}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := &edgeapi.Hello{AgentVersion: "v0.0.0-test", NodeStatus: &edgeapi.NodeStatus{Status: facts}}
 	if err := call.Send(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: hello}}); err != nil {
 		t.Log(err) // Recv tells why
 	}

@@ -155,7 +155,7 @@ func TestGetIsNotEnough(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = client.RESTClient().Get().RequestURI(subresource(t, config, device, "log", nil).RequestURI()).DoRaw(t.Context())
+			err = client.RESTClient().Get().RequestURI(subresource(t, config, device, "log", nil).RequestURI()).Do(t.Context()).Error()
 			forbidden(t, "log", err)
 		})
 	}
