@@ -58,8 +58,7 @@ type NodeInfo struct {
 	HostIPs []string
 	// Capacity and Allocatable resources: for oom scores, and the defaults of resourceFieldRef.
 	Capacity, Allocatable v1.ResourceList
-	// PodDNS is for pods with dnsPolicy ClusterFirst; empty: they use the device's own resolver. Nil:
-	// not known at the moment; what was known before stays, also over a restart of the agent.
+	// PodDNS is for pods with dnsPolicy ClusterFirst. Nil or without nameservers: the device's own resolver.
 	PodDNS *v1.PodDNSConfig
 }
 

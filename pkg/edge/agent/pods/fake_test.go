@@ -29,6 +29,7 @@ type fakeRuntime struct {
 	images     map[string]bool
 	sandboxErr error
 	createErr  error
+	execErr    error
 	calls      []string
 	stops      []int64       // grace periods
 	stopBlock  chan struct{} // StopContainer waits for it, or for its context
@@ -186,6 +187,11 @@ func (f *fakeRuntime) PullImage(_ context.Context, image *runtimeapi.ImageSpec, 
 	defer f.enter("PullImage")()
 	f.images[image.Image] = true
 	return image.Image, nil
+}
+
+func (f *fakeRuntime) ExecSync(context.Context, string, []string, time.Duration) (stdout, stderr []byte, err error) {
+	defer f.enter("ExecSync")()
+	return nil, nil, f.execErr
 }
 
 // end makes a container exit.

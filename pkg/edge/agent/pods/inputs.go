@@ -136,18 +136,9 @@ func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
 // SetNode replaces what is known of the device. Pods' statuses and downward API volumes follow.
 func (m *Manager) SetNode(info NodeInfo) {
 	m.mu.Lock()
-	if info.PodDNS == nil {
-		info.PodDNS = m.node.PodDNS
-	}
 	changed := !reflect.DeepEqual(m.node, info)
-	dnsChanged := !reflect.DeepEqual(m.node.PodDNS, info.PodDNS)
 	m.node = info
 	m.mu.Unlock()
-	if dnsChanged {
-		if err := m.store.SaveDNS(info.PodDNS); err != nil {
-			klog.Background().Error(err, "The DNS configuration of pods could not be kept for the next start")
-		}
-	}
 	if changed {
 		for _, w := range m.all() {
 			w.wakeUp()

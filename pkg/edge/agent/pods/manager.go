@@ -91,13 +91,6 @@ func (m *Manager) restore() error {
 	for _, err := range errs {
 		logger.Error(err, "A record of a pod was lost: the pod comes back when the cloud sends it again")
 	}
-	if m.node.PodDNS == nil {
-		dns, err := m.store.LoadDNS()
-		if err != nil {
-			logger.Error(err, "The DNS configuration of pods was lost: they use the device's own until the cloud sends it again")
-		}
-		m.node.PodDNS = dns
-	}
 	for uid, record := range records {
 		w := m.newWorker(uid)
 		if record.Pod != nil {

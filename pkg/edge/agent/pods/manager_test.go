@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/types"
 	"k8s.io/utils/clock"
+	utilexec "k8s.io/utils/exec"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -216,6 +217,53 @@ func TestLostDirectoriesAreSwept(t *testing.T) {
 			if _, err := os.Stat(dir); !os.IsNotExist(err) {
 				t.Errorf("%s is still there", dir)
 			}
+		}
+	})
+}
+
+func TestProbes(t *testing.T) {
+	exec := func(period, threshold int32) *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}, PeriodSeconds: period, FailureThreshold: threshold}
+	}
+	no := utilexec.CodeExitError{Err: errors.New("no"), Code: 1}
+	simulate(t, func(t *testing.T, a *agent) {
+		c := box("main")
+		c.StartupProbe, c.ReadinessProbe, c.LivenessProbe = exec(1, 30), exec(2, 1), exec(2, 3)
+		pod := newPod("p", c)
+		a.runtime.set(func() { a.runtime.execErr = no })
+		a.run(pod)
+		if cs := a.status(pod).ContainerStatuses[0]; *cs.Started || cs.Ready {
+			t.Errorf("got %+v before the startup probe succeeds", cs)
+		}
+		if a.runtime.count("ExecSync") > 5 {
+			t.Error("the other probes did not wait for the startup probe")
+		}
+		a.runtime.set(func() { a.runtime.execErr = nil })
+		a.settle()
+		if cs := a.status(pod).ContainerStatuses[0]; !*cs.Started || !cs.Ready {
+			t.Errorf("got %+v after the probes succeeded", cs)
+		}
+		a.runtime.set(func() { a.runtime.execErr = errors.New("connection reset") })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if cs := a.status(pod).ContainerStatuses[0]; !cs.Ready || cs.RestartCount != 0 {
+			t.Errorf("got %+v: that the runtime does not answer is not the container's fault", cs)
+		}
+		id := a.runtime.running()["main"]
+		a.restart()
+		if s := a.sink.statuses[string(pod.UID)]; s != nil {
+			t.Errorf("a ready container did not stay ready over a restart of the agent: %v", s)
+		}
+		a.runtime.set(func() { a.runtime.execErr = no })
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if cs := a.status(pod).ContainerStatuses[0]; cs.Ready {
+			t.Errorf("got %+v after the readiness probe failed", cs)
+		}
+		time.Sleep(4 * time.Second)
+		a.settle()
+		if cs := a.status(pod).ContainerStatuses[0]; cs.RestartCount != 1 || a.runtime.running()["main"] == id {
+			t.Errorf("got %+v after the liveness probe failed", cs)
 		}
 	})
 }

@@ -201,13 +201,13 @@ func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 			}
 			continue
 		}
-		if p.ask(ctx, key, w) {
+		switch p.ask(ctx, key, w) {
+		case success:
 			successes, failures = successes+1, 0
-		} else {
+		case failure:
 			successes, failures = 0, failures+1
-		}
-		if ctx.Err() != nil {
-			return
+		default:
+			continue
 		}
 		switch {
 		case successes >= max(w.probe.SuccessThreshold, 1):
@@ -234,24 +234,24 @@ func (p *prober) due(key probeKey, w *probeWorker) bool {
 	return p.Started(w.target.Container, key.containerID)
 }
 
-// ask runs the probe once and tells the user if the answer is no. That it could not be run counts as
-// no as well.
-func (p *prober) ask(ctx context.Context, key probeKey, w *probeWorker) bool {
+// ask runs the probe once and tells the user if the answer is no. That the container could not be asked,
+// as while the runtime is away, is no answer.
+func (p *prober) ask(ctx context.Context, key probeKey, w *probeWorker) result {
 	timeout := time.Duration(max(w.probe.TimeoutSeconds, 1)) * time.Second
 	_, err := probe.Run(ctx, p.exec, &w.probe.ProbeHandler, w.target, timeout)
-	if err == nil {
-		return true
-	}
 	if ctx.Err() != nil {
-		return false
+		return unknown
 	}
+	if err == nil {
+		return success
+	}
+	answer, message := unknown, fmt.Sprintf("%s probe errored and resulted in unknown state: %v", key.kind, err)
 	var no *probe.Failure
-	message := fmt.Sprintf("%s probe errored and resulted in unknown state: %v", key.kind, err)
 	if errors.As(err, &no) {
-		message = fmt.Sprintf("%s probe failed: %s", key.kind, no.Output)
+		answer, message = failure, fmt.Sprintf("%s probe failed: %s", key.kind, no.Output)
 	}
 	p.m.events.event(w.podUID, w.fieldPath, v1.EventTypeWarning, "Unhealthy", message)
-	return false
+	return answer
 }
 
 func (p *prober) exec(ctx context.Context, containerID string, command []string, timeout time.Duration) ([]byte, error) {

@@ -35,7 +35,6 @@ const (
 	deletionSuffix = ".deletion"
 	corruptSuffix  = ".corrupt"
 	tempPattern    = ".new-*"
-	dnsFile        = "dns"
 )
 
 // uidForm is what may become a file name.
@@ -95,33 +94,6 @@ func (s *Store) SaveDeletion(deletion *edgeapi.DeletePod) error {
 		return err
 	}
 	return s.save(deletion.Uid, deletionSuffix, data, true)
-}
-
-// SaveDNS keeps the DNS configuration of pods with dnsPolicy ClusterFirst; nil removes it.
-func (s *Store) SaveDNS(dns *v1.PodDNSConfig) error {
-	if dns == nil {
-		return ignoreNotExist(os.Remove(filepath.Join(s.dir, dnsFile)))
-	}
-	data, err := dns.Marshal()
-	if err != nil {
-		return err
-	}
-	return s.write(dnsFile, data, true)
-}
-
-// LoadDNS returns what SaveDNS kept, or nil.
-func (s *Store) LoadDNS() (*v1.PodDNSConfig, error) {
-	data, err := s.read(dnsFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	dns := &v1.PodDNSConfig{}
-	if err := dns.Unmarshal(data); err != nil {
-		return nil, s.setAside(dnsFile, err)
-	}
-	return dns, nil
 }
 
 // Remove forgets a pod.

@@ -113,28 +113,6 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-func TestDNS(t *testing.T) {
-	s, err := Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if dns, err := s.LoadDNS(); dns != nil || err != nil {
-		t.Errorf("got %v, %v from an empty store", dns, err)
-	}
-	if err := s.SaveDNS(&v1.PodDNSConfig{Nameservers: []string{"192.0.2.1"}}); err != nil {
-		t.Fatal(err)
-	}
-	if dns, err := s.LoadDNS(); err != nil || len(dns.Nameservers) != 1 {
-		t.Errorf("got %v, %v", dns, err)
-	}
-	if err := s.SaveDNS(nil); err != nil {
-		t.Fatal(err)
-	}
-	if dns, err := s.LoadDNS(); dns != nil || err != nil {
-		t.Errorf("got %v, %v after it was removed", dns, err)
-	}
-}
-
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(nil))
 	f.Add(encode([]byte("payload")))
