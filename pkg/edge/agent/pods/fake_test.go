@@ -30,6 +30,7 @@ type fakeRuntime struct {
 	sandboxErr error
 	createErr  error
 	execErr    error
+	reopenErr  error
 	calls      []string
 	stops      []int64       // grace periods
 	stopBlock  chan struct{} // StopContainer waits for it, or for its context
@@ -192,6 +193,11 @@ func (f *fakeRuntime) PullImage(_ context.Context, image *runtimeapi.ImageSpec, 
 func (f *fakeRuntime) ExecSync(context.Context, string, []string, time.Duration) (stdout, stderr []byte, err error) {
 	defer f.enter("ExecSync")()
 	return nil, nil, f.execErr
+}
+
+func (f *fakeRuntime) ReopenContainerLog(context.Context, string) error {
+	defer f.enter("ReopenContainerLog")()
+	return f.reopenErr
 }
 
 // end makes a container exit.

@@ -125,6 +125,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.start(w)
 	}
 	m.mu.Unlock()
+	m.wg.Go(func() { m.rotateLogs(ctx) })
 	m.relist.run(ctx)
 	cancel()
 	m.wg.Wait()
