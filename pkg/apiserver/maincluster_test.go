@@ -1,0 +1,185 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/features"
+	featurestesting "k8s.io/client-go/features/testing"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+)
+
+// Tokens that the main cluster knows.
+const (
+	tokenUser   = "may-do-everything"
+	tokenNobody = "may-do-nothing"
+)
+
+// mainCluster is as much of a kube-apiserver as a server needs to start: it has no objects but
+// Secrets, knows two users and lets one of them do everything. The end-to-end tests have a real one.
+type mainCluster struct {
+	t      *testing.T
+	mapper meta.RESTMapper
+
+	mu      sync.Mutex
+	secrets map[string]*corev1.Secret
+}
+
+// newMainCluster returns the path of a kubeconfig file for a new one.
+func newMainCluster(t *testing.T) (cluster *mainCluster, kubeconfig string) {
+	t.Helper()
+	featurestesting.SetFeatureDuringTest(t, features.WatchListClient, false)
+	cluster = &mainCluster{
+		t:       t,
+		mapper:  testrestmapper.TestOnlyStaticRESTMapper(clientscheme.Scheme),
+		secrets: map[string]*corev1.Secret{},
+	}
+	server := httptest.NewTLSServer(cluster)
+	t.Cleanup(server.Close)
+	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+"clusters": [{"name": "c", "cluster": {"server": %q, "certificate-authority-data": %q}}],
+"users": [{"name": "u", "user": {"token": "aranya"}}],
+"contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}`, server.URL,
+		jsonBytes(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cluster, kubeconfig
+}
+
+// jsonBytes encodes bytes as they are in JSON.
+func jsonBytes(data []byte) string {
+	encoded, _ := json.Marshal(data)
+	return strings.Trim(string(encoded), `"`)
+}
+
+// ServeHTTP implements http.Handler.
+func (c *mainCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	resource := path[len(path)-1]
+	switch {
+	case r.URL.Query().Get("watch") != "":
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	case resource == "tokenreviews":
+		c.review(w, r, &authenticationv1.TokenReview{})
+	case resource == "subjectaccessreviews":
+		c.review(w, r, &authorizationv1.SubjectAccessReview{})
+	case resource == "secrets" && r.Method == http.MethodPost:
+		c.createSecret(w, r)
+	case len(path) == 6 && path[4] == "secrets":
+		c.getSecret(w, resource)
+	case len(path) == 4 && path[2] == "namespaces":
+		respond(w, http.StatusOK, &corev1.Namespace{ObjectMeta: objectMeta(resource)})
+	case r.Method == http.MethodGet:
+		c.list(w, path)
+	default:
+		refuse(w, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", fmt.Errorf("not for tests")))
+	}
+}
+
+// review answers who a token belongs to, or whether a user may do something.
+func (c *mainCluster) review(w http.ResponseWriter, r *http.Request, into runtime.Object) {
+	c.read(r, into)
+	switch review := into.(type) {
+	case *authenticationv1.TokenReview:
+		review.Status.Authenticated = review.Spec.Token == tokenUser || review.Spec.Token == tokenNobody
+		review.Status.User.Username = review.Spec.Token
+	case *authorizationv1.SubjectAccessReview:
+		review.Status.Allowed = review.Spec.User == tokenUser
+	}
+	respond(w, http.StatusCreated, into)
+}
+
+func (c *mainCluster) createSecret(w http.ResponseWriter, r *http.Request) {
+	secret := &corev1.Secret{}
+	c.read(r, secret)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.secrets[secret.Name] != nil {
+		refuse(w, apierrors.NewAlreadyExists(corev1.Resource("secrets"), secret.Name))
+		return
+	}
+	secret.UID, secret.ResourceVersion = "1", "1"
+	c.secrets[secret.Name] = secret
+	respond(w, http.StatusCreated, secret)
+}
+
+func (c *mainCluster) getSecret(w http.ResponseWriter, name string) {
+	if secret := c.secret(name); secret != nil {
+		respond(w, http.StatusOK, secret)
+		return
+	}
+	refuse(w, apierrors.NewNotFound(corev1.Resource("secrets"), name))
+}
+
+func (c *mainCluster) secret(name string) *corev1.Secret {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.secrets[name]
+}
+
+// list returns an empty list of whatever is asked for.
+func (c *mainCluster) list(w http.ResponseWriter, path []string) {
+	gvr := schema.GroupVersionResource{Version: path[1], Resource: path[len(path)-1]}
+	if path[0] == "apis" && len(path) > 2 {
+		gvr.Group, gvr.Version = path[1], path[2]
+	}
+	kind, err := c.mapper.KindFor(gvr)
+	if err != nil {
+		refuse(w, apierrors.NewNotFound(gvr.GroupResource(), ""))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = fmt.Fprintf(w, `{"kind": "%sList", "apiVersion": %q, "metadata": {"resourceVersion": "1"}, "items": []}`, kind.Kind, kind.GroupVersion().String())
+}
+
+// read decodes a request's body: clients send protobuf and JSON.
+func (c *mainCluster) read(r *http.Request, into runtime.Object) {
+	data, err := io.ReadAll(r.Body)
+	if err == nil {
+		_, _, err = clientscheme.Codecs.UniversalDeserializer().Decode(data, nil, into)
+	}
+	if err != nil {
+		c.t.Errorf("%s %s: %v", r.Method, r.URL, err)
+	}
+}
+
+func respond(w http.ResponseWriter, code int, object runtime.Object) {
+	data, err := runtime.Encode(clientscheme.Codecs.LegacyCodec(clientscheme.Scheme.PrioritizedVersionsAllGroups()...), object)
+	if err != nil {
+		code, data = http.StatusInternalServerError, []byte(err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(data)
+}
+
+func refuse(w http.ResponseWriter, status *apierrors.StatusError) {
+	object := status.Status()
+	object.Kind, object.APIVersion = "Status", "v1"
+	data, _ := json.Marshal(&object)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(object.Code))
+	_, _ = w.Write(data)
+}
