@@ -190,7 +190,8 @@ func (p *pass) mountVolumes() (map[string]volumes.Mounted, error) {
 
 // joined takes apart what errors.Join has put together.
 func joined(err error) []error {
-	if multi, ok := err.(interface{ Unwrap() []error }); ok {
+	var multi interface{ Unwrap() []error }
+	if errors.As(err, &multi) {
 		return multi.Unwrap()
 	}
 	return nil

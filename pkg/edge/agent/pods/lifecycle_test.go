@@ -1,0 +1,226 @@
+package pods
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func TestAdmission(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := &agent{t: t, dir: dir, runtime: newFakeRuntime(clock.RealClock{}),
+			admit: func(*v1.Pod) (string, string, bool) { return "HostPolicy", "privileged pods are forbidden", false }}
+		a.start()
+		pod := newPod("refused", box("main"))
+		a.run(pod)
+		if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != "HostPolicy" || s.Message != "Pod was rejected: privileged pods are forbidden" {
+			t.Errorf("got %v", s)
+		}
+		if !a.sink.hasEvent("Warning HostPolicy") {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if len(a.runtime.sandboxes) != 0 {
+			t.Error("a refused pod has a sandbox")
+		}
+		a.delete(pod, 0)
+		if !a.gone(pod) {
+			t.Error("the pod was not removed")
+		}
+		a.stop()
+	})
+}
+
+func TestUnknownPodIsReportedRemoved(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("nobody", box("main"))
+		a.runtime.set(func() { a.runtime.down = errors.New("down") })
+		a.delete(pod, 1)
+		if a.gone(pod) {
+			t.Error("removal was confirmed though the runtime could not be asked")
+		}
+		a.runtime.set(func() { a.runtime.down = nil })
+		a.settle()
+		if !a.gone(pod) {
+			t.Error("removal was not confirmed")
+		}
+		if len(a.manager.Digests()) != 0 {
+			t.Error("the pod is still held")
+		}
+	})
+}
+
+func TestShorterGraceInterrupts(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("slow", box("main"))
+		a.run(pod)
+		a.runtime.set(func() { a.runtime.stopBlock = make(chan struct{}) })
+		a.delete(pod, 300)
+		a.delete(pod, 600) // longer: has no effect
+		if a.gone(pod) {
+			t.Fatal("gone too early")
+		}
+		block := a.runtime.stopBlock
+		a.runtime.set(func() { a.runtime.stopBlock = nil })
+		a.delete(pod, 0)
+		close(block)
+		if !a.gone(pod) {
+			t.Error("the shorter grace period did not take effect")
+		}
+		if got := a.runtime.stops; len(got) != 2 || got[0] != 300 || got[1] != minGrace {
+			t.Errorf("got grace periods %v", got)
+		}
+	})
+}
+
+func TestDeletionSurvivesRestart(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("going", box("main"))
+		a.run(pod)
+		a.runtime.set(func() { a.runtime.stopBlock = make(chan struct{}) })
+		a.delete(pod, 300)
+		a.stop()
+		a.runtime.set(func() { a.runtime.stopBlock = nil })
+		a.start()
+		a.settle()
+		if !a.gone(pod) {
+			t.Error("the removal was forgotten")
+		}
+	})
+}
+
+func TestSandboxFailure(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.set(func() { a.runtime.sandboxErr = errors.New("no more networks") })
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		if !a.sink.hasEvent("Warning FailedCreatePodSandBox : Failed to create pod sandbox: no more networks") {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if s := a.status(pod); s.Phase != v1.PodPending || s.ContainerStatuses[0].State.Waiting.Reason != "ContainerCreating" {
+			t.Errorf("got %v", s)
+		}
+		if n := a.runtime.count("RunPodSandbox"); n != 1 {
+			t.Errorf("tried %d times within 3 s, want once", n)
+		}
+		a.runtime.set(func() { a.runtime.sandboxErr = nil })
+		time.Sleep(errorPeriod)
+		a.settle()
+		if a.status(pod).Phase != v1.PodRunning {
+			t.Error("it was not tried again")
+		}
+	})
+}
+
+func TestContainerCannotBeCreated(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.set(func() { a.runtime.createErr = errors.New("bad mount") })
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		if w := a.status(pod).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CreateContainerError" || w.Message != "bad mount" {
+			t.Errorf("got %v", a.status(pod).ContainerStatuses)
+		}
+		bad := newPod("nonroot", box("main"))
+		bad.Spec.SecurityContext = &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To[int64](0)}
+		a.run(bad)
+		if w := a.status(bad).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CreateContainerConfigError" ||
+			!strings.HasPrefix(w.Message, "container's runAsUser breaks non-root policy") {
+			t.Errorf("got %v", a.status(bad).ContainerStatuses)
+		}
+	})
+}
+
+func TestMissingVolumeContent(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		pod.Spec.Volumes = []v1.Volume{{Name: "c", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}}
+		a.run(pod)
+		if !a.sink.hasEvent(`Warning FailedMount : MountVolume.SetUp failed for volume "c" : its content has not arrived`) {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		if a.runtime.count("RunPodSandbox") != 0 {
+			t.Error("a pod without its volumes was started")
+		}
+		a.manager.UpdateVolumes(&edgeapi.UpdateVolumes{Uid: string(pod.UID), Volumes: []*edgeapi.VolumeData{{Name: "c"}}})
+		a.settle()
+		if a.status(pod).Phase != v1.PodRunning {
+			t.Error("the pod does not run though the content has arrived")
+		}
+	})
+}
+
+func TestActiveDeadline(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](30)
+		a.run(pod)
+		time.Sleep(40 * time.Second)
+		synctest.Wait()
+		if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != "DeadlineExceeded" {
+			t.Errorf("got %v", s)
+		}
+		if len(a.runtime.running()) != 0 {
+			t.Error("the container still runs")
+		}
+		a.restart()
+		if len(a.runtime.running()) != 0 {
+			t.Error("the container runs again after a restart of the agent")
+		}
+	})
+}
+
+func TestDeletionTimestamp(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		pod.DeletionGracePeriodSeconds = ptr.To[int64](1)
+		a.run(pod)
+		if !a.gone(pod) {
+			t.Error("a pod with a deletionTimestamp was not removed")
+		}
+	})
+}
+
+func TestUnusablePodsAreReported(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "x", Pod: []byte{0xff}})
+		pod := newPod("p", box("main"))
+		data, _ := pod.Marshal()
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "another", Pod: data})
+		a.manager.RunPod(&edgeapi.RunPod{Uid: "../../etc", Pod: data})
+		a.settle()
+		if len(a.manager.Digests()) != 0 {
+			t.Error("an unusable pod is held")
+		}
+		if !a.sink.hasEvent("FailedValidation") {
+			t.Error("nobody was told")
+		}
+	})
+}
+
+func TestEventsAreNotRepeated(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		for range 5 {
+			a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "the same")
+		}
+		a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "another\xff")
+		if n := len(a.sink.events); n != 2 {
+			t.Errorf("%d events, want 2", n)
+		}
+		time.Sleep(repeatInterval)
+		a.manager.events.event("pod", "", v1.EventTypeWarning, "BackOff", "the same")
+		if n := len(a.sink.events); n != 3 {
+			t.Errorf("%d events after a while, want 3", n)
+		}
+	})
+}
