@@ -2,11 +2,8 @@ package gateway_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,12 +143,14 @@ type recorder struct {
 }
 
 func (r *recorder) SessionStarted(s gateway.Session) { r.records <- record{what: "started", s: s} }
+
 func (r *recorder) DeviceMessage(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	if r.block != nil {
 		r.block(s.Device())
 	}
 	r.records <- record{what: "message", s: s, msg: msg}
 }
+
 func (r *recorder) SessionEnded(s gateway.Session, reason error) {
 	r.records <- record{what: "ended", s: s, reason: reason}
 }
@@ -277,19 +276,24 @@ type connected struct {
 func (d *device) Hello(context.Context) *edgeapi.Hello {
 	return &edgeapi.Hello{AgentVersion: "test", NodeStatus: &edgeapi.NodeStatus{Status: d.hello}}
 }
+
 func (d *device) Connected(ctx context.Context, w *edgeapi.Welcome, send uplink.Sender) {
 	d.connected <- connected{ctx, w, send}
 }
+
 func (d *device) Message(msg *edgeapi.ServerMessage) {
 	if d.slow != nil {
 		<-d.slow
 	}
 	d.messages <- msg
 }
+
 func (d *device) Disconnected(err error) { d.disconnected <- err }
+
 func (d *device) Stream(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream) {
 	d.serve(ctx, req, s)
 }
+
 func (d *device) Usage() (cpu, memory uint64) { return 5e8, 64 << 20 }
 
 func (w *world) run(t testing.TB, dir string, change ...func(*device, *uplink.Config)) *device {
@@ -344,92 +348,4 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-}
-
-// countingDialer tells of each attempt.
-type countingDialer struct {
-	mu     sync.Mutex
-	conns  []*link.Conn
-	failed chan struct{} // may be nil
-}
-
-func (c *countingDialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
-	conn, err := link.TCP{}.Dial(ctx, address)
-	if err != nil {
-		if c.failed != nil {
-			c.failed <- struct{}{}
-		}
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conns = append(c.conns, conn)
-	return conn, nil
-}
-
-func (c *countingDialer) cut() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-}
-
-// freezer makes connections over which, once frozen, nothing is read or written, as if the network was
-// gone without a word.
-type freezer struct {
-	frozen atomic.Bool
-	mu     sync.Mutex
-	conns  []net.Conn
-}
-
-func (f *freezer) Dial(ctx context.Context, address string) (*link.Conn, error) {
-	if f.frozen.Load() {
-		return nil, errors.New("frozen")
-	}
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fc := &frozenConn{Conn: c, freezer: f, closed: make(chan struct{})}
-	f.conns = append(f.conns, fc)
-	return link.NewConn(fc, link.MethodGRPC), nil
-}
-
-func (f *freezer) thaw() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.conns {
-		_ = c.Close()
-	}
-}
-
-type frozenConn struct {
-	net.Conn
-	freezer *freezer
-	once    sync.Once
-	closed  chan struct{}
-}
-
-func (c *frozenConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if c.freezer.frozen.Load() {
-		<-c.closed
-		return 0, net.ErrClosed
-	}
-	return n, err
-}
-
-func (c *frozenConn) Write(p []byte) (int, error) {
-	if c.freezer.frozen.Load() {
-		return len(p), nil
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *frozenConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
 }

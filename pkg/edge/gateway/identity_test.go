@@ -8,9 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,7 +21,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
-	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/identity"
@@ -334,175 +331,4 @@ func TestExpiredBeyondGrace(t *testing.T) {
 	cert := certificateIn(t, dir)
 	_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
 	wantCode(t, err, codes.PermissionDenied, "arhat join")
-}
-
-// connectError is what a device with this identity is told.
-func (w *world) connectError(t *testing.T, dir string) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	call, err := w.rawClient(t, certificateIn(t, dir)).Connect(ctx)
-	if err == nil {
-		_ = call.Send(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: &edgeapi.Hello{}}})
-		_, err = call.Recv()
-	}
-	return err
-}
-
-func TestDeleted(t *testing.T) {
-	w := newWorld(t)
-	ed := w.directory.put("device-1", "uid-1")
-	dir := w.enrol(t, ed)
-	d := w.run(t, dir)
-	receive(t, d.connected, "the device to connect")
-	w.handler.next(t, "started")
-
-	// While it is being deleted the link stays: its pods have to go.
-	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
-	w.DeviceChanged("edge", "device-1")
-	if _, ok := w.Session("edge", "device-1"); !ok {
-		t.Fatal("the link was cut before the EdgeDevice was gone")
-	}
-	w.directory.remove("device-1")
-	w.DeviceChanged("edge", "device-1")
-	if end := w.handler.next(t, "ended"); status.Code(end.reason) != codes.PermissionDenied {
-		t.Errorf("ended: %v", end.reason)
-	}
-	err := receive(t, d.disconnected, "the device to be told")
-	wantCode(t, err, codes.PermissionDenied, "was deleted")
-	d.stop()
-
-	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "was deleted")
-	cert := certificateIn(t, dir)
-	_, err = w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
-	wantCode(t, err, codes.PermissionDenied, "was deleted")
-
-	w.directory.put("device-1", "uid-2")
-	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "created again")
-	w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
-	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "")
-}
-
-// The heartbeat notices a deletion by itself too.
-func TestDeletedNoticedByHeartbeat(t *testing.T) {
-	w := newWorld(t)
-	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1", func(ed *v1alpha1.EdgeDevice) {
-		ed.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 20 * time.Millisecond}
-	})))
-	receive(t, d.connected, "the device to connect")
-	w.handler.next(t, "started")
-	w.directory.remove("device-1")
-	w.handler.next(t, "ended")
-}
-
-// Enrolling anew shuts the old key out, at once and for good.
-func TestRekeyed(t *testing.T) {
-	w := newWorld(t)
-	ed := w.directory.put("device-1", "uid-1")
-	old := w.enrol(t, ed)
-	d := w.run(t, old)
-	receive(t, d.connected, "the device to connect")
-	w.handler.next(t, "started")
-
-	fresh := w.enrol(t, ed)
-	err := receive(t, d.disconnected, "the device to be told")
-	wantCode(t, err, codes.PermissionDenied, "replaced the key")
-	w.handler.next(t, "ended")
-	d.stop()
-
-	wantCode(t, w.connectError(t, old), codes.PermissionDenied, "replaced the key")
-	cert := certificateIn(t, old)
-	_, err = w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
-	wantCode(t, err, codes.PermissionDenied, "replaced the key")
-
-	d2 := w.run(t, fresh)
-	receive(t, d2.connected, "the new agent to connect")
-}
-
-// A cache that is a moment behind does not turn a new device away.
-func TestLaggingDirectory(t *testing.T) {
-	w := newWorld(t, func(c *gateway.Config) { c.CacheLag = deadline })
-	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
-	full, _ := w.directory.Get("edge", "device-1")
-	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status.Certificate = nil })
-	d := w.run(t, dir)
-	go func() {
-		// By now the device may or may not have asked; either way it must get in.
-		w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status = full.Status })
-	}()
-	receive(t, d.connected, "the device to connect")
-}
-
-func TestJoin(t *testing.T) {
-	w := newWorld(t)
-	ed := w.directory.put("device-1", "uid-1")
-	dir := t.TempDir()
-	join := func(token string) error {
-		return uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir})
-	}
-	if err := join(""); !errors.Is(err, uplink.ErrNotEnrolled) {
-		t.Errorf("Join without token: %v", err)
-	}
-	token := w.token(t, ed, time.Hour)
-	if err := join(token); err != nil {
-		t.Fatal(err)
-	}
-	first := certificateIn(t, dir)
-	if err := join(""); err != nil {
-		t.Errorf("Join of an enrolled device: %v", err)
-	}
-	if err := join(token); err != nil {
-		t.Errorf("Join with the token that was used: %v", err)
-	}
-	if !certificateIn(t, dir).Leaf.Equal(first.Leaf) {
-		t.Error("the identity was replaced")
-	}
-	if err := join(w.token(t, ed, time.Hour)); err != nil {
-		t.Errorf("Join with another token: %v", err)
-	}
-	if next := certificateIn(t, dir); next.Leaf.Equal(first.Leaf) || identity.PublicKeyHash(next.Leaf) == identity.PublicKeyHash(first.Leaf) {
-		t.Error("enrolling anew kept the key")
-	}
-	for _, name := range []string{"key.pem", "cert.pem", "ca.pem"} {
-		if info, err := os.Stat(filepath.Join(dir, "identity", name)); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v %v", name, info.Mode(), err)
-		}
-	}
-	ca, err := os.ReadFile(filepath.Join(dir, "identity", "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if block, _ := pem.Decode(ca); block == nil || string(block.Bytes) != string(w.config.Authority.Certificate().Raw) {
-		t.Error("ca.pem is not the device CA")
-	}
-}
-
-// A server that is not there yet is tried again; one that says no is not.
-func TestJoinWaitsForServer(t *testing.T) {
-	w := newWorld(t)
-	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
-	w.stop()
-	dialer := &countingDialer{failed: make(chan struct{}, 100)}
-	joined := make(chan error, 1)
-	go func() {
-		joined <- uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: t.TempDir(), Dialer: dialer})
-	}()
-	receive(t, dialer.failed, "the first attempt")
-	w.start(t)
-	if err := receive(t, joined, "Join"); err != nil {
-		t.Error(err)
-	}
-}
-
-// The token names the CA: a server that cannot show it never sees the token.
-func TestJoinWrongServer(t *testing.T) {
-	w, imposter := newWorld(t), newWorld(t)
-	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
-	err := uplink.Join(t.Context(), uplink.JoinOptions{Server: imposter.address, Token: token, StateDir: t.TempDir()})
-	if err == nil || !strings.Contains(err.Error(), "not the one that the token is for") {
-		t.Errorf("Join at another server: %v", err)
-	}
-	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: t.TempDir()}); err != nil {
-		t.Errorf("the token was used up: %v", err)
-	}
 }
