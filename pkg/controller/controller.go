@@ -132,7 +132,7 @@ func (c *Controllers) build() (err error) {
 		return err
 	}
 	if c.device, err = device.New(device.Config{
-		Edge: c.config.Edge, Devices: c.deviceInformer, NodeInformer: c.nodeInformer, Nodes: c.node,
+		Edge: c.config.Edge, Devices: c.deviceInformer, Lister: c.devices, NodeInformer: c.nodeInformer, Nodes: c.node,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
 		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) },
 	}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Nodes interface {
 type Config struct {
 	Edge    versioned.Interface
 	Devices cache.SharedIndexInformer
+	Lister  aranyalisters.EdgeDeviceLister
 	// NodeInformer is for being told of changes, and for finding Nodes that stand in the way.
 	NodeInformer cache.SharedIndexInformer
 	Nodes        Nodes
@@ -65,7 +67,7 @@ type Config struct {
 // Controller keeps the status of EdgeDevices. It is a links.Listener.
 type Controller struct {
 	config  Config
-	devices aranyalisters.EdgeDeviceLister
+	written cache.MutationCache // of EdgeDevices
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	start   time.Time
 
@@ -99,7 +101,7 @@ func New(config Config) (*Controller, error) {
 	}
 	c := &Controller{
 		config:  config,
-		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
+		written: queue.Written(config.Devices.GetIndexer()),
 		queue:   queue.New[types.NamespacedName]("edgedevices", config.Clock),
 		start:   config.Clock.Now(),
 		links:   map[types.NamespacedName]linkHistory{},
@@ -118,7 +120,7 @@ func (c *Controller) Run(ctx context.Context) {
 func (c *Controller) LinkUp(s gateway.Session) {
 	c.remember(s.Device(), linkHistory{})
 	info := s.Info()
-	c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, info.RemoteAddress, info.Replica)
+	c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, host(info.RemoteAddress), info.Replica)
 	c.queue.AddAfter(links.Key(s.Device()), settle)
 }
 
@@ -127,6 +129,14 @@ func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.remember(device, linkHistory{down: true, lost: lost.Message(), lastSeen: lost.LastSeen})
 	c.config.Events.Device(device, corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", lost.Message())
 	c.queue.AddAfter(links.Key(device), settle)
+}
+
+// host leaves out the port: events that differ in nothing else are one event that happened again.
+func host(address string) string {
+	if h, _, err := net.SplitHostPort(address); err == nil {
+		return h
+	}
+	return address
 }
 
 func (c *Controller) remember(device gateway.Device, history linkHistory) {
@@ -147,17 +157,23 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 // sync brings the stored status of an EdgeDevice up to date, or removes what belongs to one that is
 // being deleted.
 func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	ed, err := c.devices.EdgeDevices(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		c.forget(key)
-		return 0, nil
-	}
+	object, exists, err := c.written.GetByKey(key.String())
 	if err != nil {
 		return 0, err
 	}
+	if !exists {
+		c.forget(key)
+		return 0, nil
+	}
+	ed := object.(*aranya.EdgeDevice)
 	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
 	c.dropFormer(key, ed)
 	if ed.DeletionTimestamp != nil {
+		if seen, err := c.config.Lister.EdgeDevices(key.Namespace).Get(key.Name); err == nil && seen.DeletionTimestamp == nil {
+			// The Node controller does not know yet, and might create a Node that nobody removes. The
+			// informer is about to tell both.
+			return 0, nil
+		}
 		return c.finalize(ctx, ed)
 	}
 	status, again := c.status(ctx, ed)
@@ -210,13 +226,14 @@ func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *a
 	if err != nil {
 		return err
 	}
-	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+	written, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
+	c.written.Mutation(written)
 	return nil
 }
 

@@ -58,6 +58,7 @@ type Config struct {
 type Controller struct {
 	config  Config
 	nodes   corelisters.NodeLister
+	written cache.MutationCache // of Nodes
 	devices aranyalisters.EdgeDeviceLister
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	leases  *leases
@@ -81,6 +82,7 @@ func New(config Config) (*Controller, error) {
 	c := &Controller{
 		config:  config,
 		nodes:   corelisters.NewNodeLister(config.Nodes.GetIndexer()),
+		written: queue.Written(config.Nodes.GetIndexer()),
 		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
 		leases:  newLeases(config.Kube, config.Clock),
@@ -143,15 +145,15 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return 0, err
 	}
 	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
-	n, err := c.nodes.Get(ed.Name)
-	if err != nil && !apierrors.IsNotFound(err) {
+	n, err := c.get(ed.Name)
+	if err != nil {
 		return 0, err
 	}
 	session := c.config.Tracker.Session(key, ed.UID)
 	switch {
 	case ed.Spec.Node.Disabled:
 		return c.retire(ctx, ed, n, session != nil)
-	case n == nil || err != nil:
+	case n == nil:
 		if session == nil {
 			return 0, nil // nothing is known of the machine yet
 		}
@@ -162,6 +164,15 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return 0, c.online(ctx, ed, n, session)
 	}
 	return c.offline(ctx, ed, n, key)
+}
+
+// get returns a Node from memory, nil if there is none.
+func (c *Controller) get(name string) (*corev1.Node, error) {
+	object, exists, err := c.written.GetByKey(name)
+	if err != nil || !exists {
+		return nil, err
+	}
+	return object.(*corev1.Node), nil
 }
 
 // create creates the Node and its Lease, and takes off the taint that admission put on it.
@@ -206,10 +217,11 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	}
 	c.leases.start(n, false)
 	status := onlineStatus(ed, reported, &n.Status, endpoint{c.config.Address, c.config.Port}, metav1.NewTime(c.config.Clock.Now()))
-	if err := c.writeStatus(ctx, n, status); err != nil {
-		if apierrors.IsInvalid(err) {
-			return c.unusable(ctx, ed, err)
-		}
+	n, err = c.writeStatus(ctx, n, status)
+	if apierrors.IsInvalid(err) {
+		return c.unusable(ctx, ed, err)
+	}
+	if err != nil {
 		return err
 	}
 	return c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status))
@@ -233,7 +245,9 @@ func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *core
 			reason = "The device did not connect since aranya was started"
 		}
 		if again == 0 {
-			if err := c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now()))); err != nil {
+			var err error
+			n, err = c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now())))
+			if err != nil {
 				return 0, err
 			}
 		}

@@ -111,10 +111,11 @@ func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Tim
 	if err != nil {
 		return time.Time{}, err
 	}
-	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	if err != nil {
 		return time.Time{}, fmt.Errorf("taint Node %s: %w", n.Name, err)
 	}
+	c.written.Mutation(written)
 	return now.Time, nil
 }
 
@@ -135,8 +136,8 @@ func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
 // Of returns the Node of an EdgeDevice, nil if it has none. What memory does not know of is asked of
 // the cluster: it may have been created just now.
 func (c *Controller) Of(ctx context.Context, ed *aranya.EdgeDevice) (*corev1.Node, error) {
-	n, err := c.nodes.Get(ed.Name)
-	if apierrors.IsNotFound(err) {
+	n, err := c.get(ed.Name)
+	if n == nil && err == nil {
 		n, err = c.config.Kube.CoreV1().Nodes().Get(ctx, ed.Name, metav1.GetOptions{})
 	}
 	if apierrors.IsNotFound(err) {

@@ -16,20 +16,22 @@ import (
 	"arhat.dev/aranya/pkg/controller/patch"
 )
 
-// writeStatus patches the status of a Node, if it differs.
-func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status corev1.NodeStatus) error {
+// writeStatus patches the status of a Node, if it differs. It returns the Node as it is then, because
+// the one in memory lags behind.
+func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status corev1.NodeStatus) (*corev1.Node, error) {
 	if sameStatus(&n.Status, &status) {
-		return nil
+		return n, nil
 	}
 	data, err := patch.Strategic(n.UID, corev1.Node{Status: n.Status}, corev1.Node{Status: status})
 	if err != nil || data == nil {
-		return err
+		return n, err
 	}
-	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write status of Node %s: %w", n.Name, err)
+	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return nil, fmt.Errorf("write status of Node %s: %w", n.Name, err)
 	}
-	return nil
+	c.written.Mutation(written)
+	return written, nil
 }
 
 // adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs.
@@ -38,13 +40,14 @@ func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	if err != nil || data == nil {
 		return err
 	}
-	_, err = c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
 	if apierrors.IsInvalid(err) {
 		return c.unusable(ctx, ed, err)
 	}
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err != nil {
 		return fmt.Errorf("adjust Node %s: %w", n.Name, err)
 	}
+	c.written.Mutation(written)
 	return nil
 }
 

@@ -63,6 +63,7 @@ type Controller struct {
 	config   Config
 	lister   corelisters.PodLister
 	indexer  cache.Indexer
+	written  cache.MutationCache // of pods
 	resolver *resolve.Resolver
 	objects  *objects.Manager[key]
 	tokens   *tokenCache
@@ -118,6 +119,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		config:  config,
 		lister:  corelisters.NewPodLister(config.Pods.GetIndexer()),
 		indexer: config.Pods.GetIndexer(),
+		written: queue.Written(config.Pods.GetIndexer()),
 		tokens:  newTokenCache(config.Kube, config.Clock),
 		sync:    queue.New[key]("pods", config.Clock),
 		status:  queue.New[key]("pod_statuses", config.Clock),
@@ -173,8 +175,12 @@ func byUID(object any) ([]string, error) {
 
 // get returns a pod from memory, nil if it is gone.
 func (c *Controller) get(k key) *corev1.Pod {
-	pod, err := c.lister.Pods(k.namespace).Get(k.name)
-	if err != nil || pod.UID != k.uid {
+	object, exists, err := c.written.GetByKey(cache.NewObjectName(k.namespace, k.name).String())
+	if err != nil || !exists {
+		return nil
+	}
+	pod := object.(*corev1.Pod)
+	if pod.UID != k.uid {
 		return nil
 	}
 	return pod

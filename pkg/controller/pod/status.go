@@ -71,9 +71,12 @@ func (c *Controller) write(ctx context.Context, pod *corev1.Pod, status *corev1.
 	if err != nil || data == nil {
 		return 0, err
 	}
-	_, err = c.config.Kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	written, err := c.config.Kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
 	switch {
-	case err == nil || apierrors.IsNotFound(err):
+	case err == nil:
+		c.written.Mutation(written)
+		return 0, nil
+	case apierrors.IsNotFound(err):
 		return 0, nil
 	case apierrors.IsInvalid(err):
 		// The device said something that cannot be. More of the same would not help.

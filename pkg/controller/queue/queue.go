@@ -44,15 +44,16 @@ func Run[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterfa
 	running.Wait()
 }
 
-func next[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterface[T], work func(context.Context, T) (time.Duration, error)) bool {
+func next[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterface[T], work func(context.Context, T) (time.Duration, error)) (more bool) {
 	item, stopped := q.Get()
 	if stopped {
 		return false
 	}
+	more = true // also after a panic, where that does not end the process
 	defer q.Done(item)
 	defer utilruntime.HandleCrashWithContext(ctx)
 	if ctx.Err() != nil {
-		return true // drain
+		return more // drain
 	}
 	again, err := work(ctx, item)
 	switch {
@@ -65,5 +66,5 @@ func next[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterf
 	default:
 		q.Forget(item)
 	}
-	return true
+	return more
 }

@@ -1,0 +1,81 @@
+package events
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var device = gateway.Device{Namespace: "ns", Name: "d", UID: "u"}
+
+func TestRecorder(t *testing.T) {
+	client := fake.NewClientset()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r := New(ctx)
+	defer r.Stop()
+	r.Start(client)
+
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}}
+	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
+	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
+	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full"})
+	r.FromDevice(device, "d", pod, &edgeapi.Event{Type: "Odd", Reason: "Started", Message: strings.Repeat("ü", 5000), FieldPath: "spec.containers{main}"})
+	r.FromDevice(device, "d", pod, &edgeapi.Event{Message: "no reason"})
+
+	want := map[string]func(e corev1.Event) bool{
+		"EdgeDevice Connected": func(e corev1.Event) bool {
+			return e.Message == "over grpc" && e.Source.Component == Component && e.InvolvedObject.UID == "u" && e.Namespace == "ns"
+		},
+		"Pod FailedMount":         func(e corev1.Event) bool { return e.Type == "Warning" && e.Message == "no volume" },
+		"EdgeDevice DiskPressure": func(e corev1.Event) bool { return e.Source.Component == DeviceComponent && e.Source.Host == "d" },
+		"Node DiskPressure":       func(e corev1.Event) bool { return e.InvolvedObject.UID == "d" && e.Namespace == "default" },
+		"Pod Started": func(e corev1.Event) bool {
+			return e.Type == "Normal" && len(e.Message) <= maxMessage && utf8.ValidString(e.Message) && e.InvolvedObject.FieldPath == "spec.containers{main}"
+		},
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		list, err := client.CoreV1().Events("").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) == len(want) {
+			for _, e := range list.Items {
+				check := want[e.InvolvedObject.Kind+" "+e.Reason]
+				if check == nil || !check(e) {
+					t.Errorf("event: %+v", e)
+				}
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d events, want %d", len(list.Items), len(want))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestClip(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		n    int
+		want string
+	}{{"abc", 5, "abc"}, {"abc", 2, "ab"}, {"aü", 2, "a"}, {"a\xff", 5, "a\uFFFD"}, {"", 0, ""}} {
+		if got := clip(tt.in, tt.n); got != tt.want {
+			t.Errorf("clip(%q, %d) = %q, want %q", tt.in, tt.n, got, tt.want)
+		}
+	}
+}
