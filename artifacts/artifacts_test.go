@@ -23,6 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apiserver/pkg/apis/audit"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/apiserver/pkg/audit/policy"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -38,6 +43,7 @@ func init() {
 	utilruntime.Must(clientscheme.AddToScheme(scheme))
 	utilruntime.Must(apiregistrationv1.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	utilruntime.Must(auditv1.AddToScheme(scheme))
 }
 
 // decode reads YAML documents as a strict API server does: unknown and repeated fields are errors.
@@ -259,15 +265,33 @@ func TestBindingsRefer(t *testing.T) {
 	}
 }
 
+// TestAuditSampleKeepsTokensOut would fail if another rule came before the one for tokens.
+func TestAuditSampleKeepsTokensOut(t *testing.T) {
+	loaded, err := policy.LoadPolicyFromFile("samples/audit-policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluator := policy.NewPolicyRuleEvaluator(loaded)
+	for subresource, want := range map[string]audit.Level{"token": audit.LevelMetadata, "exec": audit.LevelMetadata, "": audit.LevelRequest} {
+		got := evaluator.EvaluatePolicyRule(&authorizer.AttributesRecord{
+			User: &user.DefaultInfo{Name: "alice"}, Verb: "create", ResourceRequest: true, APIGroup: "aranya.arhat.dev", APIVersion: "v1alpha1",
+			Namespace: "edge", Resource: "edgedevices", Subresource: subresource, Name: "camera-1",
+		})
+		if got.Level != want {
+			t.Errorf("edgedevices/%s is recorded at level %s, want %s", subresource, got.Level, want)
+		}
+	}
+}
+
 func TestPolicySampleIsBound(t *testing.T) {
 	data, err := os.ReadFile("samples/keep-pods-policy.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	objects := decode(t, "samples/keep-pods-policy.yaml", data)
-	policy, isPolicy := objects[0].(*admissionregistrationv1.MutatingAdmissionPolicy)
+	mutation, isPolicy := objects[0].(*admissionregistrationv1.MutatingAdmissionPolicy)
 	binding, isBinding := objects[1].(*admissionregistrationv1.MutatingAdmissionPolicyBinding)
-	if len(objects) != 2 || !isPolicy || !isBinding || binding.Spec.PolicyName != policy.Name {
+	if len(objects) != 2 || !isPolicy || !isBinding || binding.Spec.PolicyName != mutation.Name {
 		t.Errorf("want a policy and its binding, got %v", objects)
 	}
 }
