@@ -43,7 +43,8 @@ func TestExecTerminal(t *testing.T) {
 	term.Expect(t, `33 101\r\n/dev/pts/\d+\r\n`)
 	term.Type(t, "echo one$((1+1))three\n")
 	term.Expect(t, `one2three\r\n`)
-	term.Type(t, "sleep 1000\n")
+	term.Type(t, "sh -c 'echo asleep; exec sleep 1000'\n")
+	term.Expect(t, `\nasleep\r\n`)
 	term.Type(t, "\x03") // Ctrl-C ends the command, not the session
 	term.Type(t, "echo still $((40+2))\n")
 	term.Expect(t, `still 42\r\n`)

@@ -37,6 +37,17 @@ func nodeReady(ctx context.Context, e *suite.Env, name string, want corev1.Condi
 	return fmt.Errorf("node %s: %+v", name, node.Status.Conditions)
 }
 
+func phaseIs(ctx context.Context, e *suite.Env, name string, want v1alpha1.EdgeDevicePhase) error {
+	ed, err := e.Dynamic.Resource(edgeDevices).Namespace("edge").Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if phase, _, _ := unstructured.NestedString(ed.Object, "status", "phase"); phase != string(want) {
+		return fmt.Errorf("phase %s", phase)
+	}
+	return nil
+}
+
 func TestNodeOfADevice(t *testing.T) {
 	e := suite.Get(t)
 	node, err := e.Kube.CoreV1().Nodes().Get(t.Context(), device, metav1.GetOptions{})
@@ -76,13 +87,9 @@ func TestDeviceThatIsAway(t *testing.T) {
 	suite.Eventually(t, 10*time.Second, "the node is Unknown", func(ctx context.Context) error {
 		return nodeReady(ctx, e, away, corev1.ConditionUnknown)
 	})
-	ed, err := e.Dynamic.Resource(edgeDevices).Namespace("edge").Get(t.Context(), away, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if phase, _, _ := unstructured.NestedString(ed.Object, "status", "phase"); phase != "Offline" {
-		t.Errorf("phase %s", phase)
-	}
+	suite.Eventually(t, 10*time.Second, "the device is Offline", func(ctx context.Context) error {
+		return phaseIs(ctx, e, away, v1alpha1.EdgeDeviceOffline)
+	})
 	if r := e.TryKubectl(t, "", "edge", "-n", "edge", "exec", away, "--", "id"); r.Code == 0 {
 		t.Errorf("exec: %+v", r)
 	}
@@ -185,14 +192,7 @@ func TestDeviceWithoutNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	suite.Eventually(t, 30*time.Second, "the device is online", func(ctx context.Context) error {
-		ed, err := e.Dynamic.Resource(edgeDevices).Namespace("edge").Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if phase, _, _ := unstructured.NestedString(ed.Object, "status", "phase"); phase != "Online" {
-			return fmt.Errorf("phase %s", phase)
-		}
-		return nil
+		return phaseIs(ctx, e, name, v1alpha1.EdgeDeviceOnline)
 	})
 	suite.Never(t, 2*time.Second, "a node", func(ctx context.Context) error {
 		if _, err := e.Kube.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {

@@ -181,7 +181,10 @@ func (s *Server) Restart(ctx context.Context) error {
 		}
 		select {
 		case err := <-exited:
-			return fmt.Errorf("containerd ended at once: %v, see %s", err, log.Name())
+			if err == nil {
+				err = errors.New("exit status 0")
+			}
+			return fmt.Errorf("containerd ended at once, see %s: %w", log.Name(), err)
 		case <-ctx.Done():
 			return fmt.Errorf("containerd does not answer, see %s: %w", log.Name(), ctx.Err())
 		case <-time.After(50 * time.Millisecond):

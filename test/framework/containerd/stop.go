@@ -139,8 +139,10 @@ func endProcess(pid int) error {
 	}
 	for deadline := time.Now().Add(endTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			return nil
+		} else if err != nil {
+			return err
 		}
 		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && (stat[i+2] == 'Z' || stat[i+2] == 'X') {
 			return nil
@@ -223,11 +225,13 @@ func unmountBelow(dir string) error {
 
 func removeBridge(dir string) error {
 	name, err := os.ReadFile(filepath.Join(dir, bridgeFile))
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	} else if err != nil {
+		return err
 	}
 	link := strings.TrimSpace(string(name))
-	if _, err := os.Stat("/sys/class/net/" + link); err != nil {
+	if _, err := os.Stat("/sys/class/net/" + link); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if out, err := exec.Command("ip", "link", "delete", link).CombinedOutput(); err != nil {
