@@ -78,14 +78,12 @@ func New(cfg Config) (*Manager, error) {
 		version, err := cfg.Runtime.Version(ctx, "")
 		return version.GetRuntimeName(), err
 	})
-	if err := m.restore(); err != nil {
-		return nil, err
-	}
+	m.restore()
 	return m, nil
 }
 
 // restore makes a worker for each pod on record.
-func (m *Manager) restore() error {
+func (m *Manager) restore() {
 	logger := klog.Background().WithName("pods")
 	records, errs := m.store.Load()
 	for _, err := range errs {
@@ -106,7 +104,6 @@ func (m *Manager) restore() error {
 		w.saved, w.savedDeletion = w.desired, w.deletion
 		m.workers[uid] = w
 	}
-	return nil
 }
 
 // Run keeps the pods running until the context ends, and returns when all its goroutines are done.

@@ -53,7 +53,6 @@ type worker struct {
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	ended         bool                 // it starts no container any more
-	deadline      bool                 // because of its activeDeadlineSeconds
 }
 
 func (m *Manager) newWorker(uid string) *worker {

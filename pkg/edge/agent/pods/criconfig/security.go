@@ -83,7 +83,7 @@ func containerSecurity(pod *v1.Pod, c *v1.Container, node *Node, user ImageUser)
 		SelinuxOptions:   selinux(sc.SELinuxOptions),
 		Seccomp:          seccomp,
 		Apparmor:         apparmor,
-		ApparmorProfile:  legacyApparmor,
+		ApparmorProfile:  legacyApparmor, //nolint:staticcheck // deprecated, but all that containerd 1.6 reads
 	}
 	if security.RunAsUser == nil {
 		security.RunAsUser = int64Value(user.UID)

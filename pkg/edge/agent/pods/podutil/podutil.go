@@ -17,8 +17,10 @@ const (
 	// LabelManagedBy marks sandboxes and containers in the runtime; its value is the agent's owner
 	// name. What does not carry it is somebody else's.
 	LabelManagedBy = "arhat.dev/managed-by"
+)
 
-	// Annotations of containers in the runtime, as the kubelet names them.
+// Annotations of containers in the runtime, as the kubelet names them.
+const (
 	AnnotationHash                     = "io.kubernetes.container.hash"
 	AnnotationRestartCount             = "io.kubernetes.container.restartCount"
 	AnnotationTerminationMessagePath   = "io.kubernetes.container.terminationMessagePath"

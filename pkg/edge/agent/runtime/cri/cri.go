@@ -103,11 +103,11 @@ func (c *client) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	// A socket that is not there fails at once, and with an error that says so.
-	if conn, err := net.DialTimeout("unix", c.socket, connectTimeout); err != nil {
+	socket, err := net.DialTimeout("unix", c.socket, connectTimeout)
+	if err != nil {
 		return fmt.Errorf("container runtime at %s: %w%s", c.endpoint, err, hint(err))
-	} else {
-		conn.Close()
 	}
+	socket.Close()
 	conn, err := grpc.NewClient("unix://"+c.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
 	if err != nil {
 		return describe(c.endpoint, err)

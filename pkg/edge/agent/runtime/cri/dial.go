@@ -11,9 +11,9 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 )
@@ -44,7 +44,7 @@ func (c *client) DialPod(ctx context.Context, sandboxID string, port uint16) (ru
 	if err != nil {
 		return nil, err
 	}
-	conn, _, err := spdy.Negotiate(upgrader, &http.Client{Transport: transport}, req, portForwardProtocol)
+	conn, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, req, portForwardProtocol)
 	if err != nil {
 		return nil, fmt.Errorf("port-forward endpoint of the runtime: %w", err)
 	}
