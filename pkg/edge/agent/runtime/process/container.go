@@ -41,7 +41,8 @@ type container struct {
 	config      *runtimeapi.ContainerConfig // without the environment
 	createdAt   int64
 	logPath     string
-	mountPoints []string // made on the host for this container
+	mountPoints []string   // made on the host, for this container or before
+	held        []*os.File // mount points, until the shim holds them; guarded by Runtime.mu
 	op          sync.Mutex
 
 	mu      sync.Mutex
@@ -194,7 +195,7 @@ func (r *Runtime) register(s *sandbox, c *container) (err error) {
 	if !s.ready {
 		return fmt.Errorf("the sandbox %s is not ready", s.id)
 	}
-	if c.mountPoints, err = r.makeMountPoints(c.spec); err != nil {
+	if err = r.makeMountPoints(c); err != nil {
 		r.removeMountPoints(c)
 		return err
 	}

@@ -43,6 +43,9 @@ func (r *Runtime) StartContainer(_ context.Context, id string) error {
 		return status.Errorf(codes.FailedPrecondition, "container %s was removed", id)
 	}
 	started, pid, err := shim.Start(c.dir, spec)
+	r.mu.Lock()
+	c.letGo()
+	r.mu.Unlock()
 	if err != nil {
 		exit := &shim.Exit{Code: exitStartError, At: time.Now(), Reason: reasonStartError, Message: err.Error()}
 		err = status.Errorf(codes.Unknown, "cannot start the container: %v", err)

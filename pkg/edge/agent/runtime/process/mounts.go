@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
@@ -78,30 +79,72 @@ func (r *Runtime) announceMounts(spec *shim.Spec) error {
 	return nil
 }
 
-// makeMountPoints makes what is missing on the host for the mounts of a container, and returns every
-// path it depends on that was made in this way. Runtime.mu is held.
-func (r *Runtime) makeMountPoints(spec *shim.Spec) (made []string, err error) {
-	targets := make([]string, 0, len(spec.Mounts))
-	for _, m := range spec.Mounts {
+// mountPointMark is an extended attribute of the mount points that were made here. All agents on a
+// machine share them: the last one removes them.
+const mountPointMark = "trusted.arhat"
+
+// makeMountPoints makes what is missing on the host for the mounts of a container, and records every
+// path that was made in this way, now or before, and that the container depends on. It holds the mount
+// points until the shim does, see shim.Spec. Runtime.mu is held.
+func (r *Runtime) makeMountPoints(c *container) error {
+	targets := make([]string, 0, len(c.spec.Mounts))
+	for _, m := range c.spec.Mounts {
 		targets = append(targets, m.Target)
 	}
-	for _, m := range spec.Mounts {
+	for _, m := range c.spec.Mounts {
 		if belowAnother(m.Target, targets) {
 			continue // a mount point inside another mount is made in there
 		}
 		parent, missing, err := shim.NearestExisting(m.Target)
 		if err != nil {
-			return made, fmt.Errorf("cannot mount at %s: %w", m.Target, err)
+			return fmt.Errorf("cannot mount at %s: %w", m.Target, err)
 		}
 		if len(missing) > 0 {
-			if err := r.makeMountPoint(m, parent, missing, &made); err != nil {
-				return made, err
+			if err := r.makeMountPoint(m, parent, missing, &c.mountPoints); err != nil {
+				return err
 			}
 		}
-		made = append(made, r.sharedMountPoints(m.Target)...)
+		if err := c.holdMountPoint(m.Target); err != nil {
+			return fmt.Errorf("cannot mount at %s: %w", m.Target, err)
+		}
 	}
-	slices.Sort(made)
-	return slices.Compact(made), nil
+	slices.Sort(c.mountPoints)
+	c.mountPoints = slices.Compact(c.mountPoints)
+	return nil
+}
+
+// holdMountPoint keeps others from removing a mount point that was made.
+func (c *container) holdMountPoint(target string) error {
+	path, missing, err := shim.NearestExisting(target)
+	if err != nil || len(missing) > 0 {
+		return err
+	}
+	for p := path; isMarked(p); p = filepath.Dir(p) {
+		c.mountPoints = append(c.mountPoints, p)
+	}
+	if !slices.Contains(c.mountPoints, path) {
+		return nil // it is the host's own
+	}
+	f, err := shim.LockShared(path)
+	if err != nil {
+		return err
+	}
+	c.spec.Locks = append(c.spec.Locks, path)
+	c.held = append(c.held, f)
+	return nil
+}
+
+func isMarked(path string) bool {
+	n, err := unix.Lgetxattr(path, mountPointMark, nil)
+	return err == nil && n > 0
+}
+
+// letGo is for when the shim holds the mount points, or nobody needs them.
+func (c *container) letGo() {
+	for _, f := range c.held {
+		_ = f.Close()
+	}
+	c.held = nil
 }
 
 func (r *Runtime) makeMountPoint(m shim.Mount, parent string, missing []string, made *[]string) error {
@@ -112,7 +155,11 @@ func (r *Runtime) makeMountPoint(m shim.Mount, parent string, missing []string, 
 	path := filepath.Join(append([]string{parent}, missing...)...)
 	allowed := path == terminationLog || slices.ContainsFunc(mountPointParents, func(p string) bool { return strings.HasPrefix(path, p+"/") })
 	if allowed {
-		_, err = shim.MakeMountPoint(parent, missing, source.IsDir(), func(p string) { *made = append(*made, p) })
+		_, err = shim.MakeMountPoint(parent, missing, source.IsDir(), func(p string) {
+			*made = append(*made, p)
+			// Without the mark (not root, or a file system without) it works the same for one agent.
+			_ = unix.Lsetxattr(p, mountPointMark, []byte("1"), 0)
+		})
 		if err == nil || r.mountMode == shim.MountNamespace {
 			return err
 		}
@@ -124,29 +171,15 @@ func (r *Runtime) makeMountPoint(m shim.Mount, parent string, missing []string, 
 	return fmt.Errorf("cannot mount at %s: it does not exist on the device, and is only made below %s; create it on the device, or choose another mountPath", m.Target, strings.Join(mountPointParents[:4], ", "))
 }
 
-// sharedMountPoints are the paths that other containers had made and that a target lies in.
-func (r *Runtime) sharedMountPoints(target string) (shared []string) {
-	path, _, err := shim.NearestExisting(target)
-	if err != nil {
-		return nil
-	}
-	for _, c := range r.containers {
-		for _, p := range c.mountPoints {
-			if path == p || strings.HasPrefix(path, p+"/") {
-				shared = append(shared, p)
-			}
-		}
-	}
-	return shared
-}
-
 func belowAnother(target string, targets []string) bool {
 	return slices.ContainsFunc(targets, func(t string) bool { return strings.HasPrefix(target, t+"/") })
 }
 
-// removeMountPoints removes the mount points that no other container uses. Removing one that is in
-// use would unmount it there, so this matters. Runtime.mu is held, and c is not in r.containers.
+// removeMountPoints removes the mount points that no other container uses, of this agent or another.
+// Removing one that is in use would unmount it there, so this matters. Runtime.mu is held, and c is
+// not in r.containers.
 func (r *Runtime) removeMountPoints(c *container) {
+	c.letGo()
 	inUse := map[string]bool{}
 	for _, other := range r.containers {
 		for _, p := range other.mountPoints {
@@ -157,13 +190,25 @@ func (r *Runtime) removeMountPoints(c *container) {
 		if inUse[p] {
 			continue
 		}
-		// What is not empty was put there by somebody else, and stays.
-		info, err := os.Lstat(p)
-		if err == nil && (info.IsDir() || info.Size() == 0) {
-			err = os.Remove(p)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeMountPoint(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			r.logger.V(2).Info("A mount point stays", "path", p, "reason", err)
 		}
 	}
+}
+
+// removeMountPoint leaves what is not empty: somebody else put that there.
+func removeMountPoint(path string) error {
+	f, err := shim.LockExclusive(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() && info.Size() > 0 {
+		return errors.New("it is not empty")
+	}
+	return os.Remove(path)
 }

@@ -54,17 +54,19 @@ const (
 // Spec is what a shim runs. It reaches the shim through a pipe and is never written to disk: the
 // environment may hold secrets.
 type Spec struct {
-	ID          string
-	Args        []string
-	Env         []string
-	Cwd         string
-	TTY         bool
-	Stdin       bool
-	StdinOnce   bool
-	LogPath     string // empty: no log
-	User        *User  // nil: as the shim
-	Mode        MountMode
-	Mounts      []Mount
+	ID        string
+	Args      []string
+	Env       []string
+	Cwd       string
+	TTY       bool
+	Stdin     bool
+	StdinOnce bool
+	LogPath   string // empty: no log
+	User      *User  // nil: as the shim
+	Mode      MountMode
+	Mounts    []Mount
+	// Locks are mount points that are locked as long as the shim lives, see LockShared.
+	Locks       []string
 	OOMScoreAdj *int
 	NoNewPrivs  bool
 }

@@ -6,7 +6,33 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// LockShared keeps LockExclusive from succeeding on a directory or file, until it is closed.
+func LockShared(path string) (*os.File, error) { return lock(path, unix.LOCK_SH) }
+
+// LockExclusive fails if anybody holds a lock on a directory or file.
+func LockExclusive(path string) (*os.File, error) { return lock(path, unix.LOCK_EX) }
+
+func lock(path string, how int) (*os.File, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: errors.New("is neither a directory nor a regular file")}
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, f.Close())
+	}
+	return f, nil
+}
 
 // NearestExisting splits a path into the part that exists, without symbolic links, and the names
 // that are missing below it.

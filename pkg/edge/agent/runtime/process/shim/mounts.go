@@ -15,6 +15,9 @@ import (
 // maxMirrored bounds the entries of a directory that is mirrored, see mounter.mirror.
 const maxMirrored = 2048
 
+// heldLocks are the locks of Spec.Locks.
+var heldLocks []*os.File
+
 // mounter makes the bind mounts of a container in the mount namespace of this process.
 type mounter struct {
 	mayMirror bool
@@ -25,6 +28,14 @@ type mounter struct {
 func setupMounts(spec *Spec) error {
 	if spec.Mode == MountNone {
 		return nil
+	}
+	for _, path := range spec.Locks {
+		// Held as long as this process lives; a finalizer must not close it.
+		f, err := LockShared(path)
+		if err != nil {
+			return fmt.Errorf("cannot hold the mount point: %w", err)
+		}
+		heldLocks = append(heldLocks, f)
 	}
 	// What the host mounts later is seen here; nothing from here is seen there.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
