@@ -170,10 +170,35 @@ func (c *Cluster) startMachine(ctx context.Context, d *Device) error {
 			isolation.Binds[target] = source
 		}
 	}
+	if c.state.Runtime == RuntimeContainerd {
+		if err := c.bindCNIDir(d, isolation); err != nil {
+			return err
+		}
+	}
 	if err := c.launch(ctx, d.Name, isolation); err != nil {
 		return err
 	}
 	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.state.Ports.Gateway)
+}
+
+// cniDir is where container runtimes keep what they know of CNI networks. They cannot be told another
+// place.
+const cniDir = "/var/lib/cni"
+
+// bindCNIDir gives the machine a directory of its own in that place.
+func (c *Cluster) bindCNIDir(d *Device, isolation *supervisor.Isolation) error {
+	source := c.devicePath(d.Name, "cni")
+	if err := os.MkdirAll(source, 0o700); err != nil {
+		return err
+	}
+	isolation.Binds[cniDir] = source
+	if _, err := os.Stat(cniDir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(cniDir, 0o755); err != nil {
+		return err
+	}
+	return c.update(func(s *State) { s.MadeCNIDir = true })
 }
 
 func (c *Cluster) supervisor(group string) supervisor.Process {

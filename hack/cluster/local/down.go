@@ -90,11 +90,14 @@ func (c *Cluster) stop(ctx context.Context) error {
 	for i := range c.state.Devices {
 		collect(disconnect(&c.state.Devices[i]))
 	}
+	if c.state.MadeCNIDir {
+		_ = os.Remove(cniDir) // unless somebody else uses it by now
+	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
 	return c.update(func(s *State) {
-		s.Supervisors, s.Devices, s.Network = nil, nil, nil
+		s.Supervisors, s.Devices, s.Network, s.MadeCNIDir = nil, nil, nil, false
 	})
 }
 

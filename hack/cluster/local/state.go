@@ -31,6 +31,8 @@ type State struct {
 	// Supervisors that were started: "cloud" and, if isolated, one named after each device.
 	Supervisors map[string]supervisor.Process `json:"supervisors"`
 	Devices     []Device                      `json:"devices,omitempty"`
+	// MadeCNIDir says that /var/lib/cni was not there before.
+	MadeCNIDir bool `json:"madeCNIDir,omitempty"`
 }
 
 // Ports of the programs of the cloud side.
