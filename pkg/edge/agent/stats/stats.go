@@ -158,9 +158,9 @@ func (c *Collector) ask(ctx context.Context) (sandboxes []*runtimeapi.PodSandbox
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("the container runtime tells no figures: %w", err)
+		return nil, nil, nil, nil, fmt.Errorf("the container runtime tells no figures: %w", err)
 	}
-	return sandboxes, containers, stats, pods, err
+	return sandboxes, containers, stats, pods, nil
 }
 
 // imageFs is the file system of images, if the runtime tells.

@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// line collects what is sent, and fails after so many messages.
+type line struct {
+	sent  []string
+	limit int
+}
+
+func (l *line) Send(_ context.Context, message *edgeapi.DeviceMessage) error {
+	if l.limit == 0 {
+		return errors.New("the link is down")
+	}
+	l.limit--
+	switch m := message.Message.(type) {
+	case *edgeapi.DeviceMessage_NodeStatus:
+		l.sent = append(l.sent, "node "+string(m.NodeStatus.Status))
+	case *edgeapi.DeviceMessage_PodStatus:
+		l.sent = append(l.sent, "status "+m.PodStatus.Uid+" "+string(m.PodStatus.Status))
+	case *edgeapi.DeviceMessage_PodRemoved:
+		l.sent = append(l.sent, "removed "+m.PodRemoved.Uid)
+	case *edgeapi.DeviceMessage_Event:
+		l.sent = append(l.sent, "event "+m.Event.Message)
+	}
+	return nil
+}
+
+func status(uid, text string) *edgeapi.PodStatus {
+	return &edgeapi.PodStatus{Uid: uid, Status: []byte(text)}
+}
+
+// drainAll sends what there is, over a link that takes so many messages.
+// It runs in a synctest bubble.
+func drainAll(t *testing.T, o *outbox, limit int) []string {
+	t.Helper()
+	l := &line{limit: limit}
+	ctx, cancel := context.WithCancel(t.Context())
+	go o.drain(ctx, l)
+	synctest.Wait()
+	cancel()
+	synctest.Wait()
+	return l.sent
+}
+
+func expect(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+}
+
+func TestOutboxKeepsTheLatest(t *testing.T) {
+	synctest.Test(t, testOutboxKeepsTheLatest)
+}
+
+func testOutboxKeepsTheLatest(t *testing.T) {
+	o := newOutbox()
+	o.Event(&edgeapi.Event{Message: "1"})
+	o.PodStatus(status("a", "old"))
+	o.PodStatus(status("b", "b"))
+	o.PodStatus(status("a", "new"))
+	o.PodStatus(status("c", "c"))
+	o.PodRemoved(&edgeapi.PodRemoved{Uid: "c"})
+	o.NodeStatus(&edgeapi.NodeStatus{Status: []byte("old")})
+	o.NodeStatus(&edgeapi.NodeStatus{Status: []byte("new")})
+	expect(t, drainAll(t, o, -1), "node new", "status a new", "status b b", "removed c", "event 1")
+	expect(t, drainAll(t, o, -1))
+}
+
+func TestOutboxKeepsWhatWasNotSent(t *testing.T) {
+	synctest.Test(t, testOutboxKeepsWhatWasNotSent)
+}
+
+func testOutboxKeepsWhatWasNotSent(t *testing.T) {
+	o := newOutbox()
+	o.NodeStatus(&edgeapi.NodeStatus{Status: []byte("n")})
+	o.PodStatus(status("a", "1"))
+	o.PodRemoved(&edgeapi.PodRemoved{Uid: "b"})
+	o.Event(&edgeapi.Event{Message: "1"})
+	for _, want := range []string{"node n", "status a 1", "removed b", "event 1"} {
+		expect(t, drainAll(t, o, 0))
+		expect(t, drainAll(t, o, 1), want)
+	}
+	// What is out of date by then is not sent again.
+	message, restore := func() (*edgeapi.DeviceMessage, func()) {
+		o.PodStatus(status("a", "2"))
+		return o.next()
+	}()
+	if message.GetPodStatus() == nil {
+		t.Fatalf("got %v", message)
+	}
+	o.PodStatus(status("a", "3"))
+	restore()
+	expect(t, drainAll(t, o, -1), "status a 3")
+	o.PodStatus(status("a", "4"))
+	_, restore = o.next()
+	o.PodRemoved(&edgeapi.PodRemoved{Uid: "a"})
+	restore()
+	expect(t, drainAll(t, o, -1), "removed a")
+	// Nor is a status of the node that Hello carried.
+	o.NodeStatus(&edgeapi.NodeStatus{Status: []byte("n")})
+	o.dropNodeStatus()
+	expect(t, drainAll(t, o, -1))
+}
+
+func TestOutboxIsBounded(t *testing.T) {
+	synctest.Test(t, testOutboxIsBounded)
+}
+
+func testOutboxIsBounded(t *testing.T) {
+	o := newOutbox()
+	for i := range 2 * maxEvents {
+		o.Event(&edgeapi.Event{Message: fmt.Sprint(i)})
+	}
+	for i := range 2 * maxRemoved {
+		o.PodRemoved(&edgeapi.PodRemoved{Uid: fmt.Sprint(i)})
+		o.PodStatus(status("same", fmt.Sprint(i)))
+	}
+	sent := drainAll(t, o, -1)
+	if len(sent) != maxEvents+maxRemoved+1 || sent[len(sent)-1] != fmt.Sprintf("event %d", 2*maxEvents-1) {
+		t.Errorf("sent %d messages, the last is %q", len(sent), sent[len(sent)-1])
+	}
+}
