@@ -17,6 +17,7 @@ const (
 	DefaultOwner            = "arhat"
 	DefaultRelistPeriod     = time.Second
 	DefaultMaxParallelPulls = 2
+	DefaultSystemdSlice     = "arhat.slice"
 )
 
 // Config says how a Manager runs pods.
@@ -45,8 +46,8 @@ type Config struct {
 	RelistPeriod time.Duration
 	// MaxParallelPulls bounds the images that are pulled at the same time. Defaults to 2.
 	MaxParallelPulls int
-	// CgroupParent is the parent of the pods' cgroups in the runtime's own notation: empty for the
-	// cgroupfs driver, the name of a slice for systemd.
+	// CgroupParent is the parent of the pods' cgroups in the runtime's own notation. Defaults to
+	// "arhat.slice" with the systemd driver, and to the runtime's own choice with cgroupfs.
 	CgroupParent string
 }
 

@@ -31,6 +31,8 @@ type fakeRuntime struct {
 	createErr  error
 	execErr    error
 	reopenErr  error
+	driver     runtimeapi.CgroupDriver
+	parent     string // of the last sandbox
 	calls      []string
 	stops      []int64       // grace periods
 	stopBlock  chan struct{} // StopContainer waits for it, or for its context
@@ -63,6 +65,10 @@ func matches(labels, selector map[string]string) bool {
 
 func (f *fakeRuntime) Version(context.Context, string) (*runtimeapi.VersionResponse, error) {
 	return &runtimeapi.VersionResponse{RuntimeName: "fake"}, nil
+}
+
+func (f *fakeRuntime) RuntimeConfig(context.Context) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: f.driver}}, nil
 }
 
 func (f *fakeRuntime) ListPodSandbox(_ context.Context, filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error) {
@@ -112,6 +118,7 @@ func (f *fakeRuntime) RunPodSandbox(_ context.Context, config *runtimeapi.PodSan
 		return "", f.sandboxErr
 	}
 	f.next++
+	f.parent = config.Linux.CgroupParent
 	id := fmt.Sprintf("sandbox-%d", f.next)
 	f.sandboxes[id] = &runtimeapi.PodSandboxStatus{Id: id, Metadata: config.Metadata, Labels: config.Labels, CreatedAt: f.clock.Now().UnixNano() + int64(f.next),
 		Network: &runtimeapi.PodSandboxNetworkStatus{Ip: "10.0.0.2"}}

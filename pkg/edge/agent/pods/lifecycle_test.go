@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
@@ -96,6 +97,20 @@ func TestDeletionSurvivesRestart(t *testing.T) {
 			t.Error("the removal was forgotten")
 		}
 	})
+}
+
+func TestCgroupParent(t *testing.T) {
+	for driver, want := range map[runtimeapi.CgroupDriver]string{
+		runtimeapi.CgroupDriver_CGROUPFS: "", runtimeapi.CgroupDriver_SYSTEMD: "arhat.slice",
+	} {
+		simulate(t, func(t *testing.T, a *agent) {
+			a.runtime.driver = driver
+			a.run(newPod("p", box("main")))
+			if a.runtime.parent != want {
+				t.Errorf("%v: got parent %q, want %q", driver, a.runtime.parent, want)
+			}
+		})
+	}
 }
 
 func TestSandboxFailure(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/flowcontrol"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/images"
@@ -41,7 +42,8 @@ type Manager struct {
 	events  *recorder
 	relist  *relister
 
-	runtimeName func(context.Context) string
+	runtimeName  func(context.Context) string
+	cgroupDriver func(context.Context) string
 
 	mu      sync.Mutex
 	node    NodeInfo
@@ -77,6 +79,10 @@ func New(cfg Config) (*Manager, error) {
 	m.runtimeName = onceKnown(func(ctx context.Context) (string, error) {
 		version, err := cfg.Runtime.Version(ctx, "")
 		return version.GetRuntimeName(), err
+	})
+	m.cgroupDriver = onceKnown(func(ctx context.Context) (string, error) {
+		config, err := cfg.Runtime.RuntimeConfig(ctx)
+		return config.GetLinux().GetCgroupDriver().String(), err
 	})
 	m.restore()
 	return m, nil
@@ -169,6 +175,14 @@ func (m *Manager) all() []*worker {
 	return workers
 }
 
+// cgroupParent of pods, in the runtime's notation.
+func (m *Manager) cgroupParent(ctx context.Context) string {
+	if m.cfg.CgroupParent == "" && m.cgroupDriver(ctx) == runtimeapi.CgroupDriver_SYSTEMD.String() {
+		return DefaultSystemdSlice // systemd takes nothing but slices
+	}
+	return m.cfg.CgroupParent
+}
+
 // nodeConfig is the device as the configuration of pods needs it.
 func (m *Manager) nodeConfig() *criconfig.Node {
 	m.mu.Lock()
@@ -182,7 +196,6 @@ func (m *Manager) nodeConfig() *criconfig.Node {
 		PodDNS:         m.node.PodDNS,
 		ResolvConf:     resolvConf,
 		SeccompRoot:    filepath.Join(m.cfg.StateDir, "seccomp"),
-		CgroupParent:   m.cfg.CgroupParent,
 		Owner:          m.cfg.Owner,
 		LogDir:         m.cfg.LogDir,
 	}
@@ -196,7 +209,9 @@ func onceKnown(ask func(context.Context) (string, error)) func(context.Context) 
 		mu.Lock()
 		defer mu.Unlock()
 		if known == "" {
-			known, _ = ask(ctx)
+			if answer, err := ask(ctx); err == nil {
+				known = answer
+			}
 		}
 		return known
 	}

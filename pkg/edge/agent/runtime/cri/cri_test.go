@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/fake"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
@@ -107,5 +108,22 @@ func TestSizeQueue(t *testing.T) {
 	close(sizes)
 	if s := (sizeQueue{ctx: t.Context(), sizes: sizes}).Next(); s != nil {
 		t.Errorf("got %v after the last size", s)
+	}
+}
+
+func TestCgroupDriver(t *testing.T) {
+	for info, want := range map[string]runtimeapi.CgroupDriver{
+		"":                       runtimeapi.CgroupDriver_CGROUPFS,
+		`{}`:                     runtimeapi.CgroupDriver_CGROUPFS,
+		`{"systemdCgroup":true}`: runtimeapi.CgroupDriver_SYSTEMD,
+		`{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"options":{"SystemdCgroup":true}}}}}`:                      runtimeapi.CgroupDriver_SYSTEMD,
+		`{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"options":null},"x":{"options":{"SystemdCgroup":true}}}}}`: runtimeapi.CgroupDriver_CGROUPFS,
+	} {
+		if got, err := cgroupDriver(info); err != nil || got != want {
+			t.Errorf("%s: got %v, %v", info, got, err)
+		}
+	}
+	if _, err := cgroupDriver("{"); err == nil {
+		t.Error("nonsense was accepted")
 	}
 }

@@ -257,14 +257,6 @@ func (c *client) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusRe
 	return s.Status(ctx, verbose)
 }
 
-func (c *client) RuntimeConfig(ctx context.Context) (*runtimeapi.RuntimeConfigResponse, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.RuntimeConfig(ctx)
-}
-
 func (c *client) ListImages(ctx context.Context, filter *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
 	s, err := c.connected(ctx)
 	if err != nil {
