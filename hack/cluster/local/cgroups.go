@@ -3,85 +3,65 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"arhat.dev/aranya/hack/cluster/supervisor"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// cgroupsOf lists the cgroups of processes that are not those of this process: the ones that a
-// container runtime made for them.
-func cgroupsOf(processes []supervisor.Process) []string {
-	own := map[string]bool{}
-	for _, dir := range cgroupDirs("self") {
-		own[dir] = true
+// removeCgroups removes the cgroups of a device's containers, which a runtime that was killed leaves
+// behind. They are named after the containers, wherever they are. What other runtimes may share, their
+// common parent, stays.
+func (c *Cluster) removeCgroups(device string) error {
+	tasks, err := filepath.Glob(c.devicePath(device, "containerd", "state", "io.containerd.runtime.v2.task", "*", "*"))
+	if err != nil || len(tasks) == 0 {
+		return err
 	}
-	seen := map[string]bool{}
-	var dirs []string
-	for _, p := range processes {
-		for _, dir := range cgroupDirs(fmt.Sprint(p.PID)) {
-			if !own[dir] && !seen[dir] {
-				seen[dir] = true
-				dirs = append(dirs, dir)
-			}
-		}
+	containers := map[string]bool{}
+	for _, task := range tasks {
+		containers[filepath.Base(task)] = true
 	}
-	return dirs
-}
-
-// cgroupDirs lists the directories of a process's cgroups, in every hierarchy that is mounted.
-func cgroupDirs(pid string) []string {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
-	if err != nil {
-		return nil
-	}
-	var dirs []string
-	for line := range strings.Lines(string(data)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 || parts[2] == "/" {
-			continue
-		}
-		for _, hierarchy := range []string{strings.TrimPrefix(parts[1], "name="), "unified"} {
-			dir := filepath.Join(cgroupRoot, hierarchy, parts[2])
-			if _, err := os.Stat(dir); err == nil {
-				dirs = append(dirs, dir)
-				break
-			}
-		}
-	}
-	return dirs
-}
-
-// removeCgroups removes cgroups whose processes have ended, and parents that are empty then.
-func removeCgroups(dirs []string) error {
 	var errs []error
-	for _, dir := range dirs {
-		err := unix.EBUSY
-		for deadline := time.Now().Add(5 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			err = errno(unix.Rmdir(dir))
+	err = filepath.WalkDir(cgroupRoot, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a cgroup of somebody else that went meanwhile
+		} else if err != nil {
+			return err
 		}
-		if err != 0 && err != unix.ENOENT {
-			errs = append(errs, fmt.Errorf("remove the cgroup %s: %w", dir, err))
-			continue
+		if d.IsDir() && containers[d.Name()] {
+			errs = append(errs, removeCgroup(path))
+			return fs.SkipDir
 		}
-		for parent := filepath.Dir(dir); strings.Count(parent, "/") > strings.Count(cgroupRoot, "/")+1; parent = filepath.Dir(parent) {
-			if unix.Rmdir(parent) != nil {
-				break
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// removeCgroup removes a cgroup and those below it. Their processes have been killed, but the kernel
+// may need a moment to be done with them.
+func removeCgroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			if err := removeCgroup(filepath.Join(dir, entry.Name())); err != nil {
+				return err
 			}
 		}
 	}
-	return errors.Join(errs...)
-}
-
-func errno(err error) unix.Errno {
-	if e, ok := errors.AsType[unix.Errno](err); ok {
-		return e
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil || errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
+			return fmt.Errorf("remove the cgroup %s: %w", dir, err)
+		}
 	}
-	return 0
 }

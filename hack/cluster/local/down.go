@@ -89,6 +89,7 @@ func (c *Cluster) stop(ctx context.Context) error {
 	collect(c.killStrays())
 	for i := range c.state.Devices {
 		collect(disconnect(&c.state.Devices[i]))
+		collect(c.removeCgroups(c.state.Devices[i].Name))
 	}
 	if c.state.MadeCNIDir {
 		_ = os.Remove(cniDir) // unless somebody else uses it by now
@@ -108,7 +109,6 @@ func (c *Cluster) stopGroup(ctx context.Context, group string) error {
 		return nil
 	}
 	descendants := supervisor.Descendants(p.PID)
-	cgroups := cgroupsOf(descendants)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := supervisor.NewClient(c.socket(group)).Shutdown(ctx); err != nil {
@@ -127,7 +127,7 @@ func (c *Cluster) stopGroup(ctx context.Context, group string) error {
 			return fmt.Errorf("process %d of %s does not end", d.PID, group)
 		}
 	}
-	return removeCgroups(cgroups)
+	return nil
 }
 
 // killStrays kills processes of this cluster that lost their supervisor, for example because that was
