@@ -1,8 +1,6 @@
 package pod
 
 import (
-	"context"
-
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -82,6 +80,6 @@ func (c *Controller) event(st *state, event *edgeapi.Event) {
 // to honest devices too, when the pod was force-deleted meanwhile.
 func refused(st *state, uid types.UID, what string) {
 	d := st.session.Device()
-	klog.FromContext(context.Background()).V(2).Info("Refused what a device reports: no such pod is bound to its Node, or it is too long",
+	klog.Background().V(2).Info("Refused what a device reports: no such pod is bound to its Node, or it is too long",
 		"edgeDevice", klog.KRef(d.Namespace, d.Name), "podUID", uid, "what", what)
 }

@@ -42,9 +42,9 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 	status := pod.Status.DeepCopy()
 	if encoded != nil {
 		var reported corev1.PodStatus
-		if err := reported.Unmarshal(encoded); err != nil {
+		if reported.Unmarshal(encoded) != nil {
 			refused(st, k.uid, "undecodable status")
-			return 0, nil
+			return 0, nil // more of the same would not help
 		}
 		if reported.ObservedGeneration == 0 {
 			reported.ObservedGeneration = generation

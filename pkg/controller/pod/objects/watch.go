@@ -95,33 +95,44 @@ type slot[U User] struct {
 var _ cache.ReflectorStore = &slot[string]{}
 
 // Add implements cache.ReflectorStore.
-func (s *slot[U]) Add(object any) error { return s.set(object) }
+func (s *slot[U]) Add(object any) error {
+	s.set(object)
+	return nil
+}
 
 // Update implements cache.ReflectorStore.
-func (s *slot[U]) Update(object any) error { return s.set(object) }
+func (s *slot[U]) Update(object any) error {
+	s.set(object)
+	return nil
+}
 
 // Delete implements cache.ReflectorStore.
-func (s *slot[U]) Delete(any) error { return s.set(nil) }
+func (s *slot[U]) Delete(any) error {
+	s.set(nil)
+	return nil
+}
 
 // Replace implements cache.ReflectorStore.
 func (s *slot[U]) Replace(list []any, _ string) error {
 	for _, object := range list {
 		if accessor, err := meta.Accessor(object); err == nil && accessor.GetName() == s.ref.Name {
-			return s.set(object)
+			s.set(object)
+			return nil
 		}
 	}
-	return s.set(nil)
+	s.set(nil)
+	return nil
 }
 
 // Resync implements cache.ReflectorStore.
 func (s *slot[U]) Resync() error { return nil }
 
-func (s *slot[U]) set(object any) error {
+func (s *slot[U]) set(object any) {
 	found, _ := object.(runtime.Object)
 	if found != nil {
 		if accessor, err := meta.Accessor(found); err == nil {
 			if accessor.GetName() != s.ref.Name {
-				return nil
+				return
 			}
 			accessor.SetManagedFields(nil)
 		}
@@ -132,7 +143,6 @@ func (s *slot[U]) set(object any) error {
 			s.item.stop() // it cannot change any more
 		}
 	})
-	return nil
 }
 
 func immutable(object runtime.Object) bool {
