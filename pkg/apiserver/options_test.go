@@ -113,6 +113,9 @@ func TestOptionsDefaults(t *testing.T) {
 	if !o.embeddedEtcd() || !o.ownServingCert() {
 		t.Error("want an embedded etcd and a serving certificate of our own by default")
 	}
+	if parse(t, "--tls-cert-file=/tls.crt", "--tls-private-key-file=/tls.key").ownServingCert() {
+		t.Error("a serving certificate from files must be respected")
+	}
 	if got := o.Recommended.Authentication.RemoteKubeConfigFile; got != "/k" {
 		t.Errorf("--authentication-kubeconfig is %q, want that of --kubeconfig", got)
 	}

@@ -14,15 +14,19 @@ import (
 type readiness struct {
 	// devicesSynced says whether the EdgeDevices are known: before, links are refused.
 	devicesSynced func() bool
-	gateway       atomic.Bool
-	kubelet       atomic.Bool
-	deviceCA      atomic.Bool
+	// callersKnown says whether the CA of kube-apiserver's proxy certificate is there: before, all
+	// that it passes on is unauthorized.
+	callersKnown func() bool
+	gateway      atomic.Bool
+	kubelet      atomic.Bool
+	deviceCA     atomic.Bool
 }
 
 func (r *readiness) checks() []healthz.HealthChecker {
 	return []healthz.HealthChecker{
 		check("device-ca", r.deviceCA.Load, "the device CA is not loaded"),
 		check("edgedevice-informer-sync", r.devicesSynced, "the EdgeDevices are not known yet"),
+		check("front-proxy-ca", r.callersKnown, "the CA of kube-apiserver's proxy certificate is not loaded"),
 		check("gateway", r.gateway.Load, "the gateway does not serve devices"),
 		check("kubelet-endpoint", r.kubelet.Load, "the kubelet endpoint does not serve"),
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	restclient "k8s.io/client-go/rest"
@@ -89,6 +90,14 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 		return nil, err
 	}
 	s.ready.devicesSynced = s.controllers.HasSynced
+	s.ready.callersKnown = func() bool {
+		proxy := c.Generic.Authentication.RequestHeaderConfig
+		if proxy == nil {
+			return true // by configuration
+		}
+		_, ok := proxy.CAContentProvider.VerifyOptions()
+		return ok
+	}
 	if s.Generic, err = c.Generic.New("aranya-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, fmt.Errorf("set up the API server: %w", err)
 	}
@@ -197,7 +206,14 @@ func (s *Server) startParts(ctx context.Context) {
 	}
 	if s.config.ServingCert != nil {
 		run("serving-certificate", s.config.ServingCert.Run)
-		run("apiservice-cabundle", s.config.CABundle.Run)
+		run("apiservice-cabundle", func(ctx context.Context) {
+			// kube-apiserver calls as soon as it can verify us: not before we can verify it.
+			if wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(context.Context) (bool, error) {
+				return s.ready.callersKnown(), nil
+			}) == nil {
+				s.config.CABundle.Run(ctx)
+			}
+		})
 	}
 	run("kubelet-certificate", s.config.KubeletCert.Run)
 	run("events", s.recordEvents)

@@ -82,7 +82,9 @@ func (c *CABundle) processNext(ctx context.Context) bool {
 	}
 	defer c.queue.Done(key)
 	if err := c.sync(ctx); err != nil {
-		if ctx.Err() == nil {
+		if apierrors.IsConflict(err) { // its status changes while it becomes available
+			klog.FromContext(ctx).V(4).Info("The APIService changed meanwhile; trying again", "apiService", key)
+		} else if ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Could not check the caBundle; trying again", "apiService", key)
 		}
 		c.queue.AddRateLimited(key)

@@ -83,7 +83,7 @@ func TestStateSurvivesTheSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := epoch
+	var at time.Time
 	for _, what := range []string{"one CA", "next published", "next took over", "previous dropped"} {
 		secret, err := s.secret("aranya-system")
 		if err != nil {
