@@ -41,10 +41,10 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 
 	status := pod.Status.DeepCopy()
 	if encoded != nil {
-		var reported corev1.PodStatus
-		if reported.Unmarshal(encoded) != nil {
+		reported, ok := decodeStatus(encoded)
+		if !ok {
 			refused(st, k.uid, "undecodable status")
-			return 0, nil // more of the same would not help
+			return 0, nil
 		}
 		if reported.ObservedGeneration == 0 {
 			reported.ObservedGeneration = generation
@@ -63,6 +63,11 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		return 0, c.finish(ctx, st, pod)
 	}
 	return 0, nil
+}
+
+func decodeStatus(encoded []byte) (status corev1.PodStatus, ok bool) {
+	err := status.Unmarshal(encoded)
+	return status, err == nil
 }
 
 // write patches the status of a pod, if it differs.

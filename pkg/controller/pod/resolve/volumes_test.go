@@ -135,4 +135,3 @@ func TestTooLargeVolumes(t *testing.T) {
 		t.Errorf("error: %v", err)
 	}
 }
-
