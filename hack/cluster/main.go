@@ -17,6 +17,7 @@ import (
 	"arhat.dev/aranya/hack/cluster/demo"
 	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/hack/cluster/supervisor"
+	"arhat.dev/aranya/test/framework/containerd"
 )
 
 func main() {
@@ -50,6 +51,13 @@ func newUpCommand() *cobra.Command {
 		Short: "Bring a cluster up; one that is up gets the devices it lacks",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Runtime == local.RuntimeContainerd {
+				image, err := containerd.Busybox(local.SampleImage)
+				if err != nil {
+					return err
+				}
+				o.Images = append(o.Images, image)
+			}
 			c, err := local.Up(cmd.Context(), o)
 			if err != nil {
 				return err

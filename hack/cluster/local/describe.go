@@ -3,7 +3,13 @@ package local
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 )
+
+// SampleImage is the image that artifacts/samples/workload.yaml runs. "make up" puts one of that name,
+// made on the spot, into the container runtime of each device, as there may be no registry to pull it
+// from.
+const SampleImage = "docker.io/library/busybox:stable"
 
 // Describe tells a person what is up and what to try.
 func (c *Cluster) Describe(w io.Writer) {
@@ -18,13 +24,18 @@ func (c *Cluster) Describe(w io.Writer) {
 	default:
 		_, _ = fmt.Fprint(w, "Each device has a network namespace of its own and can only dial out to the gateway.\n")
 	}
+	sample := ""
+	if s.Runtime == RuntimeContainerd {
+		_, _ = fmt.Fprintf(w, "Their containerd has the image %s, made of this machine's busybox.\n", SampleImage)
+		sample = "\n  kubectl apply -f " + filepath.Join(s.Source, "artifacts", "samples", "workload.yaml")
+	}
 	_, _ = fmt.Fprintf(w, `
 Try:
   export KUBECONFIG=%[1]s PATH=%[2]s:$PATH
   kubectl get nodes
   kubectl -n %[3]s get edgedevices -o wide
-  kubectl edge -n %[3]s exec device-1 -it -- sh
+  kubectl edge -n %[3]s exec device-1 -it -- sh%[7]s
 
 Logs: %[4]s and %[5]s. To stop it: make down DIR=%[6]s
-`, c.Kubeconfig(), c.path("bin"), Namespace, c.path("logs"), c.path("devices", "*", "logs"), c.Dir)
+`, c.Kubeconfig(), c.path("bin"), Namespace, c.path("logs"), c.path("devices", "*", "logs"), c.Dir, sample)
 }

@@ -91,7 +91,7 @@ func run(m *testing.M, config Config) (code int) {
 		_ = local.Down(context.Background(), dir, false, os.Stdout)
 		os.Exit(130)
 	}()
-	if env, err = newEnv(cluster); err == nil {
+	if env, err = New(cluster); err == nil {
 		code = m.Run()
 	} else {
 		code = fail(err)
@@ -120,7 +120,8 @@ func (c *Config) options(dir string) (local.Options, error) {
 	return o, nil
 }
 
-func newEnv(cluster *local.Cluster) (*Env, error) {
+// New returns what tests need to work with a cluster of their own.
+func New(cluster *local.Cluster) (*Env, error) {
 	config, err := cluster.RESTConfig()
 	if err != nil {
 		return nil, err
