@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -12,11 +11,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilexec "k8s.io/utils/exec"
 
+	"arhat.dev/aranya/pkg/edge/agent/tty"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
@@ -132,10 +131,11 @@ func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream
 }
 
 func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
-	master, slave, err := pty.Open()
+	master, fd, err := tty.Open()
 	if err != nil {
-		return fmt.Errorf("cannot open a terminal: %w", err)
+		return err
 	}
+	slave := os.NewFile(uintptr(fd), "tty")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	err = start(cmd, s)
@@ -172,7 +172,7 @@ func followSize(sizes <-chan *edgeapi.TerminalSize, terminal *os.File, stop <-ch
 			if !ok {
 				return
 			}
-			_ = pty.Setsize(terminal, &pty.Winsize{Cols: cells(size.GetWidth()), Rows: cells(size.GetHeight())})
+			_ = tty.Resize(terminal, cells(size.GetWidth()), cells(size.GetHeight()))
 		case <-stop:
 			return
 		}

@@ -87,6 +87,10 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 		if shimPID != 0 {
 			shim.Reap(shimPID, false)
 		}
+		// Until it is gone it holds mount points, and may not have written its record yet.
+		for deadline := time.Now().Add(killPatience); shim.Alive(c.dir) && time.Now().Before(deadline); {
+			time.Sleep(2 * time.Millisecond)
+		}
 		exit, err := shim.ReadExit(c.dir)
 		if err != nil {
 			exit = r.watchOrphan(c)

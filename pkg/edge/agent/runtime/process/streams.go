@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,6 +22,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/pkg/edge/agent/tty"
 )
 
 const (
@@ -217,22 +217,14 @@ func newSession(c *container, streams runtime.IO) (*session, *shim.Request, []in
 }
 
 func (s *session) openTerminal(c *container) (int, error) {
-	master, slave, err := pty.Open()
+	master, fd, err := tty.Open()
 	if err != nil {
-		return -1, fmt.Errorf("cannot open a terminal: %w", err)
+		return -1, err
 	}
-	defer slave.Close()
 	if u := c.config.GetLinux().GetSecurityContext().GetRunAsUser(); u != nil && os.Geteuid() == 0 {
-		if err := slave.Chown(int(u.Value), -1); err != nil {
-			return -1, errors.Join(err, master.Close())
+		if err := unix.Fchown(fd, int(u.Value), -1); err != nil {
+			return -1, errors.Join(err, unix.Close(fd), master.Close())
 		}
-	}
-	fd, err := unix.FcntlInt(slave.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, false) // as every program expects its terminal
-	}
-	if err != nil {
-		return -1, errors.Join(err, master.Close())
 	}
 	s.terminal, s.stdin, s.outputs = master, master, []*os.File{master}
 	return fd, nil
@@ -284,7 +276,7 @@ func (s *session) followSize() {
 			if !ok {
 				return
 			}
-			_ = pty.Setsize(s.terminal, &pty.Winsize{Rows: size.Height, Cols: size.Width})
+			_ = tty.Resize(s.terminal, size.Width, size.Height)
 		case <-s.stop:
 			return
 		}

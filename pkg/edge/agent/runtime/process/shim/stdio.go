@@ -7,8 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/pkg/edge/agent/tty"
 )
 
 // slowReader is how long an attached client may hold up the container's output before it is cut off.
@@ -54,15 +55,7 @@ func newStdio(spec *Spec) (*stdio, error) {
 }
 
 func (s *stdio) openTerminal() error {
-	master, slave, err := pty.Open()
-	if err != nil {
-		return fmt.Errorf("cannot open a terminal: %w", err)
-	}
-	fd, err := unix.FcntlInt(slave.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	_ = slave.Close()
-	if err == nil {
-		err = unix.SetNonblock(fd, false) // as every program expects its terminal
-	}
+	master, fd, err := tty.Open()
 	if err != nil {
 		return err
 	}
@@ -240,7 +233,7 @@ func (s *stdio) feed(from io.Reader) {
 
 func (s *stdio) resize(width, height uint16) {
 	if s.tty != nil {
-		_ = pty.Setsize(s.tty, &pty.Winsize{Rows: height, Cols: width})
+		_ = tty.Resize(s.tty, width, height)
 	}
 }
 
