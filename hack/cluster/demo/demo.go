@@ -58,11 +58,7 @@ func Run(ctx context.Context, o local.Options, once bool) (err error) {
 
 // refuseRunning refuses to give the tour on a cluster that somebody else uses.
 func refuseRunning(dir string) error {
-	c, err := local.Open(dir)
-	if err != nil {
-		return nil // there is none
-	}
-	if c.Up() {
+	if c, err := local.Open(dir); err == nil && c.Up() {
 		return fmt.Errorf("a cluster is up in %s; stop it first with make down DIR=%s", dir, dir)
 	}
 	return nil
@@ -84,6 +80,6 @@ func (t *tour) write(name, content string) error {
 	return nil
 }
 
-func (t *tour) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(t.out, "\n# "+format+"\n", args...)
+func (t *tour) say(text string) {
+	_, _ = fmt.Fprintf(t.out, "\n# %s\n", text)
 }

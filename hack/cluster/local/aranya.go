@@ -165,7 +165,7 @@ func (c *Cluster) WaitAranya(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return waitService(ctx, c.Cloud(), ServiceAranya, startTimeout, func(ctx context.Context) error {
+	return waitService(ctx, c.Cloud(), ServiceAranya, func(ctx context.Context) error {
 		obj, err := client.Resource(apiServices).Get(ctx, apiServiceName, metav1.GetOptions{})
 		if err != nil {
 			return err

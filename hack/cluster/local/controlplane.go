@@ -130,7 +130,7 @@ func (c *Cluster) startKubernetes(ctx context.Context, ids *identities) error {
 		if err := c.startCloud(ctx, c.etcd(ids), c.kubeAPIServer(ids)); err != nil {
 			return err
 		}
-		return waitService(ctx, c.Cloud(), ServiceAPIServer, startTimeout, readyz)
+		return waitService(ctx, c.Cloud(), ServiceAPIServer, readyz)
 	}); err != nil {
 		return err
 	}
@@ -139,12 +139,12 @@ func (c *Cluster) startKubernetes(ctx context.Context, ids *identities) error {
 			return err
 		}
 		for service, port := range map[string]int{ServiceControllerManager: c.state.Ports.ControllerManager, ServiceScheduler: c.state.Ports.Scheduler} {
-			if err := waitService(ctx, c.Cloud(), service, startTimeout, c.healthz(port)); err != nil {
+			if err := waitService(ctx, c.Cloud(), service, c.healthz(port)); err != nil {
 				return err
 			}
 		}
 		// Admission refuses pods in a namespace until controller-manager has made its service account.
-		return waitService(ctx, c.Cloud(), ServiceControllerManager, startTimeout, func(ctx context.Context) error {
+		return waitService(ctx, c.Cloud(), ServiceControllerManager, func(ctx context.Context) error {
 			_, err := admin.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 			return err
 		})

@@ -226,7 +226,7 @@ func (c *Cluster) startContainerd(ctx context.Context, d *Device, images []conta
 	}); err != nil {
 		return "", err
 	}
-	if err := waitService(ctx, client, ServiceContainerd, startTimeout, server.WaitReady); err != nil {
+	if err := waitService(ctx, client, ServiceContainerd, server.WaitReady); err != nil {
 		return "", err
 	}
 	// The place where users look for it.
@@ -287,7 +287,7 @@ func (c *Cluster) WaitOnline(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return waitService(ctx, c.Device(name), ServiceArhat, startTimeout, func(ctx context.Context) error {
+	return waitService(ctx, c.Device(name), ServiceArhat, func(ctx context.Context) error {
 		obj, err := devices.Resource(edgeDevices).Namespace(Namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -21,8 +21,8 @@ const tailBytes = 3000
 
 // waitService waits until check succeeds. It gives up early if the service keeps dying, and shows
 // the end of its log.
-func waitService(ctx context.Context, client *supervisor.Client, service string, timeout time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func waitService(ctx context.Context, client *supervisor.Client, service string, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
 		attempt, cancelAttempt := context.WithTimeout(ctx, 5*time.Second)
@@ -37,7 +37,7 @@ func waitService(ctx context.Context, client *supervisor.Client, service string,
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready after %s: %w%s", service, timeout, err, tail(status.Log))
+			return fmt.Errorf("%s is not ready after %s: %w%s", service, startTimeout, err, tail(status.Log))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

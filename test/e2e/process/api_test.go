@@ -44,7 +44,11 @@ func TestInvalidFieldsAreRefused(t *testing.T) {
 func TestServerSideApply(t *testing.T) {
 	e := suite.Get(t)
 	name := suite.Name("ssa")
-	t.Cleanup(func() { e.Cluster.Kubectl(context.Background(), "-n", "edge", "delete", "edgedevice", name).Run() })
+	t.Cleanup(func() {
+		if out, err := e.Cluster.Kubectl(context.Background(), "-n", "edge", "delete", "edgedevice", name).CombinedOutput(); err != nil {
+			t.Errorf("clean up: %v: %s", err, out)
+		}
+	})
 	apply := func(manager, spec string, flags ...string) suite.Result {
 		args := append([]string{"apply", "--server-side", "--field-manager=" + manager, "-f", "-"}, flags...)
 		return e.TryKubectl(t, manifest(name, spec), args...)

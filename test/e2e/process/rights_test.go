@@ -93,7 +93,9 @@ func forward(t *testing.T, config *rest.Config, protocol string, u *url.URL, por
 	}
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		if err := <-ended; err != nil {
+			t.Logf("the port-forward ended with %v", err)
+		}
 	})
 	local, err := forwarder.GetPorts()
 	if err != nil {
