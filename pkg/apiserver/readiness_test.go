@@ -1,13 +1,14 @@
 package apiserver
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 )
 
 // TestReadinessIsHonest would fail if a part that does not work went unnoticed.
 func TestReadinessIsHonest(t *testing.T) {
-	request := httptest.NewRequest("GET", "/readyz", nil)
+	request := httptest.NewRequest(http.MethodGet, "/readyz", nil)
 	state := map[string]*bool{"edgedevice-informer-sync": new(bool), "front-proxy-ca": new(bool)}
 	r := &readiness{
 		devicesSynced: func() bool { return *state["edgedevice-informer-sync"] },
