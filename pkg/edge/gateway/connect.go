@@ -45,6 +45,9 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	if err != nil {
 		return nil, err
 	}
+	if err := info.conn.permits(info.device); err != nil {
+		return nil, err
+	}
 	info.conn.admit()
 	first, err := call.Recv() // or the connection is closed by its timer
 	if err != nil {

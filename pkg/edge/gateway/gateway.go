@@ -48,7 +48,9 @@ type Gateway struct {
 	pending  pendingStreams
 	pinger   *pinger
 
+	server  *grpc.Server
 	started atomic.Bool
+	running chan struct{}  // closed by Run
 	logger  klog.Logger    // set by Run
 	work    sync.WaitGroup // goroutines of sessions that gRPC does not wait for
 }
@@ -65,10 +67,13 @@ func New(c Config) (*Gateway, error) {
 		config:   c,
 		serving:  &servingCertificate{authority: c.Authority, names: c.Names},
 		failures: newFailureLimiter(),
+		running:  make(chan struct{}),
 	}
 	g.registry.init()
 	g.pending.init()
 	g.pinger = newPinger()
+	g.server = g.newServer()
+	edgeapi.RegisterEdgeServer(g.server, g)
 	if _, err := g.serving.get(time.Now()); err != nil {
 		return nil, fmt.Errorf("issuing the gateway's certificate: %w", err)
 	}
@@ -82,8 +87,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.New("gateway: Run was called before")
 	}
 	g.logger = klog.FromContext(ctx).WithName("gateway")
-	server := g.newServer()
-	edgeapi.RegisterEdgeServer(server, g)
+	close(g.running)
 
 	pingCtx, stopPings := context.WithCancel(ctx)
 	defer stopPings()
@@ -92,7 +96,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 	g.logger.Info("Serving devices", "address", g.config.Listener.Addr().String())
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(&deviceListener{Listener: g.config.Listener, gateway: g}) }()
+	go func() { served <- g.server.Serve(&deviceListener{Listener: g.config.Listener, gateway: g}) }()
 
 	var err error
 	select {
@@ -105,7 +109,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		served <- nil
 	}
 	g.logger.Info("Ending the sessions of devices", "sessions", g.registry.count())
-	g.shutdown(server)
+	g.shutdown()
 	<-served
 	stopPings()
 	pings.Wait()
@@ -114,7 +118,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 // shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
-func (g *Gateway) shutdown(server *grpc.Server) {
+func (g *Gateway) shutdown() {
 	bye := status.Errorf(codes.Unavailable, "replica %s is shutting down", g.config.Replica)
 	for _, s := range g.registry.drain() {
 		s.Close(bye)
@@ -122,14 +126,14 @@ func (g *Gateway) shutdown(server *grpc.Server) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		server.GracefulStop()
+		g.server.GracefulStop()
 	}()
 	timer := time.NewTimer(drainTime)
 	defer timer.Stop()
 	select {
 	case <-done:
 	case <-timer.C:
-		server.Stop()
+		g.server.Stop()
 		<-done
 	}
 }

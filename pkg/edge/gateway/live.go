@@ -168,6 +168,10 @@ func (s *session) refresh() {
 		}
 		return
 	}
+	if err := s.conn.permits(s.device); err != nil {
+		s.Close(err)
+		return
+	}
 	welcome := s.gateway.welcomeFor(ed)
 	s.welcomeMu.Lock()
 	defer s.welcomeMu.Unlock()
