@@ -48,6 +48,10 @@ type BrokerConfig struct {
 	PersistentSession bool
 	// KeepAlive is after which silence the broker is probed, in whole seconds; 0 means never.
 	KeepAlive time.Duration
+	// MessageNamespace is the one whose devices the broker tells when the server is gone. Those of other
+	// namespaces notice by the server's pings, or when it is back. Default DefaultMessageNamespace. A
+	// Dialer does not use it.
+	MessageNamespace string
 	// Will is an additional will message of the server, for others than the link. An MQTT client has
 	// only one will. With this one the broker does not tell devices that the server is gone; they
 	// notice by the server's pings, or when it is back. A Dialer does not accept one.
@@ -82,6 +86,12 @@ func (c BrokerConfig) complete() (BrokerConfig, error) {
 	}
 	if c.Path == "" {
 		c.Path = "/mqtt"
+	}
+	if c.MessageNamespace == "" {
+		c.MessageNamespace = DefaultMessageNamespace
+	}
+	if err := validateMessageNamespace(c.MessageNamespace); err != nil {
+		return c, err
 	}
 	if c.MaxPayload == 0 {
 		c.MaxPayload = DefaultMaxPayload

@@ -1,0 +1,125 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// mosquitto is a real broker.
+type mosquitto struct {
+	t       testing.TB
+	address string
+	config  string
+	cmd     *exec.Cmd
+	log     syncBuffer
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// startMosquitto runs a broker until the test ends. The extra lines go into its configuration.
+func startMosquitto(t testing.TB, extra string) *mosquitto {
+	t.Helper()
+	if _, err := findMosquitto(); err != nil {
+		t.Skip("Mosquitto is not installed:", err)
+	}
+	m := &mosquitto{t: t, address: freeAddress(t)}
+	m.config = filepath.Join(t.TempDir(), "mosquitto.conf")
+	host, port, _ := net.SplitHostPort(m.address)
+	text := fmt.Sprintf("listener %s %s\nallow_anonymous true\nset_tcp_nodelay true\nlog_dest stderr\n%s\n", port, host, extra)
+	if os.Geteuid() == 0 {
+		text += "user root\n" // or it could not read the test's files
+	}
+	if err := os.WriteFile(m.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	t.Cleanup(m.stop)
+	return m
+}
+
+func findMosquitto() (string, error) {
+	if path, err := exec.LookPath("mosquitto"); err == nil {
+		return path, nil
+	}
+	return exec.LookPath("/usr/sbin/mosquitto") // not in everybody's PATH
+}
+
+func (m *mosquitto) start() {
+	m.t.Helper()
+	path, err := findMosquitto()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.cmd = exec.Command(path, "-c", m.config)
+	m.cmd.Stderr = &m.log
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	eventually(m.t, func() error {
+		c, err := net.Dial("tcp", m.address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	})
+}
+
+// stop kills the broker, which says nothing to anybody.
+func (m *mosquitto) stop() {
+	_ = m.cmd.Process.Kill()
+	_ = m.cmd.Wait()
+	if m.t.Failed() {
+		m.t.Logf("Mosquitto's log:\n%s", m.log.String())
+	}
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// eventually waits until f succeeds.
+func eventually(t testing.TB, f func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
