@@ -156,6 +156,7 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 		return err
 	}
 	s.controllers.SetDisconnect(s.gateway.Disconnect)
+	s.controllers.SetGateway(s.gateway)
 	_, err = informers.Aranya().V1alpha1().EdgeDevices().Informer().AddEventHandler(cutLinks{s.gateway})
 	return err
 }

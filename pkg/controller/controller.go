@@ -1,5 +1,5 @@
 // Package controller wires the controllers that make a device part of the cluster: EdgeDevice status
-// (device), Node and Lease (node), pods (pod). It owns their informers and their order of start. What
+// (device), Node and Lease (node), pods (pod), MQTT brokers (broker). It owns their informers and their order of start. What
 // a controller does belongs into its own package; who calls whom is written here.
 package controller
 
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/broker"
 	"arhat.dev/aranya/pkg/controller/device"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
@@ -80,6 +82,7 @@ type Controllers struct {
 	serviceSynced  cache.InformerSynced
 	podInformer    cache.SharedIndexInformer
 
+	broker *broker.Pool
 	device *device.Controller
 	node   *node.Controller
 	pod    *pod.Controller
@@ -131,10 +134,16 @@ func (c *Controllers) build() (err error) {
 	}); err != nil {
 		return err
 	}
+	if c.broker, err = broker.New(ctx, broker.Config{
+		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Clock: c.config.Clock, Replica: c.config.Replica,
+		Changed: func(key types.NamespacedName) { c.device.BrokerChanged(key) },
+	}); err != nil {
+		return err
+	}
 	if c.device, err = device.New(device.Config{
 		Edge: c.config.Edge, Devices: c.deviceInformer, Lister: c.devices, NodeInformer: c.nodeInformer, Nodes: c.node,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
-		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) },
+		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) }, Broker: c.broker.State,
 	}); err != nil {
 		return err
 	}
@@ -165,6 +174,10 @@ func (c *Controllers) SetDisconnect(f func(device gateway.Device, reason error))
 	}
 	c.disconnect.Store(&f)
 }
+
+// SetGateway sets who serves the devices that are reached through MQTT brokers; without it none are. It
+// must be called before Run.
+func (c *Controllers) SetGateway(g broker.Gateway) { c.broker.SetGateway(g) }
 
 // Handler is what the gateway tells about its links.
 func (c *Controllers) Handler() gateway.Handler { return c.tracker }
@@ -233,6 +246,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	running.Go(func() { c.node.Run(ctx) })
 	running.Go(func() { c.device.Run(ctx) })
 	running.Go(func() { c.pod.Run(ctx) })
+	running.Go(func() { c.broker.Run(ctx) })
 	<-ctx.Done()
 	return nil
 }
