@@ -184,6 +184,7 @@ func (g *Gateway) IssueToken(ctx context.Context, device Device, ttl time.Durati
 		return "", time.Time{}, fmt.Errorf("a token cannot be valid for %s; use 1s or more", ttl)
 	}
 	t := identity.NewToken(g.config.Authority.cert.Raw)
+	t.Namespace, t.Name = device.Namespace, device.Name
 	expires = time.Now().Add(ttl).Truncate(time.Second)
 	err = g.config.Tokens.Create(ctx, TokenRecord{ID: t.ID, Hash: t.Hash(), Device: device, Expires: expires})
 	if err != nil {

@@ -19,8 +19,7 @@ const (
 
 // Dialer is the device's end of a transport.
 type Dialer interface {
-	// Dial connects to a gateway. What an address looks like is up to the transport; the name of its
-	// host, if it has one, is what TLS sends as server name.
+	// Dial connects to a gateway. What an address looks like is up to the transport.
 	Dial(ctx context.Context, address string) (*Conn, error)
 }
 
@@ -29,6 +28,7 @@ type Dialer interface {
 type Conn struct {
 	net.Conn
 	method string
+	host   string
 
 	bytesIn, bytesOut   atomic.Int64
 	lastRead, lastWrite atomic.Int64 // Unix nanoseconds
@@ -62,6 +62,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// WithHost notes the host that was dialled, for a transport where it leads to the gateway. It is for
+// dialers, before the connection is used.
+func (c *Conn) WithHost(host string) *Conn {
+	c.host = host
+	return c
+}
+
+// Host is the name that TLS should send as server name, empty for none: an ingress may need it.
+func (c *Conn) Host() string { return c.host }
 
 // Method is the name of the transport.
 func (c *Conn) Method() string { return c.method }
