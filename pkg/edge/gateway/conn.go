@@ -150,7 +150,7 @@ func newServerCredentials(g *Gateway) credentials.TransportCredentials {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return g.serving.get(time.Now())
+			return g.serving.get(time.Now()) // devices trust no other
 		},
 		// Asked for, but not demanded: a device that enrols has none. It is verified below and not by
 		// crypto/tls, which would refuse one that has expired and may still be renewed.

@@ -95,8 +95,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	pings.Go(func() { g.pinger.run(pingCtx) })
 
 	g.logger.Info("Serving devices", "address", g.config.Listener.Addr().String())
+	front := newFront(g.config.Listener, g.certificate, g.logger)
 	served := make(chan error, 1)
-	go func() { served <- g.server.Serve(&deviceListener{Listener: g.config.Listener, gateway: g}) }()
+	go func() { served <- front.run() }()
+	var serving sync.WaitGroup
+	for _, l := range []net.Listener{front.devices, front.webSockets} {
+		serving.Go(func() { _ = g.server.Serve(&deviceListener{Listener: l, gateway: g}) })
+	}
 
 	var err error
 	select {
@@ -109,7 +114,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		served <- nil
 	}
 	g.logger.Info("Ending the sessions of devices", "sessions", g.registry.count())
+	front.close()
 	g.shutdown()
+	serving.Wait()
 	<-served
 	stopPings()
 	pings.Wait()
