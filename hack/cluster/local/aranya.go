@@ -117,14 +117,6 @@ func (c *Cluster) gatewayAddress() string {
 	return net.JoinHostPort(c.nodeAddress(), strconv.Itoa(c.state.Ports.Gateway))
 }
 
-// devicePort is the one port that devices can reach.
-func (c *Cluster) devicePort() int {
-	if c.state.Link == LinkMQTT {
-		return c.state.Ports.Broker
-	}
-	return c.state.Ports.Gateway
-}
-
 // nodeAddress is where kube-apiserver reaches the kubelet endpoint. With networks of their own for
 // the devices it is an address that is not loopback, which the proxy subresource of Nodes demands.
 func (c *Cluster) nodeAddress() string {

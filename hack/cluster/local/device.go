@@ -251,7 +251,7 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	config := map[string]any{
 		"apiVersion": "arhat.dev/v1alpha1",
 		"kind":       "ArhatConfiguration",
-		"server":     c.gatewayAddress(),
+		"server":     c.serverAddress(),
 		"stateDir":   c.devicePath(d.Name, "state"),
 		"logDir":     c.devicePath(d.Name, "logs", "pods"),
 		"runtime":    endpoint,
@@ -262,6 +262,9 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 		config["nodeIP"] = d.Address.String()
 	} else {
 		config["nodeIP"] = loopback
+	}
+	if err := c.addLink(ctx, d, config); err != nil {
+		return err
 	}
 	data, err := yaml.Marshal(config)
 	if err != nil {
@@ -277,7 +280,7 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	}
 	return c.Device(d.Name).Start(ctx, supervisor.Service{
 		Name: ServiceArhat,
-		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.gatewayAddress(), "--token=" + token},
+		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.serverAddress(), "--token=" + token},
 		Env:  c.serviceEnv(), Dir: c.devicePath(d.Name), Log: c.devicePath(d.Name, "logs", "arhat.out"),
 		StopTimeout: 15 * time.Second,
 	})
