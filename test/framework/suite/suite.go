@@ -27,6 +27,9 @@ const Namespace = local.Namespace
 // BusyboxImage is in the container runtime of each device, with all applets.
 const BusyboxImage = "test.local/busybox:1"
 
+// LinkVariable names the link over which the tests of a run reach devices: grpc, websocket or mqtt.
+const LinkVariable = "ARANYA_LINK"
+
 // Config says what cluster a package needs.
 type Config struct {
 	// Runtime of the devices: local.RuntimeProcess or local.RuntimeContainerd.
@@ -108,7 +111,7 @@ func run(m *testing.M, config Config) (code int) {
 func (c *Config) options(dir string) (local.Options, error) {
 	o := local.Options{
 		Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: c.Devices,
-		Runtime: c.Runtime, Etcd: c.Etcd, Out: os.Stdout,
+		Runtime: c.Runtime, Etcd: c.Etcd, Link: os.Getenv(LinkVariable), Out: os.Stdout,
 	}
 	if c.Runtime == local.RuntimeContainerd {
 		image, err := containerd.Busybox(BusyboxImage)
