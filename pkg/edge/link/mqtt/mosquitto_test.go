@@ -78,8 +78,14 @@ func (m *mosquitto) start() {
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
+	m.waitFor(m.address)
+}
+
+// waitFor waits until the broker listens.
+func (m *mosquitto) waitFor(address string) {
+	m.t.Helper()
 	eventually(m.t, func() error {
-		c, err := net.Dial("tcp", m.address)
+		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
 		}

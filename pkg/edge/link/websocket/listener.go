@@ -37,8 +37,8 @@ func NewListener(addr net.Addr) *Listener {
 		addr: addr,
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: upgradeTime,
-			ReadBufferSize:   ioBuffer,
-			WriteBufferSize:  ioBuffer,
+			ReadBufferSize:   readBuffer,
+			WriteBufferSize:  writeBuffer,
 			WriteBufferPool:  &sync.Pool{}, // an idle link should not hold one
 			Subprotocols:     []string{Subprotocol},
 			// Nothing here is done by the authority of a browser's user.

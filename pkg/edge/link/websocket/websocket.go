@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -26,7 +27,10 @@ const (
 	Subprotocol = "link.arhat.dev"
 
 	dialTime = 20 * time.Second
-	ioBuffer = 4 << 10
+	// readBuffer is held by each connection; writeBuffer, which fits a TLS record, only by those that
+	// write.
+	readBuffer  = 4 << 10
+	writeBuffer = 17 << 10
 )
 
 // Dialer is the device's end. The zero value is ready to use.
@@ -76,8 +80,9 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 		NetDialContext:  (&net.Dialer{KeepAlive: -1}).DialContext,
 		Proxy:           http.ProxyFromEnvironment,
 		TLSClientConfig: o.TLS,
-		ReadBufferSize:  ioBuffer,
-		WriteBufferSize: ioBuffer,
+		ReadBufferSize:  readBuffer,
+		WriteBufferSize: writeBuffer,
+		WriteBufferPool: &sync.Pool{}, // an idle link should not hold one
 		Subprotocols:    []string{o.Subprotocol},
 	}
 	ws, response, err := d.DialContext(ctx, address, nil)
