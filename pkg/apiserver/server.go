@@ -128,6 +128,7 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 		EdgeInformers: informers,
 		NodeAddress:   c.Extra.NodeAddress.String(),
 		KubeletPort:   portOf(c.Extra.KubeletListener),
+		GatewayPort:   portOf(c.Extra.GatewayListener),
 		Replica:       c.Extra.ReplicaName,
 	})
 	return err
@@ -151,6 +152,8 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 		Handler:   s.controllers.Handler(),
 		Replica:   s.config.ReplicaName,
 		Names:     hosts(s.config.GatewayAddresses),
+
+		Certificates: s.controllers.Certificate,
 	})
 	if err != nil {
 		return err
