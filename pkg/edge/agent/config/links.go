@@ -140,7 +140,7 @@ func (c *Configuration) validateLinks() (errs field.ErrorList) {
 	if c.Server == "" {
 		errs = append(errs, field.Required(server, "the address of aranya's gateway as host:port, or another kind of link (or --server)"))
 	} else if _, err := ParseAddress(c.Server); err != nil {
-		errs = append(errs, field.Invalid(server, c.Server, err.Error()))
+		errs = append(errs, field.Invalid(server, redact(c.Server), err.Error()))
 	}
 	links := field.NewPath("links")
 	if len(c.Links) > maxLinks {
@@ -148,11 +148,19 @@ func (c *Configuration) validateLinks() (errs field.ErrorList) {
 	}
 	for i, s := range c.Links {
 		if _, err := ParseAddress(s); err != nil {
-			errs = append(errs, field.Invalid(links.Index(i), s, err.Error()))
+			errs = append(errs, field.Invalid(links.Index(i), redact(s), err.Error()))
 		}
 	}
 	errs = append(errs, c.MQTT.validate(field.NewPath("mqtt"))...)
 	return append(errs, validateFile(c.WebSocket.CAFile, field.NewPath("websocket", "caFile"))...)
+}
+
+// redact keeps a password that does not belong into an address out of messages.
+func redact(address string) string {
+	if u, err := url.Parse(address); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return address
 }
 
 func (m *MQTT) validate(p *field.Path) (errs field.ErrorList) {
