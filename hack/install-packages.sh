@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that the tests and clusters with containerd need, if any is missing
+# Installs the Debian packages that the tests, clusters with containerd and clusters with an MQTT broker need, if any is missing
 # and this is root on Debian or a relative of it. It says what it does.
 set -eu
 

@@ -28,9 +28,11 @@ import (
 // What the EdgeDevices say about the broker.
 const (
 	MessageNamespace = "/aranya.arhat.dev"
-	brokerUser       = "aranya"
-	brokerTLSSecret  = "mqtt-broker-ca"
-	brokerSecret     = "mqtt-broker-password"
+	BrokerUser       = "aranya"
+	// BrokerObserver is a user of the broker who may read all that passes through it.
+	BrokerObserver  = "observer"
+	brokerTLSSecret = "mqtt-broker-ca"
+	BrokerSecret    = "mqtt-broker-password"
 )
 
 // mosquitto is where Debian puts it.
@@ -58,10 +60,13 @@ connection_messages true
 `
 
 // brokerACL confines each device to its own topics: the user name of a device is the EdgeDevice's.
-const brokerACL = `user ` + brokerUser + `
+const brokerACL = `user ` + BrokerUser + `
 topic read ` + MessageNamespace + `/+/+/up
 topic write ` + MessageNamespace + `/+/+/down
 topic write ` + MessageNamespace + `/status
+
+user ` + BrokerObserver + `
+topic read #
 
 pattern write ` + MessageNamespace + `/` + Namespace + `/%u/up
 pattern read ` + MessageNamespace + `/` + Namespace + `/%u/down
@@ -114,6 +119,11 @@ func (c *Cluster) brokerAddress() string {
 	return net.JoinHostPort(c.nodeAddress(), strconv.Itoa(c.state.Ports.Broker))
 }
 
+// Broker says where the MQTT broker is and which file holds the CA of its certificate.
+func (c *Cluster) Broker() (address, caFile string) {
+	return hostPort(c.state.Ports.Broker), c.path("pki", "ca.crt")
+}
+
 // BrokerPassword is the password of a user of the broker.
 func (c *Cluster) BrokerPassword(user string) (string, error) {
 	path := c.path("broker", "secret")
@@ -131,7 +141,7 @@ func (c *Cluster) BrokerPassword(user string) (string, error) {
 
 // writePasswords tells the broker the passwords of aranya and of all devices that there are.
 func (c *Cluster) writePasswords() error {
-	users := []string{brokerUser}
+	users := []string{BrokerUser, BrokerObserver}
 	for _, d := range c.State().Devices {
 		users = append(users, d.Name)
 	}
@@ -190,13 +200,13 @@ func (c *Cluster) brokerSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	password, err := c.BrokerPassword(brokerUser)
+	password, err := c.BrokerPassword(BrokerUser)
 	if err != nil {
 		return err
 	}
 	for name, data := range map[string]map[string][]byte{
 		brokerTLSSecret: {"ca.crt": ca},
-		brokerSecret:    {"password": []byte(password)},
+		BrokerSecret:    {"password": []byte(password)},
 	} {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
 		if _, err := client.CoreV1().Secrets(Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
@@ -216,8 +226,8 @@ func (c *Cluster) connectivity() map[string]any {
 		"messageNamespace": MessageNamespace,
 		"tlsSecretRef":     map[string]any{"name": brokerTLSSecret},
 		"connectPacket": map[string]any{
-			"username": brokerUser,
-			"password": map[string]any{"name": brokerSecret},
+			"username": BrokerUser,
+			"password": map[string]any{"name": BrokerSecret},
 		},
 	}}
 }

@@ -13,11 +13,14 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/test/framework/containerd"
 )
 
@@ -29,6 +32,14 @@ const BusyboxImage = "test.local/busybox:1"
 
 // LinkVariable names the link over which the tests of a run reach devices: grpc, websocket or mqtt.
 const LinkVariable = "ARANYA_LINK"
+
+// Method is spec.connectivity.method of the devices of this run.
+func (e *Env) Method() string {
+	if e.Cluster.State().Link == local.LinkMQTT {
+		return "mqtt"
+	}
+	return "grpc"
+}
 
 // Config says what cluster a package needs.
 type Config struct {
@@ -182,4 +193,14 @@ func Never(t testing.TB, during time.Duration, what string, happened func(ctx co
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+}
+
+// Device returns an EdgeDevice.
+func (e *Env) Device(ctx context.Context, name string) (*v1alpha1.EdgeDevice, error) {
+	obj, err := e.Dynamic.Resource(v1alpha1.SchemeGroupVersion.WithResource("edgedevices")).Namespace(Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	ed := &v1alpha1.EdgeDevice{}
+	return ed, runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, ed)
 }
