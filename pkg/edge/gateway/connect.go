@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -69,7 +68,7 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	s.certificate(info.cert.NotBefore, info.cert.NotAfter)
 	s.out.send = call.Send
 	s.out.spawn = g.work.Go
-	s.out.fail = func(err error) { s.Close(fmt.Errorf("the link broke: %s", status.Convert(err).Message())) }
+	s.out.fail = func(err error) { s.Close(s.broken(err)) }
 	if err := g.install(ctx, s); err != nil {
 		return nil, err
 	}

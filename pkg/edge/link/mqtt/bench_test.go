@@ -9,18 +9,19 @@ import (
 	"time"
 
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
 
 // BenchmarkThroughput is one stream from the device through a real broker.
 func BenchmarkThroughput(b *testing.B) {
-	m := startMosquitto(b, "")
-	_, l := serve(b, BrokerConfig{Server: m.address}, ListenOptions{})
+	m := brokertest.Start(b, "")
+	_, l := serve(b, BrokerConfig{Server: m.Address}, ListenOptions{})
 	for name, wrap := range map[string]func(device, server net.Conn) (net.Conn, net.Conn){
 		"plain": func(device, server net.Conn) (net.Conn, net.Conn) { return device, server },
 		"tls":   func(device, server net.Conn) (net.Conn, net.Conn) { return overTLS(b, device, server) },
 	} {
 		b.Run(name, func(b *testing.B) {
-			from, to := wrap(connectPair(b, dialer(m.address, "a"), l))
+			from, to := wrap(connectPair(b, dialer(m.Address, "a"), l))
 			block := make([]byte, 32<<10)
 			b.SetBytes(int64(len(block)))
 			b.ResetTimer()
@@ -41,10 +42,10 @@ func BenchmarkThroughput(b *testing.B) {
 
 // BenchmarkRoundTrip is one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	m := startMosquitto(b, "")
-	_, l := serve(b, BrokerConfig{Server: m.address}, ListenOptions{})
+	m := brokertest.Start(b, "")
+	_, l := serve(b, BrokerConfig{Server: m.Address}, ListenOptions{})
 	pairs := map[string]func() (*link.Conn, *link.Conn){
-		"mqtt": func() (*link.Conn, *link.Conn) { return connectPair(b, dialer(m.address, "a"), l) },
+		"mqtt": func() (*link.Conn, *link.Conn) { return connectPair(b, dialer(m.Address, "a"), l) },
 		"tcp":  func() (*link.Conn, *link.Conn) { return tcpPair(b) },
 	}
 	for name, pair := range pairs {

@@ -21,6 +21,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
 
 // echo checks that bytes go both ways.
@@ -63,7 +64,7 @@ func TestSecuredBroker(t *testing.T) {
 	}
 	acl := "user aranya\ntopic read NS/+/+/up\ntopic write NS/+/+/down\ntopic write NS/status\n" +
 		"pattern write NS/default/%u/up\npattern read NS/default/%u/down\npattern read NS/status\n"
-	m := startMosquitto(t, strings.Join([]string{
+	m := brokertest.Start(t, strings.Join([]string{
 		"cafile " + write("ca.crt", certPEM), "certfile " + write("tls.crt", certPEM), "keyfile " + write("tls.key", keyPEM),
 		"require_certificate true", "password_file " + passwords,
 		"acl_file " + write("acl", strings.ReplaceAll(acl, "NS", testNamespace)),
@@ -72,7 +73,7 @@ func TestSecuredBroker(t *testing.T) {
 	roots.AppendCertsFromPEM([]byte(certPEM))
 	config := func(user string) BrokerConfig {
 		return BrokerConfig{
-			Server: m.address, TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+			Server: m.Address, TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 			Username: user, Password: "secret-" + user,
 		}
 	}
@@ -108,25 +109,25 @@ func TestSecuredBroker(t *testing.T) {
 }
 
 func TestWebSocketTransport(t *testing.T) {
-	second := freeAddress(t)
+	second := brokertest.FreeAddress(t)
 	_, port, _ := net.SplitHostPort(second)
-	m := startMosquitto(t, "listener "+port+" 127.0.0.1\nprotocol websockets")
-	m.waitFor(second)
+	m := brokertest.Start(t, "listener "+port+" 127.0.0.1\nprotocol websockets")
+	m.WaitFor(second)
 	_, l := serve(t, BrokerConfig{Server: second, Transport: TransportWebSocket}, ListenOptions{})
 	d := dialer(second, "a")
 	d.Broker.Transport = TransportWebSocket
 	device, server := connectPair(t, d, l)
 	echo(t, device, server)
-	overTCP, server := connectPair(t, dialer(m.address, "b"), l)
+	overTCP, server := connectPair(t, dialer(m.Address, "b"), l)
 	echo(t, overTCP, server)
 }
 
 // TestForeignMessages: what others publish on the topics disturbs nobody.
 func TestForeignMessages(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	deviceEnd, server := connectPair(t, dialer(m.address, "a"), l)
-	o := paho.NewClientOptions().AddBroker("tcp://" + m.address).SetClientID("intruder")
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	deviceEnd, server := connectPair(t, dialer(m.Address, "a"), l)
+	o := paho.NewClientOptions().AddBroker("tcp://" + m.Address).SetClientID("intruder")
 	intruder := paho.NewClient(o)
 	if token := intruder.Connect(); token.Wait() && token.Error() != nil {
 		t.Fatal(token.Error())
@@ -180,14 +181,14 @@ func TestForeignMessages(t *testing.T) {
 		return nil
 	})
 	// Other devices, and later connections of the same one, are not affected.
-	again, server := connectPair(t, dialer(m.address, "a"), l)
+	again, server := connectPair(t, dialer(m.Address, "a"), l)
 	echo(t, again, server)
 }
 
 // TestStalledReader: a reader that stalls holds a bounded amount of memory and nobody else.
 func TestStalledReader(t *testing.T) {
-	m := startMosquitto(t, "")
-	_, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
 	const devices = 10
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -195,7 +196,7 @@ func TestStalledReader(t *testing.T) {
 	var writers sync.WaitGroup
 	var ends []*link.Conn
 	for i := range devices {
-		device, server := connectPair(t, dialer(m.address, fmt.Sprintf("a%d", i)), l)
+		device, server := connectPair(t, dialer(m.Address, fmt.Sprintf("a%d", i)), l)
 		ends = append(ends, server)
 		_ = device.SetWriteDeadline(time.Now().Add(3 * time.Second))
 		writers.Go(func() {
@@ -205,7 +206,7 @@ func TestStalledReader(t *testing.T) {
 			}
 		})
 	}
-	well, server := connectPair(t, dialer(m.address, "well"), l)
+	well, server := connectPair(t, dialer(m.Address, "well"), l)
 	echo(t, well, server)
 	writers.Wait()
 	echo(t, well, server)
@@ -232,13 +233,13 @@ func (zeros) Read(p []byte) (int, error) {
 
 // TestFullQueue: what a broker drops is noticed, and never yields wrong bytes.
 func TestFullQueue(t *testing.T) {
-	m := startMosquitto(t, "max_queued_messages 2\nmax_inflight_messages 1\nmax_queued_bytes 4096")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
+	m := brokertest.Start(t, "max_queued_messages 2\nmax_inflight_messages 1\nmax_queued_bytes 4096")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
 	for attempt := 0; b.Stats().Gaps == 0; attempt++ {
 		if attempt == 50 {
 			t.Skip("the broker dropped nothing")
 		}
-		device, server := connectPair(t, dialer(m.address, "a"), l)
+		device, server := connectPair(t, dialer(m.Address, "a"), l)
 		go func() {
 			for i := range 1 << 16 {
 				if _, err := device.Write(bytes.Repeat([]byte{byte(i >> 8), byte(i)}, 2000)); err != nil {
@@ -262,9 +263,9 @@ func TestFullQueue(t *testing.T) {
 
 // TestOneClientID: two devices that were given one client ID. The broker lets the later one in.
 func TestOneClientID(t *testing.T) {
-	m := startMosquitto(t, "")
-	_, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	d := dialer(m.address, "a")
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	d := dialer(m.Address, "a")
 	d.Broker.ClientID = "device-a"
 	first, firstServer := connectPair(t, d, l)
 	second, secondServer := connectPair(t, d, l)
@@ -279,12 +280,12 @@ func TestOneClientID(t *testing.T) {
 
 // TestManyConnections: a device that never closes anything cannot have as many as it likes.
 func TestManyConnections(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	first, _ := connectPair(t, dialer(m.address, "a"), l)
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	first, _ := connectPair(t, dialer(m.Address, "a"), l)
 	var device, server *link.Conn
 	for range maxPerDevice {
-		device, server = connectPair(t, dialer(m.address, "a"), l)
+		device, server = connectPair(t, dialer(m.Address, "a"), l)
 	}
 	if _, err := first.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "further connections") {
 		t.Errorf("the oldest: %v", err)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -63,13 +64,13 @@ func connectPair(t testing.TB, d Dialer, l net.Listener) (device, server *link.C
 }
 
 func TestBytes(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	device, server := connectPair(t, dialer(m.address, "a"), l)
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
 	if device.Method() != link.MethodMQTT || server.Method() != link.MethodMQTT {
 		t.Errorf("methods %s and %s", device.Method(), server.Method())
 	}
-	if want := m.address + testNamespace + "/default/a/up"; server.RemoteAddr().String() != want {
+	if want := m.Address + testNamespace + "/default/a/up"; server.RemoteAddr().String() != want {
 		t.Errorf("the device is at %s, not %s", server.RemoteAddr(), want)
 	}
 	for _, dir := range []struct{ from, to net.Conn }{{device, server}, {server, device}} {
@@ -107,9 +108,9 @@ func TestBytes(t *testing.T) {
 }
 
 func TestServerCloses(t *testing.T) {
-	m := startMosquitto(t, "")
-	_, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	device, server := connectPair(t, dialer(m.address, "a"), l)
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
 	_, _ = server.Write([]byte("bye"))
 	_ = server.Close()
 	if got, err := io.ReadAll(device); err != nil || string(got) != "bye" {
@@ -121,9 +122,9 @@ func TestServerCloses(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	m := startMosquitto(t, "")
-	_, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	device, server := connectPair(t, dialer(m.address, "a"), l)
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
 	_ = device.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	if _, err := device.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a read past its deadline: %v", err)
@@ -144,12 +145,12 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestBrokerLost(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	device, server := connectPair(t, dialer(m.address, "a"), l)
-	m.stop()
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	m.Stop()
 	for _, c := range []net.Conn{device, server} {
-		if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "broker "+m.address+" is down") {
+		if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "broker "+m.Address+" is down") {
 			t.Errorf("the error is %v", err)
 		}
 	}
@@ -160,16 +161,16 @@ func TestBrokerLost(t *testing.T) {
 	if b.Err() == nil {
 		t.Error("no reason")
 	}
-	m.start()
-	_, l = serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	connectPair(t, dialer(m.address, "a"), l)
+	m.Start()
+	_, l = serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	connectPair(t, dialer(m.Address, "a"), l)
 }
 
 func TestWills(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	deviceEnd, server := connectPair(t, dialer(m.address, "a"), l)
-	other, _ := connectPair(t, dialer(m.address, "b"), l)
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	deviceEnd, server := connectPair(t, dialer(m.Address, "a"), l)
+	other, _ := connectPair(t, dialer(m.Address, "b"), l)
 
 	// The network of the device breaks: the broker tells the server.
 	_ = breakNetwork(t, deviceEnd.Conn.(*device).client)
@@ -184,10 +185,10 @@ func TestWills(t *testing.T) {
 }
 
 func TestServerRestarts(t *testing.T) {
-	m := startMosquitto(t, "")
-	config := BrokerConfig{Server: m.address, Instance: "replica-0", Will: &Will{Topic: "elsewhere", Payload: []byte("gone")}}
+	m := brokertest.Start(t, "")
+	config := BrokerConfig{Server: m.Address, Instance: "replica-0", Will: &Will{Topic: "elsewhere", Payload: []byte("gone")}}
 	b, l := serve(t, config, ListenOptions{})
-	device, _ := connectPair(t, dialer(m.address, "a"), l)
+	device, _ := connectPair(t, dialer(m.Address, "a"), l)
 	_ = breakNetwork(t, b.client) // the will is another's
 	serve(t, config, ListenOptions{})
 	if _, err := device.Read(make([]byte, 1)); !errors.Is(err, errRestarted) {
@@ -196,9 +197,9 @@ func TestServerRestarts(t *testing.T) {
 }
 
 func TestServerLeaves(t *testing.T) {
-	m := startMosquitto(t, "")
-	b, l := serve(t, BrokerConfig{Server: m.address}, ListenOptions{})
-	device, _ := connectPair(t, dialer(m.address, "a"), l)
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, _ := connectPair(t, dialer(m.Address, "a"), l)
 	_ = b.Close()
 	if _, err := device.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("the device's end: %v", err)
@@ -206,22 +207,22 @@ func TestServerLeaves(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	m := startMosquitto(t, "")
-	_, _ = serve(t, BrokerConfig{Server: m.address}, ListenOptions{
+	m := brokertest.Start(t, "")
+	_, _ = serve(t, BrokerConfig{Server: m.Address}, ListenOptions{
 		Admit: func(namespace, name string) error { return fmt.Errorf("there is no EdgeDevice %s/%s", namespace, name) },
 	})
-	if _, err := dialer(m.address, "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "there is no EdgeDevice default/a") {
+	if _, err := dialer(m.Address, "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "there is no EdgeDevice default/a") {
 		t.Errorf("not admitted: %v", err)
 	}
-	nobody := dialer(m.address, "a")
+	nobody := dialer(m.Address, "a")
 	nobody.MessageNamespace = "/elsewhere"
 	if _, err := withTimeout(t, nobody, 300*time.Millisecond); err == nil || !strings.Contains(err.Error(), "nobody answers") {
 		t.Errorf("nobody there: %v", err)
 	}
-	if _, err := dialer(freeAddress(t), "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if _, err := dialer(brokertest.FreeAddress(t), "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("no broker: %v", err)
 	}
-	if _, err := dialer(m.address, "A B").Dial(t.Context(), ""); err == nil {
+	if _, err := dialer(m.Address, "A B").Dial(t.Context(), ""); err == nil {
 		t.Error("an impossible name was accepted")
 	}
 }

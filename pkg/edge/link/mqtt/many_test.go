@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+
+	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
 
 // TestThousandDevices: all devices of a broker share one client and one subscription of the server. The
@@ -16,8 +18,8 @@ func TestThousandDevices(t *testing.T) {
 	if testing.Short() {
 		devices = 50
 	}
-	m := startMosquitto(t, "log_type all\nmax_queued_messages 0\n")
-	_, l := serve(t, BrokerConfig{Server: m.address, ClientID: "the-server"}, ListenOptions{})
+	m := brokertest.Start(t, "log_type all\nmax_queued_messages 0\n")
+	_, l := serve(t, BrokerConfig{Server: m.Address, ClientID: "the-server"}, ListenOptions{})
 	accepted := make(chan net.Conn, devices)
 	var group errgroup.Group
 	group.Go(func() error {
@@ -35,7 +37,7 @@ func TestThousandDevices(t *testing.T) {
 	dials.SetLimit(16)
 	for i := range devices {
 		dials.Go(func() error {
-			c, err := dialer(m.address, fmt.Sprintf("d%d", i)).Dial(t.Context(), "")
+			c, err := dialer(m.Address, fmt.Sprintf("d%d", i)).Dial(t.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -70,7 +72,7 @@ func TestThousandDevices(t *testing.T) {
 		t.Error(err)
 	}
 	var clients, subscriptions int
-	for line := range strings.Lines(m.log.String()) {
+	for line := range strings.Lines(m.Log()) {
 		if strings.Contains(line, "New client connected") && strings.Contains(line, "as the-server ") {
 			clients++
 		}
@@ -81,7 +83,7 @@ func TestThousandDevices(t *testing.T) {
 			}
 		}
 	}
-	all := strings.Count(m.log.String(), "New client connected")
+	all := strings.Count(m.Log(), "New client connected")
 	if clients != 1 || subscriptions != 1 || all != devices+1 {
 		t.Errorf("%d clients and %d subscriptions of the server, %d clients in all for %d devices", clients, subscriptions, all, devices)
 	}

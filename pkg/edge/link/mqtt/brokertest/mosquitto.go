@@ -1,4 +1,5 @@
-package mqtt
+// Package brokertest runs a real MQTT broker, Mosquitto, for tests. Nothing else may import it.
+package brokertest
 
 import (
 	"bytes"
@@ -13,13 +14,15 @@ import (
 	"time"
 )
 
-// mosquitto is a real broker.
-type mosquitto struct {
-	t       testing.TB
-	address string
-	config  string
-	cmd     *exec.Cmd
-	log     syncBuffer
+// Mosquitto is a broker that runs on a loopback address.
+type Mosquitto struct {
+	// Address is host:port, the same after a restart.
+	Address string
+
+	t      testing.TB
+	config string
+	cmd    *exec.Cmd
+	log    syncBuffer
 }
 
 type syncBuffer struct {
@@ -39,15 +42,16 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// startMosquitto runs a broker until the test ends. The extra lines go into its configuration.
-func startMosquitto(t testing.TB, extra string) *mosquitto {
+// Start runs a broker until the test ends, which is skipped if there is none. The extra lines go into its
+// configuration.
+func Start(t testing.TB, extra string) *Mosquitto {
 	t.Helper()
 	if _, err := findMosquitto(); err != nil {
 		t.Skip("Mosquitto is not installed:", err)
 	}
-	m := &mosquitto{t: t, address: freeAddress(t)}
+	m := &Mosquitto{t: t, Address: FreeAddress(t)}
 	m.config = filepath.Join(t.TempDir(), "mosquitto.conf")
-	host, port, _ := net.SplitHostPort(m.address)
+	host, port, _ := net.SplitHostPort(m.Address)
 	text := fmt.Sprintf("listener %s %s\nallow_anonymous true\nset_tcp_nodelay true\nlog_dest stderr\n%s\n", port, host, extra)
 	if os.Geteuid() == 0 {
 		text += "user root\n" // or it could not read the test's files
@@ -55,10 +59,13 @@ func startMosquitto(t testing.TB, extra string) *mosquitto {
 	if err := os.WriteFile(m.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.start()
-	t.Cleanup(m.stop)
+	m.Start()
+	t.Cleanup(m.Stop)
 	return m
 }
+
+// Log is what the broker has logged.
+func (m *Mosquitto) Log() string { return m.log.String() }
 
 func findMosquitto() (string, error) {
 	if path, err := exec.LookPath("mosquitto"); err == nil {
@@ -67,7 +74,8 @@ func findMosquitto() (string, error) {
 	return exec.LookPath("/usr/sbin/mosquitto") // not in everybody's PATH
 }
 
-func (m *mosquitto) start() {
+// Start runs the broker again after Stop.
+func (m *Mosquitto) Start() {
 	m.t.Helper()
 	path, err := findMosquitto()
 	if err != nil {
@@ -78,11 +86,11 @@ func (m *mosquitto) start() {
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	m.waitFor(m.address)
+	m.WaitFor(m.Address)
 }
 
-// waitFor waits until the broker listens.
-func (m *mosquitto) waitFor(address string) {
+// WaitFor waits until the broker listens on an address.
+func (m *Mosquitto) WaitFor(address string) {
 	m.t.Helper()
 	eventually(m.t, func() error {
 		c, err := net.Dial("tcp", address)
@@ -93,8 +101,8 @@ func (m *mosquitto) waitFor(address string) {
 	})
 }
 
-// stop kills the broker, which says nothing to anybody.
-func (m *mosquitto) stop() {
+// Stop kills the broker, which says nothing to anybody.
+func (m *Mosquitto) Stop() {
 	_ = m.cmd.Process.Kill()
 	_ = m.cmd.Wait()
 	if m.t.Failed() {
@@ -102,7 +110,8 @@ func (m *mosquitto) stop() {
 	}
 }
 
-func freeAddress(t testing.TB) string {
+// FreeAddress is a loopback address that nobody listens on.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
