@@ -36,6 +36,13 @@ func withBroker(t *testing.T) *suite.Env {
 	return e
 }
 
+// pool holds the certificates of a file in PEM.
+func pool(pem []byte) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(pem)
+	return p
+}
+
 // brokerClient connects to the broker as one of its users. All that the user may read goes to messages.
 func brokerClient(t *testing.T, e *suite.Env, user, filter string, messages paho.MessageHandler) paho.Client {
 	t.Helper()
@@ -44,14 +51,12 @@ func brokerClient(t *testing.T, e *suite.Env, user, filter string, messages paho
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
 	password, err := e.Cluster.BrokerPassword(user)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := paho.NewClient(paho.NewClientOptions().AddBroker("ssl://" + address).SetUsername(user).SetPassword(password).
-		SetTLSConfig(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}).SetAutoReconnect(false))
+		SetTLSConfig(&tls.Config{RootCAs: pool(ca), MinVersion: tls.VersionTLS12}).SetAutoReconnect(false))
 	if token := client.Connect(); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
 		t.Fatalf("connect to the broker as %s: %v", user, token.Error())
 	}
