@@ -32,10 +32,9 @@ type Dialer struct {
 // device is the connection to the broker of one connection of the link.
 type device struct {
 	*conn
-	client   *client
-	down     string
-	limit    int // of payloads
-	serverID uint64
+	client *client
+	down   string
+	limit  int // of payloads
 
 	answer chan error    // the first answer to open
 	again  chan struct{} // a server has come

@@ -201,7 +201,7 @@ func TestServerLeaves(t *testing.T) {
 	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
 	device, _ := connectPair(t, dialer(m.Address, "a"), l)
 	_ = b.Close()
-	if _, err := device.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if _, err := device.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the device's end: %v", err)
 	}
 }

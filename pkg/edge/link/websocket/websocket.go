@@ -86,6 +86,9 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 		Subprotocols:    []string{o.Subprotocol},
 	}
 	ws, response, err := d.DialContext(ctx, address, nil)
+	if response != nil {
+		defer response.Body.Close() // the library has it in memory
+	}
 	if err != nil {
 		return nil, explain(address, response, err)
 	}
