@@ -436,6 +436,9 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+	if c, err := d.loadContainer(running); err != nil || len(c.config.Envs) != 0 {
+		t.Errorf("the record holds the environment: %v, %v", c.config.Envs, err)
+	}
 	if err := d.StopContainer(t.Context(), running, 30); err != nil {
 		t.Fatal(err)
 	}
