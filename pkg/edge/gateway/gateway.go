@@ -106,7 +106,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.logger.Info("Ending the sessions of devices", "sessions", g.registry.count())
 	g.shutdown(server)
-	<-served
+	if stopped := <-served; stopped != nil {
+		g.logger.V(2).Info("No longer serving devices", "reason", stopped)
+	}
 	stopPings()
 	pings.Wait()
 	g.work.Wait()
@@ -147,7 +149,6 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.InTapHandle(g.tap),
 		grpc.WaitForHandlers(true),
 	)

@@ -220,7 +220,7 @@ func TestLostLink(t *testing.T) {
 	up := receive(t, d.connected, "the device to connect")
 	w.handler.next(t, "started")
 	dialer.cut()
-	receive(t, d.disconnected, "the device to notice")
+	_ = receive(t, d.disconnected, "the device to notice")
 	receive(t, up.ctx.Done(), "the context of the link to end")
 	if err := up.send.Send(t.Context(), nodeStatus("late")); err == nil {
 		t.Error("Send succeeded on a link that is down")

@@ -134,7 +134,7 @@ func TestProxy(t *testing.T) {
 			}
 			defer conn.Close()
 			fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-			io.CopyN(conn, rw, 5)
+			_, _ = io.CopyN(conn, rw, 5)
 			return
 		}
 		body, _ := io.ReadAll(r.Body)
