@@ -117,7 +117,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 // shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
 func (g *Gateway) shutdown(server *grpc.Server) {
-	bye := fmt.Errorf("replica %s: %w", g.config.Replica, ErrStopping)
+	bye := fmt.Errorf("replica %s %w", g.config.Replica, ErrStopping)
 	for _, s := range g.registry.drain() {
 		s.Close(bye)
 	}

@@ -78,8 +78,8 @@ var (
 	// ErrClosed says that a session is over.
 	ErrClosed = errors.New("the session is closed")
 	// ErrStopping is the reason of sessions that end because the replica stops. The device is not lost:
-	// it dials again, and reaches the next aranya.
-	ErrStopping = errors.New("the replica is shutting down")
+	// it dials again, and reaches the next aranya. Wrapped in an error that names the replica.
+	ErrStopping = errors.New("is shutting down")
 	// ErrTooLarge says that a message is larger than a device accepts (MaxServerMessage).
 	ErrTooLarge = errors.New("the message is larger than a device accepts")
 )
