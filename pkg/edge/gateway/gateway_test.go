@@ -158,7 +158,7 @@ func TestServerRestart(t *testing.T) {
 	receive(t, d.connected, "the device to connect")
 	s := w.handler.next(t, "started").s
 	w.stop()
-	if end := w.handler.next(t, "ended"); end.s != s || status.Code(end.reason) != codes.Unavailable {
+	if end := w.handler.next(t, "ended"); end.s != s || !errors.Is(end.reason, gateway.ErrStopping) {
 		t.Errorf("ended: %v", end.reason)
 	}
 	if err := receive(t, d.disconnected, "the device to be told"); !strings.Contains(err.Error(), "replica replica-1 is shutting down") {
