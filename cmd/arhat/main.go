@@ -23,8 +23,12 @@ import (
 	"arhat.dev/aranya/pkg/version"
 )
 
+// defaultPath is the PATH of an agent that was started without one.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := newCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
@@ -150,6 +154,12 @@ func run(ctx context.Context, f *flags, prepare func(context.Context, *config.Co
 	cfg, err := f.load()
 	if err != nil {
 		return err
+	}
+	if os.Getenv("PATH") == "" {
+		// Commands on the host are looked up in it.
+		if err := os.Setenv("PATH", defaultPath); err != nil {
+			return err
+		}
 	}
 	// A device has little memory: collect often rather than let the heap double.
 	if os.Getenv("GOGC") == "" {

@@ -31,6 +31,8 @@ type dialer struct {
 	address string
 	open    atomic.Int32
 	dialled atomic.Int32
+	// received counts the bytes that clients sent.
+	received atomic.Int64
 }
 
 func (d *dialer) dial(ctx context.Context, port uint16) (Conn, error) {
@@ -59,6 +61,17 @@ func (c *countedConn) Close() error {
 	return c.TCPConn.Close()
 }
 
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.TCPConn.Write(p)
+	c.d.received.Add(int64(n))
+	return n, err
+}
+
+// ReadFrom has what is copied to the connection pass through Write.
+func (c *countedConn) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
 // echo answers each connection with the SHA-256 of what it got before the EOF.
 func echo(t *testing.T) string {
 	t.Helper()
@@ -71,13 +84,13 @@ func echo(t *testing.T) string {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
-				return nil
+				return nil //nolint:nilerr // the listener was closed: the test is over
 			}
 			group.Go(func() error {
 				defer conn.Close()
 				sum := sha256.New()
 				if _, err := io.Copy(sum, conn); err == nil {
-					conn.Write(sum.Sum(nil))
+					_, _ = conn.Write(sum.Sum(nil))
 				}
 				return nil
 			})
@@ -299,6 +312,16 @@ func TestPortForwardBoundsConnections(t *testing.T) {
 	}
 }
 
+// establish sends a byte through a connection. Until it has arrived the client may still wait for its
+// streams to be accepted, and the SPDY library never gives up waiting on a connection that was cut then.
+func establish(t *testing.T, d *dialer, conn net.Conn) {
+	t.Helper()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a connection that carries data", func() bool { return d.received.Load() == 1 })
+}
+
 func TestPortForwardEndsWithItsClient(t *testing.T) {
 	for name, newDialer := range forwardDialers {
 		t.Run(name, func(t *testing.T) {
@@ -310,7 +333,7 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+			establish(t, d, conn)
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
@@ -331,7 +354,7 @@ func TestShutdownEndsPortForward(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+			establish(t, d, conn)
 			shutdown(t, s)
 			if err := stop(); !errors.Is(err, portforward.ErrLostConnectionToPod) && err != nil {
 				t.Error(err)

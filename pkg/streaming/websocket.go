@@ -2,6 +2,7 @@ package streaming
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -116,7 +117,8 @@ func commandStatus(err error) *metav1.Status {
 	if err == nil {
 		return &metav1.Status{Status: metav1.StatusSuccess}
 	}
-	if exit, ok := err.(utilexec.ExitError); ok && exit.Exited() {
+	var exit utilexec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
 		return &metav1.Status{
 			Status: metav1.StatusFailure,
 			Reason: criremotecommand.NonZeroExitCodeReason,

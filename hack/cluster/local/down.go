@@ -48,6 +48,7 @@ func Down(ctx context.Context, dir string, purge bool, out io.Writer) error {
 		return err
 	}
 	if !purge {
+		_, _ = fmt.Fprintf(out, "The cluster in %s is down. Its logs stay there until it is brought up again.\n", dir)
 		return nil
 	}
 	if err := errors.Join(c.purge(), os.Remove(c.path(lockFile))); err != nil {

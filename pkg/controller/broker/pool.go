@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -193,7 +194,10 @@ func (p *Pool) State(key types.NamespacedName) (State, bool) {
 // sync brings the assignment of a device up to date.
 func (p *Pool) sync(_ context.Context, key types.NamespacedName) (time.Duration, error) {
 	ed, err := p.config.Lister.EdgeDevices(key.Namespace).Get(key.Name)
-	if err != nil || !usesMQTT(ed) {
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	if ed == nil || !usesMQTT(ed) {
 		p.assign(key, nil)
 		p.objects.Use(key, nil)
 		return 0, nil

@@ -138,7 +138,10 @@ func secretOf(ed *aranya.EdgeDevice) string {
 
 func (s *Store) sync(_ context.Context, key types.NamespacedName) (time.Duration, error) {
 	ed, err := s.config.Lister.EdgeDevices(key.Namespace).Get(key.Name)
-	if err != nil || secretOf(ed) == "" {
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	if ed == nil || secretOf(ed) == "" {
 		s.objects.Use(key, nil)
 		s.set(key, nil)
 		return 0, nil

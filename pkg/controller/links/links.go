@@ -4,6 +4,7 @@
 package links
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -153,6 +154,11 @@ func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
 	t.mu.Lock()
 	delete(t.links, Key(s.Device()))
 	t.mu.Unlock()
+	if errors.Is(reason, gateway.ErrStopping) {
+		// Nodes must not flap because aranya is restarted. A device that does not come back is noticed by
+		// the next aranya, or by its Node's Lease.
+		return
+	}
 	lost := Loss{Reason: reason, LastSeen: s.Info().LastSeen}
 	for _, l := range t.listeners {
 		l.LinkDown(s.Device(), lost)

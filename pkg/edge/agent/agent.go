@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/footprint"
 	"arhat.dev/aranya/pkg/edge/agent/host"
 	"arhat.dev/aranya/pkg/edge/agent/links"
 	"arhat.dev/aranya/pkg/edge/agent/node"
@@ -37,6 +39,12 @@ const (
 	dirProcess   = "process"
 	fileLock     = "arhat.lock"
 	fileMemories = "welcome.json"
+)
+
+// When memory is given back: after the start, and then from time to time.
+const (
+	trimAfter  = 10 * time.Second
+	trimPeriod = 10 * time.Minute
 )
 
 // Agent runs on a device.
@@ -157,6 +165,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.uplink.Run(groupCtx) })
+	group.Go(func() error {
+		footprint.Run(groupCtx, trimAfter, trimPeriod)
+		return nil
+	})
 	err := group.Wait()
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
 		err = nil

@@ -117,7 +117,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	front.close()
 	g.shutdown()
 	serving.Wait()
-	<-served
+	if stopped := <-served; stopped != nil {
+		g.logger.V(2).Info("No longer serving devices", "reason", stopped)
+	}
 	stopPings()
 	pings.Wait()
 	g.work.Wait()
@@ -126,7 +128,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 // shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
 func (g *Gateway) shutdown() {
-	bye := status.Errorf(codes.Unavailable, "replica %s is shutting down", g.config.Replica)
+	bye := fmt.Errorf("replica %s %w", g.config.Replica, ErrStopping)
 	for _, s := range g.registry.drain() {
 		s.Close(bye)
 	}
@@ -158,7 +160,6 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.InTapHandle(g.tap),
 		grpc.WaitForHandlers(true),
 	)

@@ -50,7 +50,7 @@ func (d Device) Validate() error {
 		return fmt.Errorf("UID has %d characters, must have 1 to %d", len(d.UID), maxUID)
 	}
 	for _, c := range []byte(d.UID) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-') {
+		if letterOrDigit := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'; !letterOrDigit && c != '-' {
 			return fmt.Errorf("UID %q: only letters, digits and '-' are allowed", string(d.UID))
 		}
 	}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -73,7 +74,7 @@ func (s *Stream) Conn() *Conn {
 // instead of io.EOF.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if result := c.stream.Result(); result.GetReason() != "" {
 			err = fmt.Errorf("the device ended the connection: %s", result.GetMessage())
 		}

@@ -41,10 +41,6 @@ type Connector struct {
 	Streaming *streaming.Server
 }
 
-// connectMethods are those of exec, attach and portforward: SPDY clients use POST, WebSocket clients
-// can only use GET.
-var connectMethods = []string{"GET", "POST"}
-
 // authorizeCreate demands the verb create, whatever the method of the request: a WebSocket client
 // that may only "get" must not be able to run a command.
 func (c *Connector) authorizeCreate(ctx context.Context) error {

@@ -368,7 +368,5 @@ func TestErrorsBeforeTheUpgradeAreStatuses(t *testing.T) {
 			}
 		})
 	}
-	if n := a.session.Open(); n != 0 {
-		t.Errorf("%d streams are left open on the device", n)
-	}
+	waitForNoStreams(t, a)
 }

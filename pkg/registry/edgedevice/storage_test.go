@@ -63,6 +63,12 @@ func newTestStorage(t *testing.T, live LiveStatus) (*Storage, context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(storage.EdgeDevice.Destroy)
+	// The watch cache fills itself; until then watches are refused.
+	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return storage.EdgeDevice.ReadinessCheck() == nil, nil
+	}); err != nil {
+		t.Fatal("the storage does not become ready:", err)
+	}
 	ctx := genericapirequest.WithNamespace(t.Context(), "edge")
 	return storage, genericapirequest.WithUser(ctx, &user.DefaultInfo{Name: "somebody"})
 }

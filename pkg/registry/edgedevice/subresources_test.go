@@ -115,12 +115,16 @@ func TestFollowLogEndsWithItsClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	deadline := time.Now().Add(testTimeout)
-	for a.session.Open() > 0 {
+	waitForNoStreams(t, a)
+}
+
+// waitForNoStreams waits until the device has noticed that the streams to it have ended.
+func waitForNoStreams(t *testing.T, a *api) {
+	t.Helper()
+	for deadline := time.Now().Add(testTimeout); a.session.Open() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the device still follows")
+			t.Fatalf("%d streams are left open on the device", a.session.Open())
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -134,7 +138,7 @@ func TestProxy(t *testing.T) {
 			}
 			defer conn.Close()
 			fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-			io.CopyN(conn, rw, 5)
+			_, _ = io.CopyN(conn, rw, 5)
 			return
 		}
 		body, _ := io.ReadAll(r.Body)

@@ -39,7 +39,8 @@ func TestExecTerminal(t *testing.T) {
 	e := suite.Get(t)
 	pod := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
 	term := e.KubectlTerminal(t, 33, 101, "-n", "edge", "exec", "-it", pod.Name, "--", "sh")
-	term.Type(t, "stty size; tty\n")
+	// The size arrives on its own, perhaps after the shell has started; it is 0 until then.
+	term.Type(t, "until stty size 2>/dev/null; do sleep 0.1; done; tty\n")
 	term.Expect(t, `33 101\r\n/dev/pts/\d+\r\n`)
 	term.Type(t, "echo one$((1+1))three\n")
 	term.Expect(t, `one2three\r\n`)

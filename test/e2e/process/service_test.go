@@ -3,6 +3,7 @@ package process_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,6 +78,9 @@ func TestServiceOfADevice(t *testing.T) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is there, or: %v", err)
+		if err != nil {
+			return err
+		}
+		return errors.New("it is there")
 	})
 }

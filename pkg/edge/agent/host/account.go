@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// defaultPath is the PATH of commands if the agent itself was started without one.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // account is the user that the agent, and so every command on the host, runs as.
 type account struct {
 	name, home, shell string
@@ -47,11 +44,7 @@ func currentAccount() account {
 
 // environment is what a login would give. The agent's own is not passed on.
 func (a account) environment(tty bool) []string {
-	path := os.Getenv("PATH")
-	if path == "" {
-		path = defaultPath
-	}
-	env := []string{"PATH=" + path, "HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell}
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell}
 	for _, name := range []string{"LANG", "TZ"} {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -186,6 +187,8 @@ func start(cmd *exec.Cmd, s *stream.Stream) error {
 	if err := cmd.Start(); err != nil {
 		return failf(metav1.StatusReasonBadRequest, "the device cannot run %q: %v", cmd.Path, err)
 	}
+	// The agent's own protection from a lack of memory is not for commands.
+	_ = os.WriteFile("/proc/"+strconv.Itoa(cmd.Process.Pid)+"/oom_score_adj", []byte("0"), 0)
 	if err := s.Ready(); err != nil {
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		_ = cmd.Wait()

@@ -131,7 +131,7 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 	if err != nil {
 		// The samples of containers are kept: the runtime is only away.
 		maps.Copy(c.samples, samples)
-		return summary, nil //nolint:nilerr // the node's figures are worth having
+		return summary, nil // the node's figures are worth having
 	}
 	c.samples = samples
 	return summary, nil

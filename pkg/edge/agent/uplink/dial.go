@@ -71,7 +71,6 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithReadBufferSize(ioBuffer),
 		grpc.WithWriteBufferSize(ioBuffer),
-		grpc.WithSharedWriteBuffer(true),
 	)
 	if err != nil {
 		_ = conn.Close()

@@ -176,7 +176,7 @@ func TestClientThatTakesNoOutputEndsCommand(t *testing.T) {
 	s := newSession(t, fakedevice.Host(nil))
 	stdin, w := io.Pipe()
 	defer w.Close()
-	go w.Write([]byte("x")) // cat gives it back, and goes on
+	go func() { _, _ = w.Write([]byte("x")) }() // cat gives it back, and goes on
 	err := run(t, s, streaming.Options{Stdin: true, Stdout: true}, streaming.IO{Stdin: stdin, Stdout: failingWriter{}}, "cat")
 	if err == nil {
 		t.Error("no error")
@@ -279,7 +279,7 @@ func TestDial(t *testing.T) {
 		}
 		defer conn.Close()
 		data, _ := io.ReadAll(conn)
-		conn.Write(append([]byte("got "), data...))
+		_, _ = conn.Write(append([]byte("got "), data...))
 	}()
 	defer func() { l.Close(); <-done }()
 

@@ -126,7 +126,7 @@ func (r *Runtime) watchOrphan(c *container) *shim.Exit {
 func (r *Runtime) StopContainer(ctx context.Context, id string, timeout int64) error {
 	c, err := r.container(id)
 	if err != nil {
-		return nil // stopped and removed
+		return nil //nolint:nilerr // not known: stopped and removed
 	}
 	return r.stop(ctx, c, time.Duration(timeout)*time.Second)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/pkg/edge/agent/footprint"
 )
 
 // killPatience is how long a shim waits for the container's last processes to die.
@@ -56,6 +58,7 @@ func runShim() error {
 	_ = ready.Close()
 
 	go s.serve(listener)
+	_ = footprint.Trim() // it mostly waits from now on
 	result := <-main.done
 	s.exit = Exit{Code: exitCode(result), At: time.Now()}
 	if result.Signaled() {

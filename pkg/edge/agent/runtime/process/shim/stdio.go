@@ -74,7 +74,7 @@ func (s *stdio) openTerminal() error {
 }
 
 func (s *stdio) openPipes() error {
-	stdin := -1
+	var stdin int
 	if s.spec.Stdin {
 		read, write, err := Pipe(true)
 		if err != nil {

@@ -1,0 +1,282 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+const patience = 60 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cloud is a gateway and what the controllers would know.
+type cloud struct {
+	t       *testing.T
+	gateway *gateway.Gateway
+	address string
+	device  *v1alpha1.EdgeDevice
+	tokens  map[string]gateway.TokenRecord
+
+	mu       sync.Mutex
+	session  gateway.Session
+	statuses map[string]*v1.PodStatus
+	removed  map[string]bool
+	events   []*edgeapi.Event
+	nodes    []*v1.NodeStatus
+}
+
+func newCloud(t *testing.T) *cloud {
+	t.Helper()
+	authority, err := gateway.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	listener, err := link.ListenTCP(ctx, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cloud{
+		t: t, address: listener.Addr().String(), tokens: map[string]gateway.TokenRecord{},
+		statuses: map[string]*v1.PodStatus{}, removed: map[string]bool{},
+		device: &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "device-1", UID: "device-uid"}},
+	}
+	c.gateway, err = gateway.New(gateway.Config{Listener: listener, Authority: authority, Tokens: tokens{c}, Devices: c, Handler: c, Replica: "replica-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.gateway.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Get implements gateway.Directory.
+func (c *cloud) Get(namespace, name string) (*v1alpha1.EdgeDevice, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if namespace != c.device.Namespace || name != c.device.Name {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "edgedevices"}, name)
+	}
+	return c.device.DeepCopy(), nil
+}
+
+// SetCertificate implements gateway.Directory.
+func (c *cloud) SetCertificate(_ context.Context, _ gateway.Device, certificate v1alpha1.CertificateStatus, _ bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.device.Status.Certificate = &certificate
+	return nil
+}
+
+// Create, with the three methods below, implements gateway.TokenStore.
+func (c *cloud) Create(_ context.Context, r gateway.TokenRecord) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens[r.Hash] = r
+	return nil
+}
+
+func (c *cloud) TokenRecord(hash string) (gateway.TokenRecord, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.tokens[hash]
+	return r, ok
+}
+
+// tokens adapts the names of gateway.TokenStore, one of which gateway.Directory has too.
+type tokens struct{ *cloud }
+
+func (s tokens) Get(_ context.Context, hash string) (*gateway.TokenRecord, error) {
+	if r, ok := s.TokenRecord(hash); ok {
+		return &r, nil
+	}
+	return nil, gateway.ErrTokenUnknown
+}
+
+func (s tokens) Consume(_ context.Context, r *gateway.TokenRecord) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.cloud.tokens[r.Hash]; !ok {
+		return gateway.ErrTokenUnknown
+	}
+	delete(s.cloud.tokens, r.Hash)
+	return nil
+}
+
+func (s tokens) Restore(ctx context.Context, r *gateway.TokenRecord) error { return s.Create(ctx, *r) }
+
+// SessionStarted implements gateway.Handler.
+func (c *cloud) SessionStarted(s gateway.Session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = s
+}
+
+// SessionEnded implements gateway.Handler.
+func (c *cloud) SessionEnded(gateway.Session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = nil
+}
+
+// DeviceMessage implements gateway.Handler.
+func (c *cloud) DeviceMessage(_ gateway.Session, message *edgeapi.DeviceMessage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m := message.GetMessage().(type) {
+	case *edgeapi.DeviceMessage_PodStatus:
+		status := &v1.PodStatus{}
+		if err := status.Unmarshal(m.PodStatus.Status); err != nil {
+			c.t.Error(err)
+		}
+		c.statuses[m.PodStatus.Uid] = status
+	case *edgeapi.DeviceMessage_PodRemoved:
+		c.removed[m.PodRemoved.Uid] = true
+	case *edgeapi.DeviceMessage_Event:
+		c.events = append(c.events, m.Event)
+	case *edgeapi.DeviceMessage_NodeStatus:
+		c.nodes = append(c.nodes, decodeNode(c.t, m.NodeStatus))
+	}
+}
+
+func decodeNode(t *testing.T, s *edgeapi.NodeStatus) *v1.NodeStatus {
+	status := &v1.NodeStatus{}
+	if err := status.Unmarshal(s.GetStatus()); err != nil {
+		t.Error(err)
+	}
+	return status
+}
+
+func (c *cloud) connected() gateway.Session {
+	c.t.Helper()
+	var s gateway.Session
+	c.eventually("the device is connected", func() bool {
+		s = c.session
+		return s != nil
+	})
+	return s
+}
+
+// eventually polls with the lock held.
+func (c *cloud) eventually(what string, check func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		c.mu.Lock()
+		ok := check()
+		c.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.t.Fatalf("not within %s: %s\nstatuses: %v\nevents: %v", patience, what, c.statuses, c.events)
+		}
+	}
+}
+
+func (c *cloud) send(s gateway.Session, message *edgeapi.ServerMessage) {
+	c.t.Helper()
+	if err := s.Send(message); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cloud) run(s gateway.Session, pod *v1.Pod) {
+	c.t.Helper()
+	data, err := pod.Marshal()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.send(s, &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: &edgeapi.RunPod{Uid: string(pod.UID), Pod: data, Digest: "1"}}})
+}
+
+// device is an agent with its directories.
+type device struct {
+	t      *testing.T
+	config *config.Configuration
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func newDevice(t *testing.T, c *cloud) *device {
+	t.Helper()
+	token, _, err := c.gateway.IssueToken(t.Context(), gateway.Device{Namespace: "edge", Name: "device-1", UID: "device-uid"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &device{t: t, config: config.New()}
+	d.config.Server, d.config.Runtime = c.address, config.RuntimeProcess
+	d.config.StateDir, d.config.LogDir = filepath.Join(t.TempDir(), "state"), t.TempDir()
+	if err := d.config.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: c.address, Token: token, StateDir: d.config.StateDir}); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	t.Cleanup(d.stop)
+	return d
+}
+
+func (d *device) start() {
+	d.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	a, err := New(ctx, d.config)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.cancel, d.done = cancel, make(chan error, 1)
+	go func() { d.done <- a.Run(ctx) }()
+}
+
+func (d *device) stop() {
+	d.cancel()
+	select {
+	case err := <-d.done:
+		if err != nil {
+			d.t.Error(err)
+		}
+	case <-time.After(patience):
+		d.t.Error("the agent does not stop")
+	}
+	d.done <- nil
+}
+
+func hostPod(name, script string) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid")},
+		Spec: v1.PodSpec{
+			TerminationGracePeriodSeconds: ptr.To[int64](5), RestartPolicy: v1.RestartPolicyAlways,
+			Containers: []v1.Container{{Name: "main", Image: "host", Command: []string{"/bin/sh", "-c", script}}},
+		},
+	}
+}
+
+func running(s *v1.PodStatus) bool {
+	return s != nil && s.Phase == v1.PodRunning && len(s.ContainerStatuses) == 1 && s.ContainerStatuses[0].State.Running != nil
+}

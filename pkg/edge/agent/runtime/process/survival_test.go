@@ -1,0 +1,135 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+)
+
+func TestRestart(t *testing.T) {
+	d := newDevice(t)
+	config := shell("echo secret is $SECRET; trap 'exit 5' TERM; while :; do sleep 0.01; done")
+	config.Envs = []*runtimeapi.KeyValue{{Key: "SECRET", Value: []byte("s3cr3t")}}
+	running := d.run(config)
+	ended := d.run(shell("exit 3"))
+	d.exited(ended)
+	d.waitLog("secret is s3cr3t")
+	created := d.create(shell("true"))
+	before := d.pid(running)
+
+	d.restart()
+	if got := d.status(running); got.State != runtimeapi.ContainerState_CONTAINER_RUNNING || d.pid(running) != before {
+		t.Errorf("the running container is now %v, pid %d, was %d", got.State, d.pid(running), before)
+	}
+	if got := d.status(ended); got.ExitCode != 3 || got.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+		t.Errorf("the ended container is now %v", got)
+	}
+	if _, err := d.ContainerStatus(t.Context(), created, false); status.Code(err) != codes.NotFound {
+		t.Errorf("a container that was never started gave %v", err)
+	}
+	stdout, _, err := d.ExecSync(t.Context(), running, []string{"sh", "-c", "echo $SECRET"}, 0)
+	if err != nil || string(stdout) != "s3cr3t\n" {
+		t.Errorf("exec after the restart gave %q, %v", stdout, err)
+	}
+	err = filepath.Walk(d.options.StateDir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if bytes.Contains(data, []byte("s3cr3t")) && !strings.Contains(path, ".log") {
+			t.Errorf("%s holds the secret", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if c, err := d.loadContainer(running); err != nil || len(c.config.Envs) != 0 {
+		t.Errorf("the record holds the environment: %v, %v", c.config.Envs, err)
+	}
+	if err := d.StopContainer(t.Context(), running, 30); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.status(running); got.ExitCode != 5 {
+		t.Errorf("got exit code %d", got.ExitCode)
+	}
+	if got, err := d.PodSandboxStatus(t.Context(), d.sandbox, false); err != nil || got.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY {
+		t.Errorf("the sandbox is %v, %v", got, err)
+	}
+}
+
+// TestEndWhileAway lets a container end while no agent runs.
+func TestEndWhileAway(t *testing.T) {
+	d := newDevice(t)
+	id := d.run(shell("trap 'exit 6' TERM; echo ready; while :; do sleep 0.01; done"))
+	d.waitLog("ready")
+	pid, dir := d.pid(id), filepath.Join(d.containersDir(), id)
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the shim ends", func() bool { return !shim.Alive(dir) })
+	d.open()
+	if got := d.exited(id); got.ExitCode != 6 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestShimKilled kills a shim: the process goes on, and can be stopped still.
+func TestShimKilled(t *testing.T) {
+	d := newDevice(t)
+	id := d.run(shell("sleep 1000"))
+	pid := d.pid(id)
+	stat, err := shim.ReadStat(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(stat.PPID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the shim is gone", func() bool { return !shim.Alive(filepath.Join(d.containersDir(), id)) })
+	d.restart()
+	if got := d.status(id); got.State != runtimeapi.ContainerState_CONTAINER_RUNNING || d.pid(id) != pid {
+		t.Fatalf("got %v", got)
+	}
+	if err := d.ExecStream(t.Context(), id, []string{"true"}, runtime.IO{}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("exec gave %v", err)
+	}
+	if err := d.StopContainer(t.Context(), id, 10); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.status(id); got.ExitCode != 255 || got.Reason != "Unknown" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestIdentityIsNotReused(t *testing.T) {
+	self, err := shim.Identify(os.Getpid())
+	if err != nil || !self.Alive() {
+		t.Fatalf("%v, %v", self, err)
+	}
+	for name, other := range map[string]shim.Identity{
+		"start": {PID: self.PID, StartTicks: self.StartTicks + 1, BootID: self.BootID},
+		"boot":  {PID: self.PID, StartTicks: self.StartTicks, BootID: "another"},
+	} {
+		if other.Alive() {
+			t.Errorf("%s: is alive", name)
+		}
+		if err := other.Kill(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("%s: kill gave %v", name, err)
+		}
+	}
+}

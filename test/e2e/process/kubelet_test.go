@@ -1,0 +1,135 @@
+package process_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// kubeletURL returns the URL of a path of the kubelet endpoint, as the Node publishes it.
+func kubeletURL(t *testing.T, e *suite.Env, path string) string {
+	t.Helper()
+	node, err := e.Kube.CoreV1().Nodes().Get(t.Context(), device, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("https://%s:%d%s", node.Status.Addresses[0].Address, node.Status.DaemonEndpoints.KubeletEndpoint.Port, path)
+}
+
+func statusOf(t *testing.T, config *rest.Config, url string) int {
+	t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Timeout = 20 * time.Second
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
+	return resp.StatusCode
+}
+
+// Whoever reaches the kubelet endpoint must be known, and have rights on the Node.
+func TestKubeletEndpointIsGuarded(t *testing.T) {
+	e := suite.Get(t)
+	pod := e.RunPod(t, suite.Pod(device, "host", "sleep", "1000"))
+	paths := []string{"/pods", "/stats/summary", "/containerLogs/edge/" + pod.Name + "/main", "/exec/edge/" + pod.Name + "/main?command=id&output=1"}
+	anonymous := rest.AnonymousClientConfig(e.Config)
+	nobody := user(t, e, "{apiGroups: [''], resources: [pods, pods/log, pods/exec], verbs: ['*']}")
+	for _, path := range paths {
+		url := kubeletURL(t, e, path)
+		if code := statusOf(t, anonymous, url); code != http.StatusUnauthorized && code != http.StatusForbidden {
+			t.Errorf("anonymous, %s: %d", path, code)
+		}
+		if code := statusOf(t, nobody, url); code != http.StatusForbidden {
+			t.Errorf("a user without rights on nodes, %s: %d", path, code)
+		}
+	}
+	if code := statusOf(t, e.Config, kubeletURL(t, e, "/containerLogs/edge/"+pod.Name+"/main")); code != http.StatusOK {
+		t.Errorf("the administrator: %d", code)
+	}
+}
+
+// The serving certificate comes from the cluster's own signer, so that kube-apiserver can verify it.
+func TestKubeletServingCertificate(t *testing.T) {
+	e := suite.Get(t)
+	config, err := rest.TLSConfigFor(e.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimPrefix(kubeletURL(t, e, ""), "https://")
+	conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	subject := conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject
+	if len(subject.Organization) != 1 || subject.Organization[0] != "system:nodes" {
+		t.Errorf("subject %s", subject)
+	}
+	requests, err := e.Kube.CertificatesV1().CertificateSigningRequests().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range requests.Items {
+		if r.Spec.SignerName == certificatesv1.KubeletServingSignerName && r.Spec.Username != "system:serviceaccount:aranya-system:aranya-apiserver" {
+			t.Errorf("request %s is of %s", r.Name, r.Spec.Username)
+		}
+	}
+}
+
+func TestNodeProxy(t *testing.T) {
+	e := suite.Get(t)
+	if os.Geteuid() != 0 {
+		t.Skip("without root the kubelet endpoint is on loopback, which the proxy of nodes refuses")
+	}
+	// All Nodes share one port, so the path names the Node once more.
+	if out := e.Kubectl(t, "get", "--raw", "/api/v1/nodes/"+device+"/proxy/nodes/"+device+"/stats/summary"); !strings.Contains(out, `"nodeName"`) {
+		t.Errorf("stats: %s", out)
+	}
+}
+
+// What a device keeps of Secrets is for the user it runs as alone.
+func TestDeviceStateIsPrivate(t *testing.T) {
+	e := suite.Get(t)
+	name := suite.Name("private")
+	e.Apply(t, fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {namespace: edge, name: %s}\nstringData: {word: open-sesame}\n", name))
+	pod := suite.Pod(device, "host", "sh", "-c", `echo "$WORD"; exec sleep 1000`)
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "WORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: "word"}}}}
+	created := e.RunPod(t, pod)
+	suite.Eventually(t, 30*time.Second, "the pod has the secret", func(context.Context) error {
+		if out := e.Kubectl(t, "-n", "edge", "logs", created.Name); out != "open-sesame\n" {
+			return fmt.Errorf("log %q", out)
+		}
+		return nil
+	})
+	for _, pattern := range []string{"identity", "identity/*", "pods", "pods/desired", "pods/desired/*"} {
+		paths, err := filepath.Glob(filepath.Join(e.Cluster.Dir, "devices", device, "state", pattern))
+		if err != nil || len(paths) == 0 {
+			t.Errorf("%s: %v, %v", pattern, paths, err)
+		}
+		for _, path := range paths {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s: mode %v, %v", path, info.Mode(), err)
+			}
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package process_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// edge returns the arguments of a call of the plugin through kubectl.
+func edge(args ...string) []string { return append([]string{"edge", "-n", suite.Namespace}, args...) }
+
+func TestPluginExec(t *testing.T) {
+	e := suite.Get(t)
+	r := e.TryKubectl(t, "input", edge("exec", device, "-i", "--", "sh", "-c", "cat; echo err >&2; exit 42")...)
+	want := suite.Result{Stdout: "input", Stderr: "err\ncommand terminated with exit code 42\n", Code: 42}
+	if r != want {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+}
+
+func TestPluginTerminals(t *testing.T) {
+	e := suite.Get(t)
+	for name, args := range map[string][]string{
+		"exec":   edge("exec", device, "-it", "--", "sh"),
+		"attach": edge("attach", device, "-it"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			term := e.KubectlTerminal(t, 33, 111, args...)
+			term.Type(t, "echo size=$(stty size)\n")
+			term.Expect(t, `size=33 111`)
+			term.Type(t, "exit 7\n")
+			if code := term.Wait(t); code != 7 {
+				t.Errorf("exit code %d, want 7", code)
+			}
+		})
+	}
+}
+
+// The port of a server on the device is reached by both ways that lead to ports.
+func TestPluginPorts(t *testing.T) {
+	e := suite.Get(t)
+	port := strconv.Itoa(freePort(t))
+	e.RunPod(t, helloPod(port))
+	for name, args := range map[string][]string{
+		"port-forward": edge("port-forward", device, "--address=127.0.0.1", ":"+port),
+		"proxy":        edge("proxy", device, port, "--port=0"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := e.KubectlBackground(t, args...).Expect(t, 30*time.Second, `(127\.0\.0\.1:\d+)`)[1]
+			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+			response, err := client.Get("http://" + address + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			if err != nil || !strings.HasPrefix(string(body), "Hello from") {
+				t.Errorf("%s, body %q, error %v", response.Status, body, err)
+			}
+		})
+	}
+}
+
+func TestPluginTop(t *testing.T) {
+	e := suite.Get(t)
+	// Usage is known once the device has answered its first heartbeat.
+	suite.Eventually(t, 30*time.Second, "top knows everything", func(context.Context) error {
+		lines := strings.Split(strings.TrimSpace(e.Kubectl(t, edge("top", device)...)), "\n")
+		columns := strings.Fields(lines[len(lines)-1])
+		if len(lines) != 2 || len(columns) != 9 || columns[0] != device || columns[5] != "grpc" || slices.Contains(columns, "<unknown>") {
+			return fmt.Errorf("printed %q", lines)
+		}
+		return nil
+	})
+}
+
+func TestPluginToken(t *testing.T) {
+	e := suite.Get(t)
+	name := suite.Name("token")
+	e.Apply(t, manifest(name, "{}"))
+	var token v1alpha1.EnrollmentToken
+	if err := json.Unmarshal([]byte(e.Kubectl(t, edge("token", name, "--ttl=10m", "-o", "json")...)), &token); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(token.Status.ExpirationTimestamp.Time); left <= 5*time.Minute || left > 10*time.Minute {
+		t.Errorf("the token is valid for %s, want 10m", left)
+	}
+	text := e.Kubectl(t, edge("token", name)...)
+	if want := "arhat join --server " + token.Status.Server + " --token "; !strings.Contains(text, want) {
+		t.Errorf("%q does not contain %q", text, want)
+	}
+	if r := e.TryKubectl(t, "", edge("token", name, "--ttl=1s")...); r.Code == 0 || !strings.Contains(r.Stderr, "expirationSeconds") {
+		t.Errorf("a token for a second: %+v", r)
+	}
+}
+
+func TestPluginCompletion(t *testing.T) {
+	e := suite.Get(t)
+	// As kubectl itself calls it for the shell.
+	out := e.Kubectl(t, "__complete", "edge", "exec", "-n", suite.Namespace, "device-")
+	if names := strings.Fields(out); !slices.Contains(names, device) || !slices.Contains(names, "device-2") {
+		t.Errorf("completions of \"device-\": %q", names)
+	}
+}
