@@ -8,6 +8,7 @@ BIN := .cache/bin
 DEVICES ?= 2
 RUNTIME ?= process
 LINK ?= grpc
+LINKS ?= grpc websocket mqtt
 ETCD ?= embedded
 DIR ?= .run
 ONCE ?=
@@ -51,7 +52,7 @@ generate: ## Generate code: clients, conversions, OpenAPI, protobuf
 ##@ Clusters on this machine
 
 .PHONY: up
-up: cluster-programs ## Bring a cluster up (DEVICES=2 RUNTIME=process|containerd LINK=grpc DIR=.run ETCD=embedded|shared)
+up: cluster-programs ## Bring a cluster up (DEVICES=2 RUNTIME=process|containerd LINK=grpc|websocket|mqtt DIR=.run ETCD=embedded|shared)
 	@$(BIN)/cluster up --dir "$(DIR)" --devices "$(DEVICES)" --runtime "$(RUNTIME)" --link "$(LINK)" --etcd "$(ETCD)"
 
 .PHONY: down
@@ -74,9 +75,10 @@ test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
 	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v '/test/e2e')
 
 .PHONY: test-e2e
-test-e2e: packages cluster-programs ## Run the end-to-end tests with real components (RUN=pattern)
+test-e2e: packages cluster-programs ## Run the end-to-end tests with real components, once per link (RUN=pattern LINKS="grpc websocket mqtt")
 	@echo "End-to-end tests."
-	@ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" CGO_ENABLED=0 go test -trimpath -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/...
+	@for link in $(LINKS); do echo "Devices connect by $$link."; \
+		ARANYA_LINK="$$link" ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" CGO_ENABLED=0 go test -trimpath -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/... || exit 1; done
 	@if [ "$$(id -u)" -ne 0 ]; then \
 		echo "Not root: left out were the tests with containerd and with network namespaces, which only root can make."; fi
 

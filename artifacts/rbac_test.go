@@ -44,6 +44,8 @@ var calls = []call{
 	{why: "what pods refer to", resource: "secrets", verbs: "list watch"},
 	{why: "what pods refer to", resource: "configmaps", verbs: "list watch"},
 	{why: "environment of pods", resource: "services", verbs: "list watch"},
+	{why: "Services of devices", resource: "services", verbs: "list watch create update delete"},
+	{why: "Services of devices", group: "discovery.k8s.io", resource: "endpointslices", verbs: "get create update delete"},
 	{why: "tokens of pods", resource: "serviceaccounts/token", verbs: "create"},
 	{why: "events", resource: "events", verbs: "create patch"},
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that the tests and clusters with containerd need, if any is missing
+# Installs the Debian packages that the tests, clusters with containerd and clusters with an MQTT broker need, if any is missing
 # and this is root on Debian or a relative of it. It says what it does.
 set -eu
 
@@ -18,6 +18,7 @@ need containerd /usr/bin/containerd
 need runc /usr/sbin/runc /usr/bin/runc
 need containernetworking-plugins /usr/lib/cni/bridge
 need busybox-static /bin/busybox /usr/bin/busybox
+need mosquitto /usr/sbin/mosquitto
 need iproute2 /sbin/ip /usr/sbin/ip /bin/ip
 need iptables /sbin/iptables-restore /usr/sbin/iptables-restore
 

@@ -16,8 +16,10 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent"
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/links"
 	"arhat.dev/aranya/pkg/edge/agent/logging"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/version"
 )
 
@@ -48,12 +50,18 @@ func newCommand() *cobra.Command {
 
 // flags override what the configuration file says.
 type flags struct {
-	file, server, stateDir, runtime string
+	file, server, stateDir, runtime                                        string
+	mqttNamespace, mqttUsername, mqttPasswordFile, mqttCAFile, webSocketCA string
 }
 
 func (f *flags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (arhat.yaml)")
-	cmd.Flags().StringVar(&f.server, "server", "", "address of aranya's gateway, host:port")
+	cmd.Flags().StringVar(&f.server, "server", "", "address of aranya's gateway, host:port, or wss://host[:port][/path], or of a broker, mqtt[s]://host[:port]")
+	cmd.Flags().StringVar(&f.mqttNamespace, "mqtt-message-namespace", "", "prefix of the topics at an MQTT broker (default "+config.DefaultMessageNamespace+")")
+	cmd.Flags().StringVar(&f.mqttUsername, "mqtt-username", "", "user name for an MQTT broker")
+	cmd.Flags().StringVar(&f.mqttPasswordFile, "mqtt-password-file", "", "file with the password for an MQTT broker")
+	cmd.Flags().StringVar(&f.mqttCAFile, "mqtt-ca-file", "", "file with the CAs of an MQTT broker (default the system's)")
+	cmd.Flags().StringVar(&f.webSocketCA, "websocket-ca-file", "", "file with the CAs of a wss:// server (default the system's)")
 	cmd.Flags().StringVar(&f.stateDir, "state-dir", "", "directory for identity and pods (default "+config.DefaultStateDir+")")
 	cmd.Flags().StringVar(&f.runtime, "runtime", "", `"process", or the CRI socket of a container runtime (default `+config.DefaultRuntime+`)`)
 }
@@ -69,7 +77,11 @@ func (f *flags) load() (*config.Configuration, error) {
 	for _, o := range []struct {
 		flag  string
 		field *string
-	}{{f.server, &cfg.Server}, {f.stateDir, &cfg.StateDir}, {f.runtime, &cfg.Runtime}} {
+	}{
+		{f.server, &cfg.Server}, {f.stateDir, &cfg.StateDir}, {f.runtime, &cfg.Runtime},
+		{f.mqttNamespace, &cfg.MQTT.MessageNamespace}, {f.mqttUsername, &cfg.MQTT.Username},
+		{f.mqttPasswordFile, &cfg.MQTT.PasswordFile}, {f.mqttCAFile, &cfg.MQTT.CAFile}, {f.webSocketCA, &cfg.WebSocket.CAFile},
+	} {
 		if o.flag != "" {
 			*o.field = o.flag
 		}
@@ -81,7 +93,7 @@ func newJoinCommand() *cobra.Command {
 	f := &flags{}
 	var token string
 	cmd := &cobra.Command{
-		Use:   "join --server HOST:PORT --token TOKEN",
+		Use:   "join --server ADDRESS --token TOKEN",
 		Short: "Enrol this device, then run the agent",
 		Long: `Enrols this device with the token from "kubectl edge token DEVICE", then runs the agent in the
 foreground. The token is used once; on a device that is enrolled already the command just runs the agent.
@@ -92,13 +104,24 @@ The token may also come from the environment variable ARHAT_TOKEN, which "ps" do
 				token = os.Getenv("ARHAT_TOKEN")
 			}
 			return run(cmd.Context(), f, func(ctx context.Context, cfg *config.Configuration) error {
-				return uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir})
+				return join(ctx, cfg, token)
 			})
 		},
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&token, "token", "", "enrolment token")
 	return cmd
+}
+
+// join enrols by the links of the configuration. At an MQTT broker the device is found by the name that the
+// token has.
+func join(ctx context.Context, cfg *config.Configuration, token string) error {
+	var device identity.Device
+	if t, err := identity.ParseToken(token); err == nil { // what is wrong with it is told by Join
+		device = identity.Device{Namespace: t.Namespace, Name: t.Name}
+	}
+	dialer := links.New(cfg, device)
+	return uplink.Join(ctx, uplink.JoinOptions{Server: dialer.String(), Token: token, StateDir: cfg.StateDir, Dialer: dialer})
 }
 
 func newRunCommand() *cobra.Command {

@@ -78,7 +78,7 @@ func addOptions(cmd *cobra.Command, o *local.Options) {
 	f.StringVar(&o.Source, "source", ".", "root of the source tree")
 	f.IntVar(&o.Devices, "devices", 2, "how many devices to have")
 	f.StringVar(&o.Runtime, "runtime", local.RuntimeProcess, "runtime of the devices: process or containerd")
-	f.StringVar(&o.Link, "link", local.LinkGRPC, "how devices reach aranya: grpc")
+	f.StringVar(&o.Link, "link", local.LinkGRPC, "how devices reach aranya: grpc, websocket or mqtt")
 	f.StringVar(&o.Etcd, "etcd", local.EtcdEmbedded, "where aranya keeps its objects: embedded, or shared for the cluster's etcd")
 	f.BoolVar(&o.KubernetesOnly, "kubernetes-only", false, "leave aranya and the devices out")
 }

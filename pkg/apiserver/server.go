@@ -128,6 +128,7 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 		EdgeInformers: informers,
 		NodeAddress:   c.Extra.NodeAddress.String(),
 		KubeletPort:   portOf(c.Extra.KubeletListener),
+		GatewayPort:   portOf(c.Extra.GatewayListener),
 		Replica:       c.Extra.ReplicaName,
 	})
 	return err
@@ -151,11 +152,14 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 		Handler:   s.controllers.Handler(),
 		Replica:   s.config.ReplicaName,
 		Names:     hosts(s.config.GatewayAddresses),
+
+		Certificates: s.controllers.Certificate,
 	})
 	if err != nil {
 		return err
 	}
 	s.controllers.SetDisconnect(s.gateway.Disconnect)
+	s.controllers.SetGateway(s.gateway)
 	_, err = informers.Aranya().V1alpha1().EdgeDevices().Informer().AddEventHandler(cutLinks{s.gateway})
 	return err
 }

@@ -1,10 +1,12 @@
 // Package controller wires the controllers that make a device part of the cluster: EdgeDevice status
-// (device), Node and Lease (node), pods (pod). It owns their informers and their order of start. What
+// (device), Node and Lease (node), pods (pod), MQTT brokers (broker),
+// certificates and Services that lead to the gateway (certificate, service). It owns their informers and their order of start. What
 // a controller does belongs into its own package; who calls whom is written here.
 package controller
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -20,12 +23,15 @@ import (
 	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/broker"
+	"arhat.dev/aranya/pkg/controller/certificate"
 	"arhat.dev/aranya/pkg/controller/device"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/controller/pod"
 	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/controller/service"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
@@ -51,6 +57,9 @@ type Config struct {
 	NodeAddress string
 	// KubeletPort is the port of that endpoint.
 	KubeletPort int32
+	// GatewayPort is the port of the gateway at NodeAddress, to which the Services of devices lead; 0
+	// for no Services.
+	GatewayPort int32
 	// Replica is the name of this replica, for the log.
 	Replica string
 
@@ -80,9 +89,12 @@ type Controllers struct {
 	serviceSynced  cache.InformerSynced
 	podInformer    cache.SharedIndexInformer
 
-	device *device.Controller
-	node   *node.Controller
-	pod    *pod.Controller
+	broker       *broker.Pool
+	certificates *certificate.Store
+	device       *device.Controller
+	node         *node.Controller
+	pod          *pod.Controller
+	service      *service.Controller // nil without a gateway to lead to
 }
 
 // New returns controllers that do nothing until Run, which must follow. It adds an index to the
@@ -131,10 +143,19 @@ func (c *Controllers) build() (err error) {
 	}); err != nil {
 		return err
 	}
+	if c.broker, err = broker.New(ctx, broker.Config{
+		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Clock: c.config.Clock, Replica: c.config.Replica,
+		Changed: func(key types.NamespacedName) { c.device.BrokerChanged(key) },
+	}); err != nil {
+		return err
+	}
+	if err := c.buildEntries(ctx); err != nil {
+		return err
+	}
 	if c.device, err = device.New(device.Config{
 		Edge: c.config.Edge, Devices: c.deviceInformer, Lister: c.devices, NodeInformer: c.nodeInformer, Nodes: c.node,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
-		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) },
+		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) }, Broker: c.broker.State,
 	}); err != nil {
 		return err
 	}
@@ -148,6 +169,25 @@ func (c *Controllers) build() (err error) {
 	c.tracker.AddListener(c.device)
 	c.tracker.AddListener(c.pod)
 	return nil
+}
+
+// buildEntries makes what lets devices in beside the gateway's own address: certificates and Services.
+func (c *Controllers) buildEntries(ctx context.Context) (err error) {
+	if c.certificates, err = certificate.New(ctx, certificate.Config{
+		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Events: c.recorder, Clock: c.config.Clock,
+	}); err != nil || c.config.GatewayPort == 0 {
+		return err
+	}
+	c.service, err = service.New(service.Config{
+		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Services: c.kube.Core().V1().Services().Informer(),
+		Events: c.recorder, Clock: c.config.Clock, Address: c.config.NodeAddress, Port: c.config.GatewayPort,
+	})
+	return err
+}
+
+// Certificate returns the certificate that a device names for a host name, nil if none does.
+func (c *Controllers) Certificate(serverName string) *tls.Certificate {
+	return c.certificates.Get(serverName)
 }
 
 // slim drops what nobody here reads. Images are only compared on Nodes of aranya's own.
@@ -165,6 +205,10 @@ func (c *Controllers) SetDisconnect(f func(device gateway.Device, reason error))
 	}
 	c.disconnect.Store(&f)
 }
+
+// SetGateway sets who serves the devices that are reached through MQTT brokers; without it none are. It
+// must be called before Run.
+func (c *Controllers) SetGateway(g broker.Gateway) { c.broker.SetGateway(g) }
 
 // Handler is what the gateway tells about its links.
 func (c *Controllers) Handler() gateway.Handler { return c.tracker }
@@ -233,6 +277,11 @@ func (c *Controllers) Run(ctx context.Context) error {
 	running.Go(func() { c.node.Run(ctx) })
 	running.Go(func() { c.device.Run(ctx) })
 	running.Go(func() { c.pod.Run(ctx) })
+	running.Go(func() { c.broker.Run(ctx) })
+	running.Go(func() { c.certificates.Run(ctx) })
+	if c.service != nil {
+		running.Go(func() { c.service.Run(ctx) })
+	}
 	<-ctx.Done()
 	return nil
 }

@@ -25,6 +25,8 @@ type Cluster struct {
 
 	mu    sync.Mutex // guards state
 	state *State
+
+	brokerMu sync.Mutex // guards the broker's password file
 }
 
 // Open returns the cluster in dir, which must be up.
@@ -112,6 +114,7 @@ const (
 	ServiceControllerManager = "kube-controller-manager"
 	ServiceScheduler         = "kube-scheduler"
 	ServiceAranya            = "aranya-apiserver"
+	ServiceBroker            = "mosquitto"
 	// Services of a device.
 	ServiceArhat      = "arhat"
 	ServiceContainerd = "containerd"

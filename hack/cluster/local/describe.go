@@ -14,7 +14,7 @@ const SampleImage = "docker.io/library/busybox:stable"
 // Describe tells a person what is up and what to try.
 func (c *Cluster) Describe(w io.Writer) {
 	s := c.State()
-	_, _ = fmt.Fprintf(w, "\nThe cluster in %s is up with %d device(s), runtime %s.\n", c.Dir, len(s.Devices), s.Runtime)
+	_, _ = fmt.Fprintf(w, "\nThe cluster in %s is up with %d device(s), runtime %s, link %s.\n", c.Dir, len(s.Devices), s.Runtime, s.Link)
 	switch {
 	case s.Network == nil:
 		_, _ = fmt.Fprint(w, "Without root its devices are plain processes that share this machine's network.\n")
@@ -22,7 +22,7 @@ func (c *Cluster) Describe(w io.Writer) {
 		_, _ = fmt.Fprint(w, "Each device has a network namespace of its own with a route to the gateway's address only.\n"+
 			"iptables is not installed, so connections from this machine to a device are not blocked.\n")
 	default:
-		_, _ = fmt.Fprint(w, "Each device has a network namespace of its own and can only dial out to the gateway.\n")
+		_, _ = fmt.Fprint(w, "Each device has a network namespace of its own and can only dial out to the gateway or, with LINK=mqtt, to the broker.\n")
 	}
 	sample := ""
 	if s.Runtime == RuntimeContainerd {

@@ -33,6 +33,11 @@ func (c *Cluster) startDevices(ctx context.Context, o *Options) error {
 	if err := c.ensureNamespace(ctx); err != nil {
 		return err
 	}
+	if c.state.Link == LinkMQTT {
+		if err := c.brokerSecrets(ctx); err != nil {
+			return err
+		}
+	}
 	var missing []int
 	for i := 1; i <= o.Devices; i++ {
 		if c.state.device(deviceName(i)) == nil {
@@ -85,6 +90,11 @@ func (c *Cluster) AddDevice(ctx context.Context, index int, images ...containerd
 	if err := c.update(func(s *State) { s.Devices = append(s.Devices, d) }); err != nil {
 		return err
 	}
+	if c.state.Link == LinkMQTT {
+		if err := c.admitToBroker(ctx); err != nil {
+			return err
+		}
+	}
 	if err := c.CreateEdgeDevice(ctx, d.Name); err != nil {
 		return err
 	}
@@ -122,7 +132,7 @@ func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
 		"apiVersion": edgeDevices.GroupVersion().String(),
 		"kind":       "EdgeDevice",
 		"metadata":   map[string]any{"name": name},
-		"spec":       map[string]any{"connectivity": map[string]any{"method": c.state.Link}},
+		"spec":       map[string]any{"connectivity": c.connectivity()},
 	}}
 	if _, err := client.Resource(edgeDevices).Namespace(Namespace).Create(ctx, obj, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create EdgeDevice %s: %w", name, err)
@@ -178,7 +188,7 @@ func (c *Cluster) startMachine(ctx context.Context, d *Device) error {
 	if err := c.launch(ctx, d.Name, isolation); err != nil {
 		return err
 	}
-	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.state.Ports.Gateway)
+	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.devicePort())
 }
 
 // cniDir is where container runtimes keep what they know of CNI networks. They cannot be told another
@@ -241,7 +251,7 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	config := map[string]any{
 		"apiVersion": "arhat.dev/v1alpha1",
 		"kind":       "ArhatConfiguration",
-		"server":     c.gatewayAddress(),
+		"server":     c.serverAddress(),
 		"stateDir":   c.devicePath(d.Name, "state"),
 		"logDir":     c.devicePath(d.Name, "logs", "pods"),
 		"runtime":    endpoint,
@@ -252,6 +262,9 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 		config["nodeIP"] = d.Address.String()
 	} else {
 		config["nodeIP"] = loopback
+	}
+	if err := c.addLink(ctx, d, config); err != nil {
+		return err
 	}
 	data, err := yaml.Marshal(config)
 	if err != nil {
@@ -267,7 +280,7 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	}
 	return c.Device(d.Name).Start(ctx, supervisor.Service{
 		Name: ServiceArhat,
-		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.gatewayAddress(), "--token=" + token},
+		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.serverAddress(), "--token=" + token},
 		Env:  c.serviceEnv(), Dir: c.devicePath(d.Name), Log: c.devicePath(d.Name, "logs", "arhat.out"),
 		StopTimeout: 15 * time.Second,
 	})

@@ -22,8 +22,13 @@ const (
 	RuntimeContainerd = "containerd"
 )
 
-// LinkGRPC is the one way for devices to reach aranya so far: TLS over TCP to the gateway.
-const LinkGRPC = "grpc"
+// How devices reach aranya: TLS over TCP to the gateway, the same inside a WebSocket, or the same
+// through an MQTT broker.
+const (
+	LinkGRPC      = "grpc"
+	LinkWebSocket = "websocket"
+	LinkMQTT      = "mqtt"
+)
 
 // Where aranya keeps its objects.
 const (
@@ -49,7 +54,7 @@ type Options struct {
 	Devices int
 	// Runtime of the devices: process or containerd.
 	Runtime string
-	// Link is how devices reach aranya: grpc.
+	// Link is how devices reach aranya: grpc (the default), websocket or mqtt.
 	Link string
 	// Etcd says where aranya keeps its objects: embedded (the default), or shared for the etcd of the
 	// cluster.
@@ -93,8 +98,8 @@ func (o *Options) validate() error {
 	switch {
 	case o.Devices < 0 || o.Devices > MaxDevices:
 		return fmt.Errorf("DEVICES=%d: it must be from 0 to %d", o.Devices, MaxDevices)
-	case o.Link != LinkGRPC:
-		return fmt.Errorf("LINK=%s: the only link is %q", o.Link, LinkGRPC)
+	case o.Link != LinkGRPC && o.Link != LinkWebSocket && o.Link != LinkMQTT:
+		return fmt.Errorf("LINK=%s: it must be %q, %q or %q", o.Link, LinkGRPC, LinkWebSocket, LinkMQTT)
 	case o.Etcd != EtcdEmbedded && o.Etcd != EtcdShared:
 		return fmt.Errorf("ETCD=%s: it must be %q or %q", o.Etcd, EtcdEmbedded, EtcdShared)
 	case o.Runtime != RuntimeProcess && o.Runtime != RuntimeContainerd:
@@ -106,6 +111,11 @@ func (o *Options) validate() error {
 	if o.Runtime == RuntimeContainerd {
 		if err := containerd.Check(); err != nil {
 			return fmt.Errorf("RUNTIME=%s: %w", o.Runtime, err)
+		}
+	}
+	if o.Link == LinkMQTT {
+		if _, err := os.Stat(mosquitto); err != nil {
+			return fmt.Errorf("LINK=%s needs Mosquitto, Debian's package mosquitto: %w", o.Link, err)
 		}
 	}
 	programs := []string{"kubernetes", "cluster"}

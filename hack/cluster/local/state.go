@@ -45,6 +45,8 @@ type Ports struct {
 	Aranya            int `json:"aranya"`
 	Gateway           int `json:"gateway"`
 	Kubelet           int `json:"kubelet"`
+	// Broker is the port of the MQTT broker, if there is one.
+	Broker int `json:"broker"`
 }
 
 // Network is the address range of a cluster's devices.

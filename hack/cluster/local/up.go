@@ -43,7 +43,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 }
 
 // dirs are what a cluster has in its directory, beside files.
-var dirs = []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "devices", "manifests"}
+var dirs = []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "broker", "devices", "manifests"}
 
 func makeDirs(dir string) error {
 	for _, name := range dirs {
@@ -93,7 +93,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 	state.Devices = nil
 	p := &state.Ports
 	*p = Ports{}
-	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet); err != nil {
+	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet, &p.Broker); err != nil {
 		return nil, false, err
 	}
 	state.Network = nil
@@ -123,6 +123,11 @@ func (c *Cluster) bringUp(ctx context.Context, o *Options, running bool) error {
 	}
 	if o.KubernetesOnly {
 		return nil
+	}
+	if c.state.Link == LinkMQTT && !running {
+		if err := c.startBroker(ctx, ids); err != nil {
+			return err
+		}
 	}
 	if err := c.startAranya(ctx, ids); err != nil {
 		return err

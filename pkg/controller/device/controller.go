@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/broker"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/queue"
@@ -60,6 +61,8 @@ type Config struct {
 	Clock        clock.WithTicker
 	// Disconnect cuts the link of a device.
 	Disconnect func(device gateway.Device, reason error)
+	// Broker returns the state of a device's MQTT broker, false if it has none.
+	Broker func(key types.NamespacedName) (broker.State, bool)
 	// ReconnectGrace is how long after the start a device may take to come back until it is Offline.
 	ReconnectGrace time.Duration
 }
@@ -98,6 +101,9 @@ var (
 func New(config Config) (*Controller, error) {
 	if config.Clock == nil {
 		config.Clock = clock.RealClock{}
+	}
+	if config.Broker == nil {
+		config.Broker = func(types.NamespacedName) (broker.State, bool) { return broker.State{}, false }
 	}
 	c := &Controller{
 		config:  config,
@@ -196,6 +202,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	}
 	c.mu.Unlock()
 	c.tellConflict(ed, status)
+	c.tellBroker(ed, status)
 	return again, nil
 }
 
@@ -245,6 +252,22 @@ func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDevi
 		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict, "%s", after.Message)
 	}
 }
+
+// tellBroker records an event when the MQTT broker is lost, for another reason than before, or is back.
+func (c *Controller) tellBroker(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) {
+	after := findCondition(status.Conditions, aranya.EdgeDeviceBrokerConnected)
+	before := findCondition(ed.Status.Conditions, aranya.EdgeDeviceBrokerConnected)
+	switch {
+	case after == nil || before != nil && before.Status == after.Status && before.Message == after.Message:
+	case after.Status == metav1.ConditionFalse:
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, after.Reason, "%s", after.Message)
+	case before != nil && before.Status == metav1.ConditionFalse:
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, after.Reason, "%s", after.Message)
+	}
+}
+
+// BrokerChanged has the status of a device follow that of its MQTT broker.
+func (c *Controller) BrokerChanged(key types.NamespacedName) { c.queue.AddAfter(key, settle) }
 
 // forget drops what is kept of a device that is gone, and cuts its link.
 func (c *Controller) forget(key types.NamespacedName) {

@@ -49,6 +49,7 @@ func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya
 		set(aranya.EdgeDeviceEnrolled, metav1.ConditionFalse, ReasonNotEnrolled,
 			fmt.Sprintf("No agent has enrolled: create a token with \"kubectl edge token %s -n %s\" and use it with \"arhat join\" on the device", ed.Name, ed.Namespace))
 	}
+	c.broker(ed, status, set)
 	again := c.connection(ctx, ed, status, set)
 	n, conflict := c.node(ed)
 	status.NodeName = ""
@@ -57,6 +58,24 @@ func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya
 	}
 	nodeReady(ed, n, conflict, set)
 	return status, again
+}
+
+// broker fills in whether the MQTT broker of a device can be reached. As long as that is not known the
+// condition stays as it is.
+func (c *Controller) broker(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus, set setCondition) {
+	if ed.Spec.Connectivity.Method != aranya.ConnectivityMQTT {
+		meta.RemoveStatusCondition(&status.Conditions, aranya.EdgeDeviceBrokerConnected)
+		return
+	}
+	state, known := c.config.Broker(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+	if !known || state.Reason == "" {
+		return
+	}
+	value := metav1.ConditionFalse
+	if state.Connected {
+		value = metav1.ConditionTrue
+	}
+	set(aranya.EdgeDeviceBrokerConnected, value, state.Reason, clip(state.Message, maxMessage))
 }
 
 type setCondition func(t string, s metav1.ConditionStatus, reason, message string)

@@ -21,6 +21,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/agent/footprint"
 	"arhat.dev/aranya/pkg/edge/agent/host"
+	"arhat.dev/aranya/pkg/edge/agent/links"
 	"arhat.dev/aranya/pkg/edge/agent/node"
 	"arhat.dev/aranya/pkg/edge/agent/pods"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -75,7 +76,12 @@ func (a *Agent) build(ctx context.Context) error {
 		return err
 	}
 	// First of all, because without an identity nothing else is of use.
-	client, err := uplink.New(uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a})
+	device, err := uplink.LoadDevice(a.config.StateDir)
+	if err != nil {
+		return err
+	}
+	dialer := links.New(a.config, device)
+	client, err := uplink.New(uplink.Config{Server: dialer.String(), StateDir: a.config.StateDir, Handler: a, Dialer: dialer})
 	if err != nil {
 		return err
 	}

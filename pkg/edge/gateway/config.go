@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"time"
@@ -27,6 +28,10 @@ type Config struct {
 	// Names are DNS names and IP addresses under which devices reach the gateway. They go into its
 	// certificate for the benefit of other TLS clients; devices verify identity.GatewayName.
 	Names []string
+
+	// Certificates returns the certificate for a host name that HTTPS clients ask for, or nil for the
+	// gateway's own. Optional. It must be quick and may be called concurrently.
+	Certificates func(serverName string) *tls.Certificate
 
 	// CertificateLifetime of device certificates. Devices renew at two thirds of it. Default 30 days.
 	CertificateLifetime time.Duration

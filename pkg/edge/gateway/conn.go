@@ -34,6 +34,7 @@ const (
 type deviceConn struct {
 	*link.Conn
 	gateway *Gateway
+	permit  Permit // nil: any device
 
 	budget   int64 // bytes that may be read before admission; for the reading goroutine
 	admitted chan struct{}
@@ -50,6 +51,7 @@ type deviceConn struct {
 type deviceListener struct {
 	net.Listener
 	gateway *Gateway
+	permit  Permit
 }
 
 func (l *deviceListener) Accept() (net.Conn, error) {
@@ -62,7 +64,7 @@ func (l *deviceListener) Accept() (net.Conn, error) {
 		lc = link.NewConn(c, link.MethodGRPC)
 	}
 	dc := &deviceConn{
-		Conn: lc, gateway: l.gateway, budget: connectBytes,
+		Conn: lc, gateway: l.gateway, permit: l.permit, budget: connectBytes,
 		admitted: make(chan struct{}), closed: make(chan struct{}),
 	}
 	dc.timer = time.AfterFunc(connectTime, func() { _ = dc.Close() })
@@ -148,7 +150,7 @@ func newServerCredentials(g *Gateway) credentials.TransportCredentials {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return g.serving.get(time.Now())
+			return g.serving.get(time.Now()) // devices trust no other
 		},
 		// Asked for, but not demanded: a device that enrols has none. It is verified below and not by
 		// crypto/tls, which would refuse one that has expired and may still be renewed.

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,6 +44,9 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	if err != nil {
 		return nil, err
 	}
+	if err := info.conn.permits(info.device); err != nil {
+		return nil, err
+	}
 	info.conn.admit()
 	first, err := call.Recv() // or the connection is closed by its timer
 	if err != nil {
@@ -66,7 +68,7 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	s.certificate(info.cert.NotBefore, info.cert.NotAfter)
 	s.out.send = call.Send
 	s.out.spawn = g.work.Go
-	s.out.fail = func(err error) { s.Close(fmt.Errorf("the link broke: %s", status.Convert(err).Message())) }
+	s.out.fail = func(err error) { s.Close(s.broken(err)) }
 	if err := g.install(ctx, s); err != nil {
 		return nil, err
 	}

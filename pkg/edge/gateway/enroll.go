@@ -51,6 +51,11 @@ func (g *Gateway) enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 	if err := g.enrollable(ctx, record.Device); err != nil {
 		return nil, err
 	}
+	if info, err := peerFrom(ctx); err != nil {
+		return nil, err
+	} else if err := info.conn.permits(record.Device); err != nil {
+		return nil, err
+	}
 	if err := g.config.Tokens.Consume(ctx, record); err != nil {
 		return nil, tokenError(err)
 	}

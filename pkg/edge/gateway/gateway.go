@@ -48,7 +48,9 @@ type Gateway struct {
 	pending  pendingStreams
 	pinger   *pinger
 
+	server  *grpc.Server
 	started atomic.Bool
+	running chan struct{}  // closed by Run
 	logger  klog.Logger    // set by Run
 	work    sync.WaitGroup // goroutines of sessions that gRPC does not wait for
 }
@@ -65,10 +67,13 @@ func New(c Config) (*Gateway, error) {
 		config:   c,
 		serving:  &servingCertificate{authority: c.Authority, names: c.Names},
 		failures: newFailureLimiter(),
+		running:  make(chan struct{}),
 	}
 	g.registry.init()
 	g.pending.init()
 	g.pinger = newPinger()
+	g.server = g.newServer()
+	edgeapi.RegisterEdgeServer(g.server, g)
 	if _, err := g.serving.get(time.Now()); err != nil {
 		return nil, fmt.Errorf("issuing the gateway's certificate: %w", err)
 	}
@@ -82,8 +87,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.New("gateway: Run was called before")
 	}
 	g.logger = klog.FromContext(ctx).WithName("gateway")
-	server := g.newServer()
-	edgeapi.RegisterEdgeServer(server, g)
+	close(g.running)
 
 	pingCtx, stopPings := context.WithCancel(ctx)
 	defer stopPings()
@@ -91,8 +95,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	pings.Go(func() { g.pinger.run(pingCtx) })
 
 	g.logger.Info("Serving devices", "address", g.config.Listener.Addr().String())
+	front := newFront(g.config.Listener, g.certificate, g.logger)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(&deviceListener{Listener: g.config.Listener, gateway: g}) }()
+	go func() { served <- front.run() }()
+	var serving sync.WaitGroup
+	for _, l := range []net.Listener{front.devices, front.webSockets} {
+		serving.Go(func() { _ = g.server.Serve(&deviceListener{Listener: l, gateway: g}) })
+	}
 
 	var err error
 	select {
@@ -105,7 +114,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		served <- nil
 	}
 	g.logger.Info("Ending the sessions of devices", "sessions", g.registry.count())
-	g.shutdown(server)
+	front.close()
+	g.shutdown()
+	serving.Wait()
 	if stopped := <-served; stopped != nil {
 		g.logger.V(2).Info("No longer serving devices", "reason", stopped)
 	}
@@ -116,7 +127,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 // shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
-func (g *Gateway) shutdown(server *grpc.Server) {
+func (g *Gateway) shutdown() {
 	bye := fmt.Errorf("replica %s %w", g.config.Replica, ErrStopping)
 	for _, s := range g.registry.drain() {
 		s.Close(bye)
@@ -124,14 +135,14 @@ func (g *Gateway) shutdown(server *grpc.Server) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		server.GracefulStop()
+		g.server.GracefulStop()
 	}()
 	timer := time.NewTimer(drainTime)
 	defer timer.Stop()
 	select {
 	case <-done:
 	case <-timer.C:
-		server.Stop()
+		g.server.Stop()
 		<-done
 	}
 }
@@ -181,6 +192,7 @@ func (g *Gateway) IssueToken(ctx context.Context, device Device, ttl time.Durati
 		return "", time.Time{}, fmt.Errorf("a token cannot be valid for %s; use 1s or more", ttl)
 	}
 	t := identity.NewToken(g.config.Authority.cert.Raw)
+	t.Namespace, t.Name = device.Namespace, device.Name
 	expires = time.Now().Add(ttl).Truncate(time.Second)
 	err = g.config.Tokens.Create(ctx, TokenRecord{ID: t.ID, Hash: t.Hash(), Device: device, Expires: expires})
 	if err != nil {

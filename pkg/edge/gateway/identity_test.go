@@ -157,8 +157,8 @@ func TestEnrolRefused(t *testing.T) {
 	// A token is good for its own device and says nothing about another: parts cannot be mixed.
 	a, b := strings.Split(w.token(t, one, time.Hour), "."), strings.Split(w.token(t, two, time.Hour), ".")
 	wantCode(t, enrol(a[0]+"."+b[1]+"."+a[2]), codes.Unauthenticated, "unknown")
-	wantCode(t, enrol("nonsense"), codes.Unauthenticated, "three parts")
-	wantCode(t, enrol(""), codes.Unauthenticated, "three parts")
+	wantCode(t, enrol("nonsense"), codes.Unauthenticated, "five parts")
+	wantCode(t, enrol(""), codes.Unauthenticated, "five parts")
 
 	// Created again under the same name, it is another device.
 	token := w.token(t, one, time.Hour)

@@ -117,7 +117,7 @@ func (s *session) receive(recv func() (*edgeapi.DeviceMessage, error)) {
 	for {
 		msg, err := recv()
 		if err != nil {
-			s.Close(receiveError(err))
+			s.Close(s.receiveError(err))
 			break
 		}
 		if err := s.handle(msg); err != nil {
@@ -130,14 +130,22 @@ func (s *session) receive(recv func() (*edgeapi.DeviceMessage, error)) {
 	handler.SessionEnded(s, s.reason)
 }
 
-func receiveError(err error) error {
+// broken is the reason of a session whose link failed. gRPC often says only that a context has ended.
+func (s *session) broken(err error) error {
+	if failure := s.conn.Failure(); failure != nil {
+		return fmt.Errorf("the link broke: %w", failure)
+	}
+	return fmt.Errorf("the link broke: %s", status.Convert(err).Message())
+}
+
+func (s *session) receiveError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errDeviceLeft
 	}
 	if status.Code(err) == codes.ResourceExhausted {
 		return err // a message over the limit: gRPC's own words say so
 	}
-	return fmt.Errorf("the link broke: %s", status.Convert(err).Message())
+	return s.broken(err)
 }
 
 func (s *session) handle(msg *edgeapi.DeviceMessage) error {
@@ -166,6 +174,10 @@ func (s *session) refresh() {
 			refused.WithLabelValues(no.reason).Inc()
 			s.Close(no.err)
 		}
+		return
+	}
+	if err := s.conn.permits(s.device); err != nil {
+		s.Close(err)
 		return
 	}
 	welcome := s.gateway.welcomeFor(ed)

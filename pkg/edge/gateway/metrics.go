@@ -18,6 +18,7 @@ const (
 	refusedKey       = "key"
 	refusedRate      = "rate"
 	refusedError     = "error"
+	refusedLink      = "link"
 )
 
 var (

@@ -34,3 +34,14 @@ func (s *servingCertificate) get(now time.Time) (*tls.Certificate, error) {
 	s.current = next
 	return next, nil
 }
+
+// certificate is what HTTPS clients are served: the certificate that is configured for the name they
+// ask for, or else the gateway's own.
+func (g *Gateway) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if f := g.config.Certificates; f != nil {
+		if c := f(hello.ServerName); c != nil {
+			return c, nil
+		}
+	}
+	return g.serving.get(time.Now())
+}

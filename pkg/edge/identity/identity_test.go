@@ -70,6 +70,14 @@ func TestToken(t *testing.T) {
 			t.Errorf("%q gives the secret away", s)
 		}
 	}
+	named := a
+	named.Namespace, named.Name = "edge", "device-1.example.org"
+	if got, err := ParseToken(named.Text()); err != nil || got != named {
+		t.Errorf("parsed %+v, error %v", got, err)
+	}
+	if named.Hash() != a.Hash() {
+		t.Error("the name of the device is part of the hash")
+	}
 	mixed := a
 	mixed.ID = b.ID
 	if mixed.Hash() == a.Hash() {
@@ -84,6 +92,7 @@ func TestParseTokenRefuses(t *testing.T) {
 		"empty": "", "two parts": parts[0] + "." + parts[1], "four parts": a.Text() + ".x",
 		"cut": a.Text()[:len(a.Text())-1], "upper case": strings.ToUpper(a.Text()), "no id": "." + parts[1] + "." + parts[2],
 		"short secret": parts[0] + "." + parts[1][1:] + "." + parts[2], "bad digit": parts[0] + "." + parts[1] + ".zz" + parts[2][2:],
+		"bad namespace": a.Text() + ".A.b", "bad name": a.Text() + ".a.b..", "no name": a.Text() + ".a.",
 		"bad secret": parts[0] + ".0" + parts[1][1:] + "." + parts[2],
 	} {
 		_, err := ParseToken(text)
@@ -97,6 +106,7 @@ func TestParseTokenRefuses(t *testing.T) {
 
 func FuzzParseToken(f *testing.F) {
 	f.Add(NewToken([]byte("ca")).Text())
+	f.Add(NewToken([]byte("ca")).Text() + ".edge.device-1.example.org")
 	f.Add("a.b.c")
 	f.Fuzz(func(t *testing.T, text string) {
 		token, err := ParseToken(text)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
 const (
@@ -17,7 +19,8 @@ const (
 
 var tokenEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// Token is an enrolment token. Its text is <id>.<secret>.<CA hash>, all in lower case.
+// Token is an enrolment token. Its text is <id>.<secret>.<CA hash>, then .<namespace>.<name> of its device,
+// all in lower case.
 type Token struct {
 	// ID names the token in logs. It is not secret.
 	ID string
@@ -26,6 +29,10 @@ type Token struct {
 	// CAHash is the SHA-256 of the CA certificate (DER) that the gateway must show to the device, so
 	// that the device needs to trust nothing else beforehand.
 	CAHash [sha256.Size]byte
+	// Namespace and Name of the device that the token is for, which must know its topics at an MQTT
+	// broker before it has a certificate. They are hints: what counts is what the server has on record.
+	// Both are empty in a token without them.
+	Namespace, Name string
 }
 
 // NewToken makes a token at random for gateways of the CA whose certificate (DER) is given.
@@ -43,7 +50,11 @@ func encodeToken(b []byte) string { return strings.ToLower(tokenEncoding.EncodeT
 
 // Text returns the token as it is given to the device. It is a secret: do not log it.
 func (t Token) Text() string {
-	return t.ID + "." + t.Secret + "." + hex.EncodeToString(t.CAHash[:])
+	text := t.ID + "." + t.Secret + "." + hex.EncodeToString(t.CAHash[:])
+	if t.Name != "" {
+		text += "." + t.Namespace + "." + t.Name
+	}
+	return text
 }
 
 // String keeps the secret out of logs.
@@ -57,9 +68,10 @@ func (t Token) Hash() string {
 
 // ParseToken reads the text of a token. Errors do not contain it.
 func ParseToken(text string) (Token, error) {
-	parts := strings.Split(strings.TrimSpace(text), ".")
-	if len(parts) != 3 {
-		return Token{}, fmt.Errorf("an enrolment token has three parts joined by dots, this has %d: "+
+	// A name may have dots, what is before it has none.
+	parts := strings.SplitN(strings.TrimSpace(text), ".", 5)
+	if len(parts) != 3 && len(parts) != 5 {
+		return Token{}, fmt.Errorf("an enrolment token has five parts joined by dots, this has %d: "+
 			"copy the whole status.token from \"kubectl edge token\"", len(parts))
 	}
 	t := Token{ID: parts[0], Secret: parts[1]}
@@ -67,10 +79,16 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, errors.New("the enrolment token is damaged: copy it again in full")
 	}
 	if len(parts[2]) != hex.EncodedLen(len(t.CAHash)) || parts[2] != strings.ToLower(parts[2]) {
-		return Token{}, errors.New("the last part of the enrolment token is damaged: copy it again in full")
+		return Token{}, errors.New("the third part of the enrolment token is damaged: copy it again in full")
 	}
 	if _, err := hex.Decode(t.CAHash[:], []byte(parts[2])); err != nil {
-		return Token{}, errors.New("the last part of the enrolment token is damaged: copy it again in full")
+		return Token{}, errors.New("the third part of the enrolment token is damaged: copy it again in full")
+	}
+	if len(parts) == 5 {
+		t.Namespace, t.Name = parts[3], parts[4]
+		if len(content.IsDNS1123Label(t.Namespace)) > 0 || len(content.IsDNS1123Subdomain(t.Name)) > 0 {
+			return Token{}, errors.New("the end of the enrolment token, which names the device, is damaged: copy it again in full")
+		}
 	}
 	return t, nil
 }

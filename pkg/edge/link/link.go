@@ -5,7 +5,10 @@ package link
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -19,8 +22,7 @@ const (
 
 // Dialer is the device's end of a transport.
 type Dialer interface {
-	// Dial connects to a gateway. What an address looks like is up to the transport; the name of its
-	// host, if it has one, is what TLS sends as server name.
+	// Dial connects to a gateway. What an address looks like is up to the transport.
 	Dial(ctx context.Context, address string) (*Conn, error)
 }
 
@@ -29,9 +31,11 @@ type Dialer interface {
 type Conn struct {
 	net.Conn
 	method string
+	host   string
 
 	bytesIn, bytesOut   atomic.Int64
 	lastRead, lastWrite atomic.Int64 // Unix nanoseconds
+	failure             atomic.Pointer[error]
 }
 
 // NewConn wraps a fresh connection of the transport that method names.
@@ -50,6 +54,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.bytesIn.Add(int64(n))
 		c.lastRead.Store(time.Now().UnixNano())
 	}
+	c.note(err)
 	return n, err
 }
 
@@ -60,8 +65,36 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.bytesOut.Add(int64(n))
 		c.lastWrite.Store(time.Now().UnixNano())
 	}
+	c.note(err)
 	return n, err
 }
+
+// note keeps the first error of the network.
+func (c *Conn) note(err error) {
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+	default:
+		c.failure.CompareAndSwap(nil, &err)
+	}
+}
+
+// Failure is the error that broke the connection, nil if none did: what is above often hides it.
+func (c *Conn) Failure() error {
+	if err := c.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// WithHost notes the host that was dialled, for a transport where it leads to the gateway. It is for
+// dialers, before the connection is used.
+func (c *Conn) WithHost(host string) *Conn {
+	c.host = host
+	return c
+}
+
+// Host is the name that TLS should send as server name, empty for none: an ingress may need it.
+func (c *Conn) Host() string { return c.host }
 
 // Method is the name of the transport.
 func (c *Conn) Method() string { return c.method }

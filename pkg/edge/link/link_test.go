@@ -2,8 +2,10 @@ package link
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -52,6 +54,42 @@ func TestTCP(t *testing.T) {
 		t.Errorf("times %s and %s", server.LastRead(), client.LastWrite())
 	}
 }
+
+// Failure is what broke the network, not how it ended in good order.
+func TestFailure(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		kept bool
+	}{
+		"end": {io.EOF, false}, "closed": {net.ErrClosed, false}, "deadline": {os.ErrDeadlineExceeded, false},
+		"network": {errors.New("no route"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := NewConn(broken{err: tt.err}, MethodGRPC)
+			if c.Failure() != nil {
+				t.Error("a new connection has failed")
+			}
+			_, _ = c.Write([]byte("x"))
+			c.Conn = broken{err: errors.New("later")}
+			if tt.kept {
+				_, _ = c.Read(make([]byte, 1))
+				if !errors.Is(c.Failure(), tt.err) {
+					t.Errorf("the failure is %v", c.Failure())
+				}
+			} else if c.Failure() != nil {
+				t.Errorf("the failure is %v", c.Failure())
+			}
+		})
+	}
+}
+
+type broken struct {
+	net.Conn
+	err error
+}
+
+func (b broken) Read([]byte) (int, error)  { return 0, b.err }
+func (b broken) Write([]byte) (int, error) { return 0, b.err }
 
 func TestTCPFailure(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

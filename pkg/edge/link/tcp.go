@@ -27,7 +27,8 @@ func (t TCP) Dial(ctx context.Context, address string) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewConn(c, MethodGRPC), nil
+	host, _, _ := net.SplitHostPort(address)
+	return NewConn(c, MethodGRPC).WithHost(host), nil
 }
 
 // ListenTCP opens a listener for devices.

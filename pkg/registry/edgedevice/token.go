@@ -89,9 +89,27 @@ func (r *TokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 		return nil, apierrors.NewInternalError(fmt.Errorf("issue an enrolment token: %w", err))
 	}
 	response.CreationTimestamp = metav1.Now()
-	response.Status = aranya.EnrollmentTokenStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires), Server: r.server}
+	response.Status = aranya.EnrollmentTokenStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires), Server: serverOf(device, r.server)}
 	r.record(ctx, device, expires)
 	return response, nil
+}
+
+// serverOf is where a device is told to go: to its broker if it has one, else to the gateway.
+func serverOf(device *aranya.EdgeDevice, gateway string) string {
+	config := device.Spec.Connectivity.MQTTConfig
+	if device.Spec.Connectivity.Method != aranya.ConnectivityMQTT || config == nil {
+		return gateway
+	}
+	scheme := "mqtt"
+	switch {
+	case config.Transport == aranya.MQTTTransportWebSocket && config.TLSSecretRef != nil:
+		scheme = "mqtt+wss"
+	case config.Transport == aranya.MQTTTransportWebSocket:
+		scheme = "mqtt+ws"
+	case config.TLSSecretRef != nil:
+		scheme = "mqtts"
+	}
+	return scheme + "://" + config.Server
 }
 
 func (r *TokenREST) record(ctx context.Context, device *aranya.EdgeDevice, expires time.Time) {

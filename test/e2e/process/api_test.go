@@ -99,7 +99,7 @@ func TestColumns(t *testing.T) {
 	if !regexp.MustCompile(`^NAME +STATUS +METHOD +NODE +VERSION +LAST-SEEN +AGE\n`).MatchString(out) {
 		t.Errorf("columns: %s", out)
 	}
-	if !regexp.MustCompile(`(?m)^device-1 +Online +grpc +device-1 +v\S+ +\S+ +\S+$`).MatchString(out) {
+	if !regexp.MustCompile(`(?m)^device-1 +Online +` + e.Method() + ` +device-1 +v\S+ +\S+ +\S+$`).MatchString(out) {
 		t.Errorf("device-1: %s", out)
 	}
 	wide := e.Kubectl(t, "-n", "edge", "get", "ed", "-o", "wide")
@@ -113,10 +113,10 @@ func TestFieldSelectors(t *testing.T) {
 	name := suite.Name("selected")
 	e.Apply(t, manifest(name, "{connectivity: {method: mqtt, mqttConfig: {server: 'broker:1883'}}}"))
 	for selector, want := range map[string][]string{
-		"metadata.name=device-2":                     {"device-2"},
-		"spec.connectivity.method=mqtt":              {name},
-		"status.phase=Pending,metadata.name=" + name: {name},
-		"status.phase=Online":                        {"device-1", "device-2"},
+		"metadata.name=device-2": {"device-2"},
+		"spec.connectivity.method=mqtt,metadata.name!=device-1,metadata.name!=device-2": {name},
+		"status.phase=Pending,metadata.name=" + name:                                    {name},
+		"status.phase=Online": {"device-1", "device-2"},
 	} {
 		got := strings.Fields(e.Kubectl(t, "-n", "edge", "get", "ed", "--field-selector", selector, "-o", "name"))
 		for i := range got {

@@ -13,11 +13,14 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/test/framework/containerd"
 )
 
@@ -26,6 +29,17 @@ const Namespace = local.Namespace
 
 // BusyboxImage is in the container runtime of each device, with all applets.
 const BusyboxImage = "test.local/busybox:1"
+
+// LinkVariable names the link over which the tests of a run reach devices: grpc, websocket or mqtt.
+const LinkVariable = "ARANYA_LINK"
+
+// Method is spec.connectivity.method of the devices of this run.
+func (e *Env) Method() string {
+	if e.Cluster.State().Link == local.LinkMQTT {
+		return "mqtt"
+	}
+	return "grpc"
+}
 
 // Config says what cluster a package needs.
 type Config struct {
@@ -108,7 +122,7 @@ func run(m *testing.M, config Config) (code int) {
 func (c *Config) options(dir string) (local.Options, error) {
 	o := local.Options{
 		Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: c.Devices,
-		Runtime: c.Runtime, Etcd: c.Etcd, Out: os.Stdout,
+		Runtime: c.Runtime, Etcd: c.Etcd, Link: os.Getenv(LinkVariable), Out: os.Stdout,
 	}
 	if c.Runtime == local.RuntimeContainerd {
 		image, err := containerd.Busybox(BusyboxImage)
@@ -179,4 +193,14 @@ func Never(t testing.TB, during time.Duration, what string, happened func(ctx co
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+}
+
+// Device returns an EdgeDevice.
+func (e *Env) Device(ctx context.Context, name string) (*v1alpha1.EdgeDevice, error) {
+	obj, err := e.Dynamic.Resource(v1alpha1.SchemeGroupVersion.WithResource("edgedevices")).Namespace(Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	ed := &v1alpha1.EdgeDevice{}
+	return ed, runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, ed)
 }

@@ -178,6 +178,9 @@ const (
 	// EdgeDeviceNodeReady mirrors the Ready condition of the device's Node. It is False with the
 	// reason NodeNameConflict if a Node of that name exists that aranya does not own.
 	EdgeDeviceNodeReady = "NodeReady"
+	// EdgeDeviceBrokerConnected is True while aranya is connected to the MQTT broker of the device. Only
+	// devices with the method mqtt have it.
+	EdgeDeviceBrokerConnected = "BrokerConnected"
 )
 
 // EdgeDeviceStatus is what aranya knows of a device.

@@ -21,6 +21,15 @@ func (f *LoggingFile) MaxBytes() int64 {
 	return q.Value()
 }
 
+// MaxBytes is MaxPayload in bytes, 0 if it is not valid.
+func (m *MQTT) MaxBytes() int64 {
+	q, err := resource.ParseQuantity(m.MaxPayload)
+	if err != nil {
+		return 0
+	}
+	return q.Value()
+}
+
 // List is the reserved part of each resource. The configuration must be valid.
 func (r *Reserved) List() v1.ResourceList {
 	return v1.ResourceList{

@@ -19,18 +19,21 @@ const maxFileSize = 1 << 20
 
 // Defaults of a Configuration.
 const (
-	DefaultStateDir        = "/var/lib/arhat"
-	DefaultLogDir          = "/var/log/pods"
-	DefaultRuntime         = "unix:///run/containerd/containerd.sock"
-	DefaultLogMaxSize      = "5Mi"
-	DefaultLogMaxFiles     = 3
-	DefaultHostLogPattern  = "/var/log/**"
-	defaultAgentLogName    = "arhat.log"
-	defaultLoggingFormat   = "text"
-	defaultLoggingLevel    = "info"
-	defaultReservedMemory  = "64Mi"
-	defaultReservedCPU     = "0"
-	defaultReservedStorage = "0"
+	DefaultStateDir         = "/var/lib/arhat"
+	DefaultLogDir           = "/var/log/pods"
+	DefaultRuntime          = "unix:///run/containerd/containerd.sock"
+	DefaultLogMaxSize       = "5Mi"
+	DefaultLogMaxFiles      = 3
+	DefaultHostLogPattern   = "/var/log/**"
+	DefaultMessageNamespace = "/aranya.arhat.dev"
+	DefaultKeepalive        = 300 // seconds
+	DefaultMaxPayload       = "64Ki"
+	defaultAgentLogName     = "arhat.log"
+	defaultLoggingFormat    = "text"
+	defaultLoggingLevel     = "info"
+	defaultReservedMemory   = "64Mi"
+	defaultReservedCPU      = "0"
+	defaultReservedStorage  = "0"
 )
 
 // Load reads and parses a file, without defaults and validation: flags may still change it.
@@ -128,6 +131,10 @@ func (c *Configuration) Default() {
 	setDefault(&c.StateDir, DefaultStateDir)
 	setDefault(&c.LogDir, DefaultLogDir)
 	setDefault(&c.Runtime, DefaultRuntime)
+	setDefault(&c.MQTT.MessageNamespace, DefaultMessageNamespace)
+	setDefault(&c.MQTT.Keepalive, ptr.To(DefaultKeepalive))
+	setDefault(&c.MQTT.CleanSession, ptr.To(true))
+	setDefault(&c.MQTT.MaxPayload, DefaultMaxPayload)
 	setDefault(&c.Reserved.CPU, defaultReservedCPU)
 	setDefault(&c.Reserved.Memory, defaultReservedMemory)
 	setDefault(&c.Reserved.EphemeralStorage, defaultReservedStorage)

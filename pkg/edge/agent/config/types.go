@@ -19,8 +19,10 @@ type Configuration struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 
-	// Server is aranya's gateway as host:port.
+	// Server is aranya's gateway as host:port, or another kind of link, see ParseAddress.
 	Server string `yaml:"server,omitempty"`
+	// Links are other ways to the same aranya, for when the one before does not work.
+	Links []string `yaml:"links,omitempty"`
 	// StateDir holds the device's identity, its desired pods and their volumes.
 	StateDir string `yaml:"stateDir,omitempty"`
 	// LogDir holds the logs of containers.
@@ -32,6 +34,9 @@ type Configuration struct {
 	// Shell is the argument vector that attach to the host runs. Empty: the login shell of the user
 	// that the agent runs as.
 	Shell []string `yaml:"shell,omitempty"`
+
+	MQTT      MQTT      `yaml:"mqtt,omitempty"`
+	WebSocket WebSocket `yaml:"websocket,omitempty"`
 
 	Reserved Reserved `yaml:"reserved,omitempty"`
 	Logging  Logging  `yaml:"logging,omitempty"`

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"path"
 	"path/filepath"
@@ -16,7 +15,7 @@ import (
 // Validate checks a configuration after Default. Each error names the field and what is wanted.
 func (c *Configuration) Validate() error {
 	var errs field.ErrorList
-	errs = append(errs, validateServer(c.Server, field.NewPath("server"))...)
+	errs = append(errs, c.validateLinks()...)
 	errs = append(errs, validateAbsolute(c.StateDir, field.NewPath("stateDir"))...)
 	errs = append(errs, validateAbsolute(c.LogDir, field.NewPath("logDir"))...)
 	errs = append(errs, validateRuntime(c.Runtime, field.NewPath("runtime"))...)
@@ -35,23 +34,6 @@ func (c *Configuration) Validate() error {
 	errs = append(errs, c.Logging.validate(field.NewPath("logging"))...)
 	errs = append(errs, c.Policy.validate(field.NewPath("policy"))...)
 	return errs.ToAggregate()
-}
-
-func validateServer(server string, p *field.Path) field.ErrorList {
-	if server == "" {
-		return field.ErrorList{field.Required(p, "the address of aranya's gateway as host:port (or --server)")}
-	}
-	host, port, err := net.SplitHostPort(server)
-	if err == nil && host == "" {
-		err = fmt.Errorf("the host is missing")
-	}
-	if err == nil {
-		_, err = parsePort(port)
-	}
-	if err != nil {
-		return field.ErrorList{field.Invalid(p, server, fmt.Sprintf("must be host:port, for example \"aranya.example.org:7443\": %v", err))}
-	}
-	return nil
 }
 
 func validateAbsolute(value string, p *field.Path) field.ErrorList {

@@ -64,7 +64,7 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	if err != nil {
 		return false, err
 	}
-	klog.FromContext(ctx).Info("Connected", "server", c.config.Server, "replica", welcome.GetReplica(), "edgeDevice", c.Device().String())
+	klog.FromContext(ctx).Info("Connected", "server", c.config.Server, "method", conn.raw.Method(), "replica", welcome.GetReplica(), "edgeDevice", c.Device().String())
 	t := &control{
 		client: c, conn: conn, call: call, ctx: linkCtx, cancel: cancel,
 		outgoing: make(chan outgoing), pongs: make(chan uint64, 1), renewal: make(chan struct{}, 1),
@@ -107,6 +107,10 @@ func (t *control) run(welcome *edgeapi.Welcome, endCall func()) error {
 		t.send()
 	}()
 	others.Go(func() { t.watch(heartbeat(welcome)) })
+	if chooser, ok := t.client.config.Dialer.(Chooser); ok {
+		chooser.Proven()
+		others.Go(func() { t.probe(chooser) })
+	}
 	go func() {
 		defer close(received)
 		handler.Connected(t.ctx, welcome, t)

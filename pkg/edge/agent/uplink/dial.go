@@ -50,10 +50,8 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
 	config = config.Clone()
-	// An ingress may need the name to find the gateway. What is verified is another matter.
-	if host, _, err := net.SplitHostPort(address); err == nil {
-		config.ServerName = host
-	}
+	// What is verified is another matter.
+	config.ServerName = raw.Host()
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()

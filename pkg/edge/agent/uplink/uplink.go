@@ -46,14 +46,17 @@ type Sender interface {
 
 // Config is what a Client needs.
 type Config struct {
-	// Server is the address of the gateway, host:port. Its name is looked up at each attempt.
+	// Server is the address that the dialer is given, for TCP host:port. Its name is looked up at each
+	// attempt.
 	Server string
 	// StateDir is where Join put the identity of the device.
 	StateDir string
 	// Handler is told what comes over the link.
 	Handler Handler
-	// Dialer is the transport. Default link.TCP{}.
+	// Dialer is the transport. Default link.TCP{}. It may be a Chooser.
 	Dialer link.Dialer
+	// ProbeInterval is how often a Chooser's better links are tried. Default 10 minutes.
+	ProbeInterval time.Duration
 	// MaxStreams is how many streams may be open at a time. Default 256.
 	MaxStreams int
 	// MaxBackoff is the longest pause between attempts to connect. Default 60 s. A device that the
@@ -92,6 +95,9 @@ func New(c Config) (*Client, error) {
 	if c.MaxStreams <= 0 {
 		c.MaxStreams = 256
 	}
+	if c.ProbeInterval <= 0 {
+		c.ProbeInterval = 10 * time.Minute
+	}
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = time.Minute
 	}
@@ -102,6 +108,15 @@ func New(c Config) (*Client, error) {
 	client := &Client{config: c}
 	client.id.Store(id)
 	return client, nil
+}
+
+// LoadDevice reads who the device with this state directory is. The error is ErrNotEnrolled if nobody yet.
+func LoadDevice(stateDir string) (identity.Device, error) {
+	id, err := loadIdentity(stateDir)
+	if err != nil {
+		return identity.Device{}, err
+	}
+	return id.device, nil
 }
 
 // Device is who this device is.

@@ -1,0 +1,177 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link/mqtt"
+)
+
+// errRestarted ends a client's connection whose listener failed.
+var errRestarted = errors.New("a subscription ended")
+
+// client keeps one connection to a broker. Which devices use it is the pool's knowledge, guarded by the
+// pool's lock.
+type client struct {
+	pool   *Pool
+	id     string
+	server string
+	config mqtt.BrokerConfig
+	stop   context.CancelFunc
+	// users holds the devices by message namespace.
+	users map[string]sets.Set[types.NamespacedName]
+	// changed has an element when the message namespaces changed.
+	changed chan struct{}
+
+	state State
+	// refused says why a message namespace could not be subscribed.
+	refused map[string]State
+}
+
+// run keeps the connection up until ctx ends.
+func (c *client) run(ctx context.Context) {
+	logger := klog.FromContext(ctx).WithValues("broker", c.server, "clientID", c.config.ClientID)
+	ctx = klog.NewContext(ctx, logger)
+	backoff := c.pool.backoff
+	for ctx.Err() == nil {
+		begin := time.Now()
+		err := c.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(begin) > stable {
+			backoff = c.pool.backoff
+		}
+		pause := backoff.Step()
+		logger.Info("The connection to the MQTT broker is down", "reason", err.Error(), "retryIn", pause)
+		c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %v", c.server, err)})
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// once connects and serves until the connection is lost. The error is never nil, unless ctx ended.
+func (c *client) once(ctx context.Context) error {
+	broker, err := c.pool.connect(ctx, c.config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = broker.Close() }()
+	klog.FromContext(ctx).Info("Connected to the MQTT broker")
+	c.pool.setState(c, State{Connected: true, Reason: ReasonConnected, Message: "aranya is connected to the MQTT broker " + c.server})
+
+	s := subscriptions{client: c, broker: broker, failed: make(chan error, 1), active: map[string]context.CancelFunc{}}
+	defer s.running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		again := s.update(ctx)
+		var retry <-chan time.Time
+		if again {
+			retry = time.After(wait.Jitter(c.pool.backoff.Cap/2, 1))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-broker.Done():
+			if err := broker.Err(); err != nil {
+				return err
+			}
+			return errors.New("the connection was closed")
+		case err := <-s.failed:
+			return err
+		case <-c.changed:
+		case <-retry:
+		}
+	}
+}
+
+// subscriptions are those of one connection.
+type subscriptions struct {
+	client  *client
+	broker  brokerConn
+	active  map[string]context.CancelFunc
+	failed  chan error
+	running sync.WaitGroup
+}
+
+// update subscribes to the message namespaces in use and leaves others. It says whether to try again.
+func (s *subscriptions) update(ctx context.Context) (again bool) {
+	wanted := s.client.pool.messageNamespaces(s.client)
+	for ns, stop := range s.active {
+		if !wanted.Has(ns) {
+			stop()
+			delete(s.active, ns)
+		}
+	}
+	for ns := range wanted {
+		if s.active[ns] != nil {
+			continue
+		}
+		if err := s.subscribe(ctx, ns); err != nil {
+			klog.FromContext(ctx).Info("The MQTT broker refused a subscription", "messageNamespace", ns, "reason", err.Error())
+			s.client.pool.setRefused(s.client, ns, &State{Reason: ReasonUnavailable,
+				Message: fmt.Sprintf("The MQTT broker %s does not let aranya subscribe under %s: %v", s.client.server, ns, err)})
+			again = true
+			continue
+		}
+		s.client.pool.setRefused(s.client, ns, nil)
+	}
+	return again
+}
+
+func (s *subscriptions) subscribe(ctx context.Context, ns string) error {
+	pool, c := s.client.pool, s.client
+	listener, err := s.broker.Listen(ctx, ns, mqtt.ListenOptions{
+		Admit: func(namespace, name string) error {
+			return pool.permit(c, ns, types.NamespacedName{Namespace: namespace, Name: name})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	s.active[ns] = stop
+	s.running.Go(func() {
+		err := pool.serve(ctx, listener, func(device gateway.Device, remote net.Addr) error {
+			return pool.permitDevice(c, ns, device, remote)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errRestarted
+		}
+		select {
+		case s.failed <- err:
+		default: // another one failed first
+		}
+	})
+	return nil
+}
+
+// namespaces returns the message namespaces in use.
+func (c *client) namespaces() sets.Set[string] { return sets.KeySet(maps.Clone(c.users)) }
+
+// notice has the client look at its message namespaces.
+func (c *client) notice() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,395 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/pod/objects"
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
+	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link/mqtt"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+const (
+	workers = 4
+	// stable is how long a connection must hold for the back-off to start anew.
+	stable = time.Minute
+)
+
+// Reasons of the condition BrokerConnected.
+const (
+	ReasonConnected      = "BrokerConnected"
+	ReasonUnavailable    = "BrokerUnavailable"
+	ReasonSecretNotFound = "SecretNotFound"
+	ReasonInvalidSecret  = "InvalidSecret"
+	ReasonSecretUnknown  = "SecretUnavailable"
+)
+
+// State says whether a device's broker can be reached. Reason is empty as long as that is not known.
+type State struct {
+	Connected bool
+	Reason    string
+	Message   string
+}
+
+// Gateway is what the pool needs of the gateway.
+type Gateway interface {
+	// Serve takes connections of devices from a listener until ctx ends.
+	Serve(ctx context.Context, l net.Listener, permit gateway.Permit) error
+	// DeviceChanged looks at the link of a device again.
+	DeviceChanged(namespace, name string)
+}
+
+// Config of a Pool.
+type Config struct {
+	Kube    kubernetes.Interface
+	Devices cache.SharedIndexInformer
+	Lister  aranyalisters.EdgeDeviceLister
+	Clock   clock.WithTicker
+	// Replica is the name of this replica.
+	Replica string
+	// Changed is called when the State of a device has changed. It must be quick.
+	Changed func(key types.NamespacedName)
+}
+
+// brokerConn is what the pool needs of a *mqtt.Broker.
+type brokerConn interface {
+	Listen(ctx context.Context, messageNamespace string, o mqtt.ListenOptions) (net.Listener, error)
+	Done() <-chan struct{}
+	Err() error
+	Close() error
+}
+
+// Pool keeps the connections to brokers. All methods may be called concurrently.
+type Pool struct {
+	config  Config
+	objects *objects.Manager[types.NamespacedName]
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	backoff wait.Backoff
+	connect func(ctx context.Context, c mqtt.BrokerConfig) (brokerConn, error)
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	gateway Gateway
+	ctx     context.Context // of Run; clients live in it
+	devices map[types.NamespacedName]*assignment
+	clients map[string]*client
+}
+
+// assignment is how a device is reached.
+type assignment struct {
+	uid       types.UID
+	client    *client // nil if there is a problem
+	namespace string
+	problem   State
+}
+
+// New returns a Pool that does nothing until Run. Its context ends all watches.
+func New(ctx context.Context, config Config) (*Pool, error) {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	p := &Pool{
+		config:  config,
+		queue:   queue.New[types.NamespacedName]("brokers", config.Clock),
+		backoff: wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 16, Cap: time.Minute},
+		connect: func(ctx context.Context, c mqtt.BrokerConfig) (brokerConn, error) {
+			b, err := mqtt.Connect(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			return b, nil
+		},
+		devices: map[types.NamespacedName]*assignment{},
+		clients: map[string]*client{},
+	}
+	p.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []types.NamespacedName) {
+		for _, key := range users {
+			p.queue.Add(key)
+		}
+	})
+	_, err := config.Devices.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: p.notice, DeleteFunc: p.notice,
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(*aranya.EdgeDevice)
+			now, ok2 := after.(*aranya.EdgeDevice)
+			if ok1 && ok2 && old.UID == now.UID && old.Generation == now.Generation && old.DeletionTimestamp.Equal(now.DeletionTimestamp) {
+				return // heartbeats and the like
+			}
+			p.notice(after)
+		},
+	})
+	return p, err
+}
+
+func (p *Pool) notice(object any) {
+	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = last.Obj
+	}
+	if ed, ok := object.(*aranya.EdgeDevice); ok {
+		p.queue.Add(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+	}
+}
+
+// SetGateway says who serves the devices. It must be called before Run.
+func (p *Pool) SetGateway(g Gateway) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gateway = g
+}
+
+// Run keeps connections until ctx ends, and returns when all of them have. The informer must have
+// synced. Without a gateway there is nothing to do.
+func (p *Pool) Run(ctx context.Context) {
+	defer p.objects.Close()
+	defer p.running.Wait()
+	p.mu.Lock()
+	p.ctx = ctx
+	served := p.gateway != nil
+	p.mu.Unlock()
+	if !served {
+		p.queue.ShutDown()
+		return
+	}
+	queue.Run(ctx, p.queue, workers, p.sync)
+}
+
+func (p *Pool) serve(ctx context.Context, l net.Listener, permit gateway.Permit) error {
+	return p.gateway.Serve(ctx, l, permit)
+}
+
+// State returns the state of a device's broker; false if the device has none.
+func (p *Pool) State(key types.NamespacedName) (State, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.devices[key]
+	switch {
+	case a == nil:
+		return State{}, false
+	case a.client == nil:
+		return a.problem, true
+	}
+	if refused, ok := a.client.refused[a.namespace]; ok && a.client.state.Connected {
+		return refused, true
+	}
+	return a.client.state, true
+}
+
+// sync brings the assignment of a device up to date.
+func (p *Pool) sync(_ context.Context, key types.NamespacedName) (time.Duration, error) {
+	ed, err := p.config.Lister.EdgeDevices(key.Namespace).Get(key.Name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	if ed == nil || !usesMQTT(ed) {
+		p.assign(key, nil)
+		p.objects.Use(key, nil)
+		return 0, nil
+	}
+	p.objects.Use(key, references(ed))
+	s, err := resolveSettings(ed, p.objects)
+	if errors.Is(err, resolve.ErrPending) {
+		return 0, nil // comes again with the Secret
+	}
+	a := &assignment{uid: ed.UID, namespace: messageNamespace(ed)}
+	if err != nil {
+		if p.assigned(key, ed.UID) && !isProblem(err) {
+			return 0, err // what is known of the Secret stays good
+		}
+		a.problem = State{Reason: ReasonSecretUnknown, Message: err.Error()}
+		if problem, ok := errors.AsType[*problem](err); ok {
+			a.problem.Reason = problem.reason
+		}
+		p.assign(key, a)
+		return 0, nil
+	}
+	if a.client, err = p.clientFor(s); err != nil {
+		return 0, err
+	}
+	p.assign(key, a)
+	return 0, nil
+}
+
+func isProblem(err error) bool {
+	_, ok := errors.AsType[*problem](err)
+	return ok
+}
+
+func (p *Pool) assigned(key types.NamespacedName, uid types.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.devices[key]
+	return a != nil && a.uid == uid && a.client != nil
+}
+
+// clientFor returns the client with these settings, which is made if there is none. It does not
+// connect before it has a user.
+func (p *Pool) clientFor(s *settings) (*client, error) {
+	id := s.id()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.clients[id]; c != nil {
+		return c, nil
+	}
+	config, err := s.broker(p.config.Replica)
+	if err != nil {
+		return nil, err
+	}
+	return &client{
+		pool: p, id: id, server: s.Server, config: config, changed: make(chan struct{}, 1),
+		users: map[string]sets.Set[types.NamespacedName]{}, refused: map[string]State{},
+	}, nil
+}
+
+// assign replaces the assignment of a device. Links that it may not use any more are cut, clients that
+// nobody uses any more are closed.
+func (p *Pool) assign(key types.NamespacedName, a *assignment) {
+	p.mu.Lock()
+	former := p.devices[key]
+	if same(former, a) {
+		p.mu.Unlock()
+		return
+	}
+	if a != nil {
+		p.devices[key] = a
+		p.useLocked(key, a)
+	} else {
+		delete(p.devices, key)
+	}
+	p.releaseLocked(key, former, a)
+	p.mu.Unlock()
+	p.gateway.DeviceChanged(key.Namespace, key.Name)
+	p.config.Changed(key)
+}
+
+func same(a, b *assignment) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+func (p *Pool) useLocked(key types.NamespacedName, a *assignment) {
+	if a.client == nil {
+		return
+	}
+	if known := p.clients[a.client.id]; known != nil {
+		a.client = known // another worker may have made one meanwhile
+	}
+	c := a.client
+	if c.users[a.namespace] == nil {
+		c.users[a.namespace] = sets.New[types.NamespacedName]()
+		c.notice()
+	}
+	c.users[a.namespace].Insert(key)
+	if p.clients[c.id] == nil {
+		ctx, stop := context.WithCancel(p.ctx)
+		c.stop = stop
+		p.clients[c.id] = c
+		p.running.Go(func() { c.run(ctx) })
+	}
+}
+
+func (p *Pool) releaseLocked(key types.NamespacedName, former, now *assignment) {
+	if former == nil || former.client == nil {
+		return
+	}
+	c := former.client
+	if now != nil && now.client == c && now.namespace == former.namespace {
+		return
+	}
+	c.users[former.namespace].Delete(key)
+	if c.users[former.namespace].Len() > 0 {
+		return
+	}
+	delete(c.users, former.namespace)
+	delete(c.refused, former.namespace)
+	c.notice()
+	if len(c.users) == 0 {
+		c.stop()
+		delete(p.clients, c.id)
+	}
+}
+
+// messageNamespaces returns those that a client is to subscribe to.
+func (p *Pool) messageNamespaces(c *client) sets.Set[string] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c.namespaces()
+}
+
+// setState records the state of a client and tells the devices concerned.
+func (p *Pool) setState(c *client, state State) {
+	p.mu.Lock()
+	if c.state == state {
+		p.mu.Unlock()
+		return
+	}
+	c.state = state
+	var users []types.NamespacedName
+	for _, keys := range c.users {
+		users = append(users, keys.UnsortedList()...)
+	}
+	p.mu.Unlock()
+	p.tell(users)
+}
+
+// setRefused records why a message namespace cannot be used, or that it can.
+func (p *Pool) setRefused(c *client, namespace string, state *State) {
+	p.mu.Lock()
+	former, was := c.refused[namespace]
+	if state == nil && !was || state != nil && was && former == *state {
+		p.mu.Unlock()
+		return
+	}
+	if state == nil {
+		delete(c.refused, namespace)
+	} else {
+		c.refused[namespace] = *state
+	}
+	users := c.users[namespace].UnsortedList()
+	p.mu.Unlock()
+	p.tell(users)
+}
+
+func (p *Pool) tell(users []types.NamespacedName) {
+	for _, key := range users {
+		p.config.Changed(key)
+	}
+}
+
+// permit says whether a device may use its topics at a broker.
+func (p *Pool) permit(c *client, namespace string, key types.NamespacedName) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a := p.devices[key]; a == nil || a.client != c || a.namespace != namespace {
+		return fmt.Errorf("EdgeDevice %s does not exist or is not reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
+			key, namespace, c.server)
+	}
+	return nil
+}
+
+// permitDevice is permit for a device that has proved who it is.
+func (p *Pool) permitDevice(c *client, namespace string, device gateway.Device, remote net.Addr) error {
+	key := types.NamespacedName{Namespace: device.Namespace, Name: device.Name}
+	if topic := c.server + namespace + "/" + key.String() + "/up"; remote == nil || remote.String() != topic {
+		return fmt.Errorf("the certificate or token is for EdgeDevice %s, but it came over %v instead of %s", key, remote, topic)
+	}
+	return p.permit(c, namespace, key)
+}

@@ -1,0 +1,209 @@
+// Package certificate keeps the TLS certificates that EdgeDevices name by
+// spec.connectivity.grpcConfig.tlsSecretRef: the gateway serves them to HTTPS clients that ask for one
+// of their host names. It follows the EdgeDevices and the Secrets.
+package certificate
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/pod/objects"
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
+	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+const (
+	workers = 2
+	// ReasonInvalid is the reason of the event on an EdgeDevice whose Secret cannot be used.
+	ReasonInvalid = "InvalidSecret"
+)
+
+// Config of the Store.
+type Config struct {
+	Kube    kubernetes.Interface
+	Devices cache.SharedIndexInformer
+	Lister  aranyalisters.EdgeDeviceLister
+	Events  *events.Recorder
+	Clock   clock.WithTicker
+}
+
+// Store holds the certificates. All methods may be called concurrently.
+type Store struct {
+	config  Config
+	objects *objects.Manager[types.NamespacedName]
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+
+	mu     sync.RWMutex
+	claims map[types.NamespacedName]claim
+	byName map[string][]claim // the first is served
+}
+
+// claim is what one device brings. Of two that claim a name the older device has it.
+type claim struct {
+	device      types.NamespacedName
+	created     time.Time
+	certificate *tls.Certificate
+}
+
+// New returns a Store that is empty until Run. Its context ends all watches.
+func New(ctx context.Context, config Config) (*Store, error) {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	s := &Store{
+		config: config, queue: queue.New[types.NamespacedName]("certificates", config.Clock),
+		claims: map[types.NamespacedName]claim{}, byName: map[string][]claim{},
+	}
+	s.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []types.NamespacedName) {
+		for _, key := range users {
+			s.queue.Add(key)
+		}
+	})
+	_, err := config.Devices.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(object any) {
+			if ed, ok := object.(*aranya.EdgeDevice); ok && secretOf(ed) != "" {
+				s.notice(ed)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(*aranya.EdgeDevice)
+			ed, ok2 := after.(*aranya.EdgeDevice)
+			if ok1 && ok2 && (old.UID != ed.UID || secretOf(old) != secretOf(ed)) {
+				s.notice(ed)
+			}
+		},
+		DeleteFunc: s.notice,
+	})
+	return s, err
+}
+
+func (s *Store) notice(object any) {
+	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = last.Obj
+	}
+	if ed, ok := object.(*aranya.EdgeDevice); ok {
+		s.queue.Add(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+	}
+}
+
+// Run follows devices and Secrets until ctx ends.
+func (s *Store) Run(ctx context.Context) {
+	defer s.objects.Close()
+	queue.Run(ctx, s.queue, workers, s.sync)
+}
+
+// Get returns the certificate for a host name, nil if there is none.
+func (s *Store) Get(serverName string) *tls.Certificate {
+	name := strings.ToLower(strings.TrimSuffix(serverName, "."))
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if claims := s.byName[name]; len(claims) > 0 {
+		return claims[0].certificate
+	}
+	if _, parent, ok := strings.Cut(name, "."); ok {
+		if claims := s.byName["*."+parent]; len(claims) > 0 {
+			return claims[0].certificate
+		}
+	}
+	return nil
+}
+
+// secretOf is the Secret that a device names, "" for none.
+func secretOf(ed *aranya.EdgeDevice) string {
+	c := ed.Spec.Connectivity
+	if c.Method == aranya.ConnectivityMQTT || c.GRPCConfig == nil || c.GRPCConfig.TLSSecretRef == nil {
+		return ""
+	}
+	return c.GRPCConfig.TLSSecretRef.Name
+}
+
+func (s *Store) sync(_ context.Context, key types.NamespacedName) (time.Duration, error) {
+	ed, err := s.config.Lister.EdgeDevices(key.Namespace).Get(key.Name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	if ed == nil || secretOf(ed) == "" {
+		s.objects.Use(key, nil)
+		s.set(key, nil)
+		return 0, nil
+	}
+	name := secretOf(ed)
+	s.objects.Use(key, sets.New(resolve.Reference{Secret: true, Namespace: key.Namespace, Name: name}))
+	secret, err := s.objects.Secret(key.Namespace, name)
+	if errors.Is(err, resolve.ErrPending) {
+		return 0, nil // comes again with the Secret
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	var certificate *tls.Certificate
+	if err == nil {
+		certificate, err = pair(secret)
+	}
+	if err != nil {
+		s.set(key, nil)
+		s.config.Events.Device(gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}, corev1.EventTypeWarning, ReasonInvalid,
+			"Secret %s, named by spec.connectivity.grpcConfig.tlsSecretRef, cannot be used; the gateway's own certificate is served instead: %v", name, err)
+		return 0, nil
+	}
+	s.set(key, &claim{device: key, created: ed.CreationTimestamp.Time, certificate: certificate})
+	return 0, nil
+}
+
+func pair(secret *corev1.Secret) (*tls.Certificate, error) {
+	c, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Leaf.DNSNames) == 0 {
+		return nil, errors.New("the certificate has no DNS names as subject alternative names")
+	}
+	return &c, nil
+}
+
+// set replaces what a device brings, by nothing if c is nil.
+func (s *Store) set(key types.NamespacedName, c *claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if former, ok := s.claims[key]; ok {
+		for _, name := range former.certificate.Leaf.DNSNames {
+			name = strings.ToLower(name)
+			left := slices.DeleteFunc(slices.Clone(s.byName[name]), func(c claim) bool { return c.device == key })
+			if s.byName[name] = left; len(left) == 0 {
+				delete(s.byName, name)
+			}
+		}
+		delete(s.claims, key)
+	}
+	if c == nil {
+		return
+	}
+	s.claims[key] = *c
+	for _, name := range c.certificate.Leaf.DNSNames {
+		name = strings.ToLower(name)
+		claims := append(slices.Clone(s.byName[name]), *c)
+		slices.SortStableFunc(claims, func(a, b claim) int {
+			return cmp.Or(a.created.Compare(b.created), strings.Compare(a.device.String(), b.device.String()))
+		})
+		s.byName[name] = claims
+	}
+}

@@ -1,0 +1,162 @@
+package certificate
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
+	fcache "k8s.io/client-go/tools/cache/testing"
+	"k8s.io/klog/v2/ktesting"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
+	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+type world struct {
+	*Store
+	t    *testing.T
+	ctx  context.Context
+	kube *kubefake.Clientset
+	edge *fcache.FakeControllerSource
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	w := &world{t: t, ctx: ctx, kube: kubefake.NewClientset(), edge: fcache.NewFakeControllerSource()}
+	devices := cache.NewSharedIndexInformer(w.edge, &aranya.EdgeDevice{}, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	recorder := events.New(ctx)
+	recorder.Start(w.kube)
+	var err error
+	if w.Store, err = New(ctx, Config{Kube: w.kube, Devices: devices, Lister: aranyalisters.NewEdgeDeviceLister(devices.GetIndexer()), Events: recorder}); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() { devices.RunWithContext(ctx) })
+	cache.WaitForCacheSync(ctx.Done(), devices.HasSynced)
+	running.Go(func() { w.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		recorder.Stop()
+		w.edge.Shutdown()
+	})
+	return w
+}
+
+func (w *world) eventually(what string, holds func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("timed out waiting: %s", what)
+		}
+	}
+}
+
+// serial of the certificate for a name, 0 for none.
+func (w *world) serial(name string) int64 {
+	if c := w.Get(name); c != nil {
+		return c.Leaf.SerialNumber.Int64()
+	}
+	return 0
+}
+
+func device(namespace string, age time.Duration, secret string) *aranya.EdgeDevice {
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "d", UID: "u", CreationTimestamp: metav1.NewTime(time.Now().Add(-age))}}
+	if secret != "" {
+		ed.Spec.Connectivity.GRPCConfig = &aranya.GRPCConfig{TLSSecretRef: &aranya.LocalSecretReference{Name: secret}}
+	}
+	return ed
+}
+
+func secret(t *testing.T, namespace string, serial int64, names ...string) *corev1.Secret {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), DNSNames: names, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "s"}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{
+		corev1.TLSCertKey:       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		corev1.TLSPrivateKeyKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+	}}
+}
+
+func (w *world) create(s *corev1.Secret) {
+	w.t.Helper()
+	if _, err := w.kube.CoreV1().Secrets(s.Namespace).Create(w.ctx, s, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestCertificateByName(t *testing.T) {
+	w := newWorld(t)
+	w.create(secret(t, "a", 1, "Device.example.com", "*.wild.example.com"))
+	w.edge.Add(device("a", time.Hour, "s"))
+	w.eventually("found", func() bool { return w.serial("device.example.com") == 1 })
+	for name, want := range map[string]int64{
+		"DEVICE.example.com": 1, "device.example.com.": 1, "x.wild.example.com": 1,
+		"a.b.wild.example.com": 0, "wild.example.com": 0, "other.example.com": 0, "": 0,
+	} {
+		if got := w.serial(name); got != want {
+			t.Errorf("%q: certificate %d, want %d", name, got, want)
+		}
+	}
+	// A newer device does not take the name away, but has it when the older one is gone.
+	w.create(secret(t, "b", 2, "device.example.com", "mine.example.com"))
+	w.edge.Add(device("b", time.Minute, "s"))
+	w.eventually("the newer device is known", func() bool { return w.serial("mine.example.com") == 2 })
+	if w.serial("device.example.com") != 1 {
+		t.Error("a newer device took the name of an older one")
+	}
+	w.edge.Delete(device("a", time.Hour, "s"))
+	w.eventually("inherited", func() bool { return w.serial("device.example.com") == 2 && w.serial("x.wild.example.com") == 0 })
+	// A new Secret is used without further ado.
+	if _, err := w.kube.CoreV1().Secrets("b").Update(w.ctx, secret(t, "b", 3, "device.example.com"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("reloaded", func() bool { return w.serial("device.example.com") == 3 && w.serial("mine.example.com") == 0 })
+	w.edge.Modify(device("b", time.Minute, ""))
+	w.eventually("not wanted any more", func() bool { return w.serial("device.example.com") == 0 })
+}
+
+func TestUnusableSecret(t *testing.T) {
+	w := newWorld(t)
+	broken := secret(t, "a", 1, "device.example.com")
+	broken.Data[corev1.TLSPrivateKeyKey] = []byte("nonsense")
+	w.create(broken)
+	w.edge.Add(device("a", time.Hour, "s"))
+	w.eventually("told", func() bool {
+		list, err := w.kube.CoreV1().Events("a").List(w.ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 1 && list.Items[0].Reason == ReasonInvalid
+	})
+	if w.serial("device.example.com") != 0 {
+		t.Error("an unusable certificate is served")
+	}
+}

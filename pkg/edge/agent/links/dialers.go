@@ -1,0 +1,121 @@
+package links
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/mqtt"
+	"arhat.dev/aranya/pkg/edge/link/websocket"
+)
+
+// maxFile limits files with passwords, keys and CAs, in bytes.
+const maxFile = 1 << 20
+
+type dialerFunc func(ctx context.Context, address string) (*link.Conn, error)
+
+func (f dialerFunc) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	return f(ctx, address)
+}
+
+// newDialer returns the dialer of one address.
+func newDialer(cfg *config.Configuration, a config.Address, device identity.Device) link.Dialer {
+	switch {
+	case a.IsMQTT():
+		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
+			broker, err := brokerConfig(&cfg.MQTT, a)
+			if err != nil {
+				return nil, err
+			}
+			d := mqtt.Dialer{Broker: broker, MessageNamespace: cfg.MQTT.MessageNamespace, Namespace: device.Namespace, Name: device.Name}
+			return d.Dial(ctx, address)
+		})
+	case a.Scheme == config.SchemeTCP:
+		return link.TCP{}
+	default:
+		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
+			config, err := clientTLS(cfg.WebSocket.CAFile, "", "")
+			if err != nil {
+				return nil, err
+			}
+			return websocket.Dialer{TLS: config}.Dial(ctx, address)
+		})
+	}
+}
+
+// brokerConfig reads what the configuration names.
+func brokerConfig(m *config.MQTT, a config.Address) (mqtt.BrokerConfig, error) {
+	c := mqtt.BrokerConfig{
+		Server: a.HostPort, Transport: mqtt.TransportTCP, Path: a.Path,
+		Username: m.Username, ClientID: m.ClientID, PersistentSession: !*m.CleanSession,
+		KeepAlive: time.Duration(*m.Keepalive) * time.Second, MaxPayload: int(m.MaxBytes()),
+	}
+	if a.Scheme == config.SchemeMQTTWebSocket || a.Scheme == config.SchemeMQTTWSTLS {
+		c.Transport = mqtt.TransportWebSocket
+	}
+	var err error
+	if m.PasswordFile != "" {
+		password, err := readFile(m.PasswordFile)
+		if err != nil {
+			return c, fmt.Errorf("the password for the MQTT broker: %w", err)
+		}
+		c.Password = strings.TrimRight(string(password), "\r\n")
+	}
+	if a.IsTLS() {
+		c.TLS, err = clientTLS(m.CAFile, m.CertFile, m.KeyFile)
+	}
+	return c, err
+}
+
+// clientTLS trusts the CAs in a file, or the system's, and shows a certificate if there is one.
+func clientTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if caFile != "" {
+		pem, err := readFile(caFile)
+		if err != nil {
+			return nil, fmt.Errorf("the CAs to trust: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no PEM certificate of a CA", caFile)
+		}
+	}
+	if certFile == "" {
+		return c, nil
+	}
+	cert, err := readFile(certFile)
+	if err != nil {
+		return nil, fmt.Errorf("the client certificate: %w", err)
+	}
+	key, err := readFile(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("the key of the client certificate: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("the client certificate %s with the key %s: %w", certFile, keyFile, err)
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	}
+	return data, err
+}

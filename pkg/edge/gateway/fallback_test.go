@@ -1,0 +1,102 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/stream"
+)
+
+// chooser is an uplink.Chooser with a link that is preferred and one that always works.
+type chooser struct {
+	up, preferred atomic.Bool
+	proven        atomic.Int32
+	dialled       atomic.Int32 // by Better
+	address       string
+}
+
+func (c *chooser) Dial(ctx context.Context, _ string) (*link.Conn, error) {
+	return link.TCP{}.Dial(ctx, c.address)
+}
+
+func (c *chooser) Proven() { c.proven.Add(1) }
+
+func (c *chooser) Better() link.Dialer {
+	if c.preferred.Load() {
+		return nil
+	}
+	return betterLink{c}
+}
+
+func (c *chooser) Prefer(link.Dialer) { c.preferred.Store(true) }
+
+type betterLink struct{ c *chooser }
+
+func (b betterLink) Dial(ctx context.Context, _ string) (*link.Conn, error) {
+	b.c.dialled.Add(1)
+	if !b.c.up.Load() {
+		return nil, errors.New("still blocked")
+	}
+	return link.TCP{}.Dial(ctx, b.c.address)
+}
+
+// TestProbe: a device on a fallback link goes back to the one it prefers once that works, but not while a
+// stream is open.
+func TestProbe(t *testing.T) {
+	w := newWorld(t)
+	c := &chooser{address: w.address}
+	d, s := connectedWith(t, w, cat(0), func(_ *device, config *uplink.Config) {
+		config.Dialer, config.ProbeInterval = c, 10*time.Millisecond
+	})
+	if c.proven.Load() != 1 {
+		t.Errorf("the link was proven %d times", c.proven.Load())
+	}
+	eventually(t, "the better link is tried again and again", func() bool { return c.dialled.Load() > 2 })
+
+	st, err := s.OpenStream(t.Context(), execRequest("cat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	probe := c.dialled.Load()
+	c.up.Store(true)
+	stdin := st.Writer(edgeapi.Channel_STDIN)
+	for range 20 {
+		if _, err := stdin.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Reader(edgeapi.Channel_STDOUT).Read(make([]byte, 1)); err != nil {
+			t.Fatalf("the stream was cut: %v", err)
+		}
+	}
+	if n := c.dialled.Load(); n > probe+1 {
+		t.Errorf("the better link was tried %d times while a stream was open", n-probe)
+	}
+	_ = stdin.Close()
+	waitResult(t, st)
+
+	if err := receive(t, d.disconnected, "the device to leave"); !strings.Contains(err.Error(), "works again") {
+		t.Errorf("it left because of %v", err)
+	}
+	w.handler.next(t, "ended")
+	receive(t, d.connected, "the device to connect by the better link")
+	w.handler.next(t, "started")
+	if !c.preferred.Load() || c.proven.Load() != 2 {
+		t.Errorf("the link is not the better one, or was proven %d times", c.proven.Load())
+	}
+	d.stop()
+}
+
+func waitResult(t *testing.T, st *stream.Stream) {
+	t.Helper()
+	if _, err := st.Wait(t.Context()); err != nil {
+		t.Errorf("the stream ended with %v", err)
+	}
+}

@@ -1,0 +1,46 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Permit says whether a device may use a connection, given its remote address. It is asked when the
+// device connects or enrols, and again whenever its EdgeDevice changes, so it must be quick. The error
+// is told to the person at the device. It may be called concurrently.
+type Permit func(device Device, remote net.Addr) error
+
+// Serve takes the connections of devices from one more listener, which it closes, until ctx ends or
+// the listener fails. It waits for Run to be called. Sessions over the listener's connections do not
+// end with it. A nil permit lets any device use any connection.
+func (g *Gateway) Serve(ctx context.Context, l net.Listener, permit Permit) error {
+	select {
+	case <-g.running:
+	case <-ctx.Done():
+		_ = l.Close()
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	err := g.server.Serve(&deviceListener{Listener: l, gateway: g, permit: permit})
+	if ctx.Err() != nil || err == nil {
+		return nil
+	}
+	return fmt.Errorf("serving devices on %s: %w", l.Addr(), err)
+}
+
+// permits asks the listener's owner whether a device may use the connection.
+func (c *deviceConn) permits(device Device) error {
+	if c.permit == nil {
+		return nil
+	}
+	if err := c.permit(device, c.RemoteAddr()); err != nil {
+		refused.WithLabelValues(refusedLink).Inc()
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return nil
+}

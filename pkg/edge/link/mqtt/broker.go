@@ -1,0 +1,278 @@
+package mqtt
+
+import (
+	"context"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+)
+
+const (
+	// maxAnswers is how many frames that belong to no connection may wait to be sent.
+	maxAnswers = 256
+	// maxPerDevice is how many connections one device may have: an old one that is about to go, one
+	// that renews or enrols, and the one in use. The oldest yields.
+	maxPerDevice = 4
+	// maxBacklog is how many connections may wait for Accept, per listener.
+	maxBacklog = 128
+)
+
+// Broker is the server's connection to a broker, which all of its devices share. It is not re-established:
+// when it is lost, Done is closed, all connections and listeners end, and whoever owns it connects anew.
+// All methods may be called concurrently.
+type Broker struct {
+	client   *client
+	config   BrokerConfig
+	serverID uint64
+	answers  chan answer
+	work     sync.WaitGroup
+
+	mu        sync.RWMutex
+	closed    bool
+	listeners map[string]*listener // by message namespace
+	conns     map[connKey]*conn
+	devices   map[string][]*conn // by the topic that the device sends to, oldest first
+}
+
+// connKey finds the connection of a frame.
+type connKey struct {
+	topic  string
+	device uint64
+}
+
+// answer is a frame that does not belong to a connection, or not any more.
+type answer struct {
+	topic string
+	frame *frame
+}
+
+// Connect connects to a broker. The error tells the broker's reason if it refused. The context is for
+// connecting only.
+func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
+	config, err := config.complete()
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{
+		config:    config,
+		serverID:  serverFamily(config.Instance) | uint64(rand.Uint32()) | 1, // never 0
+		answers:   make(chan answer, maxAnswers),
+		listeners: map[string]*listener{},
+		conns:     map[connKey]*conn{},
+		devices:   map[string][]*conn{},
+	}
+	will := Will{Topic: statusTopic(config.MessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
+	if config.Will != nil {
+		will = *config.Will
+	}
+	if b.client, err = connect(ctx, config, will, b.receive); err != nil {
+		return nil, err
+	}
+	b.client.start()
+	b.work.Go(b.sendAnswers)
+	b.work.Go(b.watch)
+	return b, nil
+}
+
+// serverFamily is the half of a server ID that all servers of one name have, one after the other.
+func serverFamily(instance string) uint64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(instance))
+	return uint64(h.Sum32()) << 32
+}
+
+func (b *Broker) status(kind frameType) *frame {
+	return &frame{kind: kind, id: connID{server: b.serverID}}
+}
+
+// Done is closed when the connection to the broker is lost or closed.
+func (b *Broker) Done() <-chan struct{} { return b.client.done }
+
+// Err is why Done is closed, nil before that.
+func (b *Broker) Err() error {
+	select {
+	case <-b.client.done:
+		return b.client.lost()
+	default:
+		return nil
+	}
+}
+
+// Stats counts what was not taken.
+func (b *Broker) Stats() Stats { return b.client.counters.stats() }
+
+// Close closes all listeners and connections, tells the devices, and disconnects. It returns when
+// everything has ended.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	listeners := make([]*listener, 0, len(b.listeners))
+	for _, l := range b.listeners {
+		listeners = append(listeners, l)
+	}
+	b.mu.Unlock()
+	for _, l := range listeners {
+		_ = l.Close()
+		select {
+		case <-b.client.done:
+		default:
+			t := b.client.publish(statusTopic(l.messageNamespace), b.status(frameGone).appendTo(nil))
+			b.client.await(t)
+		}
+	}
+	b.client.disconnect()
+	b.work.Wait()
+	return nil
+}
+
+// watch ends everything with the connection to the broker.
+func (b *Broker) watch() {
+	<-b.client.done
+	b.mu.Lock()
+	b.closed = true
+	listeners, conns := b.listeners, b.conns
+	b.listeners, b.conns, b.devices = map[string]*listener{}, map[connKey]*conn{}, map[string][]*conn{}
+	b.mu.Unlock()
+	for _, l := range listeners {
+		l.end(b.client.lost())
+	}
+	for _, c := range conns {
+		c.fail(b.client.lost())
+	}
+}
+
+// receive takes a message from the broker. It must not block.
+func (b *Broker) receive(m paho.Message) {
+	s := &b.client.counters
+	if m.Retained() { // frames are never retained: somebody plays tricks
+		s.foreign.Add(1)
+		return
+	}
+	f, ok := s.decode(m.Payload(), b.config.MaxPayload)
+	if !ok {
+		return
+	}
+	if f.kind == frameOpen {
+		b.open(m.Topic(), &f)
+		return
+	}
+	if f.kind != frameGone && f.id.server != b.serverID {
+		b.foreign(m.Topic(), &f)
+		return
+	}
+	b.mu.RLock()
+	c := b.conns[connKey{m.Topic(), f.id.device}]
+	b.mu.RUnlock()
+	if c == nil {
+		b.foreign(m.Topic(), &f)
+		return
+	}
+	c.receive(&f, s)
+}
+
+// foreign handles a frame of no connection. A device that believes in one is told if it is certain that
+// no other server has it.
+func (b *Broker) foreign(topic string, f *frame) {
+	b.client.counters.foreign.Add(1)
+	if f.kind != frameData && f.kind != frameCredit || f.id.server>>32 != b.serverID>>32 {
+		return
+	}
+	if messageNamespace, namespace, name, ok := splitUpTopic(topic); ok {
+		b.answer(downTopic(messageNamespace, namespace, name), resetFrame(f.id, "the server does not know the connection, perhaps because it started anew"))
+	}
+}
+
+// open makes a connection that a device asks for.
+func (b *Broker) open(topic string, f *frame) {
+	messageNamespace, namespace, name, ok := splitUpTopic(topic)
+	b.mu.RLock()
+	l := b.listeners[messageNamespace]
+	known := b.conns[connKey{topic, f.id.device}]
+	b.mu.RUnlock()
+	if !ok || l == nil {
+		b.client.counters.foreign.Add(1)
+		return
+	}
+	if known != nil { // asked again because the answer took its time
+		b.client.counters.duplicates.Add(1)
+		return
+	}
+	err := validateDevice(namespace, name)
+	if err == nil && l.options.Admit != nil {
+		err = l.options.Admit(namespace, name)
+	}
+	down := downTopic(messageNamespace, namespace, name)
+	if err == nil {
+		err = b.accept(l, topic, down, f)
+	}
+	if err != nil {
+		b.client.counters.refused.Add(1)
+		b.answer(down, resetFrame(connID{device: f.id.device}, err.Error()))
+	}
+}
+
+// accept puts a new connection into the backlog of a listener.
+func (b *Broker) accept(l *listener, up, down string, f *frame) error {
+	c := newConn(b.client, down, b.config.MaxPayload, connID{device: f.id.device, server: b.serverID})
+	c.out.limitBytes, c.out.limitFrames = f.creditBytes, f.creditFrames
+	c.out.maxPayload = int(min(f.maxPayload, maxPayload))
+	c.local, c.remote = address(b.config.Server+down), address(b.config.Server+up)
+	c.reset = func(f *frame) { b.answer(down, f) }
+	key := connKey{up, f.id.device}
+	c.gone = func() { b.remove(key, c) }
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errClosed
+	}
+	if err := l.offer(c); err != nil {
+		return err
+	}
+	if all := b.devices[up]; len(all) >= maxPerDevice {
+		all[0].yield()
+		b.devices[up] = all[1:]
+	}
+	b.conns[key] = c
+	b.devices[up] = append(b.devices[up], c)
+	b.work.Go(c.run)
+	return nil
+}
+
+// remove forgets a connection that is over.
+func (b *Broker) remove(key connKey, c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conns[key] == c {
+		delete(b.conns, key)
+	}
+	all := slices.DeleteFunc(slices.Clone(b.devices[key.topic]), func(other *conn) bool { return other == c })
+	if len(all) == 0 {
+		delete(b.devices, key.topic)
+		return
+	}
+	b.devices[key.topic] = all
+}
+
+// answer sends a frame of no connection, if not too many are waiting.
+func (b *Broker) answer(topic string, f *frame) {
+	select {
+	case b.answers <- answer{topic, f}:
+	default:
+		b.client.counters.dropped.Add(1)
+	}
+}
+
+func (b *Broker) sendAnswers() {
+	for {
+		select {
+		case a := <-b.answers:
+			b.client.publish(a.topic, a.frame.appendTo(nil))
+		case <-b.client.done:
+			return
+		}
+	}
+}

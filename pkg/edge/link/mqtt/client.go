@@ -1,0 +1,221 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"arhat.dev/aranya/pkg/edge/link/websocket"
+)
+
+const (
+	qos = 1
+	// subscribeFailed is the code in a SUBACK of a broker that refuses.
+	subscribeFailed = 0x80
+	// writeTime is how long a broker may take no bytes at all.
+	writeTime = 10 * time.Second
+	// disconnectTime is how long leaving a broker may take, in milliseconds.
+	disconnectTime = 500
+)
+
+var (
+	errClosed   = errors.New("it was closed")
+	errPeerGone = errors.New("the other end of the link is gone: the broker says that it lost it")
+)
+
+// client is one connection to a broker, which is never re-established.
+type client struct {
+	server   string
+	paho     paho.Client
+	counters counters
+	network  net.Conn      // to the broker
+	gate     chan struct{} // held while something is handed to the library
+
+	starting sync.Once
+	started  chan struct{} // no message is handled before
+
+	closing sync.Once
+	done    chan struct{}
+	err     error // set before done is closed
+}
+
+// connect connects and does the MQTT handshake. Messages are given to handle, one after the other, once
+// start was called.
+func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Message)) (*client, error) {
+	cl := &client{server: c.Server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	if c.ClientID == "" {
+		c.ClientID = "aranya" + strconv.FormatUint(rand.Uint64(), 36) // 23 letters and digits are safe with every broker
+	}
+	o := paho.NewClientOptions().
+		AddBroker("tcp://"+c.Server). // what is dialled is up to dialBroker
+		SetClientID(c.ClientID).SetUsername(c.Username).SetPassword(c.Password).
+		SetCleanSession(!c.PersistentSession).SetKeepAlive(c.KeepAlive).
+		SetProtocolVersion(4). // 3.1.1
+		SetConnectTimeout(connectTime).SetWriteTimeout(writeTime).
+		SetAutoReconnect(false).SetConnectRetry(false).
+		SetOrderMatters(true).
+		SetBinaryWill(will.Topic, will.Payload, will.QoS, will.Retain).
+		SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
+			select {
+			case <-cl.started:
+				handle(m)
+			case <-cl.done:
+			}
+		}).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { cl.end(err) }).
+		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+			conn, err := dialBroker(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			cl.network = newGuard(conn, c.MaxPayload)
+			return cl.network, nil
+		})
+	cl.paho = paho.NewClient(o)
+	t := cl.paho.Connect()
+	select {
+	case <-t.Done():
+	case <-ctx.Done():
+		cl.paho.Disconnect(0)
+		<-t.Done() // soon: the connection is bound to ctx
+		cl.paho.Disconnect(0)
+		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, ctx.Err())
+	}
+	if err := t.Error(); err != nil {
+		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, explainConnect(err))
+	}
+	return cl, nil
+}
+
+// explainConnect puts plain words in place of the library's.
+func explainConnect(err error) error {
+	switch {
+	case errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword):
+		return errors.New("the broker refuses the user name or password")
+	case errors.Is(err, packets.ErrorRefusedNotAuthorised):
+		return errors.New("the broker says that this client is not authorized; check user name, password and client certificate")
+	case errors.Is(err, packets.ErrorRefusedIDRejected):
+		return errors.New("the broker refuses the client ID")
+	case errors.Is(err, packets.ErrorRefusedServerUnavailable):
+		return errors.New("the broker says that it is unavailable")
+	case errors.Is(err, packets.ErrorRefusedBadProtocolVersion):
+		return errors.New("the broker does not speak MQTT 3.1.1")
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op
+	}
+	return err
+}
+
+// dialBroker makes the connection that MQTT packets go over. It ends with ctx only while the handshake
+// of MQTT is under way: ctx is over after that.
+func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
+	if c.Transport == TransportWebSocket {
+		u := url.URL{Scheme: "ws", Host: c.Server, Path: c.Path}
+		if c.TLS != nil {
+			u.Scheme = "wss"
+		}
+		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt"})
+	}
+	// MQTT has a keepalive of its own, whose pace the user chooses.
+	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", c.Server)
+	if err != nil || c.TLS == nil {
+		return raw, err
+	}
+	config := c.TLS.Clone()
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(c.Server)
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS with the broker: %w", err)
+	}
+	return conn, nil
+}
+
+// start lets messages be handled. It may be called more than once.
+func (cl *client) start() { cl.starting.Do(func() { close(cl.started) }) }
+
+// await gives the broker a moment to take a message.
+func (cl *client) await(t token) {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-t.Done():
+	case <-timer.C:
+	case <-cl.done:
+	}
+}
+
+// end says that the connection is over.
+func (cl *client) end(err error) {
+	cl.closing.Do(func() {
+		cl.err = err
+		close(cl.done)
+	})
+}
+
+// disconnect leaves the broker, which then publishes no will.
+func (cl *client) disconnect() {
+	cl.end(errClosed)
+	cl.paho.Disconnect(disconnectTime)
+}
+
+// name implements publisher.
+func (cl *client) name() string { return cl.server }
+
+// publish implements publisher. The library blocks for writeTime in the worst case, when the connection
+// breaks; those who wait here do not.
+func (cl *client) publish(topic string, payload []byte) token {
+	select {
+	case cl.gate <- struct{}{}:
+	case <-cl.done:
+		return failedToken{cl.err}
+	}
+	defer func() { <-cl.gate }()
+	return cl.paho.Publish(topic, qos, false, payload)
+}
+
+// failedToken is the token of a payload that was not published.
+type failedToken struct{ err error }
+
+var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func (failedToken) Done() <-chan struct{} { return closedChan }
+func (t failedToken) Error() error        { return t.err }
+
+// lost is the error of everything that needs the connection once it is over.
+func (cl *client) lost() error { return brokerLost(cl.server, cl.err) }
+
+// subscribe subscribes to a topic.
+func (cl *client) subscribe(ctx context.Context, topic string) error {
+	t := cl.paho.Subscribe(topic, qos, nil)
+	select {
+	case <-t.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("subscribing to %q at the MQTT broker %s: %w", topic, cl.server, ctx.Err())
+	case <-cl.done:
+		return cl.lost()
+	}
+	if s, ok := t.(*paho.SubscribeToken); ok && s.Result()[topic] == subscribeFailed {
+		return fmt.Errorf("the MQTT broker %s does not let this client subscribe to %q: check its ACL", cl.server, topic)
+	}
+	if err := t.Error(); err != nil {
+		return fmt.Errorf("subscribing to %q at the MQTT broker %s: %w", topic, cl.server, err)
+	}
+	return nil
+}

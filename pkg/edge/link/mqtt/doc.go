@@ -1,0 +1,13 @@
+// Package mqtt is the transport of the device link through an MQTT 3.1.1 broker: an ordered pipe of bytes
+// over two topics per device, <messageNamespace>/<namespace>/<name>/up and .../down, at QoS 1. The device
+// dials with a Dialer; the server serves all devices of a broker with one client, a Broker, and one
+// wildcard subscription per message namespace, a listener of it.
+//
+// Frames carry a connection ID, which both ends choose together, and sequence numbers: what arrives twice
+// is dropped, what is missing resets the connection, what is foreign or malformed is ignored and counted.
+// Both ends grant each other credit, in bytes and in frames, so that a reader that stalls holds a bounded
+// amount of memory and no one but itself.
+//
+// The broker is not trusted with anything but delivery: TLS runs inside. Who may use which topic is for
+// the broker's ACL to say; without one, devices can disturb, but not read or impersonate, each other.
+package mqtt

@@ -1,0 +1,157 @@
+package mqtt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// frameVersion is the first byte of every frame.
+const frameVersion = 0xA1
+
+// frameType is what a frame is for.
+type frameType byte
+
+const (
+	// frameOpen asks for a connection; from the device, with its half of the ID.
+	frameOpen frameType = iota + 1
+	// frameAccept answers it, with both halves.
+	frameAccept
+	// frameData holds bytes of the pipe. This and the next two are numbered, from 1.
+	frameData
+	// frameCredit only tells what every frame tells: how much may be sent.
+	frameCredit
+	// frameClose says that no data follows and that none is read any more.
+	frameClose
+	// frameReset ends a connection at once; its payload is the reason.
+	frameReset
+	// frameGone is a will: the device of the connection, or the server with this half of the ID and
+	// all of its connections, is gone.
+	frameGone
+	// frameHello says that a server listens from now on.
+	frameHello
+)
+
+const (
+	// headerRoom is the most that a header takes.
+	headerRoom = 2 + 8 + 8 + 3*binary.MaxVarintLen64
+	// maxReason limits the text of a reset, in bytes.
+	maxReason = 128
+)
+
+// connID names a connection. The high half of server is the same for all servers of one name.
+type connID struct {
+	device, server uint64
+}
+
+// frame is the payload of one PUBLISH.
+type frame struct {
+	kind frameType
+	id   connID
+	// seq numbers data, credit and close frames of one direction. It is 0 in others.
+	seq uint64
+	// creditBytes and creditFrames are how many bytes and frames of data, counted from the beginning of
+	// the connection, the other end may have sent.
+	creditBytes, creditFrames uint64
+	// maxPayload, of open and accept, is the largest payload of a PUBLISH that the other end may send.
+	maxPayload uint64
+	// data, of data and reset.
+	data []byte
+}
+
+var (
+	errMalformed = errors.New("malformed frame")
+	errVersion   = errors.New("frame of another version")
+)
+
+// appendTo encodes the frame.
+func (f *frame) appendTo(b []byte) []byte {
+	b = append(b, frameVersion, byte(f.kind))
+	b = binary.BigEndian.AppendUint64(b, f.id.device)
+	b = binary.BigEndian.AppendUint64(b, f.id.server)
+	b = binary.AppendUvarint(b, f.seq)
+	b = binary.AppendUvarint(b, f.creditBytes)
+	b = binary.AppendUvarint(b, f.creditFrames)
+	if f.kind == frameOpen || f.kind == frameAccept {
+		b = binary.AppendUvarint(b, f.maxPayload)
+	}
+	return append(b, f.data...)
+}
+
+// decodeFrame reads a frame; data is a part of b.
+func decodeFrame(b []byte) (frame, error) {
+	var f frame
+	if len(b) < 18 {
+		return f, errMalformed
+	}
+	if b[0] != frameVersion {
+		return f, errVersion
+	}
+	f.kind = frameType(b[1])
+	f.id.device = binary.BigEndian.Uint64(b[2:])
+	f.id.server = binary.BigEndian.Uint64(b[10:])
+	b = b[18:]
+	fields := []*uint64{&f.seq, &f.creditBytes, &f.creditFrames}
+	if f.kind == frameOpen || f.kind == frameAccept {
+		fields = append(fields, &f.maxPayload)
+	}
+	for _, field := range fields {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return f, errMalformed
+		}
+		*field, b = v, b[n:]
+	}
+	f.data = b
+	return f, f.check()
+}
+
+// check refuses what no end would send.
+func (f *frame) check() error {
+	ok := false
+	switch f.kind {
+	case frameOpen:
+		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0 && f.maxPayload >= minPayload
+	case frameAccept:
+		ok = f.id.device != 0 && f.id.server != 0 && f.seq == 0 && len(f.data) == 0 && f.maxPayload >= minPayload
+	case frameData:
+		ok = f.seq != 0 && len(f.data) != 0
+	case frameCredit, frameClose:
+		ok = f.seq != 0 && len(f.data) == 0
+	case frameReset:
+		ok = len(f.data) <= maxReason
+	case frameGone, frameHello:
+		ok = len(f.data) == 0
+	}
+	if !ok {
+		return errMalformed
+	}
+	return nil
+}
+
+// reason is the text of a reset, fit for an error message.
+func (f *frame) reason() string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return '?'
+		}
+		return r
+	}, string(f.data))
+}
+
+// resetFrame ends a connection.
+func resetFrame(id connID, reason string) *frame {
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	return &frame{kind: frameReset, id: id, data: []byte(reason)}
+}
+
+func (k frameType) String() string {
+	names := [...]string{"", "OPEN", "ACCEPT", "DATA", "CREDIT", "CLOSE", "RESET", "GONE", "HELLO"}
+	if k == 0 || int(k) >= len(names) {
+		return fmt.Sprintf("type %d", byte(k))
+	}
+	return names[k]
+}

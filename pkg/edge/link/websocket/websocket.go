@@ -1,0 +1,110 @@
+// Package websocket is the transport of the device link through networks and ingresses that let only
+// HTTPS pass: the bytes of the link, which are TLS of their own, in binary messages of a WebSocket.
+package websocket
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+const (
+	// Path is where the gateway serves WebSockets.
+	Path = "/link"
+	// Subprotocol is asked for by devices and confirmed by the gateway.
+	Subprotocol = "link.arhat.dev"
+
+	dialTime = 20 * time.Second
+	// readBuffer is held by each connection; writeBuffer, which fits a TLS record, only by those that
+	// write.
+	readBuffer  = 4 << 10
+	writeBuffer = 17 << 10
+)
+
+// Dialer is the device's end. The zero value is ready to use.
+type Dialer struct {
+	// TLS of the outer connection. Default: the system's roots. The inner TLS is not affected.
+	TLS *tls.Config
+	// Timeout for one attempt, 0 for 20 s.
+	Timeout time.Duration
+}
+
+// Dial implements link.Dialer. The address is a URL, wss://host[:port][/path]; ws:// is allowed as well.
+// Without a path it is Path. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are honoured.
+func (d Dialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = Path
+	}
+	c, err := DialConn(ctx, u.String(), Options{TLS: d.TLS, Subprotocol: Subprotocol, Timeout: d.Timeout})
+	if err != nil {
+		return nil, err
+	}
+	return link.NewConn(c, link.MethodWebSocket), nil
+}
+
+// Options of a WebSocket.
+type Options struct {
+	// TLS for wss. Default: the system's roots.
+	TLS *tls.Config
+	// Subprotocol that the server must confirm.
+	Subprotocol string
+	// Timeout for one attempt, 0 for 20 s.
+	Timeout time.Duration
+}
+
+// DialConn opens a WebSocket whose binary messages are a pipe of bytes.
+func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) {
+	if o.Timeout == 0 {
+		o.Timeout = dialTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	d := websocket.Dialer{
+		// Liveness is watched by what runs inside, at the pace that the user chose.
+		NetDialContext:  (&net.Dialer{KeepAlive: -1}).DialContext,
+		Proxy:           http.ProxyFromEnvironment,
+		TLSClientConfig: o.TLS,
+		ReadBufferSize:  readBuffer,
+		WriteBufferSize: writeBuffer,
+		WriteBufferPool: &sync.Pool{}, // an idle link should not hold one
+		Subprotocols:    []string{o.Subprotocol},
+	}
+	ws, response, err := d.DialContext(ctx, address, nil)
+	if response != nil {
+		defer response.Body.Close() // the library has it in memory
+	}
+	if err != nil {
+		return nil, explain(address, response, err)
+	}
+	if ws.Subprotocol() != o.Subprotocol {
+		_ = ws.Close()
+		return nil, fmt.Errorf("%s answers as a WebSocket, but does not know the subprotocol %q: is it the right address and path?", address, o.Subprotocol)
+	}
+	return newConn(ws), nil
+}
+
+// explain adds what an HTTP server said instead of upgrading.
+func explain(address string, response *http.Response, err error) error {
+	if response == nil || !errors.Is(err, websocket.ErrBadHandshake) {
+		return err
+	}
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 256))
+	message := strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
+	return fmt.Errorf("%s does not upgrade to a WebSocket, but answers %q: %s", address, response.Status, message)
+}

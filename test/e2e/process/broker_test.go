@@ -1,0 +1,230 @@
+package process_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// withBroker skips a test unless the devices are reached through a broker.
+func withBroker(t *testing.T) *suite.Env {
+	t.Helper()
+	e := suite.Get(t)
+	if e.Cluster.State().Link != local.LinkMQTT {
+		t.Skip("the devices of this run are not reached through an MQTT broker")
+	}
+	return e
+}
+
+// pool holds the certificates of a file in PEM.
+func pool(pem []byte) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(pem)
+	return p
+}
+
+// brokerClient connects to the broker as one of its users. All that the user may read goes to messages.
+func brokerClient(t *testing.T, e *suite.Env, user, filter string, messages paho.MessageHandler) paho.Client {
+	t.Helper()
+	address, caFile := e.Cluster.Broker()
+	ca, err := os.ReadFile(caFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, err := e.Cluster.BrokerPassword(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := paho.NewClient(paho.NewClientOptions().AddBroker("ssl://" + address).SetUsername(user).SetPassword(password).
+		SetTLSConfig(&tls.Config{RootCAs: pool(ca), MinVersion: tls.VersionTLS12}).SetAutoReconnect(false))
+	if token := client.Connect(); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+		t.Fatalf("connect to the broker as %s: %v", user, token.Error())
+	}
+	t.Cleanup(func() { client.Disconnect(100) })
+	if token := client.Subscribe(filter, 1, messages); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+		t.Fatalf("subscribe as %s: %v", user, token.Error())
+	}
+	return client
+}
+
+// TestBrokerSeesNoSecret would fail if something that the broker passes on could be read there.
+func TestBrokerSeesNoSecret(t *testing.T) {
+	e := withBroker(t)
+	var mu sync.Mutex
+	var seen bytes.Buffer
+	brokerClient(t, e, local.BrokerObserver, "#", func(_ paho.Client, m paho.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen.Write(m.Payload())
+	})
+	value := "secret-" + rand.Text()
+	name := suite.Name("secret")
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"key": value}}
+	if _, err := e.Kube.CoreV1().Secrets(suite.Namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = e.Kube.CoreV1().Secrets(suite.Namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
+	})
+	pod := suite.Pod(device, "host", filepath.Join(os.Getenv("ARANYA_BIN"), "cluster"), "hello", "--port=18099")
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "GREETING", ValueFrom: &corev1.EnvVarSource{
+		SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: "key"},
+	}}}
+	created := e.RunPod(t, pod)
+	// The value is on the device, and comes back over the broker.
+	if out := e.Kubectl(t, "-n", suite.Namespace, "exec", created.Name, "--", "/bin/sh", "-c",
+		"for i in $(seq 1000); do echo $GREETING; done"); !strings.Contains(out, value) {
+		t.Fatalf("the pod does not have the Secret: %s", out)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if seen.Len() < 1000*len(value) {
+		t.Fatalf("only %d bytes were seen at the broker", seen.Len())
+	}
+	for _, form := range []string{value, base64.StdEncoding.EncodeToString([]byte(value)), created.Name, name} {
+		if bytes.Contains(seen.Bytes(), []byte(form)) {
+			t.Errorf("the broker has seen %q", form)
+		}
+	}
+}
+
+// TestBrokerConfinesDevices would fail if the ACL let a device read or write what is another's.
+func TestBrokerConfinesDevices(t *testing.T) {
+	e := withBroker(t)
+	got := make(chan string, 16)
+	client := brokerClient(t, e, "device-2", local.MessageNamespace+"/+/device-1/#", func(_ paho.Client, m paho.Message) { got <- m.Topic() })
+	if token := client.Publish(local.MessageNamespace+"/edge/device-1/down", 1, false, "x"); !token.WaitTimeout(30 * time.Second) {
+		t.Fatal("no answer from the broker")
+	}
+	e.Kubectl(t, "edge", "-n", suite.Namespace, "exec", device, "--", "true")
+	select {
+	case topic := <-got:
+		t.Errorf("device-2 got a message of %s", topic)
+	default:
+	}
+}
+
+// brokerCondition returns the condition BrokerConnected of a device.
+func brokerCondition(ctx context.Context, e *suite.Env, name string) (*metav1.Condition, error) {
+	obj, err := e.Device(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range obj.Status.Conditions {
+		if c.Type == v1alpha1.EdgeDeviceBrokerConnected {
+			return &obj.Status.Conditions[i], nil
+		}
+	}
+	return nil, errors.New("no condition BrokerConnected")
+}
+
+// TestBrokerRestart stops the broker during an exec: the exec ends with an error, it is told on the
+// device, and all is well by itself when the broker is back.
+func TestBrokerRestart(t *testing.T) {
+	e := withBroker(t)
+	exec := e.KubectlBackground(t, "edge", "-n", suite.Namespace, "exec", device, "--", "/bin/sh", "-c", "echo ready; exec sleep 600")
+	exec.Expect(t, 30*time.Second, "^ready$")
+	if err := e.Cluster.Cloud().Stop(t.Context(), local.ServiceBroker); err != nil {
+		t.Fatal(err)
+	}
+	restarted := false
+	t.Cleanup(func() {
+		if !restarted {
+			_ = e.Cluster.Cloud().Resume(context.Background(), local.ServiceBroker)
+		}
+	})
+	exec.Expect(t, 60*time.Second, "(?i)error")
+	suite.Eventually(t, time.Minute, "the loss of the broker is told", func(ctx context.Context) error {
+		c, err := brokerCondition(ctx, e, device)
+		if err != nil {
+			return err
+		}
+		if c.Status != metav1.ConditionFalse || c.Reason != "BrokerUnavailable" || !strings.Contains(c.Message, "refused") {
+			return fmt.Errorf("the condition is %+v", c)
+		}
+		out := e.Kubectl(t, "-n", suite.Namespace, "get", "events", "--field-selector", "reason=BrokerUnavailable,involvedObject.name="+device, "-o", "name")
+		if out == "" {
+			return errors.New("no event BrokerUnavailable")
+		}
+		return nil
+	})
+	if err := e.Cluster.Cloud().Resume(t.Context(), local.ServiceBroker); err != nil {
+		t.Fatal(err)
+	}
+	restarted = true
+	for _, name := range []string{"device-1", "device-2"} {
+		if err := e.Cluster.WaitOnline(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suite.Eventually(t, time.Minute, "exec works again", func(context.Context) error {
+		if r := e.TryKubectl(t, "", "edge", "-n", suite.Namespace, "exec", device, "--", "echo", "back"); r.Stdout != "back\n" {
+			return fmt.Errorf("%+v", r)
+		}
+		c, err := brokerCondition(t.Context(), e, device)
+		if err == nil && c.Status != metav1.ConditionTrue {
+			err = fmt.Errorf("the condition is %+v", c)
+		}
+		return err
+	})
+}
+
+// TestBrokerPassword changes the password that aranya uses, in its Secret: it takes effect without a
+// restart.
+func TestBrokerPassword(t *testing.T) {
+	e := withBroker(t)
+	const secret = local.BrokerSecret
+	right, err := e.Cluster.BrokerPassword(local.BrokerUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(password string) {
+		patch, err := json.Marshal(map[string]any{"stringData": map[string]string{"password": password}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Kubectl(t, "-n", suite.Namespace, "patch", "secret", secret, "-p", string(patch))
+	}
+	defer set(right)
+	set("wrong")
+	suite.Eventually(t, time.Minute, "the broker's refusal is told", func(ctx context.Context) error {
+		c, err := brokerCondition(ctx, e, device)
+		if err == nil && (c.Status != metav1.ConditionFalse || !strings.Contains(strings.ToLower(c.Message), "not authori")) {
+			err = fmt.Errorf("the condition is %+v", c)
+		}
+		return err
+	})
+	set(right)
+	suite.Eventually(t, 2*time.Minute, "connected again", func(ctx context.Context) error {
+		c, err := brokerCondition(ctx, e, device)
+		if err == nil && c.Status != metav1.ConditionTrue {
+			err = fmt.Errorf("the condition is %+v", c)
+		}
+		return err
+	})
+	for _, name := range []string{"device-1", "device-2"} {
+		if err := e.Cluster.WaitOnline(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
