@@ -77,7 +77,7 @@ func TestPluginTop(t *testing.T) {
 	suite.Eventually(t, 30*time.Second, "top knows everything", func(context.Context) error {
 		lines := strings.Split(strings.TrimSpace(e.Kubectl(t, edge("top", device)...)), "\n")
 		columns := strings.Fields(lines[len(lines)-1])
-		if len(lines) != 2 || len(columns) != 9 || columns[0] != device || columns[5] != "grpc" || slices.Contains(columns, "<unknown>") {
+		if len(lines) != 2 || len(columns) != 9 || columns[0] != device || columns[5] != e.Cluster.State().Link || slices.Contains(columns, "<unknown>") {
 			return fmt.Errorf("printed %q", lines)
 		}
 		return nil
