@@ -45,8 +45,11 @@ func TestTracker(t *testing.T) {
 		want []string
 		live gateway.Session
 	}{
-		"up and down":                {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionEnded(a1, lost) }, want: []string{"up 1", "down 1 lost"}},
-		"up, and aranya stops":       {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionEnded(a1, fmt.Errorf("replica r1 %w", gateway.ErrStopping)) }, want: []string{"up 1"}},
+		"up and down": {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionEnded(a1, lost) }, want: []string{"up 1", "down 1 lost"}},
+		"up, and aranya stops": {do: func(t *Tracker) {
+			t.SessionStarted(a1)
+			t.SessionEnded(a1, fmt.Errorf("replica r1 %w", gateway.ErrStopping))
+		}, want: []string{"up 1"}},
 		"replaced, old ends late":    {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionStarted(a2); t.SessionEnded(a1, lost) }, want: []string{"up 1", "up 1"}, live: a2},
 		"replaced, old ends first":   {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionEnded(a1, lost); t.SessionStarted(a2) }, want: []string{"up 1", "down 1 lost", "up 1"}, live: a2},
 		"old has nothing to say":     {do: func(t *Tracker) { t.SessionStarted(a1); t.SessionStarted(a2); t.DeviceMessage(a1, message) }, want: []string{"up 1", "up 1"}, live: a2},
