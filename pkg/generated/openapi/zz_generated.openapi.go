@@ -642,7 +642,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceAttachOptions(ref common.Referenc
 					},
 					"container": {
 						SchemaProps: spec.SchemaProps{
-							Description: "container of the pod. Defaults to the only container, if there is only one.",
+							Description: "container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container names, else to the first.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -711,7 +711,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceExecOptions(ref common.ReferenceC
 					},
 					"container": {
 						SchemaProps: spec.SchemaProps{
-							Description: "container of the pod. Defaults to the only container, if there is only one.",
+							Description: "container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container names, else to the first.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -822,7 +822,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceLogOptions(ref common.ReferenceCa
 					},
 					"container": {
 						SchemaProps: spec.SchemaProps{
-							Description: "container of the pod. Defaults to the only container, if there is only one.",
+							Description: "container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container names, else to the first.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

@@ -27,7 +27,8 @@ type EdgeDeviceExecOptions struct {
 	// pod on this device, in the device's namespace or as namespace/name. The host itself if empty.
 	// +optional
 	Pod string `json:"pod,omitempty"`
-	// container of the pod. Defaults to the only container, if there is only one.
+	// container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container
+	// names, else to the first.
 	// +optional
 	Container string `json:"container,omitempty"`
 	// command is the argument vector. It is not run by a shell.
@@ -58,7 +59,8 @@ type EdgeDeviceAttachOptions struct {
 	// pod on this device, in the device's namespace or as namespace/name. The host itself if empty.
 	// +optional
 	Pod string `json:"pod,omitempty"`
-	// container of the pod. Defaults to the only container, if there is only one.
+	// container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container
+	// names, else to the first.
 	// +optional
 	Container string `json:"container,omitempty"`
 }
@@ -74,7 +76,8 @@ type EdgeDeviceLogOptions struct {
 	// pod on this device, in the device's namespace or as namespace/name.
 	// +optional
 	Pod string `json:"pod,omitempty"`
-	// container of the pod. Defaults to the only container, if there is only one.
+	// container of the pod. Defaults to the one that the annotation kubectl.kubernetes.io/default-container
+	// names, else to the first.
 	// +optional
 	Container string `json:"container,omitempty"`
 	// path of a log file on the host, which the device's policy must allow.
