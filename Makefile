@@ -52,7 +52,7 @@ generate: ## Generate code: clients, conversions, OpenAPI, protobuf
 ##@ Clusters on this machine
 
 .PHONY: up
-up: cluster-programs ## Bring a cluster up (DEVICES=2 RUNTIME=process|containerd LINK=grpc|websocket|mqtt DIR=.run ETCD=embedded|shared)
+up: $(if $(filter containerd,$(RUNTIME))$(filter mqtt,$(LINK)),packages) cluster-programs ## Bring a cluster up (DEVICES=2 RUNTIME=process|containerd LINK=grpc|websocket|mqtt DIR=.run ETCD=embedded|shared)
 	@$(BIN)/cluster up --dir "$(DIR)" --devices "$(DEVICES)" --runtime "$(RUNTIME)" --link "$(LINK)" --etcd "$(ETCD)"
 
 .PHONY: down
