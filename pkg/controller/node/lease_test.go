@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2/ktesting"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
@@ -27,7 +29,7 @@ func namedNode(i int) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i), UID: types.UID(fmt.Sprintf("uid-%d", i))}}
 }
 
-func startLeases(t *testing.T, client *fake.Clientset, clock *clocktesting.FakeClock) *leases {
+func startLeases(t *testing.T, client *fake.Clientset, clock clock.WithTicker) *leases {
 	_, ctx := ktesting.NewTestContext(t)
 	ctx, cancel := context.WithCancel(ctx)
 	l := newLeases(client, clock)
@@ -60,35 +62,41 @@ func writes(client *fake.Clientset) int {
 }
 
 func TestRenewalsAreSpreadEvenly(t *testing.T) {
-	const nodes = 120
-	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
-	client := fake.NewClientset()
-	l := startLeases(t, client, clock)
-	before := runtime.NumGoroutine()
-	for i := range nodes {
-		l.start(namedNode(i), true)
-	}
-	poll(t, "all created at once", func() bool { return writes(client) == nodes })
-	if after := runtime.NumGoroutine(); after > before+leaseWorkers+5 {
-		t.Errorf("%d goroutines more for %d Nodes", after-before, nodes)
-	}
-	// All of them wait for their turn now; within one interval each has exactly one.
-	due := map[int]int{}
-	for i := range nodes {
-		wait := l.untilTurn(namedNode(i).UID)
-		if wait <= 0 || wait > leaseInterval {
-			t.Errorf("renewal after %s", wait)
+	synctest.Test(t, func(t *testing.T) {
+		const nodes = 120
+		client := fake.NewClientset()
+		l := startLeases(t, client, clock.RealClock{}) // the time of the bubble
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		for i := range nodes {
+			l.start(namedNode(i), true)
 		}
-		due[int(wait/(5*time.Second))]++
-	}
-	for slot := range int(leaseInterval / (5 * time.Second)) {
-		if n := due[slot]; n < nodes/18 || n > nodes/3 {
-			t.Errorf("%d of %d renewals fall into the same sixth of the interval", n, nodes)
+		synctest.Wait()
+		if n := writes(client); n != nodes {
+			t.Fatalf("%d of %d Leases created at once", n, nodes)
 		}
-	}
-	poll(t, "all renewed once in an interval", func() bool {
-		clock.SetTime(time.Unix(1_000_000, 0).Add(leaseInterval))
-		return writes(client) == 2*nodes
+		if after := runtime.NumGoroutine(); after > before+leaseWorkers+5 {
+			t.Errorf("%d goroutines more for %d Nodes", after-before, nodes)
+		}
+		// All of them wait for their turn now; within one interval each has exactly one.
+		due := map[int]int{}
+		for i := range nodes {
+			wait := l.untilTurn(namedNode(i).UID)
+			if wait <= 0 || wait > leaseInterval {
+				t.Errorf("renewal after %s", wait)
+			}
+			due[int(wait/(5*time.Second))]++
+		}
+		for slot := range int(leaseInterval / (5 * time.Second)) {
+			if n := due[slot]; n < nodes/18 || n > nodes/3 {
+				t.Errorf("%d of %d renewals fall into the same sixth of the interval", n, nodes)
+			}
+		}
+		time.Sleep(leaseInterval)
+		synctest.Wait()
+		if n := writes(client) - nodes; n != nodes {
+			t.Errorf("%d renewals of %d Leases in an interval", n, nodes)
+		}
 	})
 }
 
