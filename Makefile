@@ -14,6 +14,8 @@ DIR ?= .run
 ONCE ?=
 RUN ?=
 BENCHTIME ?= 1s
+ROUNDS ?= 100
+SEED ?=
 
 GOLANGCI_LINT_VERSION := v2.15.0
 PROGRAMS := aranya-apiserver arhat kubectl-edge
@@ -67,12 +69,12 @@ demo: cluster-programs ## Show what aranya does, on a cluster of its own (ONCE=1
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-e2e ## Run all tests; root installs missing Debian packages, others are told what is left out
+test: test-unit test-e2e test-chaos ## Run all tests; root installs missing Debian packages, others are told what is left out
 
 .PHONY: test-unit
 test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
 	@echo "Unit tests."
-	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v '/test/e2e')
+	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v -e '/test/e2e' -e '/test/chaos')
 
 .PHONY: test-e2e
 test-e2e: packages cluster-programs ## Run the end-to-end tests with real components, once per link (RUN=pattern LINKS="grpc websocket mqtt")
@@ -81,6 +83,18 @@ test-e2e: packages cluster-programs ## Run the end-to-end tests with real compon
 		ARANYA_LINK="$$link" ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" CGO_ENABLED=0 go test -trimpath -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/... || exit 1; done
 	@if [ "$$(id -u)" -ne 0 ]; then \
 		echo "Not root: left out were the tests with containerd and with network namespaces, which only root can make."; fi
+
+CHAOS = ARANYA_CHAOS_ROUNDS="$(1)" ARANYA_CHAOS_SEED="$(SEED)" ARANYA_LINK=grpc ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" \
+	CGO_ENABLED=0 go test -trimpath -v -count=1 -timeout 5h ./test/chaos
+
+.PHONY: test-chaos
+test-chaos: packages cluster-programs
+	@echo "A few rounds of link, agent, runtime and power failing at random; many by make chaos."
+	@$(call CHAOS,5)
+
+.PHONY: chaos
+chaos: packages cluster-programs ## Let link, agent, runtime and power of a device fail at random, and print figures (ROUNDS=100 SEED=)
+	@$(call CHAOS,$(ROUNDS))
 
 .PHONY: packages
 packages:

@@ -180,6 +180,9 @@ func (c *Cluster) startMachine(ctx context.Context, d *Device) error {
 			isolation.Binds[target] = source
 		}
 	}
+	if err := c.newBoot(d, isolation); err != nil {
+		return err
+	}
 	if c.state.Runtime == RuntimeContainerd {
 		if err := c.bindCNIDir(d, isolation); err != nil {
 			return err
@@ -221,22 +224,11 @@ func machineID(id string, index int) string { return fmt.Sprintf("%s%026x", id, 
 
 // startContainerd runs a containerd on the device and returns its CRI endpoint.
 func (c *Cluster) startContainerd(ctx context.Context, d *Device, images []containerd.Image) (string, error) {
-	dir := c.devicePath(d.Name, "containerd")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	server, argv, err := containerd.Prepare(containerd.Options{Dir: dir})
+	server, err := c.launchContainerd(ctx, d)
 	if err != nil {
 		return "", err
 	}
-	argv[0] = "/usr/bin/" + argv[0]
-	client := c.Device(d.Name)
-	if err := client.Start(ctx, supervisor.Service{
-		Name: ServiceContainerd, Argv: argv, Env: c.serviceEnv(), Dir: dir, Log: c.devicePath(d.Name, "logs", "containerd.log"),
-	}); err != nil {
-		return "", err
-	}
-	if err := waitService(ctx, client, ServiceContainerd, server.WaitReady); err != nil {
+	if err := waitService(ctx, c.Device(d.Name), ServiceContainerd, server.WaitReady); err != nil {
 		return "", err
 	}
 	// The place where users look for it.
@@ -244,6 +236,22 @@ func (c *Cluster) startContainerd(ctx context.Context, d *Device, images []conta
 		return "", err
 	}
 	return server.Endpoint(), server.ImportAll(ctx, images...)
+}
+
+// launchContainerd has the device's supervisor run a containerd.
+func (c *Cluster) launchContainerd(ctx context.Context, d *Device) (*containerd.Server, error) {
+	dir := c.devicePath(d.Name, "containerd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	server, argv, err := containerd.Prepare(containerd.Options{Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	argv[0] = "/usr/bin/" + argv[0]
+	return server, c.Device(d.Name).Start(ctx, supervisor.Service{
+		Name: ServiceContainerd, Argv: argv, Env: c.serviceEnv(), Dir: dir, Log: c.devicePath(d.Name, "logs", "containerd.log"),
+	})
 }
 
 // startAgent writes the agent's configuration and starts it with an enrolment token.
@@ -270,17 +278,23 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	if err != nil {
 		return err
 	}
-	path := c.devicePath(d.Name, "arhat.yaml")
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	if err := os.WriteFile(c.agentConfig(d.Name), data, 0o600); err != nil {
 		return err
 	}
 	token, err := c.Token(ctx, d.Name)
 	if err != nil {
 		return err
 	}
+	return c.launchAgent(ctx, d, "join", "--server="+c.serverAddress(), "--token="+token)
+}
+
+func (c *Cluster) agentConfig(device string) string { return c.devicePath(device, "arhat.yaml") }
+
+// launchAgent has the device's supervisor run the agent.
+func (c *Cluster) launchAgent(ctx context.Context, d *Device, command string, args ...string) error {
 	return c.Device(d.Name).Start(ctx, supervisor.Service{
 		Name: ServiceArhat,
-		Argv: []string{c.program("arhat"), "join", "--config=" + path, "--server=" + c.serverAddress(), "--token=" + token},
+		Argv: append([]string{c.program("arhat"), command, "--config=" + c.agentConfig(d.Name)}, args...),
 		Env:  c.serviceEnv(), Dir: c.devicePath(d.Name), Log: c.devicePath(d.Name, "logs", "arhat.out"),
 		StopTimeout: 15 * time.Second,
 	})

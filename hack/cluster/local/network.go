@@ -101,13 +101,23 @@ func (n *Network) connect(d *Device, pid, gatewayPort int) error {
 	if err := netlink.AddrAdd(host, &netlink.Addr{IPNet: hostNet(n.Gateway)}); err != nil {
 		return fmt.Errorf("give %s the address %s: %w", d.HostInterface, n.Gateway, err)
 	}
+	if !d.Unplugged {
+		if err := plugIn(d, host); err != nil {
+			return err
+		}
+	}
+	return within(pid, func() error { return n.configureInside(d, gatewayPort) })
+}
+
+// plugIn brings this machine's end of the pair up, with the route to the device.
+func plugIn(d *Device, host netlink.Link) error {
 	if err := netlink.LinkSetUp(host); err != nil {
 		return err
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: host.Attrs().Index, Dst: hostNet(d.Address), Scope: unix.RT_SCOPE_LINK}); err != nil {
 		return fmt.Errorf("route %s to %s: %w", d.Address, d.HostInterface, err)
 	}
-	return within(pid, func() error { return n.configureInside(d, gatewayPort) })
+	return nil
 }
 
 // configureInside runs in the device's network namespace.

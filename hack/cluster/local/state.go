@@ -66,6 +66,8 @@ type Device struct {
 	Address          netip.Addr `json:"address,omitzero"`
 	HostInterface    string     `json:"hostInterface,omitempty"`
 	NetworkNamespace string     `json:"networkNamespace,omitempty"`
+	// Unplugged says that its link was cut on purpose. It stays so through a reboot.
+	Unplugged bool `json:"unplugged,omitempty"`
 }
 
 const (
