@@ -28,8 +28,10 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process"
+	"arhat.dev/aranya/pkg/edge/agent/seal"
 	"arhat.dev/aranya/pkg/edge/agent/stats"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/version"
 )
 
@@ -39,6 +41,7 @@ const (
 	dirProcess   = "process"
 	fileLock     = "arhat.lock"
 	fileMemories = "welcome.json"
+	fileSecret   = "secret"
 )
 
 // When memory is given back: after the start, and then from time to time.
@@ -86,6 +89,10 @@ func (a *Agent) build(ctx context.Context) error {
 		return err
 	}
 	a.uplink = client
+	key, err := a.sealKey(ctx)
+	if err != nil {
+		return err
+	}
 	if a.runtime, err = a.newRuntime(ctx); err != nil {
 		return err
 	}
@@ -100,7 +107,7 @@ func (a *Agent) build(ctx context.Context) error {
 	a.stats = stats.New(stats.Config{Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir})
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{
-		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner,
+		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
 		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy),
 	}); err != nil {
 		return err
@@ -119,6 +126,30 @@ func (a *Agent) newRuntime(ctx context.Context) (runtime.Runtime, error) {
 	return process.New(ctx, process.Options{
 		StateDir: filepath.Join(a.config.StateDir, dirProcess), Version: version.String(),
 		HostIP: func() string { return node.HostIPs(a.config.NodeIP)[0] },
+	})
+}
+
+// sealKey is what the state is sealed with.
+func (a *Agent) sealKey(ctx context.Context) (*seal.Key, error) {
+	if a.config.SecretFile != "" {
+		key, err := seal.Load(a.config.SecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w (secretFile in arhat.yaml)", err)
+		}
+		return key, nil
+	}
+	key, lost, err := seal.LoadOrCreate(filepath.Join(a.config.StateDir, fileSecret))
+	if lost != nil {
+		klog.FromContext(ctx).Error(lost, "The device's secret was lost: pods come back when the cloud sends them again")
+		a.reportLoss(lost)
+	}
+	return key, err
+}
+
+// reportLoss tells the cloud, when there is a link, what the device has lost of its own state.
+func (a *Agent) reportLoss(err error) {
+	a.outbox.Event(&edgeapi.Event{
+		Type: v1.EventTypeWarning, Reason: pods.ReasonCorruptState, Message: err.Error(), TimeMs: time.Now().UnixMilli(),
 	})
 }
 

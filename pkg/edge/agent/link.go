@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -44,7 +45,9 @@ func (a *Agent) recall(ctx context.Context) (m memories) {
 		err = json.Unmarshal(data, &m)
 	}
 	if err != nil && !os.IsNotExist(err) {
-		klog.FromContext(ctx).Error(err, "Cannot read what the server said last; it will say it again")
+		err = fmt.Errorf("cannot read what the server said last, it will say it again: %w", err)
+		klog.FromContext(ctx).Error(err, "A part of the state was lost")
+		a.reportLoss(err)
 	}
 	return m
 }

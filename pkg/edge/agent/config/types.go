@@ -25,6 +25,9 @@ type Configuration struct {
 	Links []string `yaml:"links,omitempty"`
 	// StateDir holds the device's identity, its desired pods and their volumes.
 	StateDir string `yaml:"stateDir,omitempty"`
+	// SecretFile holds the secret that the state is sealed with, at least 32 bytes: a systemd credential for
+	// example, which a TPM can protect. Not set: a file of the agent's own in the state directory.
+	SecretFile string `yaml:"secretFile,omitempty"`
 	// LogDir holds the logs of containers.
 	LogDir string `yaml:"logDir,omitempty"`
 	// Runtime is "process" or the address of a CRI socket (unix://...).

@@ -17,6 +17,9 @@ func (c *Configuration) Validate() error {
 	var errs field.ErrorList
 	errs = append(errs, c.validateLinks()...)
 	errs = append(errs, validateAbsolute(c.StateDir, field.NewPath("stateDir"))...)
+	if c.SecretFile != "" {
+		errs = append(errs, validateAbsolute(c.SecretFile, field.NewPath("secretFile"))...)
+	}
 	errs = append(errs, validateAbsolute(c.LogDir, field.NewPath("logDir"))...)
 	errs = append(errs, validateRuntime(c.Runtime, field.NewPath("runtime"))...)
 	if c.NodeIP != "" {

@@ -8,6 +8,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -27,6 +28,8 @@ type Config struct {
 	// StateDir holds the record of the desired pods, their volumes, hosts files and termination
 	// messages. Required; created with mode 0700 if it does not exist.
 	StateDir string
+	// Key seals the record of the desired pods. Required.
+	Key *seal.Key
 	// LogDir holds the containers' logs as <namespace>_<name>_<uid>/<container>/<restart>.log.
 	// Defaults to /var/log/pods.
 	LogDir string
@@ -78,6 +81,8 @@ func (c *Config) complete() error {
 		return errors.New("pods: Config.Runtime is required")
 	case c.StateDir == "":
 		return errors.New("pods: Config.StateDir is required")
+	case c.Key == nil:
+		return errors.New("pods: Config.Key is required")
 	case c.Sink == nil:
 		return errors.New("pods: Config.Sink is required")
 	}

@@ -148,9 +148,9 @@ func (d *device) start() {
 	d.sink = newCollector()
 	d.manager, err = New(Config{
 		Runtime:  rt,
-		StateDir: filepath.Join(d.dir, "state"),
-		LogDir:   filepath.Join(d.dir, "logs"),
-		Sink:     d.sink,
+		StateDir: filepath.Join(d.dir, "state"), Key: testKey(d.t),
+		LogDir: filepath.Join(d.dir, "logs"),
+		Sink:   d.sink,
 		Node: NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: v1.ResourceList{
 			v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
 		}},

@@ -8,9 +8,21 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/pkg/edge/agent/seal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testKey is always the same.
+func testKey(t testing.TB) *seal.Key {
+	t.Helper()
+	key, err := seal.New(make([]byte, seal.MinSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
 
 // unmountAndRemove removes a directory, and what a failed test has left mounted in it.
 func unmountAndRemove(dir string) error {

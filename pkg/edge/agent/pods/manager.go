@@ -28,6 +28,9 @@ const (
 	maxBackOff     = 5 * time.Minute
 
 	resolvConf = "/etc/resolv.conf"
+
+	// ReasonCorruptState is of events about the device itself, for what it has lost of its own state.
+	ReasonCorruptState = "CorruptState"
 )
 
 // Manager runs the pods of a device. Its methods may be called concurrently and, Run excepted, do
@@ -60,7 +63,7 @@ func New(cfg Config) (*Manager, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	st, err := store.Open(filepath.Join(cfg.StateDir, "desired"))
+	st, err := store.Open(filepath.Join(cfg.StateDir, "desired"), cfg.Key)
 	if err != nil {
 		return nil, fmt.Errorf("record of pods: %w", err)
 	}
@@ -94,6 +97,7 @@ func (m *Manager) restore() {
 	records, errs := m.store.Load()
 	for _, err := range errs {
 		logger.Error(err, "A record of a pod was lost: the pod comes back when the cloud sends it again")
+		m.events.event("", "", v1.EventTypeWarning, ReasonCorruptState, err.Error())
 	}
 	for uid, record := range records {
 		w := m.newWorker(uid)
@@ -101,6 +105,7 @@ func (m *Manager) restore() {
 			desired, err := newDesired(record.Pod)
 			if err != nil {
 				logger.Error(err, "A record of a pod cannot be used", "podUID", uid)
+				m.events.event("", "", v1.EventTypeWarning, ReasonCorruptState, "A record of a pod cannot be used: "+err.Error())
 				continue
 			}
 			w.desired = desired

@@ -46,7 +46,7 @@ func (a *agent) start() {
 	a.sink = newCollector()
 	var err error
 	a.manager, err = New(Config{
-		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink,
+		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink, Key: testKey(a.t),
 		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}}, Admit: a.admit,
 	})
 	if err != nil {

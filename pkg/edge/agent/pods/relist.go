@@ -114,7 +114,7 @@ func (r *relister) once(ctx context.Context) {
 	r.sweep(logger)
 }
 
-// sweep removes, once the cloud has said what it wants, directories of pods whose record was lost.
+// sweep removes, once the cloud has said what it wants, the files of pods whose record was lost.
 func (r *relister) sweep(logger klog.Logger) {
 	r.mu.Lock()
 	due := r.desired != nil && !r.swept
@@ -127,7 +127,11 @@ func (r *relister) sweep(logger klog.Logger) {
 	if err != nil {
 		logger.Error(err, "Directories of pods cannot be listed")
 	}
-	for _, uid := range uids {
+	lost, err := r.m.store.SetAside()
+	if err != nil {
+		logger.Error(err, "Records of pods cannot be listed")
+	}
+	for _, uid := range append(uids, lost...) {
 		if r.orphan(uid) {
 			logger.Info("Removing the files of a pod that is not wanted on this device", "podUID", uid)
 			r.m.DeletePod(&edgeapi.DeletePod{Uid: uid})

@@ -3,13 +3,11 @@
 // record means is the pod manager's business.
 //
 // There is one file per pod and kind of record. A file is replaced as a whole (written aside, synced,
-// renamed) and carries a checksum. One that cannot be used is renamed to *.corrupt and reported; it
-// never keeps the others from being read.
+// renamed) and is sealed (package seal): pods hold secrets. One that cannot be used is renamed to
+// *.corrupt and reported; it never keeps the others from being read.
 package store
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -21,14 +19,13 @@ import (
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
 
+	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 const (
 	// MaxRecord is the size in bytes of the largest record that is kept or read.
 	MaxRecord = 16 << 20
-
-	magic = "arhat/1\n"
 
 	podSuffix      = ".pod"
 	statusSuffix   = ".status"
@@ -57,15 +54,16 @@ type Record struct {
 // one after the other.
 type Store struct {
 	dir string
+	key *seal.Key
 	mu  sync.Mutex // serializes directory syncs
 }
 
-// Open uses dir, and creates it with mode 0700 if it does not exist.
-func Open(dir string) (*Store, error) {
+// Open uses dir, and creates it with mode 0700 if it does not exist. Records are sealed with key.
+func Open(dir string, key *seal.Key) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir}, nil
+	return &Store{dir: dir, key: key}, nil
 }
 
 // SavePod keeps the desired state of a pod. It is on the disk when SavePod returns.
@@ -110,7 +108,8 @@ func (s *Store) Remove(uid string) error {
 }
 
 // Load reads all records by UID. Files that cannot be used are set aside, each with an error; the
-// records are valid nevertheless.
+// records are valid nevertheless. What was set aside before and did not come again since is told anew:
+// the one who should know may not have heard of it. Records from before there was sealing are sealed.
 func (s *Store) Load() (map[string]*Record, []error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -122,6 +121,10 @@ func (s *Store) Load() (map[string]*Record, []error) {
 		name := entry.Name()
 		if strings.HasPrefix(name, strings.TrimSuffix(tempPattern, "*")) {
 			errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, name)))) // from a crash in the middle of write
+			continue
+		}
+		if former, ok := strings.CutSuffix(name, corruptSuffix); ok {
+			errs = append(errs, fmt.Errorf("the record %s was set aside earlier and is still missing; what is left of it is in %s", former, filepath.Join(s.dir, name)))
 			continue
 		}
 		suffix := filepath.Ext(name)
@@ -148,14 +151,30 @@ func (s *Store) Load() (map[string]*Record, []error) {
 }
 
 func (s *Store) loadInto(record *Record, name, uid, suffix string) error {
-	data, err := s.read(name)
+	data, plain, err := s.read(name)
 	if err != nil {
 		return err
 	}
 	if err := record.decode(uid, suffix, data); err != nil {
 		return s.setAside(name, err)
 	}
+	if plain {
+		return s.write(name, data, true)
+	}
 	return nil
+}
+
+// SetAside lists the UIDs of pods of which a record was set aside.
+func (s *Store) SetAside() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	var uids []string
+	for _, entry := range entries {
+		former, ok := strings.CutSuffix(entry.Name(), corruptSuffix)
+		if uid := strings.TrimSuffix(former, filepath.Ext(former)); ok && ValidUID(uid) {
+			uids = append(uids, uid)
+		}
+	}
+	return uids, err
 }
 
 // decode fills in the part of the record that the suffix names.
@@ -193,12 +212,20 @@ func (s *Store) save(uid, suffix string, data []byte, sync bool) error {
 	if !ValidUID(uid) {
 		return fmt.Errorf("pod UID %q cannot be stored", uid)
 	}
-	return s.write(uid+suffix, data, sync)
+	if err := s.write(uid+suffix, data, sync); err != nil {
+		return err
+	}
+	// What was set aside is replaced by now.
+	return ignoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix+corruptSuffix)))
 }
 
 func (s *Store) write(name string, payload []byte, sync bool) (err error) {
 	if len(payload) > MaxRecord {
 		return fmt.Errorf("record %s of %d bytes is larger than %d", name, len(payload), MaxRecord)
+	}
+	sealed, err := s.key.Seal(name, payload)
+	if err != nil {
+		return err
 	}
 	f, err := os.CreateTemp(s.dir, tempPattern) // mode 0600
 	if err != nil {
@@ -209,7 +236,7 @@ func (s *Store) write(name string, payload []byte, sync bool) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	_, err = f.Write(encode(payload))
+	_, err = f.Write(sealed)
 	if err == nil && sync {
 		err = f.Sync()
 	}
@@ -233,24 +260,29 @@ func (s *Store) syncDir() error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func (s *Store) read(name string) ([]byte, error) {
+// read returns the payload of a record, and whether it lay there in plain.
+func (s *Store) read(name string) (payload []byte, plain bool, err error) {
 	path := filepath.Join(s.dir, name)
 	info, err := os.Lstat(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > MaxRecord+int64(len(magic))+sha256.Size {
-		return nil, s.setAside(name, fmt.Errorf("not a regular file of at most %d bytes", MaxRecord))
+	if !info.Mode().IsRegular() || info.Size() > int64(MaxRecord+seal.Overhead) {
+		return nil, false, s.setAside(name, fmt.Errorf("not a regular file of at most %d bytes", MaxRecord))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	payload, err := decode(data)
+	payload, err = s.key.Open(name, data)
+	if errors.Is(err, seal.ErrNotSealed) {
+		plain = true
+		payload, err = decodePlain(data)
+	}
 	if err != nil {
-		return nil, s.setAside(name, err)
+		return nil, false, s.setAside(name, err)
 	}
-	return payload, nil
+	return payload, plain, nil
 }
 
 // setAside renames a file that cannot be used and returns what to tell about it.
@@ -258,29 +290,6 @@ func (s *Store) setAside(name string, cause error) error {
 	path := filepath.Join(s.dir, name)
 	err := fmt.Errorf("the record %s cannot be used and was renamed to %s: %w", path, name+corruptSuffix, cause)
 	return errors.Join(err, os.Rename(path, path+corruptSuffix))
-}
-
-func encode(payload []byte) []byte {
-	sum := sha256.Sum256(payload)
-	out := make([]byte, 0, len(magic)+len(sum)+len(payload))
-	out = append(out, magic...)
-	out = append(out, sum[:]...)
-	return append(out, payload...)
-}
-
-func decode(data []byte) ([]byte, error) {
-	rest, ok := bytes.CutPrefix(data, []byte(magic))
-	if !ok {
-		return nil, errors.New("it does not begin as a record does")
-	}
-	if len(rest) < sha256.Size {
-		return nil, errors.New("it is cut off")
-	}
-	payload := rest[sha256.Size:]
-	if sum := sha256.Sum256(payload); !bytes.Equal(sum[:], rest[:sha256.Size]) {
-		return nil, errors.New("its checksum is wrong")
-	}
-	return payload, nil
 }
 
 func ignoreNotExist(err error) error {

@@ -2,22 +2,23 @@ package store
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
 
+	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 func TestRoundTrip(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pods")
-	s, err := Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, dir)
 	pod := &edgeapi.RunPod{Uid: "u-1", Pod: []byte("spec"), Digest: "d", VolumesDigest: "v"}
 	if err := s.SavePod(pod); err != nil {
 		t.Fatal(err)
@@ -62,22 +63,31 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestCorruptRecordsAreSetAside(t *testing.T) {
-	good := encode(mustMarshal(t, &edgeapi.RunPod{Uid: "bad"}))
-	flipped := bytes.Clone(good)
-	flipped[len(flipped)-1] ^= 1
+	key := newKey(t, 1)
+	sealed := func(key *seal.Key, name string, payload []byte) []byte {
+		data, err := key.Seal(name, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	message := mustMarshal(t, &edgeapi.RunPod{Uid: "bad"})
+	good, plain := sealed(key, "bad.pod", message), encodePlain(message)
 	for name, data := range map[string][]byte{
-		"empty":         {},
-		"foreign":       []byte("hello"),
-		"cut off":       good[:20],
-		"bit flip":      flipped,
-		"no message":    encode([]byte{0xff}),
-		"another's uid": encode(mustMarshal(t, &edgeapi.RunPod{Uid: "other"})),
+		"empty":             {},
+		"foreign":           []byte("hello"),
+		"cut off":           good[:20],
+		"bit flip":          flipped(good),
+		"no message":        sealed(key, "bad.pod", []byte{0xff}),
+		"another's uid":     sealed(key, "bad.pod", mustMarshal(t, &edgeapi.RunPod{Uid: "other"})),
+		"another record":    sealed(key, "other.pod", message),
+		"another secret":    sealed(newKey(t, 2), "bad.pod", message),
+		"plain, cut off":    plain[:20],
+		"plain, bit flip":   flipped(plain),
+		"plain, no message": encodePlain([]byte{0xff}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := open(t, t.TempDir())
 			if err := s.SavePod(&edgeapi.RunPod{Uid: "ok"}); err != nil {
 				t.Fatal(err)
 			}
@@ -91,18 +101,25 @@ func TestCorruptRecordsAreSetAside(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(s.dir, "bad.pod.corrupt")); err != nil {
 				t.Error(err)
 			}
-			if _, errs := s.Load(); len(errs) != 0 {
-				t.Errorf("the second load reports it again: %v", errs)
+			if _, errs := s.Load(); len(errs) != 1 || !strings.Contains(errs[0].Error(), "was set aside earlier") {
+				t.Errorf("the second load reports %v", errs)
+			}
+			if uids, err := s.SetAside(); err != nil || !slices.Equal(uids, []string{"bad"}) {
+				t.Errorf("set aside: %v, %v", uids, err)
+			}
+			// It comes again from the cloud, and that is that.
+			if err := s.SavePod(&edgeapi.RunPod{Uid: "bad"}); err != nil {
+				t.Fatal(err)
+			}
+			if records, errs := s.Load(); len(errs) != 0 || records["bad"] == nil {
+				t.Errorf("got %v and %v after it came again", records, errs)
 			}
 		})
 	}
 }
 
 func TestBounds(t *testing.T) {
-	s, err := Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, t.TempDir())
 	if err := s.SavePod(&edgeapi.RunPod{Uid: "big", Pod: make([]byte, MaxRecord+1)}); err == nil {
 		t.Error("a record that is too large was kept")
 	}
@@ -113,19 +130,91 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
-	f.Add(encode(nil))
-	f.Add(encode([]byte("payload")))
-	f.Add([]byte(magic))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		payload, err := decode(data)
-		if err == nil && !bytes.Equal(encode(payload), data) {
-			t.Errorf("decode accepts what encode does not make: %q", data)
+// Records of an agent from before there was sealing are read, and are sealed from then on.
+func TestPlainRecordsAreSealed(t *testing.T) {
+	s := open(t, t.TempDir())
+	pod := &edgeapi.RunPod{Uid: "u", Pod: []byte("the secret in the environment")}
+	path := filepath.Join(s.dir, "u.pod")
+	if err := os.WriteFile(path, encodePlain(mustMarshal(t, pod)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"plain", "sealed"} {
+		records, errs := s.Load()
+		if len(errs) != 0 || records["u"] == nil || !proto.Equal(records["u"].Pod, pod) {
+			t.Errorf("%s: got %v, %v", when, records, errs)
 		}
+		if data, err := os.ReadFile(path); err != nil || bytes.Contains(data, []byte("secret")) {
+			t.Errorf("%s: it can be read after the load: %q, %v", when, data, err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	key := newKey(f, 1)
+	message, err := proto.Marshal(&edgeapi.RunPod{Uid: "uid", Pod: []byte("pod")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	good, err := key.Seal("uid.pod", message)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range [][]byte{{}, message, good, encodePlain(nil), encodePlain(message), []byte(plainMagic)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if payload, err := decodePlain(data); err == nil && !bytes.Equal(encodePlain(payload), data) {
+			t.Errorf("a plain record is accepted that was never written: %q", data)
+		}
+		s := open(t, t.TempDir())
 		for _, suffix := range []string{podSuffix, statusSuffix, deletionSuffix} {
 			_ = (&Record{}).decode("uid", suffix, data) // must not panic
+			if err := os.WriteFile(filepath.Join(s.dir, "uid"+suffix), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, errs := s.Load(); len(errs) == 0 {
+			for _, suffix := range []string{podSuffix, statusSuffix, deletionSuffix} { // all of them are sealed now
+				sealed, err := os.ReadFile(filepath.Join(s.dir, "uid"+suffix))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.key.Open("uid"+suffix, sealed); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 	})
+}
+
+func newKey(t testing.TB, fill byte) *seal.Key {
+	t.Helper()
+	key, err := seal.New(bytes.Repeat([]byte{fill}, seal.MinSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func open(t testing.TB, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir, newKey(t, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// encodePlain is how records were written before there was sealing.
+func encodePlain(payload []byte) []byte {
+	sum := sha256.Sum256(payload)
+	return slices.Concat([]byte(plainMagic), sum[:], payload)
+}
+
+func flipped(data []byte) []byte {
+	data = bytes.Clone(data)
+	data[len(data)-1] ^= 1
+	return data
 }
 
 func mustMarshal(t *testing.T, m proto.Message) []byte {
