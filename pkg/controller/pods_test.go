@@ -2,6 +2,7 @@ package controller
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -311,4 +312,47 @@ func TestTooLargePod(t *testing.T) {
 	s.tooLarge = true
 	c.connect(s)
 	eventually(t, "told", func() bool { return slices.Contains(c.events("Pod", "p"), "PodTooLarge") })
+}
+
+// TestUnsuitableNode has pods bound to a Node whose labels or taints do not suit them, as by somebody
+// who sets spec.nodeName.
+func TestUnsuitableNode(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Spec.Node.Taints = []corev1.Taint{{Key: "example.com/private", Effect: corev1.TaintEffectNoExecute}}
+	tolerant := func(p *corev1.Pod) {
+		p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	}
+	selects := func(value string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: value} }
+	}
+	c := newCluster(t, time.Hour, ed,
+		edgePod("elsewhere", "d1", tolerant, selects("d2")), edgePod("intolerant", "d1"), edgePod("fits", "d1", tolerant, selects("d1")))
+	s := c.connect(newSession(ed))
+	for name, want := range map[string][2]string{
+		"elsewhere":  {"NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
+		"intolerant": {"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"},
+	} {
+		eventually(t, name+" refused", func() bool { return c.pod(name).Status.Phase == corev1.PodFailed })
+		if status := c.pod(name).Status; status.Reason != want[0] || status.Message != want[1] || status.QOSClass != corev1.PodQOSBestEffort {
+			t.Errorf("%s: %+v", name, status)
+		}
+		if events := c.events("Pod", name); !slices.ContainsFunc(events, func(e string) bool { return strings.Contains(e, want[0]) }) {
+			t.Errorf("%s: events %q", name, events)
+		}
+	}
+	eventually(t, "the other sent", func() bool { return len(s.runs()) == 1 })
+	if uid := s.runs()[0].Uid; uid != "uid-of-fits" {
+		t.Errorf("sent %s", uid)
+	}
+	// What the device holds goes on though the labels change.
+	c.report(s, c.pod("fits"), running())
+	p := c.pod("fits")
+	p.Spec.NodeSelector, p.Labels = map[string]string{"zone": "one"}, map[string]string{"changed": "yes"}
+	if _, err := c.kube.CoreV1().Pods("edge").Update(c.ctx, p, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the change sent", func() bool { return len(s.runs()) == 2 })
+	if phase := c.pod("fits").Status.Phase; phase == corev1.PodFailed {
+		t.Error("a pod that runs was refused")
+	}
 }

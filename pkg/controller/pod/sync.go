@@ -45,6 +45,11 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 		return 0, nil
 	}
 
+	if !held {
+		if refused, err := c.refuse(ctx, pod); refused || err != nil {
+			return 0, err
+		}
+	}
 	c.objects.Use(k, resolve.References(pod))
 	result, err := c.resolver.Pod(ctx, pod)
 	if missing := (*resolve.Unresolved)(nil); errors.As(err, &missing) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods"
@@ -135,7 +137,10 @@ func (a *Agent) nodeInfo() pods.NodeInfo {
 	a.link.mu.Unlock()
 	info := pods.NodeInfo{Name: m.NodeName, HostIPs: a.node.HostIPs()}
 	if status := a.node.Status(); status != nil {
-		info.Capacity, info.Allocatable = status.Capacity, status.Allocatable
+		info.Capacity, info.Allocatable = status.Capacity, maps.Clone(status.Allocatable)
+		if m.PodCapacity > 0 { // at once: pods may follow on the heels of the Welcome that says it
+			info.Allocatable[v1.ResourcePods] = *resource.NewQuantity(int64(m.PodCapacity), resource.DecimalSI)
+		}
 	}
 	info.PodDNS = &v1.PodDNSConfig{}
 	if err := info.PodDNS.Unmarshal(m.PodDNS); err != nil {

@@ -42,6 +42,8 @@ type device struct {
 	manager *Manager
 	stop    func()
 	sink    *collector
+	// allocatable from the next start on.
+	allocatable v1.ResourceList
 }
 
 // collector keeps what a Sink is told.
@@ -117,7 +119,9 @@ func newDevice(t *testing.T) *device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &device{t: t, server: server, dir: dir}
+	d := &device{t: t, server: server, dir: dir, allocatable: v1.ResourceList{
+		v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
+	}}
 	t.Cleanup(func() {
 		if d.stop != nil {
 			d.stop()
@@ -149,11 +153,9 @@ func (d *device) start() {
 	d.manager, err = New(Config{
 		Runtime:  rt,
 		StateDir: filepath.Join(d.dir, "state"), Key: testKey(d.t),
-		LogDir: filepath.Join(d.dir, "logs"),
-		Sink:   d.sink,
-		Node: NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: v1.ResourceList{
-			v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
-		}},
+		LogDir:       filepath.Join(d.dir, "logs"),
+		Sink:         d.sink,
+		Node:         NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable},
 		RelistPeriod: 200 * time.Millisecond,
 	})
 	if err != nil {

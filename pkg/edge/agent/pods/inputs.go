@@ -100,6 +100,7 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		w = m.newWorker(r.Uid)
 		m.workers[r.Uid] = w
 		w.setDesired(d)
+		w.claim() // in the order of arrival
 		m.start(w)
 		return
 	}
@@ -139,6 +140,7 @@ func (m *Manager) SetNode(info NodeInfo) {
 	changed := !reflect.DeepEqual(m.node, info)
 	m.node = info
 	m.mu.Unlock()
+	m.ledger.SetAllocatable(info.Allocatable)
 	if changed {
 		for _, w := range m.all() {
 			w.wakeUp()

@@ -1,10 +1,13 @@
 package pods
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/images"
+	"arhat.dev/aranya/pkg/edge/agent/pods/admission"
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 	"arhat.dev/aranya/pkg/edge/agent/store"
 	"arhat.dev/aranya/pkg/edge/agent/volumes"
@@ -44,6 +48,7 @@ type Manager struct {
 	probes  *prober
 	events  *recorder
 	relist  *relister
+	ledger  *admission.Ledger // of what the pods have asked for
 
 	runtimeName  func(context.Context) string
 	cgroupDriver func(context.Context) string
@@ -75,8 +80,10 @@ func New(cfg Config) (*Manager, error) {
 		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, cfg.Clock), // the only constructor that takes a clock
 		events:  newRecorder(cfg.Sink, cfg.Clock),
 		node:    cfg.Node,
+		ledger:  admission.NewLedger(),
 		workers: map[string]*worker{},
 	}
+	m.ledger.SetAllocatable(cfg.Node.Allocatable)
 	m.probes = newProber(m)
 	m.relist = newRelister(m)
 	m.runtimeName = onceKnown(func(ctx context.Context) (string, error) {
@@ -115,6 +122,28 @@ func (m *Manager) restore() {
 		w.saved, w.savedDeletion = w.desired, w.deletion
 		m.workers[uid] = w
 	}
+	m.reclaim()
+}
+
+// reclaim admits the pods on record again, those first that the device has had before, by age: if there
+// is less room now than there was, the youngest go without.
+func (m *Manager) reclaim() {
+	workers := slices.Collect(maps.Values(m.workers))
+	workers = slices.DeleteFunc(workers, func(w *worker) bool { return w.desired == nil })
+	slices.SortFunc(workers, func(a, b *worker) int {
+		return cmp.Or(cmp.Compare(known(b), known(a)), a.desired.pod.CreationTimestamp.Compare(b.desired.pod.CreationTimestamp.Time), cmp.Compare(a.uid, b.uid))
+	})
+	for _, w := range workers {
+		w.claim()
+	}
+}
+
+// known is 1 for a pod that has had a status on this device.
+func known(w *worker) int {
+	if w.last != nil {
+		return 1
+	}
+	return 0
 }
 
 // Run keeps the pods running until the context ends, and returns when all its goroutines are done.
@@ -165,6 +194,7 @@ func (m *Manager) finished(w *worker) {
 	defer m.mu.Unlock()
 	if m.workers[w.uid] == w {
 		delete(m.workers, w.uid)
+		m.ledger.Release(w.uid)
 	}
 	m.events.forget(w.uid)
 }

@@ -69,21 +69,26 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	return p.next, errors.Join(err, p.prune(ctx))
 }
 
-// admit asks the device's policy once. It returns the status of a pod that is refused.
+// admit decides once: by the device's policy, and by what there is room for. It returns the status of a
+// pod that is refused.
 func (w *worker) admit(p *pass) *v1.PodStatus {
 	if w.rejected != nil || w.admitted {
 		return w.rejected
 	}
-	old := w.oldStatus(p.pod)
-	if podutil.IsTerminal(old.Phase) || w.m.cfg.Admit == nil {
-		w.admitted = true
-		return nil
+	reason, message, ok := "", "", true
+	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
+		if w.m.cfg.Admit != nil {
+			reason, message, ok = w.m.cfg.Admit(p.pod)
+		}
+		if ok && w.noRoom != nil {
+			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
+		}
 	}
-	reason, message, ok := w.m.cfg.Admit(p.pod)
 	if ok {
 		w.admitted = true
 		return nil
 	}
+	w.m.ledger.Release(w.uid)
 	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
 	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
 	return w.rejected
@@ -165,6 +170,7 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 		s = final
 	}
 	w.report(ctx, p.pod, s)
+	w.m.ledger.Release(w.uid)
 	return resyncPeriod, p.prune(ctx)
 }
 

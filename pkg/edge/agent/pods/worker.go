@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/pods/admission"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -50,6 +52,7 @@ type worker struct {
 	savedDeletion *edgeapi.DeletePod
 	admitted      bool
 	rejected      *v1.PodStatus
+	noRoom        *admission.Rejection // set before the goroutine starts
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	ended         bool                 // it starts no container any more
@@ -228,7 +231,21 @@ func (w *worker) keep(ctx context.Context, d *desired, deletion *edgeapi.DeleteP
 }
 
 // restoreStatus takes up the status from before the agent's start.
-func (w *worker) restoreStatus(s *v1.PodStatus) { w.last = s }
+func (w *worker) restoreStatus(s *v1.PodStatus) {
+	w.last = s
+	if s != nil && status.IsRejected(s) {
+		w.rejected = s
+	}
+}
+
+// claim asks for what the pod needs of the device's resources, unless it has ended.
+func (w *worker) claim() {
+	old := w.oldStatus(w.desired.pod)
+	if w.deletion != nil || podutil.IsTerminal(old.Phase) {
+		return
+	}
+	w.noRoom = w.m.ledger.Claim(w.desired.pod)
+}
 
 // oldStatus is the status before, by the agent's own record or else by the cluster's.
 func (w *worker) oldStatus(pod *v1.Pod) *v1.PodStatus {

@@ -4,6 +4,7 @@ package status
 
 import (
 	"sort"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -169,13 +170,21 @@ func Final(s *v1.PodStatus) *v1.PodStatus {
 	return s
 }
 
+// rejectedPrefix begins the message of a pod that was refused.
+const rejectedPrefix = "Pod was rejected: "
+
+// IsRejected tells whether a status was made by Rejected.
+func IsRejected(s *v1.PodStatus) bool {
+	return s.Phase == v1.PodFailed && s.Reason != "" && strings.HasPrefix(s.Message, rejectedPrefix)
+}
+
 // Rejected is the status of a pod that the device refuses to run.
 func Rejected(pod *v1.Pod, reason, message string, hostIPs []string, now time.Time) *v1.PodStatus {
 	s := &v1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		Phase:              v1.PodFailed,
 		Reason:             reason,
-		Message:            "Pod was rejected: " + message,
+		Message:            rejectedPrefix + message,
 		StartTime:          pod.Status.StartTime,
 		QOSClass:           podutil.QOSClass(pod),
 		Conditions:         pod.Status.Conditions,
