@@ -17,10 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/agent/footprint"
 	"arhat.dev/aranya/pkg/edge/agent/host"
+	"arhat.dev/aranya/pkg/edge/agent/images"
 	"arhat.dev/aranya/pkg/edge/agent/links"
 	"arhat.dev/aranya/pkg/edge/agent/node"
 	"arhat.dev/aranya/pkg/edge/agent/pods"
@@ -56,6 +58,7 @@ type Agent struct {
 	lock    *os.File
 	runtime runtime.Runtime
 	pods    *pods.Manager
+	images  *images.Collector
 	host    *host.Host
 	node    *node.Collector
 	stats   *stats.Collector
@@ -109,9 +112,14 @@ func (a *Agent) build(ctx context.Context) error {
 	if a.pods, err = pods.New(pods.Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
 		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy),
+		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
 	}); err != nil {
 		return err
 	}
+	a.images = images.NewCollector(a.runtime, clock.RealClock{}, images.GCPolicy{
+		HighThresholdPercent: *a.config.ImageGCHighThresholdPercent, LowThresholdPercent: *a.config.ImageGCLowThresholdPercent,
+		MinAge: a.config.MinimumGCAge(), MaxAge: a.config.MaximumGCAge(),
+	}, a.pods.Images, a.pods.DeviceEvent)
 	a.host = host.New(host.Config{
 		Policy: &a.config.Policy, Shell: a.config.Shell, AgentLog: agentLog(&a.config.Logging.File),
 		Pods: a.pods, Runtime: a.runtime, Summary: a.stats.Summary,
@@ -193,6 +201,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.pods.Run(groupCtx) })
 	group.Go(func() error {
 		a.node.Run(groupCtx, a.nodeChanged)
+		return nil
+	})
+	group.Go(func() error {
+		a.images.Run(groupCtx)
 		return nil
 	})
 	group.Go(func() error { return a.uplink.Run(groupCtx) })

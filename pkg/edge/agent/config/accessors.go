@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -37,6 +38,27 @@ func (r *Reserved) List() v1.ResourceList {
 		v1.ResourceMemory:           resource.MustParse(r.Memory),
 		v1.ResourceEphemeralStorage: resource.MustParse(r.EphemeralStorage),
 	}
+}
+
+// MinimumGCAge is ImageMinimumGCAge. The configuration must be valid, as for the others.
+func (h *Housekeeping) MinimumGCAge() time.Duration { return duration(h.ImageMinimumGCAge) }
+
+// MaximumGCAge is ImageMaximumGCAge.
+func (h *Housekeeping) MaximumGCAge() time.Duration { return duration(h.ImageMaximumGCAge) }
+
+// LogMaxBytes is ContainerLogMaxSize in bytes.
+func (h *Housekeeping) LogMaxBytes() int64 {
+	q := resource.MustParse(h.ContainerLogMaxSize)
+	return q.Value()
+}
+
+// duration is 0 for what is not one, which validation has ruled out.
+func duration(text string) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 // Finish applies defaults and validates, which is how every configuration is made ready for use.

@@ -62,6 +62,17 @@ func TestValidate(t *testing.T) {
 		"destination network": {"policy: {hostPortForward: {allowedDestinations: ['10.1.2.3/16']}}", "did you mean 10.1.0.0/16?"},
 		"destination port":    {"policy: {hostPortForward: {allowedDestinations: ['10.1.0.0/16:99999']}}", "is not a number from 1 to 65535"},
 		"host path":           {"policy: {hostPaths: [data/]}", "policy.hostPaths[0]: Invalid value"},
+		"image threshold":     {"imageGCHighThresholdPercent: 101", "imageGCHighThresholdPercent: Invalid value"},
+		"image thresholds":    {"imageGCLowThresholdPercent: 85", "must be at least 0 and less than imageGCHighThresholdPercent"},
+		"image age":           {"imageMinimumGCAge: long", "imageMinimumGCAge: Invalid value"},
+		"container log size":  {"containerLogMaxSize: big", "containerLogMaxSize: Invalid value"},
+		"container log files": {"containerLogMaxFiles: 1", "containerLogMaxFiles: Invalid value"},
+		"signal":              {"evictionHard: {disk.available: 1Gi}", "evictionHard[disk.available]: Unsupported value"},
+		"threshold":           {"evictionHard: {memory.available: much}", "evictionHard[memory.available]: Invalid value"},
+		"percentage":          {"evictionHard: {memory.available: 101%}", "must be a percentage from 0% to 100%"},
+		"soft without grace":  {"evictionSoft: {memory.available: 1Gi}", "evictionSoftGracePeriod[memory.available]: Required value"},
+		"grace period":        {"evictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: -1s}", "evictionSoftGracePeriod[memory.available]: Invalid value"},
+		"longest grace":       {"evictionMaxPodGracePeriod: -1", "evictionMaxPodGracePeriod: Invalid value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := tt.text
@@ -215,4 +226,13 @@ func FuzzParse(f *testing.F) {
 			c.Policy.AllowsLogPath("/a/b")
 		}
 	})
+}
+
+func TestParseThreshold(t *testing.T) {
+	for text, want := range map[string]uint64{"100Mi": 100 << 20, "10%": 1 << 20, "0%": 0, "0": 0, "12.5%": 10 << 17} {
+		got, err := ParseThreshold(text)
+		if err != nil || got.Of(10<<20) != want {
+			t.Errorf("%s: got %d, %v, want %d", text, got.Of(10<<20), err, want)
+		}
+	}
 }

@@ -138,6 +138,7 @@ func (c *Configuration) Default() {
 	setDefault(&c.Reserved.CPU, defaultReservedCPU)
 	setDefault(&c.Reserved.Memory, defaultReservedMemory)
 	setDefault(&c.Reserved.EphemeralStorage, defaultReservedStorage)
+	c.Housekeeping.setDefaults()
 
 	setDefault(&c.Logging.Format, defaultLoggingFormat)
 	setDefault(&c.Logging.Level, defaultLoggingLevel)

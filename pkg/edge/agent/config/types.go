@@ -42,8 +42,11 @@ type Configuration struct {
 	WebSocket WebSocket `yaml:"websocket,omitempty"`
 
 	Reserved Reserved `yaml:"reserved,omitempty"`
-	Logging  Logging  `yaml:"logging,omitempty"`
-	Policy   Policy   `yaml:"policy,omitempty"`
+
+	Housekeeping `yaml:",inline"`
+
+	Logging Logging `yaml:"logging,omitempty"`
+	Policy  Policy  `yaml:"policy,omitempty"`
 }
 
 // Reserved are quantities that pods cannot have: capacity minus reserved is allocatable.

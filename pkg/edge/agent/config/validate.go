@@ -34,6 +34,7 @@ func (c *Configuration) Validate() error {
 	errs = append(errs, validateQuantity(c.Reserved.CPU, reserved.Child("cpu"), 0)...)
 	errs = append(errs, validateQuantity(c.Reserved.Memory, reserved.Child("memory"), 0)...)
 	errs = append(errs, validateQuantity(c.Reserved.EphemeralStorage, reserved.Child("ephemeral-storage"), 0)...)
+	errs = append(errs, c.Housekeeping.validate()...)
 	errs = append(errs, c.Logging.validate(field.NewPath("logging"))...)
 	errs = append(errs, c.Policy.validate(field.NewPath("policy"))...)
 	return errs.ToAggregate()

@@ -19,6 +19,8 @@ const (
 	DefaultRelistPeriod     = time.Second
 	DefaultMaxParallelPulls = 2
 	DefaultSystemdSlice     = "arhat.slice"
+	DefaultLogMaxSize       = 10 << 20
+	DefaultLogMaxFiles      = 5
 )
 
 // Config says how a Manager runs pods.
@@ -49,6 +51,10 @@ type Config struct {
 	RelistPeriod time.Duration
 	// MaxParallelPulls bounds the images that are pulled at the same time. Defaults to 2.
 	MaxParallelPulls int
+	// LogMaxSize in bytes is when a container's log is rotated, LogMaxFiles how many files are kept of one
+	// instance of a container, the one being written included. They default to 10 MiB and 5.
+	LogMaxSize  int64
+	LogMaxFiles int
 	// CgroupParent is the parent of the pods' cgroups in the runtime's own notation. Defaults to
 	// "arhat.slice" with the systemd driver, and to the runtime's own choice with cgroupfs.
 	CgroupParent string
@@ -97,6 +103,12 @@ func (c *Config) complete() error {
 	}
 	if c.RelistPeriod <= 0 {
 		c.RelistPeriod = DefaultRelistPeriod
+	}
+	if c.LogMaxSize <= 0 {
+		c.LogMaxSize = DefaultLogMaxSize
+	}
+	if c.LogMaxFiles <= 1 {
+		c.LogMaxFiles = DefaultLogMaxFiles
 	}
 	if c.MaxParallelPulls <= 0 {
 		c.MaxParallelPulls = DefaultMaxParallelPulls

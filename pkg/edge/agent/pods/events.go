@@ -64,6 +64,11 @@ func (r *recorder) event(podUID, fieldPath, eventType, reason, message string) {
 	})
 }
 
+// DeviceEvent records an event about the device itself.
+func (m *Manager) DeviceEvent(eventType, reason, message string) {
+	m.events.event("", "", eventType, reason, message)
+}
+
 // forget drops what is remembered of a pod.
 func (r *recorder) forget(podUID string) {
 	r.mu.Lock()

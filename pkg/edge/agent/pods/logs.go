@@ -18,10 +18,6 @@ import (
 )
 
 const (
-	// maxLogSize in bytes is when a container's log is rotated.
-	maxLogSize = 10 << 20
-	// maxLogFiles are kept of one instance of a container, the one being written included.
-	maxLogFiles   = 5
 	logPeriod     = 10 * time.Second
 	logTimeFormat = "20060102-150405"
 	gzipSuffix    = ".gz"
@@ -70,10 +66,10 @@ func (m *Manager) rotateLog(ctx context.Context, c *state.Container) error {
 	} else if err != nil {
 		return err
 	}
-	if info.Size() < maxLogSize {
+	if info.Size() < m.cfg.LogMaxSize {
 		return nil
 	}
-	if err := tidyLogs(c.LogPath); err != nil {
+	if err := tidyLogs(c.LogPath, m.cfg.LogMaxFiles); err != nil {
 		return err
 	}
 	aside := c.LogPath + "." + m.cfg.Clock.Now().Format(logTimeFormat)
@@ -88,7 +84,7 @@ func (m *Manager) rotateLog(ctx context.Context, c *state.Container) error {
 
 // tidyLogs removes the oldest of the logs that were put aside, so that one more can be, and compresses
 // the rest. The newest of them, which somebody may still be reading, is compressed the next time.
-func tidyLogs(path string) error {
+func tidyLogs(path string, maxFiles int) error {
 	aside, err := filepath.Glob(escapeGlob(path) + ".*")
 	if err != nil {
 		return err
@@ -103,7 +99,7 @@ func tidyLogs(path string) error {
 		}
 		kept = append(kept, file)
 	}
-	for len(kept) > maxLogFiles-2 {
+	for len(kept) > maxFiles-2 {
 		errs = append(errs, os.Remove(kept[0]))
 		kept = kept[1:]
 	}

@@ -25,7 +25,7 @@ func TestLogRotation(t *testing.T) {
 		}
 		write := func(text string) {
 			t.Helper()
-			if err := os.WriteFile(path, []byte(text+strings.Repeat("x", maxLogSize)), 0o640); err != nil {
+			if err := os.WriteFile(path, []byte(text+strings.Repeat("x", DefaultLogMaxSize)), 0o640); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -48,13 +48,13 @@ func TestLogRotation(t *testing.T) {
 			t.Error("the log was put aside though the runtime did not begin a new one")
 		}
 		a.runtime.set(func() { a.runtime.reopenErr = nil })
-		for range maxLogFiles + 3 {
+		for range DefaultLogMaxFiles + 3 {
 			write("again")
 			rotate()
 		}
 		files := asides()
-		if len(files) != maxLogFiles-1 {
-			t.Fatalf("got %v, want %d files besides the one being written", files, maxLogFiles-1)
+		if len(files) != DefaultLogMaxFiles-1 {
+			t.Fatalf("got %v, want %d files besides the one being written", files, DefaultLogMaxFiles-1)
 		}
 		for i, file := range files {
 			if last := i == len(files)-1; strings.HasSuffix(file, gzipSuffix) == last {

@@ -30,6 +30,26 @@ func (m *Manager) Pods() []*v1.Pod {
 	return pods
 }
 
+// Images lists the images of the pods that have not ended, as their specs name them.
+func (m *Manager) Images() []string {
+	var images []string
+	for _, pod := range m.Pods() {
+		if podutil.IsTerminal(pod.Status.Phase) {
+			continue
+		}
+		podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+			images = append(images, c.Image)
+			return true
+		})
+		for i := range pod.Spec.Volumes {
+			if image := pod.Spec.Volumes[i].Image; image != nil {
+				images = append(images, image.Reference)
+			}
+		}
+	}
+	return images
+}
+
 // lookup returns what is known of a pod and a container of it.
 func (m *Manager) lookup(podUID, container string) (*v1.Pod, *state.Pod, *v1.PodStatus, error) {
 	w := m.worker(podUID)
