@@ -14,6 +14,9 @@ DIR ?= .run
 ONCE ?=
 RUN ?=
 BENCHTIME ?= 1s
+SCENARIO ?=
+N ?= 0
+CM ?= stock
 ROUNDS ?= 100
 SEED ?=
 
@@ -69,7 +72,7 @@ demo: cluster-programs ## Show what aranya does, on a cluster of its own (ONCE=1
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-e2e test-chaos ## Run all tests; root installs missing Debian packages, others are told what is left out
+test: test-unit test-e2e test-chaos bench-smoke ## Run all tests; root installs missing Debian packages, others are told what is left out
 
 .PHONY: test-unit
 test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
@@ -101,7 +104,20 @@ packages:
 	@hack/install-packages.sh
 
 .PHONY: bench
-bench: ## Run the Go benchmarks (BENCHTIME=1s)
+bench: bench-program ## Measure on real clusters (SCENARIO=all N=1000 LINK=grpc|websocket|mqtt CM=stock|fast)
+	@$(BIN)/bench --scenario "$(SCENARIO)" --n "$(N)" --link "$(LINK)" --controller-manager "$(CM)"
+
+.PHONY: bench-smoke
+bench-smoke: bench-program ## Check that the benchmarks work, with little of everything (SCENARIO=all)
+	@echo "Benchmarks, for correctness only."
+	@$(BIN)/bench --smoke --scenario "$(SCENARIO)"
+
+.PHONY: bench-program
+bench-program: packages cluster-programs
+	@$(GO_BUILD) -o $(BIN)/bench ./hack/bench
+
+.PHONY: bench-go
+bench-go: ## Run the Go benchmarks (BENCHTIME=1s)
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$(go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/...)
 
 ##@ Checks

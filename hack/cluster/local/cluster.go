@@ -43,7 +43,7 @@ func Open(dir string) (*Cluster, error) {
 }
 
 // Up says whether the cluster runs.
-func (c *Cluster) Up() bool { return c.supervisor(cloud).Alive() }
+func (c *Cluster) Up() bool { return c.supervisor(Cloud).Alive() }
 
 // State returns a copy of what is remembered of the cluster.
 func (c *Cluster) State() State {
@@ -121,7 +121,7 @@ const (
 )
 
 // Cloud returns the supervisor of the cloud side.
-func (c *Cluster) Cloud() *supervisor.Client { return supervisor.NewClient(c.socket(cloud)) }
+func (c *Cluster) Cloud() *supervisor.Client { return supervisor.NewClient(c.socket(Cloud)) }
 
 // Device returns the supervisor that stands for a device.
 func (c *Cluster) Device(name string) *supervisor.Client { return supervisor.NewClient(c.socket(name)) }

@@ -173,6 +173,7 @@ func (c *Cluster) startCloud(ctx context.Context, services ...supervisor.Service
 		svc.Log = c.path("logs", svc.Name+".log")
 		svc.Env = c.serviceEnv()
 		svc.Dir = c.Dir
+		svc.Argv = append(svc.Argv, c.state.ExtraArgs[svc.Name]...)
 		if err := c.Cloud().Start(ctx, svc); err != nil {
 			return err
 		}

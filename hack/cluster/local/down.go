@@ -74,7 +74,7 @@ func (c *Cluster) stop(ctx context.Context) error {
 	var devices errgroup.Group
 	devices.SetLimit(8)
 	for name := range c.state.Supervisors {
-		if name == cloud {
+		if name == Cloud {
 			continue
 		}
 		devices.Go(func() error {
@@ -86,7 +86,7 @@ func (c *Cluster) stop(ctx context.Context) error {
 		})
 	}
 	_ = devices.Wait()
-	collect(c.stopGroup(ctx, cloud))
+	collect(c.stopGroup(ctx, Cloud))
 	collect(c.killStrays())
 	for i := range c.state.Devices {
 		collect(disconnect(&c.state.Devices[i]))

@@ -61,6 +61,8 @@ type Options struct {
 	Etcd string
 	// KubernetesOnly leaves aranya and the devices out.
 	KubernetesOnly bool
+	// ExtraArgs are further arguments of programs of the cloud side, by their service's name.
+	ExtraArgs map[string][]string
 	// Images are imported into the container runtime of each device.
 	Images []containerd.Image
 	// Out receives the progress, for people.

@@ -26,6 +26,8 @@ type State struct {
 	Link    string `json:"link"`
 	Etcd    string `json:"etcd"`
 	Ports   Ports  `json:"ports"`
+	// ExtraArgs are those of Options.
+	ExtraArgs map[string][]string `json:"extraArgs,omitempty"`
 	// Network is the address range of the devices, if they have network namespaces of their own.
 	Network *Network `json:"network,omitempty"`
 	// Supervisors that were started: "cloud" and, if isolated, one named after each device.
@@ -74,8 +76,10 @@ const (
 	stateFile = "state.json"
 	lockFile  = ".lock"
 	groupFile = "run"
-	cloud     = "cloud"
 )
+
+// Cloud is the group of the programs of the cloud side, see PID.
+const Cloud = "cloud"
 
 // errNoCluster says that there is nothing in a directory.
 var errNoCluster = errors.New("there is no cluster")

@@ -65,7 +65,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 		return nil, false, err
 	}
 	c.state = state
-	running = state.Supervisors[cloud].Alive()
+	running = state.Supervisors[Cloud].Alive()
 	if running {
 		for _, conflict := range [][3]string{{"RUNTIME", o.Runtime, state.Runtime}, {"LINK", o.Link, state.Link}, {"ETCD", o.Etcd, state.Etcd}} {
 			if conflict[1] != conflict[2] {
@@ -89,6 +89,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 		return nil, false, err
 	}
 	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
+	state.ExtraArgs = o.ExtraArgs
 	state.Supervisors = map[string]supervisor.Process{}
 	state.Devices = nil
 	p := &state.Ports
@@ -114,7 +115,7 @@ func (c *Cluster) bringUp(ctx context.Context, o *Options, running bool) error {
 		if err := c.links(); err != nil {
 			return err
 		}
-		if err := c.launch(ctx, cloud, nil); err != nil {
+		if err := c.launch(ctx, Cloud, nil); err != nil {
 			return err
 		}
 	}

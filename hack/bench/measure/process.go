@@ -1,0 +1,54 @@
+package measure
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/procfs"
+)
+
+// Usage is what a process has used.
+type Usage struct {
+	// CPU time in user and system mode since the process began.
+	CPU time.Duration
+	// RSS is its resident memory in bytes.
+	RSS int64
+}
+
+// Process reads what a process has used so far.
+func Process(pid int) (Usage, error) {
+	proc, err := procfs.NewProc(pid)
+	if err != nil {
+		return Usage{}, err
+	}
+	stat, err := proc.Stat()
+	if err != nil {
+		return Usage{}, err
+	}
+	return Usage{CPU: time.Duration(stat.CPUTime() * float64(time.Second)), RSS: int64(stat.ResidentMemory())}, nil
+}
+
+// samplePeriod is how often processes are looked at.
+const samplePeriod = 500 * time.Millisecond
+
+// Watch follows a process until ctx ends or the process does: its memory in MiB and its CPU in cores.
+func Watch(ctx context.Context, pid int, memory, cpu *Series) {
+	ticker := time.NewTicker(samplePeriod)
+	defer ticker.Stop()
+	last, err := Process(pid)
+	at := time.Now()
+	for err == nil {
+		memory.Add(float64(last.RSS) / (1 << 20))
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		var now Usage
+		if now, err = Process(pid); err != nil {
+			return
+		}
+		cpu.Add((now.CPU - last.CPU).Seconds() / time.Since(at).Seconds())
+		last, at = now, time.Now()
+	}
+}
