@@ -87,6 +87,7 @@ type Controllers struct {
 	nodeInformer   cache.SharedIndexInformer
 	nodeLister     corelisters.NodeLister
 	serviceSynced  cache.InformerSynced
+	classSynced    cache.InformerSynced
 	podInformer    cache.SharedIndexInformer
 
 	broker       *broker.Pool
@@ -123,6 +124,7 @@ func New(config Config) (*Controllers, error) {
 	c.kube = informers.NewSharedInformerFactoryWithOptions(config.Kube, 0, informers.WithTransform(slim))
 	c.nodeLister, c.nodeInformer = c.kube.Core().V1().Nodes().Lister(), c.kube.Core().V1().Nodes().Informer()
 	c.serviceSynced = c.kube.Core().V1().Services().Informer().HasSynced
+	c.classSynced = c.kube.Node().V1().RuntimeClasses().Informer().HasSynced
 	c.podInformer = pod.NewInformer(config.Kube)
 	if err := c.build(); err != nil {
 		c.cancel()
@@ -161,7 +163,8 @@ func (c *Controllers) build() (err error) {
 	}
 	if c.pod, err = pod.New(ctx, pod.Config{
 		Kube: c.config.Kube, Pods: c.podInformer, Nodes: c.nodeInformer, Services: c.kube.Core().V1().Services().Lister(),
-		Devices: c.devices, Owner: c.owner, Events: c.recorder, Clock: c.config.Clock,
+		RuntimeClasses: c.kube.Node().V1().RuntimeClasses().Lister(),
+		Devices:        c.devices, Owner: c.owner, Events: c.recorder, Clock: c.config.Clock,
 	}); err != nil {
 		return err
 	}
@@ -254,7 +257,7 @@ func (c *Controllers) owner(nodeName string) (gateway.Device, bool) {
 // HasSynced says whether the informers hold what the cluster holds: the controllers do nothing
 // before.
 func (c *Controllers) HasSynced() bool {
-	return c.deviceInformer.HasSynced() && c.nodeInformer.HasSynced() && c.serviceSynced() && c.podInformer.HasSynced()
+	return c.deviceInformer.HasSynced() && c.nodeInformer.HasSynced() && c.serviceSynced() && c.classSynced() && c.podInformer.HasSynced()
 }
 
 // Run runs the controllers until ctx ends, and returns when all of them have. It returns an error only

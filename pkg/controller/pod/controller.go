@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	nodelisters "k8s.io/client-go/listers/node/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -51,7 +52,9 @@ type Config struct {
 	Pods     cache.SharedIndexInformer
 	Nodes    cache.SharedIndexInformer
 	Services corelisters.ServiceLister
-	Devices  aranyalisters.EdgeDeviceLister
+	// RuntimeClasses are resolved to the handlers that devices know.
+	RuntimeClasses nodelisters.RuntimeClassLister
+	Devices        aranyalisters.EdgeDeviceLister
 	// Owner returns the EdgeDevice that a Node stands for; false for a foreign Node.
 	Owner  func(nodeName string) (gateway.Device, bool)
 	Events *events.Recorder
@@ -132,7 +135,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 			c.sync.Add(k)
 		}
 	})
-	c.resolver = &resolve.Resolver{Objects: c.objects, Tokens: c.tokens, Services: config.Services}
+	c.resolver = &resolve.Resolver{Objects: c.objects, Tokens: c.tokens, Services: config.Services, RuntimeClasses: config.RuntimeClasses}
 	_, podErr := config.Pods.AddEventHandler(c.podHandler())
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	return c, errors.Join(podErr, nodeErr)

@@ -53,7 +53,7 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	c.objects.Use(k, resolve.References(pod))
 	result, err := c.resolver.Pod(ctx, pod)
 	if missing := (*resolve.Unresolved)(nil); errors.As(err, &missing) {
-		if missing.Pending && len(missing.Containers) == 0 && len(missing.Volumes) == 0 {
+		if missing.OnlyPending() {
 			return 0, nil // looked at again when it was looked up
 		}
 		// What runs already keeps running with what it got.

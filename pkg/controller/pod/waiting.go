@@ -20,7 +20,10 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 	for _, message := range missing.Volumes {
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", message)
 	}
-	if len(missing.Volumes) == 0 {
+	if missing.Sandbox != nil {
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", missing.Sandbox)
+	}
+	if len(missing.Volumes) == 0 && missing.Sandbox == nil {
 		for _, message := range missing.Containers {
 			c.config.Events.Pod(pod, corev1.EventTypeWarning, "Failed", "Error: %s", message)
 		}
@@ -29,8 +32,8 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 		return remindAfter, nil
 	}
 	failures := missing.Containers
-	if len(missing.Volumes) > 0 {
-		failures = nil // the kubelet does not get to the containers before the volumes are there
+	if len(missing.Volumes) > 0 || missing.Sandbox != nil {
+		failures = nil // the kubelet does not get to the containers before volumes and sandbox are there
 	}
 	now := metav1.NewTime(c.config.Clock.Now())
 	status := merge(pod, waitingStatus(pod, failures, now), now)

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	nodelisters "k8s.io/client-go/listers/node/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -38,6 +39,8 @@ type Resolver struct {
 	Objects  Objects
 	Tokens   Tokens
 	Services corelisters.ServiceLister
+	// RuntimeClasses of the cluster: a device is told their handlers.
+	RuntimeClasses nodelisters.RuntimeClassLister
 }
 
 // Result is a resolved pod.
@@ -67,11 +70,25 @@ type Unresolved struct {
 	Containers map[string]string
 	// Volumes lists what is missing for volumes, fit for FailedMount events.
 	Volumes []string
+	// Sandbox is what keeps the pod from having a sandbox, fit for a FailedCreatePodSandBox event.
+	Sandbox error
+}
+
+// any tells whether anything is missing.
+func (u *Unresolved) any() bool {
+	return u.Pending || len(u.Containers) > 0 || len(u.Volumes) > 0 || u.Sandbox != nil
+}
+
+// OnlyPending tells whether all that is missing is being looked up.
+func (u *Unresolved) OnlyPending() bool {
+	return u.Pending && len(u.Containers) == 0 && len(u.Volumes) == 0 && u.Sandbox == nil
 }
 
 // Error implements error.
 func (u *Unresolved) Error() string {
 	switch {
+	case u.Sandbox != nil:
+		return u.Sandbox.Error()
 	case len(u.Volumes) > 0:
 		return u.Volumes[0]
 	case len(u.Containers) > 0:
@@ -98,10 +115,11 @@ func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
 	result := &Result{Message: &edgeapi.RunPod{Uid: string(pod.UID)}}
 
 	plain := strip(pod)
+	r.runtimeHandler(plain, missing)
 	r.resolveEnv(pod, plain, missing)
 	credentials := r.credentials(pod, result, missing)
 	volumes, err := r.volumes(ctx, pod, result, missing)
-	if missing.Pending || len(missing.Containers) > 0 || len(missing.Volumes) > 0 {
+	if missing.any() {
 		return nil, missing
 	}
 	if err != nil {

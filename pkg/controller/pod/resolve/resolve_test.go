@@ -9,9 +9,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	nodelisters "k8s.io/client-go/listers/node/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 )
@@ -75,7 +77,12 @@ func resolver(services ...*corev1.Service) *Resolver {
 			panic(err)
 		}
 	}
-	return &Resolver{Objects: objects, Tokens: tokens{token: "t1", refresh: time.Unix(1000, 0)}, Services: corelisters.NewServiceLister(indexer)}
+	classes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)
+	if err := classes.Add(&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "sandboxed"}, Handler: "runsc"}); err != nil {
+		panic(err)
+	}
+	return &Resolver{Objects: objects, Tokens: tokens{token: "t1", refresh: time.Unix(1000, 0)},
+		Services: corelisters.NewServiceLister(indexer), RuntimeClasses: nodelisters.NewRuntimeClassLister(classes)}
 }
 
 func pod(change ...func(*corev1.Pod)) *corev1.Pod {
@@ -281,5 +288,23 @@ func TestPullSecrets(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"InvalidImagePullSecret", "InvalidImagePullSecret", "FailedToRetrieveImagePullSecret"}, reasons); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRuntimeClass(t *testing.T) {
+	class := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name }
+	}
+	result, err := resolver().Pod(context.Background(), pod(class("sandboxed")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := sentPod(t, result).Spec.RuntimeClassName; got == nil || *got != "runsc" {
+		t.Errorf("the device is told %v, want the handler", ptr.Deref(got, "nothing"))
+	}
+	var missing *Unresolved
+	_, err = resolver().Pod(context.Background(), pod(class("other")))
+	if !errors.As(err, &missing) || missing.Sandbox == nil || missing.OnlyPending() || !strings.Contains(err.Error(), `"other" not found`) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -123,7 +123,7 @@ func (p *pass) createSandbox(ctx context.Context, attempt uint32) error {
 	return nil
 }
 
-// runtimeHandler is the name of the pod's RuntimeClass, which on a device names the handler as well.
+// runtimeHandler is the runtime's own name for the pod's RuntimeClass: the cloud has replaced the one by the other.
 func (p *pass) runtimeHandler() string {
 	if p.pod.Spec.RuntimeClassName == nil {
 		return ""

@@ -78,7 +78,7 @@ func (p *pass) httpHook(ctx context.Context, c *v1.Container, action *v1.HTTPGet
 	if err != nil {
 		return err
 	}
-	code, _, err := probe.Do(req)
+	code, _, err := probe.Do(req, action.Protocol)
 	if err == nil && code >= http.StatusBadRequest {
 		err = fmt.Errorf("HTTP status %d", code)
 	}

@@ -38,6 +38,9 @@ func (p *pass) later(d time.Duration) { p.next = min(p.next, max(d, 0)) }
 // sync brings the pod closer to what is wanted.
 func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	p := &pass{w: w, d: d, pod: d.pod, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
+	if err := p.learnFeatures(ctx); err != nil {
+		return runtimeDownPeriod, err
+	}
 	refused := w.admit(p)
 	if err := p.read(ctx); err != nil {
 		return runtimeDownPeriod, err
@@ -77,7 +80,9 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 	}
 	reason, message, ok := "", "", true
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
-		if w.m.cfg.Admit != nil {
+		reason, message = unsupported(p.pod, p.node.Features)
+		ok = reason == ""
+		if ok && w.m.cfg.Admit != nil {
 			reason, message, ok = w.m.cfg.Admit(p.pod)
 		}
 		if ok && w.noRoom != nil {
@@ -121,16 +126,17 @@ func (p *pass) podIPs() []string {
 func (p *pass) status() *v1.PodStatus {
 	w := p.w
 	return status.Generate(status.Input{
-		Pod:     p.pod,
-		State:   p.st,
-		Old:     w.oldStatus(p.pod),
-		Reasons: w.reasons,
-		Probes:  w.m.probes,
-		Ended:   w.ended,
-		HostIPs: p.node.HostIPs,
-		PodIPs:  p.podIPs(),
-		Runtime: p.runtimeName,
-		Now:     p.now,
+		Pod:               p.pod,
+		State:             p.st,
+		Old:               w.oldStatus(p.pod),
+		Reasons:           w.reasons,
+		Probes:            w.m.probes,
+		Ended:             w.ended,
+		HostIPs:           p.node.HostIPs,
+		PodIPs:            p.podIPs(),
+		Runtime:           p.runtimeName,
+		RecursiveReadOnly: p.node.Features.RecursiveReadOnly,
+		Now:               p.now,
 	})
 }
 

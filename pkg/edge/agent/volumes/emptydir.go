@@ -11,7 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// emptyDirMode lets containers of any user write.
+// emptyDirMode lets containers of any user write. It is what a volume without a mode gets.
 const emptyDirMode = 0o777
 
 // setupEmptyDir makes the directory. Once made it belongs to the containers: nothing is changed later,
@@ -19,6 +19,13 @@ const emptyDirMode = 0o777
 func setupEmptyDir(pod *v1.Pod, source *v1.EmptyDirVolumeSource, path string, memoryBytes int64) error {
 	if source.Medium != v1.StorageMediumDefault && source.Medium != v1.StorageMediumMemory {
 		return fmt.Errorf("storage medium %q is not supported: use the default medium or Memory", source.Medium)
+	}
+	mode := os.FileMode(emptyDirMode)
+	if source.Mode != nil {
+		mode = os.FileMode(*source.Mode) & os.ModePerm
+		if *source.Mode&unix.S_ISVTX != 0 {
+			mode |= os.ModeSticky
+		}
 	}
 	_, err := os.Lstat(path)
 	made := errors.Is(err, os.ErrNotExist)
@@ -39,7 +46,7 @@ func setupEmptyDir(pod *v1.Pod, source *v1.EmptyDirVolumeSource, path string, me
 			return err
 		}
 		if !mounted {
-			options := fmt.Sprintf("mode=%o", emptyDirMode)
+			options := fmt.Sprintf("mode=%o", emptyDirMode) // until the volume's own is set below
 			if size := tmpfsSize(pod, source, memoryBytes); size > 0 {
 				options += fmt.Sprintf(",size=%d", size)
 			}
@@ -52,7 +59,7 @@ func setupEmptyDir(pod *v1.Pod, source *v1.EmptyDirVolumeSource, path string, me
 	if !made {
 		return nil
 	}
-	if err := os.Chmod(path, emptyDirMode); err != nil { // MkdirAll went through the umask
+	if err := os.Chmod(path, mode); err != nil { // MkdirAll went through the umask
 		return err
 	}
 	return setOwnership(path, fsGroup(pod), false)

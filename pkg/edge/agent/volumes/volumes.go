@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -118,8 +120,19 @@ func (v *Volumes) setup(pod *v1.Pod, volume *v1.Volume, src Source) (Mounted, er
 		path := v.path(pod, kind, volume.Name)
 		return Mounted{Path: path, ReadOnly: true}, v.setupContent(pod, kind, path, files)
 	}
-	return Mounted{}, errors.New("volumes of this type cannot be used on an edge device: it supports emptyDir, hostPath, configMap, " +
-		"secret, downwardAPI and projected")
+	return Mounted{}, fmt.Errorf("volumes of type %s cannot be used on an edge device: use emptyDir, hostPath, configMap, secret, downwardAPI or projected", typeOf(volume))
+}
+
+// typeOf is the name of the volume's type in the API.
+func typeOf(volume *v1.Volume) string {
+	source := reflect.ValueOf(volume.VolumeSource)
+	for i := range source.NumField() {
+		if !source.Field(i).IsNil() {
+			name, _, _ := strings.Cut(source.Type().Field(i).Tag.Get("json"), ",")
+			return name
+		}
+	}
+	return "unknown to this agent"
 }
 
 func (v *Volumes) path(pod *v1.Pod, kind, name string) string {

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -281,9 +282,30 @@ func TestHostPathTypes(t *testing.T) {
 }
 
 func TestUnsupportedVolume(t *testing.T) {
-	_, err := newTest(t).Setup(podWith(v1.Volume{Name: "n", VolumeSource: v1.VolumeSource{NFS: &v1.NFSVolumeSource{}}}), Source{})
-	if err == nil || !strings.HasPrefix(err.Error(), `MountVolume.SetUp failed for volume "n" : volumes of this type`) {
-		t.Errorf("got %v", err)
+	for want, source := range map[string]v1.VolumeSource{
+		"volumes of type nfs cannot be used on an edge device":                   {NFS: &v1.NFSVolumeSource{}},
+		"volumes of type persistentVolumeClaim cannot be used on an edge device": {PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}},
+		"volumes of type unknown to this agent cannot be used":                   {},
+	} {
+		_, err := newTest(t).Setup(podWith(v1.Volume{Name: "n", VolumeSource: source}), Source{})
+		if err == nil || !strings.HasPrefix(err.Error(), `MountVolume.SetUp failed for volume "n" : `+want) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestEmptyDirMode(t *testing.T) {
+	v := newTest(t)
+	for mode, want := range map[int32]os.FileMode{0o755: 0o755, 0o1777: 0o777 | os.ModeSticky, 0o700: 0o700} {
+		pod := podWith(v1.Volume{Name: fmt.Sprintf("e%o", mode), VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Mode: &mode}}})
+		mounted, err := v.Setup(pod, Source{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(mounted[pod.Spec.Volumes[0].Name].Path)
+		if err != nil || info.Mode() != want|os.ModeDir {
+			t.Errorf("%o: got %v, %v", mode, info.Mode(), err)
+		}
 	}
 }
 

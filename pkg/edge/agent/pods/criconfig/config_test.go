@@ -147,6 +147,7 @@ func TestContainer(t *testing.T) {
 		"missing name":   func(c *v1.Container) { c.VolumeMounts[0].SubPathExpr = "$(MISSING)" },
 		"block device":   func(c *v1.Container) { c.VolumeDevices = []v1.VolumeDevice{{Name: "v"}} },
 		"recursive":      func(c *v1.Container) { c.VolumeMounts[0].RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyEnabled) },
+		"mount options":  func(c *v1.Container) { c.VolumeMounts[0].BindMountOptions = []string{"noexec"} },
 	} {
 		bad := c.DeepCopy()
 		change(bad)
@@ -161,5 +162,41 @@ func TestContainer(t *testing.T) {
 	}
 	if n := len(config.Mounts); n != 2 {
 		t.Errorf("%d mounts: the container's own %s must not be covered", n, etcHosts)
+	}
+}
+
+func TestRecursiveReadOnly(t *testing.T) {
+	able := Features{RecursiveReadOnly: true}
+	for _, tc := range []struct {
+		mode        v1.RecursiveReadOnlyMode
+		propagation v1.MountPropagationMode
+		writable    bool
+		features    Features
+		want        bool
+		err         string
+	}{
+		{mode: "", features: able},
+		{mode: v1.RecursiveReadOnlyDisabled, features: able},
+		{mode: v1.RecursiveReadOnlyIfPossible},
+		{mode: v1.RecursiveReadOnlyIfPossible, features: able, want: true},
+		{mode: v1.RecursiveReadOnlyEnabled, features: able, want: true},
+		{mode: v1.RecursiveReadOnlyEnabled, err: `volume "v" requested recursive read-only mode, but it is not supported by the runtime`},
+		{mode: v1.RecursiveReadOnlyEnabled, features: able, writable: true, err: "not read-only"},
+		{mode: v1.RecursiveReadOnlyEnabled, features: able, propagation: v1.MountPropagationBidirectional, err: "not compatible with propagation"},
+	} {
+		vm := &v1.VolumeMount{Name: "v", ReadOnly: !tc.writable}
+		if tc.mode != "" {
+			vm.RecursiveReadOnly = &tc.mode
+		}
+		if tc.propagation != "" {
+			vm.MountPropagation = &tc.propagation
+		}
+		got, err := RecursiveReadOnly(vm, tc.features)
+		if (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {
+			t.Errorf("%+v: got %v", tc, err)
+		}
+		if got != tc.want {
+			t.Errorf("%+v: got %v", tc, got)
+		}
 	}
 }

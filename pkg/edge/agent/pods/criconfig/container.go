@@ -44,7 +44,7 @@ func Container(pod *v1.Pod, c *v1.Container, node *Node, instance Instance) (*ru
 	if len(c.VolumeDevices) > 0 {
 		return nil, fmt.Errorf("container %q has volumeDevices, which cannot be used on an edge device", c.Name)
 	}
-	volumeMounts, err := mounts(pod, c, instance.Files, instance.PodIPs, values)
+	volumeMounts, err := mounts(pod, c, node, instance.Files, instance.PodIPs, values)
 	if err != nil {
 		return nil, err
 	}

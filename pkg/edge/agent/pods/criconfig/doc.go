@@ -28,4 +28,11 @@ type Node struct {
 	Owner string
 	// LogDir is the base directory of pod logs.
 	LogDir string
+	// Features of the pod's runtime handler.
+	Features Features
+}
+
+// Features are what some runtimes can do and others cannot.
+type Features struct {
+	RecursiveReadOnly, MountOptions, SupplementalGroupsPolicy bool
 }

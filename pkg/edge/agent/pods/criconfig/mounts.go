@@ -21,13 +21,13 @@ type Files struct {
 }
 
 // mounts returns a container's mounts, and makes the subPath and hosts files among them.
-func mounts(pod *v1.Pod, c *v1.Container, files Files, podIPs []string, envs map[string]string) ([]*runtimeapi.Mount, error) {
+func mounts(pod *v1.Pod, c *v1.Container, node *Node, files Files, podIPs []string, envs map[string]string) ([]*runtimeapi.Mount, error) {
 	var out []*runtimeapi.Mount
 	ownHosts := false
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
 		ownHosts = ownHosts || filepath.Clean(vm.MountPath) == etcHosts
-		mount, err := volumeMount(pod, c, files, i, vm, envs)
+		mount, err := volumeMount(pod, c, node, files, i, vm, envs)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func mounts(pod *v1.Pod, c *v1.Container, files Files, podIPs []string, envs map
 	return out, nil
 }
 
-func volumeMount(pod *v1.Pod, c *v1.Container, files Files, index int, vm *v1.VolumeMount, envs map[string]string) (*runtimeapi.Mount, error) {
+func volumeMount(pod *v1.Pod, c *v1.Container, node *Node, files Files, index int, vm *v1.VolumeMount, envs map[string]string) (*runtimeapi.Mount, error) {
 	volume, ok := files.Mounted[vm.Name]
 	if !ok {
 		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, c.Name)
@@ -70,15 +70,44 @@ func volumeMount(pod *v1.Pod, c *v1.Container, files Files, index int, vm *v1.Vo
 	if !filepath.IsAbs(containerPath) {
 		containerPath = filepath.Join("/", containerPath)
 	}
-	if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
-		return nil, fmt.Errorf("volumeMount %q: recursiveReadOnly: Enabled is not supported by this device's runtime", vm.Name)
+	recursive, err := RecursiveReadOnly(vm, node.Features)
+	if err != nil {
+		return nil, err
+	}
+	if len(vm.BindMountOptions) > 0 && !node.Features.MountOptions {
+		return nil, fmt.Errorf("volume %q requested bind mount options, but they are not supported by the runtime", vm.Name)
 	}
 	return &runtimeapi.Mount{
-		HostPath:      hostPath,
-		ContainerPath: containerPath,
-		Readonly:      vm.ReadOnly || volume.ReadOnly,
-		Propagation:   propagation,
+		HostPath:          hostPath,
+		ContainerPath:     containerPath,
+		Readonly:          vm.ReadOnly || volume.ReadOnly,
+		RecursiveReadOnly: recursive,
+		Propagation:       propagation,
+		MountOptions:      vm.BindMountOptions,
 	}, nil
+}
+
+// RecursiveReadOnly tells whether what is mounted below the volume is to be read-only as well.
+func RecursiveReadOnly(vm *v1.VolumeMount, features Features) (bool, error) {
+	if vm.RecursiveReadOnly == nil || *vm.RecursiveReadOnly == v1.RecursiveReadOnlyDisabled {
+		return false, nil
+	}
+	switch {
+	case !vm.ReadOnly:
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not read-only", vm.Name)
+	case vm.MountPropagation != nil && *vm.MountPropagation != v1.MountPropagationNone:
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not compatible with propagation %q", vm.Name, *vm.MountPropagation)
+	}
+	switch *vm.RecursiveReadOnly {
+	case v1.RecursiveReadOnlyIfPossible:
+		return features.RecursiveReadOnly, nil
+	case v1.RecursiveReadOnlyEnabled:
+		if !features.RecursiveReadOnly {
+			return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not supported by the runtime", vm.Name)
+		}
+		return true, nil
+	}
+	return false, fmt.Errorf("unknown recursive read-only mode %q", *vm.RecursiveReadOnly)
 }
 
 // expandSubPath refuses references to variables that are missing or empty.

@@ -59,6 +59,11 @@ func effectiveSecurityContext(pod *v1.Pod, c *v1.Container) *v1.SecurityContext 
 	return sc
 }
 
+// AppArmorProfile is the container's profile, or else that of the pod; nil without one.
+func AppArmorProfile(pod *v1.Pod, c *v1.Container) *v1.AppArmorProfile {
+	return effectiveSecurityContext(pod, c).AppArmorProfile
+}
+
 func containerSecurity(pod *v1.Pod, c *v1.Container, node *Node, user ImageUser) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	sc := effectiveSecurityContext(pod, c)
 	if err := verifyNonRoot(pod, c, sc, user); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -144,7 +145,7 @@ func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 	if err != nil {
 		return "", err
 	}
-	code, body, err := Do(req)
+	code, body, err := Do(req, action.Protocol)
 	if err != nil {
 		return "", &Failure{Output: err.Error()}
 	}
@@ -155,14 +156,18 @@ func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 }
 
 // Do sends a request on a connection of its own. Certificates are not checked, as the kubelet does not:
-// the answer comes from the pod's own address.
-func Do(req *http.Request) (code int, body string, err error) {
+// the answer comes from the pod's own address. HTTP/2 is spoken without TLS, by prior knowledge.
+func Do(req *http.Request, protocol *v1.HTTPProtocol) (code int, body string, err error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		Proxy:             nil,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}
 	defer transport.CloseIdleConnections()
+	if protocol != nil && *protocol == v1.HTTPProtocolHTTP2 {
+		transport.Protocols = &http.Protocols{}
+		transport.Protocols.SetUnencryptedHTTP2(true)
+	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if next.URL.Hostname() != req.URL.Hostname() || len(via) >= maxRedirects {
 			return http.ErrUseLastResponse // elsewhere is not the container: its answer counts as it is
@@ -202,8 +207,12 @@ func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) (string,
 		return "", errors.New("the pod has no address")
 	}
 	address := net.JoinHostPort(target.PodIP, strconv.Itoa(int(action.Port)))
+	transport := insecure.NewCredentials()
+	if action.Mode != nil && *action.Mode == v1.GRPCProbeModeTLS {
+		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as Do
+	}
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(userAgent), grpc.WithNoProxy(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(transport))
 	if err != nil {
 		return "", err
 	}

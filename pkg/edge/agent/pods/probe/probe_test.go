@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	v1 "k8s.io/api/core/v1"
@@ -93,6 +94,32 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestHTTP2 asks a server that speaks nothing else, without TLS.
+func TestHTTP2(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			w.WriteHeader(http.StatusHTTPVersionNotSupported)
+		}
+	}))
+	server.Config.Protocols = &http.Protocols{}
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	defer server.Close()
+	action := &v1.HTTPGetAction{Port: intstr.FromInt(portOf(t, server.Listener.Addr().String()))}
+	target := Target{Container: &v1.Container{}, PodIP: "127.0.0.1"}
+	if _, err := Run(t.Context(), nil, &v1.ProbeHandler{HTTPGet: action}, target, time.Minute); outcome(err) != "no" {
+		t.Errorf("HTTP/1: got %v", err)
+	}
+	action.Protocol = ptr.To(v1.HTTPProtocolHTTP2)
+	if _, err := Run(t.Context(), nil, &v1.ProbeHandler{HTTPGet: action}, target, time.Minute); err != nil {
+		t.Errorf("HTTP/2: got %v", err)
+	}
+}
+
+func grpcAction(port int, service string) *v1.ProbeHandler {
+	return &v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: int32(port), Service: ptr.To(service)}}
+}
+
 func TestTCPAndGRPC(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -106,25 +133,36 @@ func TestTCPAndGRPC(t *testing.T) {
 	go func() { _ = server.Serve(l) }()
 	defer server.Stop()
 	port := portOf(t, l.Addr().String())
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	secret, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsServer := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&certificate.TLS.Certificates[0])))
+	healthpb.RegisterHealthServer(tlsServer, service)
+	go func() { _ = tlsServer.Serve(secret) }()
+	defer tlsServer.Stop()
+	overTLS := grpcAction(portOf(t, secret.Addr().String()), "good")
+	overTLS.GRPC.Mode = ptr.To(v1.GRPCProbeModeTLS)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	closedPort := portOf(t, closed.Addr().String())
 	closed.Close()
-	grpcProbe := func(port int, service string) *v1.ProbeHandler {
-		return &v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: int32(port), Service: ptr.To(service)}}
-	}
 	for name, tc := range map[string]struct {
 		handler *v1.ProbeHandler
 		want    string
 	}{
 		"tcp":          {&v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(port)}}, "yes"},
 		"tcp closed":   {&v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(closedPort)}}, "no"},
-		"grpc":         {grpcProbe(port, "good"), "yes"},
-		"grpc bad":     {grpcProbe(port, "bad"), "no"},
-		"grpc unknown": {grpcProbe(port, "none"), "no"},
-		"grpc closed":  {grpcProbe(closedPort, ""), "no"},
+		"grpc":         {grpcAction(port, "good"), "yes"},
+		"grpc bad":     {grpcAction(port, "bad"), "no"},
+		"grpc unknown": {grpcAction(port, "none"), "no"},
+		"grpc closed":  {grpcAction(closedPort, ""), "no"},
+		"grpc, TLS":    {overTLS, "yes"},
+		"grpc, no TLS": {grpcAction(portOf(t, secret.Addr().String()), "good"), "no"},
 		"nothing":      {&v1.ProbeHandler{}, "error"},
 	} {
 		_, err := Run(t.Context(), nil, tc.handler, Target{Container: &v1.Container{}, PodIP: "127.0.0.1"}, time.Second)
@@ -132,7 +170,7 @@ func TestTCPAndGRPC(t *testing.T) {
 			t.Errorf("%s: got %s (%v), want %s", name, got, err, tc.want)
 		}
 	}
-	if _, err := Run(t.Context(), nil, grpcProbe(port, ""), Target{Container: &v1.Container{}}, time.Second); outcome(err) != "error" {
+	if _, err := Run(t.Context(), nil, grpcAction(port, ""), Target{Container: &v1.Container{}}, time.Second); outcome(err) != "error" {
 		t.Errorf("a pod without an address: got %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func containerStatuses(in Input, containers []v1.Container, old []v1.ContainerSt
 		if cs == nil {
 			cs = withoutInstance(in, c, before, hasInit)
 		}
-		cs.VolumeMounts = volumeMounts(c)
+		cs.VolumeMounts = volumeMounts(c, in.RecursiveReadOnly)
 		applyReason(in, c, cs, init)
 		out = append(out, *cs)
 	}
@@ -198,13 +198,16 @@ func anyRegularCreated(in Input) bool {
 	return false
 }
 
-func volumeMounts(c *v1.Container) []v1.VolumeMountStatus {
+func volumeMounts(c *v1.Container, recursive bool) []v1.VolumeMountStatus {
 	var out []v1.VolumeMountStatus
 	for _, vm := range c.VolumeMounts {
 		m := v1.VolumeMountStatus{Name: vm.Name, MountPath: vm.MountPath, ReadOnly: vm.ReadOnly}
 		if vm.ReadOnly {
-			disabled := v1.RecursiveReadOnlyDisabled
-			m.RecursiveReadOnly = &disabled
+			effective := v1.RecursiveReadOnlyDisabled
+			if recursive && vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
+				effective = v1.RecursiveReadOnlyEnabled
+			}
+			m.RecursiveReadOnly = &effective
 		}
 		out = append(out, m)
 	}

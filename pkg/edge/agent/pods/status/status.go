@@ -42,7 +42,9 @@ type Input struct {
 	HostIPs, PodIPs []string
 	// Runtime is the name of the container runtime, as in container ids.
 	Runtime string
-	Now     time.Time
+	// RecursiveReadOnly tells whether the runtime can mount so.
+	RecursiveReadOnly bool
+	Now               time.Time
 }
 
 // Generate returns the status.

@@ -1,0 +1,27 @@
+package resolve
+
+import (
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// runtimeHandler replaces the name of the pod's RuntimeClass by that of its handler, which is what the
+// device's runtime knows.
+func (r *Resolver) runtimeHandler(plain *corev1.Pod, missing *Unresolved) {
+	name := plain.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return
+	}
+	class, err := r.RuntimeClasses.Get(*name)
+	switch {
+	case err == nil:
+		plain.Spec.RuntimeClassName = &class.Handler
+		return
+	case !apierrors.IsNotFound(err):
+		err = fmt.Errorf("failed to get RuntimeClass %s: %w", *name, err)
+	}
+	missing.Sandbox = errors.Join(missing.Sandbox, err)
+}
