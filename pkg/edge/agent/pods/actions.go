@@ -43,6 +43,24 @@ func (a *actions) none() bool {
 	return !a.killPod && !a.createSandbox && len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart)+len(a.toKill) == 0
 }
 
+// restartContainer adds that a running container is to be replaced, unless it ends anyway.
+func (a *actions) restartContainer(pod *v1.Pod, name string, k kill) {
+	if slices.ContainsFunc(a.toKill, func(other kill) bool { return other.instance == k.instance }) {
+		return
+	}
+	a.toKill = append(a.toKill, k)
+	add := func(list *[]int, containers []v1.Container) {
+		for i := range containers {
+			if containers[i].Name == name && !slices.Contains(*list, i) {
+				*list = append(*list, i)
+				slices.Sort(*list)
+			}
+		}
+	}
+	add(&a.initToStart, pod.Spec.InitContainers)
+	add(&a.toStart, pod.Spec.Containers)
+}
+
 // probeVerdict is what the probes of a running container say about its life.
 type probeVerdict int
 

@@ -15,9 +15,15 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
-// apply does what computeActions says.
+// apply does what computeActions says, after it has given running containers the resources that they
+// were granted.
 func (p *pass) apply(ctx context.Context) error {
 	a := computeActions(p.pod, p.st, p.w.m.probes.verdict)
+	resizeErr := p.bringIntoForce(ctx, &a)
+	return errors.Join(resizeErr, p.act(ctx, a))
+}
+
+func (p *pass) act(ctx context.Context, a actions) error {
 	// The content of volumes follows the cloud even if nothing else is to be done.
 	mounted, volumesErr := p.mountVolumes()
 	if volumesErr != nil {

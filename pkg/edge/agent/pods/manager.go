@@ -194,9 +194,25 @@ func (m *Manager) finished(w *worker) {
 	defer m.mu.Unlock()
 	if m.workers[w.uid] == w {
 		delete(m.workers, w.uid)
-		m.ledger.Release(w.uid)
+		m.releaseLocked(w.uid)
 	}
 	m.events.forget(w.uid)
+}
+
+// release gives back what a pod had claimed, and wakes those that wait for it.
+func (m *Manager) release(uid string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.releaseLocked(uid)
+}
+
+func (m *Manager) releaseLocked(uid string) {
+	m.ledger.Release(uid)
+	for _, w := range m.workers {
+		if w.waitsForRoom.Load() {
+			w.wakeUp()
+		}
+	}
 }
 
 // all returns the workers of the moment.

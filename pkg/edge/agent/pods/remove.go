@@ -24,6 +24,9 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	p := &pass{w: w, d: d, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
 	if d != nil {
 		p.pod = d.pod
+		if w.resize.granted != nil {
+			p.pod = w.resize.granted.applyTo(d.pod)
+		}
 	} else {
 		p.pod = remains(deletion)
 	}

@@ -190,6 +190,9 @@ func (s *starter) create(ctx context.Context, c *v1.Container, ref, target strin
 		return "", reasonCreateConfig, err
 	}
 	id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
+	if err == nil {
+		s.w.resize.inForce[id] = inForce{c.Resources, s.pod.Spec.Resources}
+	}
 	return id, reasonCreate, err
 }
 

@@ -53,6 +53,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 		w.report(ctx, d.pod, refused)
 		return p.next, nil
 	}
+	p.grant()
 	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
 		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))
 	}
@@ -93,7 +94,7 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 		w.admitted = true
 		return nil
 	}
-	w.m.ledger.Release(w.uid)
+	w.m.release(w.uid)
 	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
 	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
 	return w.rejected
@@ -110,6 +111,7 @@ func (p *pass) read(ctx context.Context) error {
 		return fmt.Errorf("%w: its name is not known", errRuntimeDown)
 	}
 	p.st = st
+	p.noteInForce()
 	p.w.setView(st)
 	return nil
 }
@@ -126,15 +128,16 @@ func (p *pass) podIPs() []string {
 func (p *pass) status() *v1.PodStatus {
 	w := p.w
 	return status.Generate(status.Input{
-		Pod:               p.pod,
-		State:             p.st,
-		Old:               w.oldStatus(p.pod),
-		Reasons:           w.reasons,
-		Probes:            w.m.probes,
-		Ended:             w.ended,
-		HostIPs:           p.node.HostIPs,
-		PodIPs:            p.podIPs(),
-		Runtime:           p.runtimeName,
+		Pod:       p.pod,
+		State:     p.st,
+		Old:       w.oldStatus(p.pod),
+		Reasons:   w.reasons,
+		Probes:    w.m.probes,
+		Ended:     w.ended,
+		HostIPs:   p.node.HostIPs,
+		PodIPs:    p.podIPs(),
+		Runtime:   p.runtimeName,
+		Resources: p.inForceOf, PodResources: p.podInForce(), Resize: p.resizeStatus(),
 		RecursiveReadOnly: p.node.Features.RecursiveReadOnly,
 		Now:               p.now,
 	})
@@ -176,7 +179,7 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 		s = final
 	}
 	w.report(ctx, p.pod, s)
-	w.m.ledger.Release(w.uid)
+	w.m.release(w.uid)
 	return resyncPeriod, p.prune(ctx)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -37,6 +38,8 @@ type worker struct {
 	uid string
 
 	wake chan struct{}
+	// waitsForRoom is set while a resize waits for what other pods have.
+	waitsForRoom atomic.Bool
 
 	mu       sync.Mutex
 	desired  *desired           // nil if only its remains are known
@@ -56,6 +59,7 @@ type worker struct {
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	ended         bool                 // it starts no container any more
+	resize        resizing
 }
 
 func (m *Manager) newWorker(uid string) *worker {
@@ -244,7 +248,7 @@ func (w *worker) claim() {
 	if w.deletion != nil || podutil.IsTerminal(old.Phase) {
 		return
 	}
-	w.noRoom = w.m.ledger.Claim(w.desired.pod)
+	w.noRoom = w.m.ledger.Claim(lastAllocation(w.desired.pod, old).applyTo(w.desired.pod))
 }
 
 // oldStatus is the status before, by the agent's own record or else by the cluster's.

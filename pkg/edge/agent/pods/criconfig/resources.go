@@ -20,6 +20,7 @@ const (
 	quotaPeriod   = 100000 // microseconds
 	minQuota      = 1000   // microseconds
 	milliPerCPU   = 1000
+	unlimited     = -1
 	cgroupV2Probe = "/sys/fs/cgroup/cgroup.controllers"
 	swapV1Probe   = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
 	swapV2Probe   = "/sys/fs/cgroup/*/memory.swap.max" // the root has none
@@ -67,6 +68,22 @@ func containerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.Li
 		}
 	} else if swapV1() {
 		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes
+	}
+	return r
+}
+
+// Update returns what a running container is told when its resources change: a limit that is gone has
+// to be said, as nothing said leaves it as it was.
+func Update(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.LinuxContainerResources {
+	r := containerResources(pod, c, node)
+	if r.CpuQuota == 0 {
+		r.CpuQuota = unlimited
+	}
+	if r.MemoryLimitInBytes == 0 {
+		r.MemoryLimitInBytes = unlimited
+		if r.Unified == nil && swapV1() {
+			r.MemorySwapLimitInBytes = unlimited
+		}
 	}
 	return r
 }

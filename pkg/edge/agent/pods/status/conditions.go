@@ -28,6 +28,9 @@ var owned = map[v1.PodConditionType]bool{
 	v1.PodInitialized:            true,
 	v1.PodReady:                  true,
 	v1.ContainersReady:           true,
+	v1.PodResizePending:          true,
+	v1.PodResizeInProgress:       true,
+	v1.AllContainersRestarting:   true,
 }
 
 func setConditions(in Input, s *v1.PodStatus) {
@@ -37,11 +40,27 @@ func setConditions(in Input, s *v1.PodStatus) {
 		}
 	}
 	ready := containersReady(in.Pod, s)
-	for _, c := range []v1.PodCondition{readyToStart(in), podInitialized(in.Pod, s), podReady(in.Pod, s, ready), ready} {
+	conditions := []v1.PodCondition{readyToStart(in), podInitialized(in.Pod, s), podReady(in.Pod, s, ready), ready}
+	if !podutil.IsTerminal(s.Phase) {
+		conditions = append(conditions, resizeConditions(in.Resize)...)
+	}
+	for _, c := range conditions {
 		c.ObservedGeneration = in.Pod.Generation
 		c.LastTransitionTime = transitionTime(in, c)
 		s.Conditions = append(s.Conditions, c)
 	}
+}
+
+// resizeConditions are there, and true, only while there is something to say.
+func resizeConditions(r Resize) []v1.PodCondition {
+	var conditions []v1.PodCondition
+	if r.Pending != nil {
+		conditions = append(conditions, v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: r.Pending.Reason, Message: r.Pending.Message})
+	}
+	if r.InProgress != nil {
+		conditions = append(conditions, v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue, Reason: r.InProgress.Reason, Message: r.InProgress.Message})
+	}
+	return conditions
 }
 
 // transitionTime is when the condition got the value it has.

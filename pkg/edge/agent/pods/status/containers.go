@@ -88,6 +88,11 @@ func convert(in Input, c *v1.Container, instance *state.Container, before *v1.Co
 		cs.Image = c.Image
 	}
 	cs.Resources = c.Resources.DeepCopy()
+	if in.Resources != nil {
+		if given := in.Resources(instance.ID); given != nil {
+			cs.Resources = given.DeepCopy()
+		}
+	}
 	cs.AllocatedResources = c.Resources.Requests.DeepCopy()
 	if user := instance.User.GetLinux(); user != nil {
 		cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}

@@ -42,9 +42,20 @@ type Input struct {
 	HostIPs, PodIPs []string
 	// Runtime is the name of the container runtime, as in container ids.
 	Runtime string
+	// Resources returns what a container was last given, nil if that is not known: what its spec says.
+	Resources func(containerID string) *v1.ResourceRequirements
+	// PodResources is what the pod as a whole was last given.
+	PodResources *v1.ResourceRequirements
+	Resize       Resize
 	// RecursiveReadOnly tells whether the runtime can mount so.
 	RecursiveReadOnly bool
 	Now               time.Time
+}
+
+// Resize is how far a change of the pod's resources has come. Pending is why it has not been granted,
+// InProgress is set while what was granted is not in force yet, with a reason if that failed.
+type Resize struct {
+	Pending, InProgress *Reason
 }
 
 // Generate returns the status.
@@ -68,6 +79,10 @@ func Generate(in Input) *v1.PodStatus {
 	}
 	s.EphemeralContainerStatuses = containerStatuses(in, ephemeral, old.EphemeralContainerStatuses, hasInit, false)
 
+	if pod.Spec.Resources != nil {
+		s.AllocatedResources = pod.Spec.Resources.Requests.DeepCopy()
+		s.Resources = in.PodResources.DeepCopy()
+	}
 	setProbeResults(in, s)
 	setPhase(in, s)
 	setConditions(in, s)
