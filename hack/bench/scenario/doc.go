@@ -8,5 +8,6 @@ import "arhat.dev/aranya/hack/bench/harness"
 func All() []harness.Scenario {
 	return []harness.Scenario{
 		ceiling,
+		deploy,
 	}
 }

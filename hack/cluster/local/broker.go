@@ -142,9 +142,11 @@ func (c *Cluster) BrokerPassword(user string) (string, error) {
 // writePasswords tells the broker the passwords of aranya and of all devices that there are.
 func (c *Cluster) writePasswords() error {
 	users := []string{BrokerUser, BrokerObserver}
-	for _, d := range c.State().Devices {
+	state := c.State()
+	for _, d := range state.Devices {
 		users = append(users, d.Name)
 	}
+	users = append(users, state.Guests...)
 	var text strings.Builder
 	for _, user := range users {
 		password, err := c.BrokerPassword(user)
@@ -178,6 +180,17 @@ func hashPassword(user, password string) (string, error) {
 	}
 	encode := base64.StdEncoding.EncodeToString
 	return fmt.Sprintf("%s:$7$%d$%s$%s\n", user, iterations, encode(salt), encode(hash)), nil
+}
+
+// AdmitGuests has the broker, if there is one, know devices that are not the cluster's own.
+func (c *Cluster) AdmitGuests(ctx context.Context, names ...string) error {
+	if c.state.Link != LinkMQTT {
+		return nil
+	}
+	if err := c.update(func(s *State) { s.Guests = append(s.Guests, names...) }); err != nil {
+		return err
+	}
+	return c.admitToBroker(ctx)
 }
 
 // admitToBroker has the broker know a new device.
@@ -216,8 +229,8 @@ func (c *Cluster) brokerSecrets(ctx context.Context) error {
 	return nil
 }
 
-// connectivity is spec.connectivity of the EdgeDevices.
-func (c *Cluster) connectivity() map[string]any {
+// Connectivity is spec.connectivity of the EdgeDevices.
+func (c *Cluster) Connectivity() map[string]any {
 	if c.state.Link != LinkMQTT {
 		return map[string]any{"method": "grpc"}
 	}

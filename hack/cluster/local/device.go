@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -132,7 +133,7 @@ func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
 		"apiVersion": edgeDevices.GroupVersion().String(),
 		"kind":       "EdgeDevice",
 		"metadata":   map[string]any{"name": name},
-		"spec":       map[string]any{"connectivity": c.connectivity()},
+		"spec":       map[string]any{"connectivity": c.Connectivity()},
 	}}
 	if _, err := client.Resource(edgeDevices).Namespace(Namespace).Create(ctx, obj, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create EdgeDevice %s: %w", name, err)
@@ -259,7 +260,6 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	config := map[string]any{
 		"apiVersion": "arhat.dev/v1alpha1",
 		"kind":       "ArhatConfiguration",
-		"server":     c.serverAddress(),
 		"stateDir":   c.devicePath(d.Name, "state"),
 		"logDir":     c.devicePath(d.Name, "logs", "pods"),
 		"runtime":    endpoint,
@@ -271,9 +271,11 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	} else {
 		config["nodeIP"] = loopback
 	}
-	if err := c.addLink(ctx, d, config); err != nil {
+	link, err := c.LinkConfig(ctx, d.Name, c.devicePath(d.Name))
+	if err != nil {
 		return err
 	}
+	maps.Copy(config, link)
 	data, err := yaml.Marshal(config)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -31,29 +32,31 @@ func (c *Cluster) devicePort() int {
 	return c.state.Ports.Gateway
 }
 
-// addLink adds what an agent must know of its link to its configuration.
-func (c *Cluster) addLink(ctx context.Context, d *Device, config map[string]any) error {
+// LinkConfig is what the configuration of an agent must say of its link: for devices of the cluster's
+// own, and for simulated ones. Files that it names are written into dir.
+func (c *Cluster) LinkConfig(ctx context.Context, name, dir string) (map[string]any, error) {
+	config := map[string]any{"server": c.serverAddress()}
 	switch c.state.Link {
 	case LinkWebSocket:
 		ca, err := c.deviceCA(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		path := c.devicePath(d.Name, "https-ca.crt")
+		path := filepath.Join(dir, "https-ca.crt")
 		config["websocket"] = map[string]any{"caFile": path}
-		return os.WriteFile(path, ca, 0o600)
+		return config, os.WriteFile(path, ca, 0o600)
 	case LinkMQTT:
-		password, err := c.BrokerPassword(d.Name)
+		password, err := c.BrokerPassword(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		path := c.devicePath(d.Name, "mqtt-password")
+		path := filepath.Join(dir, "mqtt-password")
 		config["mqtt"] = map[string]any{
-			"messageNamespace": MessageNamespace, "username": d.Name, "passwordFile": path, "caFile": c.path("pki", "ca.crt"),
+			"messageNamespace": MessageNamespace, "username": name, "passwordFile": path, "caFile": c.path("pki", "ca.crt"),
 		}
-		return os.WriteFile(path, []byte(password+"\n"), 0o600)
+		return config, os.WriteFile(path, []byte(password+"\n"), 0o600)
 	default:
-		return nil
+		return config, nil
 	}
 }
 

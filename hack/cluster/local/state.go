@@ -33,6 +33,8 @@ type State struct {
 	// Supervisors that were started: "cloud" and, if isolated, one named after each device.
 	Supervisors map[string]supervisor.Process `json:"supervisors"`
 	Devices     []Device                      `json:"devices,omitempty"`
+	// Guests are names of devices, not the cluster's own, that its broker knows.
+	Guests []string `json:"guests,omitempty"`
 	// MadeCNIDir says that /var/lib/cni was not there before.
 	MadeCNIDir bool `json:"madeCNIDir,omitempty"`
 }

@@ -91,7 +91,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
 	state.ExtraArgs = o.ExtraArgs
 	state.Supervisors = map[string]supervisor.Process{}
-	state.Devices = nil
+	state.Devices, state.Guests = nil, nil
 	p := &state.Ports
 	*p = Ports{}
 	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet, &p.Broker); err != nil {

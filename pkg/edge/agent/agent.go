@@ -34,6 +34,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/stats"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/version"
 )
 
@@ -65,12 +66,18 @@ type Agent struct {
 	uplink  *uplink.Client
 	outbox  *outbox
 	link    connection
+	seams   Seams
 }
 
 // New prepares an agent of an enrolled device; the configuration must have passed Finish. It takes
 // the state directory for itself until Run returns, or Close if Run is not called.
 func New(ctx context.Context, cfg *config.Configuration) (*Agent, error) {
-	a := &Agent{config: cfg, outbox: newOutbox()}
+	return NewWith(ctx, cfg, Seams{})
+}
+
+// NewWith is New for an agent that does not have a machine to itself.
+func NewWith(ctx context.Context, cfg *config.Configuration, seams Seams) (*Agent, error) {
+	a := &Agent{config: cfg, outbox: newOutbox(), seams: seams}
 	if err := a.build(ctx); err != nil {
 		return nil, errors.Join(err, a.Close(ctx))
 	}
@@ -86,8 +93,7 @@ func (a *Agent) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dialer := links.New(a.config, device)
-	client, err := uplink.New(uplink.Config{Server: dialer.String(), StateDir: a.config.StateDir, Handler: a, Dialer: dialer})
+	client, err := uplink.New(a.uplinkConfig(device))
 	if err != nil {
 		return err
 	}
@@ -101,7 +107,7 @@ func (a *Agent) build(ctx context.Context) error {
 	}
 	a.node = node.New(node.Config{
 		Runtime: a.runtime, Reserved: a.config.Reserved.List(), NodeIP: a.config.NodeIP,
-		StateDir: a.config.StateDir, Version: version.String(),
+		StateDir: a.config.StateDir, Version: version.String(), Period: a.seams.Period,
 	})
 	a.link.remembered = a.recall(ctx)
 	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
@@ -111,7 +117,7 @@ func (a *Agent) build(ctx context.Context) error {
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
-		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy),
+		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy), RelistPeriod: a.seams.Period,
 		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
 	}); err != nil {
 		return err
@@ -127,7 +133,19 @@ func (a *Agent) build(ctx context.Context) error {
 	return nil
 }
 
+func (a *Agent) uplinkConfig(device identity.Device) uplink.Config {
+	c := uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a, Dialer: a.seams.Dialer}
+	if c.Dialer == nil {
+		dialer := links.New(a.config, device)
+		c.Server, c.Dialer = dialer.String(), dialer
+	}
+	return c
+}
+
 func (a *Agent) newRuntime(ctx context.Context) (runtime.Runtime, error) {
+	if a.seams.Runtime != nil {
+		return a.seams.Runtime, nil
+	}
 	if a.config.Runtime != config.RuntimeProcess {
 		return cri.New(ctx, a.config.Runtime)
 	}
@@ -165,6 +183,9 @@ func (a *Agent) reportLoss(err error) {
 func (a *Agent) lockState() error {
 	if err := os.MkdirAll(a.config.StateDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the state directory: %w (stateDir in arhat.yaml)", err)
+	}
+	if a.seams.Shared {
+		return nil
 	}
 	path := filepath.Join(a.config.StateDir, fileLock)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -208,10 +229,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.uplink.Run(groupCtx) })
-	group.Go(func() error {
-		footprint.Run(groupCtx, trimAfter, trimPeriod)
-		return nil
-	})
+	if !a.seams.Shared {
+		group.Go(func() error {
+			footprint.Run(groupCtx, trimAfter, trimPeriod)
+			return nil
+		})
+	}
 	err := group.Wait()
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
 		err = nil

@@ -38,6 +38,8 @@ type Config struct {
 	StateDir string
 	// Version of the agent.
 	Version string
+	// Period is how often the device is looked at. Defaults to 10 s.
+	Period time.Duration
 	// Clock defaults to the real one.
 	Clock clock.WithTicker
 
@@ -62,6 +64,9 @@ type Collector struct {
 func New(c Config) *Collector {
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
+	}
+	if c.Period <= 0 {
+		c.Period = period
 	}
 	if c.system.root == "" {
 		c.system = hostSystem
@@ -98,7 +103,7 @@ func (c *Collector) HostIPs() []string {
 // Run looks at the device until ctx ends and calls changed after each change of its status, from
 // this goroutine.
 func (c *Collector) Run(ctx context.Context, changed func(*v1.NodeStatus)) {
-	ticker := c.config.Clock.NewTicker(period)
+	ticker := c.config.Clock.NewTicker(c.config.Period)
 	defer ticker.Stop()
 	for {
 		if status, news := c.Refresh(ctx); news {

@@ -1,0 +1,196 @@
+// Package fleet simulates edge devices: many agents in one process, each with the real code from the
+// link up to its pods, mutual TLS and enrolment included, over a container runtime that runs nothing
+// (package fakecri). It knows how to run devices, not what to measure of them.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/hack/simulator/fakecri"
+	"arhat.dev/aranya/pkg/edge/agent"
+	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/links"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+// lookPeriod is how often a simulated device looks at its runtime and machine: rarely, because nothing
+// happens there by itself.
+const lookPeriod = 10 * time.Minute
+
+// Options say what the devices are like.
+type Options struct {
+	// Dir holds the state of the devices; a directory in memory is best. Created if missing.
+	Dir string
+	// Configure returns the configuration of a device, of which the fleet needs the server and what
+	// belongs to the link.
+	Configure func(name string) *config.Configuration
+	// Runtime is how their container runtimes behave.
+	Runtime fakecri.Options
+}
+
+// Fleet is a number of devices. Its methods may be called concurrently.
+type Fleet struct {
+	options Options
+	gate    gate
+
+	mu      sync.Mutex
+	devices map[string]*device
+}
+
+type device struct {
+	stop context.CancelFunc
+	done chan struct{}
+	err  error // valid when done is closed
+}
+
+// New returns a fleet without devices. It raises the limit of open files of this process as far as it
+// may: each device has a connection.
+func New(o Options) (*Fleet, error) {
+	switch {
+	case o.Dir == "":
+		return nil, errors.New("fleet: no directory is given")
+	case o.Configure == nil:
+		return nil, errors.New("fleet: no configuration is given")
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, err
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
+	}
+	return &Fleet{options: o, devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]bool{}}}, nil
+}
+
+// configure returns a valid configuration and the device's own dialer.
+func (f *Fleet) configure(name string, device identity.Device) (*config.Configuration, link.Dialer, error) {
+	cfg := f.options.Configure(name)
+	cfg.StateDir = filepath.Join(f.options.Dir, name)
+	cfg.LogDir = filepath.Join(cfg.StateDir, "logs")
+	cfg.Logging.File.Disabled = true
+	if err := cfg.Finish(); err != nil {
+		return nil, nil, fmt.Errorf("device %s: %w", name, err)
+	}
+	return cfg, &gated{Dialer: links.New(cfg, device), gate: &f.gate}, nil
+}
+
+// Enrol enrols a device with its token. The device does not run yet.
+func (f *Fleet) Enrol(ctx context.Context, name, token string) error {
+	t, err := identity.ParseToken(token)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	cfg, dialer, err := f.configure(name, identity.Device{Namespace: t.Namespace, Name: t.Name})
+	if err != nil {
+		return err
+	}
+	if err := uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir, Dialer: dialer}); err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	return nil
+}
+
+// Start runs an enrolled device until Stop, or until ctx ends.
+func (f *Fleet) Start(ctx context.Context, name string) error {
+	id, err := uplink.LoadDevice(filepath.Join(f.options.Dir, name))
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	cfg, dialer, err := f.configure(name, id)
+	if err != nil {
+		return err
+	}
+	seams := agent.Seams{Runtime: fakecri.New(f.options.Runtime), Dialer: dialer, Period: lookPeriod, Shared: true}
+	a, err := agent.NewWith(ctx, cfg, seams)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	d := &device{stop: stop, done: make(chan struct{})}
+	f.mu.Lock()
+	former := f.devices[name]
+	if former == nil {
+		f.devices[name] = d
+	}
+	f.mu.Unlock()
+	if former != nil {
+		stop()
+		return errors.Join(fmt.Errorf("device %s runs already", name), a.Close(ctx))
+	}
+	go func() {
+		defer close(d.done)
+		d.err = a.Run(ctx)
+	}()
+	return nil
+}
+
+// Stop ends a device and forgets what it had.
+func (f *Fleet) Stop(name string) error {
+	f.mu.Lock()
+	d := f.devices[name]
+	delete(f.devices, name)
+	f.mu.Unlock()
+	if d == nil {
+		return fmt.Errorf("device %s does not run", name)
+	}
+	d.stop()
+	<-d.done
+	return errors.Join(d.err, os.RemoveAll(filepath.Join(f.options.Dir, name)))
+}
+
+// Close ends all devices.
+func (f *Fleet) Close() error {
+	f.mu.Lock()
+	devices := f.devices
+	f.devices = map[string]*device{}
+	f.mu.Unlock()
+	for _, d := range devices {
+		d.stop()
+	}
+	var errs []error
+	for _, d := range devices {
+		<-d.done
+		errs = append(errs, d.err)
+	}
+	return errors.Join(append(errs, os.RemoveAll(f.options.Dir))...)
+}
+
+// Len is how many devices run.
+func (f *Fleet) Len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.devices)
+}
+
+// Links is how many connections the devices have, and Bytes what went over all that they ever had: from
+// and to the devices, TLS included.
+func (f *Fleet) Links() int { return f.gate.len() }
+
+// Bytes is described with Links.
+func (f *Fleet) Bytes() (sent, received int64) { return f.gate.bytes() }
+
+// Cut cuts all links at once, as a failing network does, and lets no new one come up before Mend.
+func (f *Fleet) Cut() { f.gate.cut() }
+
+// Mend lets the devices connect again, each when its back-off says so.
+func (f *Fleet) Mend() { f.gate.closed.Store(false) }
+
+// Break cuts all links at once, and they may come up again at once.
+func (f *Fleet) Break() {
+	f.Cut()
+	f.Mend()
+}

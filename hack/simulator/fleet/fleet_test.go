@@ -1,0 +1,68 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+type pipeDialer struct{}
+
+func (pipeDialer) Dial(context.Context, string) (*link.Conn, error) {
+	a, b := net.Pipe()
+	go func() { // the other end echoes
+		defer b.Close()
+		buf := make([]byte, 16)
+		for {
+			n, err := b.Read(buf)
+			if err != nil {
+				return
+			}
+			if _, err := b.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	return link.NewConn(a, link.MethodGRPC), nil
+}
+
+func TestGate(t *testing.T) {
+	g := &gate{conns: map[*link.Conn]bool{}}
+	d := &gated{Dialer: pipeDialer{}, gate: g}
+	conn, err := d.Dial(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if sent, received := g.bytes(); g.len() != 1 || sent != 5 || received != 5 {
+		t.Errorf("%d links, %d bytes sent, %d received", g.len(), sent, received)
+	}
+	g.cut()
+	if _, err := conn.Write([]byte("hello")); err == nil {
+		t.Error("a link that was cut takes bytes")
+	}
+	if _, err := d.Dial(t.Context(), ""); !errors.Is(err, errCut) {
+		t.Errorf("dialling while the network is cut: %v", err)
+	}
+	if sent, received := g.bytes(); g.len() != 0 || sent != 5 || received != 5 {
+		t.Errorf("after the cut: %d links, %d bytes sent, %d received", g.len(), sent, received)
+	}
+	g.closed.Store(false)
+	again, err := d.Dial(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = again.Close()
+	_ = again.Close() // counts once
+	if g.len() != 0 {
+		t.Error("a link that was closed counts")
+	}
+}

@@ -1,0 +1,22 @@
+package agent
+
+import (
+	"time"
+
+	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/link"
+)
+
+// Seams replace what an agent takes from the machine that it runs on, for a program that runs many
+// agents (hack/simulator). The zero value is a device.
+type Seams struct {
+	// Runtime runs the containers instead of the one that the configuration names. The agent closes it.
+	Runtime runtime.Runtime
+	// Dialer reaches the server instead of the links of the configuration.
+	Dialer link.Dialer
+	// Period is how often runtime and machine are looked at. 0: as often as on a device.
+	Period time.Duration
+	// Shared says that the process is not the agent's own: its memory is left alone, and who starts the
+	// agents sees to it that no two have one state directory.
+	Shared bool
+}
