@@ -37,10 +37,13 @@ type actions struct {
 	// initToStart, toStart and ephemeralToStart are indexes into the lists of the spec.
 	initToStart, toStart, ephemeralToStart []int
 	toKill                                 []kill
+	// restartAll is a container that has exited in a way that makes all of the pod start anew. Nothing
+	// else is done then.
+	restartAll *state.Container
 }
 
 func (a *actions) none() bool {
-	return !a.killPod && !a.createSandbox && len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart)+len(a.toKill) == 0
+	return !a.killPod && !a.createSandbox && a.restartAll == nil && len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart)+len(a.toKill) == 0
 }
 
 // restartContainer adds that a running container is to be replaced, unless it ends anyway.
@@ -77,7 +80,10 @@ func computeActions(pod *v1.Pod, st *state.Pod, verdict func(*v1.Container, *sta
 	if needed, attempt := sandboxNeeded(pod, st); needed {
 		return actionsForNewSandbox(pod, st, attempt)
 	}
-	a := actions{attempt: st.Sandboxes[0].Metadata.GetAttempt()}
+	a := actions{attempt: st.Sandboxes[0].Metadata.GetAttempt(), restartAll: restartAllTrigger(pod, st)}
+	if a.restartAll != nil {
+		return a
+	}
 	for i := range pod.Spec.EphemeralContainers {
 		if st.Find(pod.Spec.EphemeralContainers[i].Name) == nil { // never started again
 			a.ephemeralToStart = append(a.ephemeralToStart, i)

@@ -33,6 +33,9 @@ func (p *pass) act(ctx context.Context, a actions) error {
 		return volumesErr
 	}
 	klog.FromContext(ctx).V(3).Info("Pod needs actions", "pod", klog.KObj(p.pod), "actions", fmt.Sprintf("%+v", a))
+	if a.restartAll != nil {
+		return p.restartAll(ctx, a.restartAll)
+	}
 	if a.killPod {
 		if err := p.stopForGood(ctx, a.createSandbox); err != nil || !a.createSandbox {
 			return err

@@ -78,6 +78,43 @@ func TestContainerdRestartsAndExits(t *testing.T) {
 	}
 }
 
+// TestContainerdRestartsAll has a container whose exit makes the whole pod begin anew.
+func TestContainerdRestartsAll(t *testing.T) {
+	d := newDevice(t)
+	shared := []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+	init := script("init", "echo x >> /shared/inits")
+	trigger := script("trigger", `[ "$(wc -l < /shared/inits)" -ge 2 ] || exit 42; `+forever)
+	trigger.RestartPolicy = ptr.To(v1.ContainerRestartPolicyNever)
+	trigger.RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
+	other := script("other", "echo x >> /shared/others; "+forever)
+	for _, c := range []*v1.Container{&init, &trigger, &other} {
+		c.VolumeMounts = shared
+	}
+	pod := newPod("all", trigger, other)
+	pod.Spec.InitContainers = []v1.Container{init}
+	pod.Spec.RestartPolicy = v1.RestartPolicyNever
+	pod.Spec.Volumes = []v1.Volume{{Name: "shared", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+	d.run(pod)
+	d.waitReady(pod)
+	s := d.status(pod)
+	for _, cs := range s.ContainerStatuses {
+		if cs.RestartCount != 1 || cs.LastTerminationState.Terminated == nil {
+			t.Errorf("%s: got restarts %d, last state %v", cs.Name, cs.RestartCount, cs.LastTerminationState)
+		}
+	}
+	if end := s.ContainerStatuses[1].LastTerminationState.Terminated; end == nil || end.ExitCode != 42 {
+		t.Errorf("the trigger's last state is %v", end)
+	}
+	if s.Phase != v1.PodRunning || s.InitContainerStatuses[0].RestartCount != 1 || conditionOf(s, v1.AllContainersRestarting) != nil {
+		t.Errorf("got phase %s, init container %v, conditions %v", s.Phase, s.InitContainerStatuses[0], s.Conditions)
+	}
+	if got := d.mustExec(pod, "other", "/bin/sh", "-c", "cat /shared/inits /shared/others | wc -l"); got != "4" {
+		t.Errorf("init container and the other one ran %s times together, want 4", got)
+	}
+	d.remove(pod, 0)
+}
+
 func TestContainerdSurvivesRestarts(t *testing.T) {
 	d := newDevice(t)
 	c := script("main", forever)

@@ -148,7 +148,7 @@ func needsRestart(c *v1.Container, changed map[v1.ResourceName]bool) bool {
 // bringIntoForce tells the runtime what the containers may use. Those that have to be restarted for it
 // are added to the actions.
 func (p *pass) bringIntoForce(ctx context.Context, a *actions) error {
-	if a.killPod {
+	if a.killPod || a.restartAll != nil {
 		return nil
 	}
 	r := &p.w.resize

@@ -191,9 +191,23 @@ func (s *starter) create(ctx context.Context, c *v1.Container, ref, target strin
 	}
 	id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
 	if err == nil {
+		s.tellUnenforced(c, config)
 		s.w.resize.inForce[id] = inForce{c.Resources, s.pod.Spec.Resources}
 	}
 	return id, reasonCreate, err
+}
+
+// tellUnenforced says what the runtime has taken from the configuration without acting on it.
+func (s *starter) tellUnenforced(c *v1.Container, config *runtimeapi.ContainerConfig) {
+	r, ok := s.w.m.cfg.Runtime.(interface {
+		Unenforced(*runtimeapi.ContainerConfig, *runtimeapi.PodSandboxConfig) []string
+	})
+	if !ok {
+		return
+	}
+	if names := r.Unenforced(config, s.config); len(names) > 0 {
+		s.containerEvent(c.Name, v1.EventTypeWarning, "NotEnforced", fmt.Sprintf("The runtime %s of this device does not enforce %s", s.runtimeName, strings.Join(names, ", ")))
+	}
 }
 
 func (s *starter) imageUser(ctx context.Context, ref string) (criconfig.ImageUser, error) {

@@ -138,6 +138,7 @@ func (p *pass) status() *v1.PodStatus {
 		PodIPs:    p.podIPs(),
 		Runtime:   p.runtimeName,
 		Resources: p.inForceOf, PodResources: p.podInForce(), Resize: p.resizeStatus(),
+		RestartingAll:     restartAllTrigger(p.pod, p.st),
 		RecursiveReadOnly: p.node.Features.RecursiveReadOnly,
 		Now:               p.now,
 	})

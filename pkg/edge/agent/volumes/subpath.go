@@ -3,6 +3,7 @@ package volumes
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,6 +40,36 @@ func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string
 	target := filepath.Join(v.PodDir(string(pod.UID)), subpathsDir, volume, container, strconv.Itoa(index))
 	return target, bindMount(source, target)
 }
+
+// ReadFile reads a file of a volume, of at most limit bytes. As with SubPath, nothing that a container has
+// put into the volume leads out of it.
+func ReadFile(mounted Mounted, path string, limit int64) ([]byte, error) {
+	fd, err := openBeneath(mounted.Path, path, false)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("it is not a regular file")
+	}
+	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it is larger than %d bytes", limit)
+	}
+	return data, err
+}
+
+// IsNotExist tells whether an error of ReadFile means that there is no such file.
+func IsNotExist(err error) bool { return errors.Is(err, unix.ENOENT) }
 
 // bindMount mounts source at target in place of what is mounted there.
 func bindMount(source, target string) error {

@@ -116,7 +116,7 @@ func TestEnvironment(t *testing.T) {
 		{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)$(C)"}, {Name: "C", Value: "3"}, {Name: "D", Value: "$(B)"}, {Name: "A", Value: "2"},
 		{Name: "SECRET", Value: "pa$$(A)word"},
 	}}
-	envs, err := Environment(testPod(c), &c, &Node{}, nil)
+	envs, err := Environment(testPod(c), &c, &Node{}, nil, Files{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	c.Env = []v1.EnvVar{{Name: "X", ValueFrom: &v1.EnvVarSource{SecretKeyRef: &v1.SecretKeySelector{}}}}
-	if _, err := Environment(testPod(c), &c, &Node{}, nil); err == nil {
+	if _, err := Environment(testPod(c), &c, &Node{}, nil, Files{}); err == nil {
 		t.Error("an unresolved reference was accepted")
 	}
 }

@@ -10,12 +10,15 @@ import (
 
 // Environment returns the container's variables in the order they are declared, each once with its
 // last value. References to variables declared before are expanded.
-func Environment(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string) ([]*runtimeapi.KeyValue, error) {
+func Environment(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files Files) ([]*runtimeapi.KeyValue, error) {
 	values := make(map[string]string, len(c.Env))
 	var order []string
 	for i := range c.Env {
 		env := &c.Env[i]
-		value, err := envValue(pod, c, node, podIPs, env, values)
+		value, err := envValue(pod, c, node, podIPs, files, env, values)
+		if errors.Is(err, errNoValue) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("environment variable %s: %w", env.Name, err)
 		}
@@ -34,7 +37,7 @@ func Environment(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string) ([]*
 	return result, nil
 }
 
-func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, env *v1.EnvVar, values map[string]string) (string, error) {
+func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files Files, env *v1.EnvVar, values map[string]string) (string, error) {
 	source := env.ValueFrom
 	switch {
 	case env.Value != "" || source == nil:
@@ -49,6 +52,8 @@ func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, env *v1
 			}
 		}
 		return ResourceValue(target, node, source.ResourceFieldRef)
+	case source.FileKeyRef != nil:
+		return fileValue(files, source.FileKeyRef)
 	}
 	return "", errors.New("its source has not been resolved by the cloud")
 }

@@ -106,18 +106,32 @@ func FieldPath(pod *v1.Pod, name string) string {
 	return path
 }
 
+// restartRule returns the first rule of the container that is about this exit code, or nil.
+func restartRule(c *v1.Container, exitCode int32) *v1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		codes := c.RestartPolicyRules[i].ExitCodes
+		if codes == nil {
+			continue
+		}
+		in := slices.Contains(codes.Values, exitCode)
+		if (codes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn && in) || (codes.Operator == v1.ContainerRestartRuleOnExitCodesOpNotIn && !in) {
+			return &c.RestartPolicyRules[i]
+		}
+	}
+	return nil
+}
+
+// RestartsAll tells whether all containers of the pod start anew when this one has exited with the code.
+func RestartsAll(c *v1.Container, exitCode int32) bool {
+	rule := restartRule(c, exitCode)
+	return rule != nil && rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
+}
+
 // ShouldRestart tells whether a container that exited with the code runs again under the restart
 // policies of the pod and of the container.
 func ShouldRestart(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.ExitCodes == nil {
-			continue
-		}
-		in := slices.Contains(rule.ExitCodes.Values, exitCode)
-		if (rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn && in) ||
-			(rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpNotIn && !in) {
-			return rule.Action == v1.ContainerRestartRuleActionRestart
-		}
+	if rule := restartRule(c, exitCode); rule != nil {
+		return rule.Action == v1.ContainerRestartRuleActionRestart || rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
 	}
 	policy := string(pod.Spec.RestartPolicy)
 	if c.RestartPolicy != nil {

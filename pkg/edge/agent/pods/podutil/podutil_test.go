@@ -71,6 +71,21 @@ func TestShouldRestart(t *testing.T) {
 	}
 }
 
+func TestRestartsAll(t *testing.T) {
+	c := &v1.Container{RestartPolicyRules: []v1.ContainerRestartRule{
+		{Action: v1.ContainerRestartRuleActionRestart, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{1}}},
+		{Action: v1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpNotIn, Values: []int32{0}}},
+	}}
+	for code, want := range map[int32]bool{0: false, 1: false, 2: true} {
+		if got := RestartsAll(c, code); got != want {
+			t.Errorf("%d: got %v, want what the first rule says that is about it", code, got)
+		}
+	}
+	if !ShouldRestart(&v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyNever}}, c, 2) {
+		t.Error("a container that starts with all the others is not started")
+	}
+}
+
 func TestFieldPath(t *testing.T) {
 	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "c"}},
 		EphemeralContainers: []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "e"}}}}}

@@ -20,6 +20,7 @@ const (
 	reasonUninitialized     = "ContainersNotInitialized"
 	reasonGatesUnready      = "ReadinessGatesNotReady"
 	reasonSandboxUnready    = "PodSandboxNotReady"
+	reasonContainerExited   = "ContainerExited"
 )
 
 // owned are the conditions that the device sets. All others are kept as the cluster has them.
@@ -43,6 +44,10 @@ func setConditions(in Input, s *v1.PodStatus) {
 	conditions := []v1.PodCondition{readyToStart(in), podInitialized(in.Pod, s), podReady(in.Pod, s, ready), ready}
 	if !podutil.IsTerminal(s.Phase) {
 		conditions = append(conditions, resizeConditions(in.Resize)...)
+		if c := in.RestartingAll; c != nil {
+			conditions = append(conditions, v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionTrue, Reason: reasonContainerExited,
+				Message: fmt.Sprintf("Container %s exited with code %d: all containers are restarted", c.Name, c.ExitCode)})
+		}
 	}
 	for _, c := range conditions {
 		c.ObservedGeneration = in.Pod.Generation

@@ -159,6 +159,17 @@ func withoutInstance(in Input, c *v1.Container, before *v1.ContainerStatus, hasI
 // applyReason turns a container that could not be started into a waiting one that says why.
 func applyReason(in Input, c *v1.Container, cs *v1.ContainerStatus, init bool) {
 	instance := in.State.Find(c.Name)
+	if in.RestartingAll != nil && !in.Ended && cs.State.Terminated != nil && (init || findIn(in.Pod.Spec.Containers, c.Name) != nil) {
+		reason, ok := in.Reasons[c.Name]
+		if !ok && len(in.Pod.Spec.InitContainers) > 0 {
+			reason.Reason = reasonInitializing
+		} else if !ok {
+			reason.Reason = reasonCreating
+		}
+		cs.LastTerminationState = cs.State
+		cs.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason.Reason, Message: reason.Message}}
+		return
+	}
 	if init && !podutil.IsSidecar(c) {
 		if instance != nil && instance.Exited() && instance.ExitCode == 0 {
 			return

@@ -16,6 +16,8 @@ type counts struct {
 func phase(in Input, s *v1.PodStatus) v1.PodPhase {
 	n := count(in.Pod, s)
 	switch {
+	case in.RestartingAll != nil && !in.Ended:
+		return v1.PodRunning // however the others were stopped
 	case n.failedForGood > 0:
 		return v1.PodFailed
 	case n.pendingInit > 0, n.pendingSidecars > 0 && !initialized(in), n.waiting > 0:

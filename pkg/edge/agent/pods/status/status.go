@@ -47,6 +47,8 @@ type Input struct {
 	// PodResources is what the pod as a whole was last given.
 	PodResources *v1.ResourceRequirements
 	Resize       Resize
+	// RestartingAll is a container that has made all of the pod start anew, nil if there is none.
+	RestartingAll *state.Container
 	// RecursiveReadOnly tells whether the runtime can mount so.
 	RecursiveReadOnly bool
 	Now               time.Time
