@@ -68,6 +68,7 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	c.kube.PrependReactor("create", "nodes", admitNode)
 	c.kube.PrependReactor("patch", "nodes", c.versionNode)
 	c.kube.PrependReactor("update", "nodes", c.versionNode)
+	c.kube.PrependReactor("create", "pods", identifyPod)
 	c.kube.PrependReactor("delete", "pods", c.deletePod)
 	c.edge.PrependReactor("patch", "edgedevices", c.dropFinalized)
 	factory := externalversions.NewSharedInformerFactory(c.edge, 0)
@@ -105,6 +106,15 @@ func admitNode(action clienttesting.Action) (bool, runtime.Object, error) {
 	n := action.(clienttesting.CreateAction).GetObject().(*corev1.Node)
 	n.UID, n.ResourceVersion = uuid.NewUUID(), "1"
 	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+	return false, nil, nil
+}
+
+// identifyPod gives a pod a UID, as kube-apiserver does.
+func identifyPod(action clienttesting.Action) (bool, runtime.Object, error) {
+	p := action.(clienttesting.CreateAction).GetObject().(*corev1.Pod)
+	if p.UID == "" {
+		p.UID = uuid.NewUUID()
+	}
 	return false, nil, nil
 }
 

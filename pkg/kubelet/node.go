@@ -83,7 +83,7 @@ func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.
 	}
 	bound := make(map[stats.PodReference]*corev1.Pod, len(pods))
 	for _, pod := range pods {
-		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}] = pod
+		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: uidOnDevice(session, pod)}] = pod
 	}
 	summary.Node.NodeName = nodeName
 	kept := make([]stats.PodStats, 0, len(summary.Pods))

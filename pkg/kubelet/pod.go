@@ -24,18 +24,24 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
 // maxRunOutput is how much output of a command /run returns.
 const maxRunOutput = 4 << 20
 
+// uidOnDevice is the UID by which the device knows a pod.
+func uidOnDevice(session gateway.Session, pod *corev1.Pod) string {
+	return string(staticpod.UIDOnDevice(pod, session.Device().Namespace))
+}
+
 func (k *Kubelet) servePod(w http.ResponseWriter, req *request, session gateway.Session) {
 	if req.container != "" && !hasContainer(req.podObject, req.container) {
 		http.Error(w, fmt.Sprintf("container %q not found in pod %q", req.container, req.pod), http.StatusNotFound)
 		return
 	}
-	container := target.Container(string(req.podObject.UID), req.container)
+	container := target.Container(uidOnDevice(session, req.podObject), req.container)
 	switch req.action {
 	case actionLogs:
 		serveLogs(w, req, session, container)
@@ -95,7 +101,7 @@ func (k *Kubelet) servePortForward(w http.ResponseWriter, req *request, session 
 	}
 	k.config.Streaming.ServePortForward(w, req.Request, streaming.PortForwardOptions{
 		Name: req.namespace + "/" + req.pod, Ports: opts.Ports,
-	}, target.Dialer(session, target.Address{PodUID: string(req.podObject.UID)}))
+	}, target.Dialer(session, target.Address{PodUID: uidOnDevice(session, req.podObject)}))
 }
 
 // serveRun runs a command without stdin and answers with its output.

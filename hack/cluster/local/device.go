@@ -83,7 +83,7 @@ func (c *Cluster) AddDevice(ctx context.Context, index int, images ...containerd
 	if c.state.Network != nil {
 		c.state.Network.nameDevice(c.state.ID, &d)
 	}
-	for _, dir := range []string{"state", "logs"} {
+	for _, dir := range []string{"state", "logs", "manifests"} {
 		if err := os.MkdirAll(c.devicePath(d.Name, dir), 0o700); err != nil {
 			return err
 		}
@@ -263,8 +263,10 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 		"stateDir":   c.devicePath(d.Name, "state"),
 		"logDir":     c.devicePath(d.Name, "logs", "pods"),
 		"runtime":    endpoint,
-		"logging":    map[string]any{"file": map[string]any{"path": c.devicePath(d.Name, "logs", "arhat.log")}},
-		"policy":     map[string]any{"hostPaths": []string{"/"}, "privilegedPods": true, "hostNetwork": true},
+		// Manifests that are put there are run by the device itself.
+		"staticPodPath": c.devicePath(d.Name, "manifests"),
+		"logging":       map[string]any{"file": map[string]any{"path": c.devicePath(d.Name, "logs", "arhat.log")}},
+		"policy":        map[string]any{"hostPaths": []string{"/"}, "privilegedPods": true, "hostNetwork": true},
 	}
 	if c.state.Network != nil {
 		config["nodeIP"] = d.Address.String()

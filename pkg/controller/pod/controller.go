@@ -33,6 +33,7 @@ import (
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
 	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
@@ -44,6 +45,9 @@ const (
 
 // workers is how many pods are worked on at the same time, and how many statuses are written.
 const workers = 16
+
+// mirrorWorkers is for how many devices mirror pods are made at the same time.
+const mirrorWorkers = 4
 
 // Config of the Controller.
 type Config struct {
@@ -75,8 +79,9 @@ type Controller struct {
 	// device reported, and devices those whose pods are to be looked at anew.
 	sync, status workqueue.TypedRateLimitingInterface[key]
 	devices      workqueue.TypedRateLimitingInterface[gateway.Device]
-	// absent holds devices whose link was lost a while ago.
-	absent workqueue.TypedRateLimitingInterface[gateway.Device]
+	// absent holds devices whose link was lost a while ago, mirrors those whose mirror pods are to be looked
+	// at.
+	absent, mirrors workqueue.TypedRateLimitingInterface[gateway.Device]
 
 	mu sync.Mutex
 	// states holds a record for each live link.
@@ -128,6 +133,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		status:  queue.New[key]("pod_statuses", config.Clock),
 		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
 		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
+		mirrors: queue.New[gateway.Device]("mirror_pods", config.Clock),
 		states:  map[types.NamespacedName]*state{},
 	}
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
@@ -149,6 +155,7 @@ func (c *Controller) Run(ctx context.Context) {
 	running.Go(func() { queue.Run(ctx, c.status, workers, c.syncStatus) })
 	running.Go(func() { queue.Run(ctx, c.devices, workers, c.syncDevice) })
 	running.Go(func() { queue.Run(ctx, c.absent, 1, c.syncAbsent) })
+	running.Go(func() { queue.Run(ctx, c.mirrors, mirrorWorkers, c.syncMirrors) })
 	running.Wait()
 }
 
@@ -173,7 +180,11 @@ func byUID(object any) ([]string, error) {
 	if !ok {
 		return nil, nil
 	}
-	return []string{string(pod.UID)}, nil
+	uids := []string{string(pod.UID)}
+	if staticpod.IsMirror(pod) {
+		uids = append(uids, pod.Annotations[staticpod.AnnotationMirror])
+	}
+	return uids, nil
 }
 
 // get returns a pod from memory, nil if it is gone.
@@ -189,17 +200,22 @@ func (c *Controller) get(k key) *corev1.Pod {
 	return pod
 }
 
-// ofDevice returns a pod of a device from memory, or nil: also if it is another device's.
+// ofDevice returns the pod that a device knows by a UID from memory, or nil: also if it is another device's.
 func (c *Controller) ofDevice(device gateway.Device, uid types.UID) *corev1.Pod {
 	found, err := c.indexer.ByIndex(uidIndex, string(uid))
-	if err != nil || len(found) != 1 {
+	if err != nil {
 		return nil
 	}
-	pod := found[0].(*corev1.Pod)
-	if owner, ok := c.config.Owner(pod.Spec.NodeName); !ok || owner != device {
-		return nil
+	for _, object := range found {
+		pod := object.(*corev1.Pod)
+		if staticpod.UIDOnDevice(pod, device.Namespace) != uid {
+			continue
+		}
+		if owner, ok := c.config.Owner(pod.Spec.NodeName); ok && owner == device {
+			return pod
+		}
 	}
-	return pod
+	return nil
 }
 
 // retryAfter is how soon something is tried again that only time can heal.

@@ -12,6 +12,7 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // nodeChanged looks at the devices that a Node of this name may belong to.
@@ -48,6 +49,9 @@ func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (tim
 	defer st.mu.Unlock()
 	if owned {
 		for _, pod := range OnNode(c.indexer, device.Name) {
+			if staticpod.IsMirror(pod) {
+				continue // the device has it from somewhere else
+			}
 			keys = append(keys, keyOf(pod))
 			p := st.pods[pod.UID]
 			switch {
@@ -71,7 +75,7 @@ func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (tim
 		}
 		st.desired = true
 		for uid := range st.pods {
-			if !desired.Has(uid) {
+			if !desired.Has(uid) && st.static[uid] == nil {
 				delete(st.pods, uid)
 			}
 		}
@@ -80,6 +84,7 @@ func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (tim
 	for _, k := range keys {
 		c.sync.Add(k)
 	}
+	c.mirrors.Add(device)
 	return 0, nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // maxStatus bounds the encoded status of a pod, which is kept in memory while the link is up.
@@ -23,6 +24,8 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 		c.reported(st, types.UID(m.PodStatus.GetUid()), m.PodStatus.GetStatus())
 	case *edgeapi.DeviceMessage_PodRemoved:
 		c.removed(st, types.UID(m.PodRemoved.GetUid()), m.PodRemoved.GetStatus())
+	case *edgeapi.DeviceMessage_StaticPods:
+		c.staticReported(st, m.StaticPods)
 	case *edgeapi.DeviceMessage_Event:
 		c.event(st, m.Event)
 	}
@@ -31,14 +34,16 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 // reported records the status of a pod.
 func (c *Controller) reported(st *state, uid types.UID, status []byte) {
 	pod := c.ofDevice(st.session.Device(), uid)
-	if pod == nil || len(status) > maxStatus {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if (pod == nil && st.static[uid] == nil) || len(status) > maxStatus {
 		refused(st, uid, "status")
 		return
 	}
-	st.mu.Lock()
 	st.podLocked(uid).status = status
-	st.mu.Unlock()
-	c.status.Add(keyOf(pod))
+	if pod != nil { // otherwise it is a static pod that is not shown yet
+		c.status.Add(keyOf(pod))
+	}
 }
 
 // removed records that nothing of a pod is left on the device.
@@ -46,7 +51,7 @@ func (c *Controller) removed(st *state, uid types.UID, status []byte) {
 	pod := c.ofDevice(st.session.Device(), uid)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if pod == nil || len(status) > maxStatus {
+	if pod == nil || staticpod.IsMirror(pod) || len(status) > maxStatus {
 		delete(st.pods, uid) // gone in the cluster already, or none of the device's business
 		return
 	}

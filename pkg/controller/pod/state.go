@@ -3,6 +3,7 @@ package pod
 import (
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"arhat.dev/aranya/pkg/controller/links"
@@ -20,6 +21,9 @@ type state struct {
 	// about pods is sent: it would be overtaken by that list.
 	desired bool
 	pods    map[types.UID]*podState
+	// static are the mirror pods of what the device runs by itself, by its UID there; nil until it has said.
+	// What it reports about them is in pods.
+	static map[types.UID]*corev1.Pod
 }
 
 // podState is what is known of one pod on a device.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/controller/patch"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // syncStatus brings the status of a pod up to what its device reported last, and completes the
@@ -31,7 +32,7 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		return 0, nil // the device reports again when it is back
 	}
 	st.mu.Lock()
-	p := st.pods[k.uid]
+	p := st.pods[staticpod.UIDOnDevice(pod, device.Namespace)]
 	if p == nil || (p.status == nil && !p.removed) {
 		st.mu.Unlock()
 		return 0, nil

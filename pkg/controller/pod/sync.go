@@ -13,6 +13,7 @@ import (
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // syncPod brings a device's idea of a pod up to date.
@@ -28,6 +29,10 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	st := c.state(device)
 	if st == nil {
 		return 0, nil // looked at again when the device is back
+	}
+	if staticpod.IsMirror(pod) {
+		c.mirrors.Add(device)
+		return 0, nil
 	}
 	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "pod", klog.KObj(pod), "podUID", pod.UID, "edgeDevice", klog.KRef(device.Namespace, device.Name)))
 
@@ -179,6 +184,9 @@ func (c *Controller) gone(k key) error {
 	var failed error
 	for _, st := range c.statesNamed(k.node) {
 		st.mu.Lock()
+		if len(st.static) > 0 {
+			c.mirrors.Add(st.session.Device()) // it may have been one of the mirror pods
+		}
 		if p := st.pods[k.uid]; p != nil && st.desired {
 			if !p.held || p.removed {
 				delete(st.pods, k.uid)

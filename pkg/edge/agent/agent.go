@@ -31,6 +31,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process"
 	"arhat.dev/aranya/pkg/edge/agent/seal"
+	"arhat.dev/aranya/pkg/edge/agent/static"
 	"arhat.dev/aranya/pkg/edge/agent/stats"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -60,6 +61,7 @@ type Agent struct {
 	runtime runtime.Runtime
 	pods    *pods.Manager
 	images  *images.Collector
+	static  *static.Source // nil without a folder
 	host    *host.Host
 	node    *node.Collector
 	stats   *stats.Collector
@@ -126,6 +128,8 @@ func (a *Agent) build(ctx context.Context) error {
 		HighThresholdPercent: *a.config.ImageGCHighThresholdPercent, LowThresholdPercent: *a.config.ImageGCLowThresholdPercent,
 		MinAge: a.config.MinimumGCAge(), MaxAge: a.config.MaximumGCAge(),
 	}, a.pods.Images, a.pods.DeviceEvent)
+	a.static = a.newStatic()
+	a.readStatic(ctx)
 	a.host = host.New(host.Config{
 		Policy: &a.config.Policy, Shell: a.config.Shell, AgentLog: agentLog(&a.config.Logging.File),
 		Pods: a.pods, Runtime: a.runtime, Summary: a.stats.Summary,
@@ -224,6 +228,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.node.Run(groupCtx, a.nodeChanged)
 		return nil
 	})
+	if a.static != nil {
+		group.Go(func() error {
+			a.static.Run(groupCtx)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		a.images.Run(groupCtx)
 		return nil

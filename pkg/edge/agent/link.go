@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/edge/stream"
 	"arhat.dev/aranya/pkg/version"
 )
@@ -108,6 +110,7 @@ func encodeNode(status *v1.NodeStatus) *edgeapi.NodeStatus {
 func (a *Agent) Connected(ctx context.Context, welcome *edgeapi.Welcome, send uplink.Sender) {
 	klog.FromContext(ctx).V(2).Info("Welcome", "node", welcome.GetNodeName(), "podCapacity", welcome.GetPodCapacity(), "hostPolicy", welcome.GetHostPolicy())
 	a.welcomed(ctx, welcome)
+	a.outbox.wantStatic(slices.Contains(welcome.GetFeatures(), staticpod.Feature))
 	a.pods.ResendStatuses()
 	drainCtx, stop := context.WithCancel(ctx)
 	a.link.stop = stop

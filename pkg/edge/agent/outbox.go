@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -22,9 +23,13 @@ const (
 // its size is bounded by the number of pods, with or without a link. Its methods may be called
 // concurrently and never block.
 type outbox struct {
-	mu       sync.Mutex
-	news     chan struct{} // has an element while there may be something to send
-	node     *edgeapi.NodeStatus
+	mu     sync.Mutex
+	news   chan struct{} // has an element while there may be something to send
+	node   *edgeapi.NodeStatus
+	static *edgeapi.StaticPods // the last ones
+	// staticDue is set if they have to be sent, staticWanted if the server wants to hear of them.
+	staticDue, staticWanted bool
+
 	statuses queue[*edgeapi.PodStatus]
 	removed  queue[*edgeapi.PodRemoved]
 	events   []*edgeapi.Event
@@ -65,6 +70,19 @@ func (o *outbox) Event(e *edgeapi.Event) {
 // NodeStatus replaces an earlier status of the node that was not sent.
 func (o *outbox) NodeStatus(s *edgeapi.NodeStatus) {
 	o.change(func() { o.node = s })
+}
+
+// StaticPods replaces those before.
+func (o *outbox) StaticPods(s *edgeapi.StaticPods) {
+	o.change(func() {
+		o.staticDue = o.staticDue || !proto.Equal(o.static, s)
+		o.static = s
+	})
+}
+
+// wantStatic says at the beginning of a link whether the server wants to hear of static pods.
+func (o *outbox) wantStatic(wanted bool) {
+	o.change(func() { o.staticWanted, o.staticDue = wanted, true })
 }
 
 // dropNodeStatus is for when a newer one has gone another way.
@@ -121,6 +139,10 @@ func (o *outbox) next() (message *edgeapi.DeviceMessage, restore func()) {
 				o.node = s
 			}
 		})
+	}
+	if s := o.static; s != nil && o.staticDue && o.staticWanted {
+		o.staticDue = false
+		return &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_StaticPods{StaticPods: s}}, o.restorer(func() { o.staticDue = true })
 	}
 	if s, ok := o.statuses.take(); ok {
 		return &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodStatus{PodStatus: s}}, o.restorer(func() {

@@ -320,6 +320,7 @@ type DeviceMessage struct {
 	//	*DeviceMessage_PodRemoved
 	//	*DeviceMessage_Event
 	//	*DeviceMessage_Pong
+	//	*DeviceMessage_StaticPods
 	Message       isDeviceMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -416,6 +417,15 @@ func (x *DeviceMessage) GetPong() *Pong {
 	return nil
 }
 
+func (x *DeviceMessage) GetStaticPods() *StaticPods {
+	if x != nil {
+		if x, ok := x.Message.(*DeviceMessage_StaticPods); ok {
+			return x.StaticPods
+		}
+	}
+	return nil
+}
+
 type isDeviceMessage_Message interface {
 	isDeviceMessage_Message()
 }
@@ -444,6 +454,10 @@ type DeviceMessage_Pong struct {
 	Pong *Pong `protobuf:"bytes,6,opt,name=pong,proto3,oneof"`
 }
 
+type DeviceMessage_StaticPods struct {
+	StaticPods *StaticPods `protobuf:"bytes,7,opt,name=static_pods,json=staticPods,proto3,oneof"`
+}
+
 func (*DeviceMessage_Hello) isDeviceMessage_Message() {}
 
 func (*DeviceMessage_NodeStatus) isDeviceMessage_Message() {}
@@ -455,6 +469,8 @@ func (*DeviceMessage_PodRemoved) isDeviceMessage_Message() {}
 func (*DeviceMessage_Event) isDeviceMessage_Message() {}
 
 func (*DeviceMessage_Pong) isDeviceMessage_Message() {}
+
+func (*DeviceMessage_StaticPods) isDeviceMessage_Message() {}
 
 // ServerMessage is what the server sends on the control stream.
 type ServerMessage struct {
@@ -1139,6 +1155,107 @@ func (x *PodRemoved) GetStatus() []byte {
 	return nil
 }
 
+// StaticPods are the pods that the device runs by itself, all of them. Sent after Welcome and whenever
+// they change, if Welcome lists the feature "static-pods". The server shows each as a mirror pod in the
+// namespace of the EdgeDevice; what the device reports about the UID given here is about that.
+type StaticPods struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pods          []*StaticPod           `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaticPods) Reset() {
+	*x = StaticPods{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaticPods) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaticPods) ProtoMessage() {}
+
+func (x *StaticPods) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaticPods.ProtoReflect.Descriptor instead.
+func (*StaticPods) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *StaticPods) GetPods() []*StaticPod {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type StaticPod struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hash in the annotation kubernetes.io/config.hash, not the UID of the mirror pod.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// k8s.io/api/core/v1.Pod, complete.
+	Pod           []byte `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaticPod) Reset() {
+	*x = StaticPod{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaticPod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaticPod) ProtoMessage() {}
+
+func (x *StaticPod) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaticPod.ProtoReflect.Descriptor instead.
+func (*StaticPod) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StaticPod) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *StaticPod) GetPod() []byte {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
 // Event is recorded in the cluster on behalf of the device, about a pod of its own or itself.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1275,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[13]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1287,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[13]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1300,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{13}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetPodUid() string {
@@ -1238,7 +1355,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[14]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1367,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[14]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1380,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{14}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ping) GetId() uint64 {
@@ -1285,7 +1402,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[15]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1414,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[15]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1427,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{15}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pong) GetId() uint64 {
@@ -1343,7 +1460,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[16]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1472,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[16]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1485,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{16}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{18}
 }
 
 // DesiredPods is the complete set of pods that the device should hold. The server sends it once per
@@ -1383,7 +1500,7 @@ type DesiredPods struct {
 
 func (x *DesiredPods) Reset() {
 	*x = DesiredPods{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[17]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1512,7 @@ func (x *DesiredPods) String() string {
 func (*DesiredPods) ProtoMessage() {}
 
 func (x *DesiredPods) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[17]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1525,7 @@ func (x *DesiredPods) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredPods.ProtoReflect.Descriptor instead.
 func (*DesiredPods) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{17}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DesiredPods) GetPods() []*PodDigest {
@@ -1431,13 +1548,15 @@ type RunPod struct {
 	Digest              string                `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	VolumesDigest       string                `protobuf:"bytes,5,opt,name=volumes_digest,json=volumesDigest,proto3" json:"volumes_digest,omitempty"`
 	RegistryCredentials []*RegistryCredential `protobuf:"bytes,6,rep,name=registry_credentials,json=registryCredentials,proto3" json:"registry_credentials,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Only in the device's own record: the pod comes from its folder of static pods, not from the server.
+	Static        bool `protobuf:"varint,20,opt,name=static,proto3" json:"static,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunPod) Reset() {
 	*x = RunPod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1568,7 @@ func (x *RunPod) String() string {
 func (*RunPod) ProtoMessage() {}
 
 func (x *RunPod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1581,7 @@ func (x *RunPod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunPod.ProtoReflect.Descriptor instead.
 func (*RunPod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{18}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RunPod) GetUid() string {
@@ -1507,6 +1626,13 @@ func (x *RunPod) GetRegistryCredentials() []*RegistryCredential {
 	return nil
 }
 
+func (x *RunPod) GetStatic() bool {
+	if x != nil {
+		return x.Static
+	}
+	return false
+}
+
 // UpdateVolumes replaces the content of volumes of a running pod.
 type UpdateVolumes struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1520,7 +1646,7 @@ type UpdateVolumes struct {
 
 func (x *UpdateVolumes) Reset() {
 	*x = UpdateVolumes{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1658,7 @@ func (x *UpdateVolumes) String() string {
 func (*UpdateVolumes) ProtoMessage() {}
 
 func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1671,7 @@ func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumes.ProtoReflect.Descriptor instead.
 func (*UpdateVolumes) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateVolumes) GetUid() string {
@@ -1582,7 +1708,7 @@ type VolumeData struct {
 
 func (x *VolumeData) Reset() {
 	*x = VolumeData{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1720,7 @@ func (x *VolumeData) String() string {
 func (*VolumeData) ProtoMessage() {}
 
 func (x *VolumeData) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1733,7 @@ func (x *VolumeData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeData.ProtoReflect.Descriptor instead.
 func (*VolumeData) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VolumeData) GetName() string {
@@ -1637,7 +1763,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1775,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1788,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *File) GetPath() string {
@@ -1701,7 +1827,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1839,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1852,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegistryCredential) GetRegistry() string {
@@ -1778,7 +1904,7 @@ type DeletePod struct {
 
 func (x *DeletePod) Reset() {
 	*x = DeletePod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1916,7 @@ func (x *DeletePod) String() string {
 func (*DeletePod) ProtoMessage() {}
 
 func (x *DeletePod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1929,7 @@ func (x *DeletePod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePod.ProtoReflect.Descriptor instead.
 func (*DeletePod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeletePod) GetUid() string {
@@ -1853,7 +1979,7 @@ type OpenStream struct {
 
 func (x *OpenStream) Reset() {
 	*x = OpenStream{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1991,7 @@ func (x *OpenStream) String() string {
 func (*OpenStream) ProtoMessage() {}
 
 func (x *OpenStream) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2004,7 @@ func (x *OpenStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStream.ProtoReflect.Descriptor instead.
 func (*OpenStream) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OpenStream) GetId() string {
@@ -1985,7 +2111,7 @@ type ContainerRef struct {
 
 func (x *ContainerRef) Reset() {
 	*x = ContainerRef{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2123,7 @@ func (x *ContainerRef) String() string {
 func (*ContainerRef) ProtoMessage() {}
 
 func (x *ContainerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2136,7 @@ func (x *ContainerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRef.ProtoReflect.Descriptor instead.
 func (*ContainerRef) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ContainerRef) GetPodUid() string {
@@ -2043,7 +2169,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2181,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2194,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Exec) GetContainer() *ContainerRef {
@@ -2127,7 +2253,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2265,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2278,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Attach) GetContainer() *ContainerRef {
@@ -2214,7 +2340,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2352,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2365,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Log) GetSource() isLog_Source {
@@ -2373,7 +2499,7 @@ type Dial struct {
 
 func (x *Dial) Reset() {
 	*x = Dial{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2511,7 @@ func (x *Dial) String() string {
 func (*Dial) ProtoMessage() {}
 
 func (x *Dial) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2524,7 @@ func (x *Dial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dial.ProtoReflect.Descriptor instead.
 func (*Dial) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Dial) GetPodUid() string {
@@ -2434,7 +2560,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2572,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2585,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Stats) GetOnlyCpuAndMemory() bool {
@@ -2487,7 +2613,7 @@ type StreamFrame struct {
 
 func (x *StreamFrame) Reset() {
 	*x = StreamFrame{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2625,7 @@ func (x *StreamFrame) String() string {
 func (*StreamFrame) ProtoMessage() {}
 
 func (x *StreamFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2638,7 @@ func (x *StreamFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamFrame.ProtoReflect.Descriptor instead.
 func (*StreamFrame) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StreamFrame) GetFrame() isStreamFrame_Frame {
@@ -2631,7 +2757,7 @@ type StreamOpen struct {
 
 func (x *StreamOpen) Reset() {
 	*x = StreamOpen{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2769,7 @@ func (x *StreamOpen) String() string {
 func (*StreamOpen) ProtoMessage() {}
 
 func (x *StreamOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2782,7 @@ func (x *StreamOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpen.ProtoReflect.Descriptor instead.
 func (*StreamOpen) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StreamOpen) GetId() string {
@@ -2674,7 +2800,7 @@ type StreamReady struct {
 
 func (x *StreamReady) Reset() {
 	*x = StreamReady{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2812,7 @@ func (x *StreamReady) String() string {
 func (*StreamReady) ProtoMessage() {}
 
 func (x *StreamReady) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2825,7 @@ func (x *StreamReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReady.ProtoReflect.Descriptor instead.
 func (*StreamReady) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
 }
 
 type Data struct {
@@ -2712,7 +2838,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2850,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2863,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Data) GetChannel() Channel {
@@ -2764,7 +2890,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2902,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2915,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TerminalSize) GetWidth() uint32 {
@@ -2822,7 +2948,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2960,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2973,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -2889,7 +3015,7 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x03(\fR\x02ca\"\xfc\x02\n" +
+	"\x02ca\x18\x02 \x03(\fR\x02ca\"\xc0\x03\n" +
 	"\rDeviceMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.arhat.edge.v1alpha1.HelloH\x00R\x05hello\x12B\n" +
 	"\vnode_status\x18\x02 \x01(\v2\x1f.arhat.edge.v1alpha1.NodeStatusH\x00R\n" +
@@ -2899,7 +3025,9 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\vpod_removed\x18\x04 \x01(\v2\x1f.arhat.edge.v1alpha1.PodRemovedH\x00R\n" +
 	"podRemoved\x122\n" +
 	"\x05event\x18\x05 \x01(\v2\x1a.arhat.edge.v1alpha1.EventH\x00R\x05event\x12/\n" +
-	"\x04pong\x18\x06 \x01(\v2\x19.arhat.edge.v1alpha1.PongH\x00R\x04pongB\t\n" +
+	"\x04pong\x18\x06 \x01(\v2\x19.arhat.edge.v1alpha1.PongH\x00R\x04pong\x12B\n" +
+	"\vstatic_pods\x18\a \x01(\v2\x1f.arhat.edge.v1alpha1.StaticPodsH\x00R\n" +
+	"staticPodsB\t\n" +
 	"\amessage\"\x90\x04\n" +
 	"\rServerMessage\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.arhat.edge.v1alpha1.WelcomeH\x00R\awelcome\x12E\n" +
@@ -2954,7 +3082,13 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
-	"\x06status\x18\x04 \x01(\fR\x06status\"\x9e\x01\n" +
+	"\x06status\x18\x04 \x01(\fR\x06status\"@\n" +
+	"\n" +
+	"StaticPods\x122\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.StaticPodR\x04pods\"/\n" +
+	"\tStaticPod\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\fR\x03pod\"\x9e\x01\n" +
 	"\x05Event\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1d\n" +
 	"\n" +
@@ -2971,14 +3105,15 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x18memory_working_set_bytes\x18\x03 \x01(\x04R\x15memoryWorkingSetBytes\"\t\n" +
 	"\aRenewal\"A\n" +
 	"\vDesiredPods\x122\n" +
-	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\x82\x02\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\x9a\x02\n" +
 	"\x06RunPod\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\fR\x03pod\x129\n" +
 	"\avolumes\x18\x03 \x03(\v2\x1f.arhat.edge.v1alpha1.VolumeDataR\avolumes\x12\x16\n" +
 	"\x06digest\x18\x04 \x01(\tR\x06digest\x12%\n" +
 	"\x0evolumes_digest\x18\x05 \x01(\tR\rvolumesDigest\x12Z\n" +
-	"\x14registry_credentials\x18\x06 \x03(\v2'.arhat.edge.v1alpha1.RegistryCredentialR\x13registryCredentials\"\x83\x01\n" +
+	"\x14registry_credentials\x18\x06 \x03(\v2'.arhat.edge.v1alpha1.RegistryCredentialR\x13registryCredentials\x12\x16\n" +
+	"\x06static\x18\x14 \x01(\bR\x06static\"\x83\x01\n" +
 	"\rUpdateVolumes\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\avolumes\x18\x02 \x03(\v2\x1f.arhat.edge.v1alpha1.VolumeDataR\avolumes\x12%\n" +
@@ -3097,7 +3232,7 @@ func file_pkg_edge_api_edge_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_edge_api_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(Channel)(0),               // 0: arhat.edge.v1alpha1.Channel
 	(*EnrollRequest)(nil),      // 1: arhat.edge.v1alpha1.EnrollRequest
@@ -3113,82 +3248,86 @@ var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(*PodDigest)(nil),          // 11: arhat.edge.v1alpha1.PodDigest
 	(*PodStatus)(nil),          // 12: arhat.edge.v1alpha1.PodStatus
 	(*PodRemoved)(nil),         // 13: arhat.edge.v1alpha1.PodRemoved
-	(*Event)(nil),              // 14: arhat.edge.v1alpha1.Event
-	(*Ping)(nil),               // 15: arhat.edge.v1alpha1.Ping
-	(*Pong)(nil),               // 16: arhat.edge.v1alpha1.Pong
-	(*Renewal)(nil),            // 17: arhat.edge.v1alpha1.Renewal
-	(*DesiredPods)(nil),        // 18: arhat.edge.v1alpha1.DesiredPods
-	(*RunPod)(nil),             // 19: arhat.edge.v1alpha1.RunPod
-	(*UpdateVolumes)(nil),      // 20: arhat.edge.v1alpha1.UpdateVolumes
-	(*VolumeData)(nil),         // 21: arhat.edge.v1alpha1.VolumeData
-	(*File)(nil),               // 22: arhat.edge.v1alpha1.File
-	(*RegistryCredential)(nil), // 23: arhat.edge.v1alpha1.RegistryCredential
-	(*DeletePod)(nil),          // 24: arhat.edge.v1alpha1.DeletePod
-	(*OpenStream)(nil),         // 25: arhat.edge.v1alpha1.OpenStream
-	(*ContainerRef)(nil),       // 26: arhat.edge.v1alpha1.ContainerRef
-	(*Exec)(nil),               // 27: arhat.edge.v1alpha1.Exec
-	(*Attach)(nil),             // 28: arhat.edge.v1alpha1.Attach
-	(*Log)(nil),                // 29: arhat.edge.v1alpha1.Log
-	(*Dial)(nil),               // 30: arhat.edge.v1alpha1.Dial
-	(*Stats)(nil),              // 31: arhat.edge.v1alpha1.Stats
-	(*StreamFrame)(nil),        // 32: arhat.edge.v1alpha1.StreamFrame
-	(*StreamOpen)(nil),         // 33: arhat.edge.v1alpha1.StreamOpen
-	(*StreamReady)(nil),        // 34: arhat.edge.v1alpha1.StreamReady
-	(*Data)(nil),               // 35: arhat.edge.v1alpha1.Data
-	(*TerminalSize)(nil),       // 36: arhat.edge.v1alpha1.TerminalSize
-	(*Result)(nil),             // 37: arhat.edge.v1alpha1.Result
+	(*StaticPods)(nil),         // 14: arhat.edge.v1alpha1.StaticPods
+	(*StaticPod)(nil),          // 15: arhat.edge.v1alpha1.StaticPod
+	(*Event)(nil),              // 16: arhat.edge.v1alpha1.Event
+	(*Ping)(nil),               // 17: arhat.edge.v1alpha1.Ping
+	(*Pong)(nil),               // 18: arhat.edge.v1alpha1.Pong
+	(*Renewal)(nil),            // 19: arhat.edge.v1alpha1.Renewal
+	(*DesiredPods)(nil),        // 20: arhat.edge.v1alpha1.DesiredPods
+	(*RunPod)(nil),             // 21: arhat.edge.v1alpha1.RunPod
+	(*UpdateVolumes)(nil),      // 22: arhat.edge.v1alpha1.UpdateVolumes
+	(*VolumeData)(nil),         // 23: arhat.edge.v1alpha1.VolumeData
+	(*File)(nil),               // 24: arhat.edge.v1alpha1.File
+	(*RegistryCredential)(nil), // 25: arhat.edge.v1alpha1.RegistryCredential
+	(*DeletePod)(nil),          // 26: arhat.edge.v1alpha1.DeletePod
+	(*OpenStream)(nil),         // 27: arhat.edge.v1alpha1.OpenStream
+	(*ContainerRef)(nil),       // 28: arhat.edge.v1alpha1.ContainerRef
+	(*Exec)(nil),               // 29: arhat.edge.v1alpha1.Exec
+	(*Attach)(nil),             // 30: arhat.edge.v1alpha1.Attach
+	(*Log)(nil),                // 31: arhat.edge.v1alpha1.Log
+	(*Dial)(nil),               // 32: arhat.edge.v1alpha1.Dial
+	(*Stats)(nil),              // 33: arhat.edge.v1alpha1.Stats
+	(*StreamFrame)(nil),        // 34: arhat.edge.v1alpha1.StreamFrame
+	(*StreamOpen)(nil),         // 35: arhat.edge.v1alpha1.StreamOpen
+	(*StreamReady)(nil),        // 36: arhat.edge.v1alpha1.StreamReady
+	(*Data)(nil),               // 37: arhat.edge.v1alpha1.Data
+	(*TerminalSize)(nil),       // 38: arhat.edge.v1alpha1.TerminalSize
+	(*Result)(nil),             // 39: arhat.edge.v1alpha1.Result
 }
 var file_pkg_edge_api_edge_proto_depIdxs = []int32{
 	7,  // 0: arhat.edge.v1alpha1.DeviceMessage.hello:type_name -> arhat.edge.v1alpha1.Hello
 	10, // 1: arhat.edge.v1alpha1.DeviceMessage.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
 	12, // 2: arhat.edge.v1alpha1.DeviceMessage.pod_status:type_name -> arhat.edge.v1alpha1.PodStatus
 	13, // 3: arhat.edge.v1alpha1.DeviceMessage.pod_removed:type_name -> arhat.edge.v1alpha1.PodRemoved
-	14, // 4: arhat.edge.v1alpha1.DeviceMessage.event:type_name -> arhat.edge.v1alpha1.Event
-	16, // 5: arhat.edge.v1alpha1.DeviceMessage.pong:type_name -> arhat.edge.v1alpha1.Pong
-	8,  // 6: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
-	18, // 7: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
-	19, // 8: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
-	20, // 9: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
-	24, // 10: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
-	25, // 11: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
-	15, // 12: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
-	17, // 13: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
-	10, // 14: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
-	11, // 15: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	9,  // 16: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
-	11, // 17: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	21, // 18: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	23, // 19: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
-	21, // 20: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	22, // 21: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
-	27, // 22: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
-	28, // 23: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
-	29, // 24: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
-	30, // 25: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
-	31, // 26: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
-	26, // 27: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	26, // 28: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	26, // 29: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	33, // 30: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
-	35, // 31: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
-	0,  // 32: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
-	36, // 33: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
-	37, // 34: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
-	34, // 35: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
-	0,  // 36: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
-	1,  // 37: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
-	3,  // 38: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
-	5,  // 39: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
-	32, // 40: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
-	2,  // 41: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
-	4,  // 42: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
-	6,  // 43: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
-	32, // 44: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
-	41, // [41:45] is the sub-list for method output_type
-	37, // [37:41] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	16, // 4: arhat.edge.v1alpha1.DeviceMessage.event:type_name -> arhat.edge.v1alpha1.Event
+	18, // 5: arhat.edge.v1alpha1.DeviceMessage.pong:type_name -> arhat.edge.v1alpha1.Pong
+	14, // 6: arhat.edge.v1alpha1.DeviceMessage.static_pods:type_name -> arhat.edge.v1alpha1.StaticPods
+	8,  // 7: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
+	20, // 8: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
+	21, // 9: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
+	22, // 10: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
+	26, // 11: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
+	27, // 12: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
+	17, // 13: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
+	19, // 14: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
+	10, // 15: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
+	11, // 16: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	9,  // 17: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
+	15, // 18: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
+	11, // 19: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	23, // 20: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	25, // 21: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
+	23, // 22: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	24, // 23: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
+	29, // 24: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
+	30, // 25: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
+	31, // 26: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
+	32, // 27: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
+	33, // 28: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
+	28, // 29: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	28, // 30: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	28, // 31: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	35, // 32: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
+	37, // 33: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
+	0,  // 34: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
+	38, // 35: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
+	39, // 36: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
+	36, // 37: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
+	0,  // 38: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
+	1,  // 39: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
+	3,  // 40: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
+	5,  // 41: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
+	34, // 42: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
+	2,  // 43: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
+	4,  // 44: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
+	6,  // 45: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
+	34, // 46: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
+	43, // [43:47] is the sub-list for method output_type
+	39, // [39:43] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_pkg_edge_api_edge_proto_init() }
@@ -3203,6 +3342,7 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*DeviceMessage_PodRemoved)(nil),
 		(*DeviceMessage_Event)(nil),
 		(*DeviceMessage_Pong)(nil),
+		(*DeviceMessage_StaticPods)(nil),
 	}
 	file_pkg_edge_api_edge_proto_msgTypes[5].OneofWrappers = []any{
 		(*ServerMessage_Welcome)(nil),
@@ -3214,20 +3354,20 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*ServerMessage_Ping)(nil),
 		(*ServerMessage_Renewal)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[24].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[26].OneofWrappers = []any{
 		(*OpenStream_Exec)(nil),
 		(*OpenStream_Attach)(nil),
 		(*OpenStream_Log)(nil),
 		(*OpenStream_Dial)(nil),
 		(*OpenStream_Stats)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[28].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[30].OneofWrappers = []any{
 		(*Log_Container)(nil),
 		(*Log_Agent)(nil),
 		(*Log_Path)(nil),
 		(*Log_Unit)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[31].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[33].OneofWrappers = []any{
 		(*StreamFrame_Open)(nil),
 		(*StreamFrame_Data)(nil),
 		(*StreamFrame_Close)(nil),
@@ -3241,7 +3381,7 @@ func file_pkg_edge_api_edge_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_edge_api_edge_proto_rawDesc), len(file_pkg_edge_api_edge_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

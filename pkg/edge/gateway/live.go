@@ -16,6 +16,7 @@ import (
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // session is the live link of a device of this replica.
@@ -218,6 +219,7 @@ func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice) *edgeapi.Welcome {
 		Namespace:           ed.Namespace,
 		Name:                ed.Name,
 		PodCapacity:         defaultPodCapacity,
+		Features:            []string{staticpod.Feature},
 		HostPolicy: &edgeapi.HostPolicy{
 			AllowExec:        isTrue(ed.Spec.Host.AllowExec),
 			AllowAttach:      isTrue(ed.Spec.Host.AllowAttach),

@@ -21,6 +21,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -155,12 +156,12 @@ func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, ac
 	if err != nil {
 		return nil, err
 	}
-	return resolveContainer(ctx, pod, name)
+	return resolveContainer(ctx, device, pod, name)
 }
 
 // resolveContainer resolves a container of a pod by the rules of kubectl: the one that is named, else the
 // one that the pod's annotation names, else the first.
-func resolveContainer(ctx context.Context, pod *corev1.Pod, name string) (*edgeapi.ContainerRef, error) {
+func resolveContainer(ctx context.Context, device *aranya.EdgeDevice, pod *corev1.Pod, name string) (*edgeapi.ContainerRef, error) {
 	names := containerNames(pod)
 	if len(pod.Spec.Containers) == 0 {
 		return nil, apierrors.NewInternalError(errors.New("the pod has no container"))
@@ -177,7 +178,7 @@ func resolveContainer(ctx context.Context, pod *corev1.Pod, name string) (*edgea
 	if !names[name] {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 	}
-	return target.Container(string(pod.UID), name), nil
+	return target.Container(string(staticpod.UIDOnDevice(pod, device.Namespace)), name), nil
 }
 
 func containerNames(pod *corev1.Pod) map[string]bool {

@@ -10,6 +10,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/validation"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -34,7 +35,7 @@ func (c *Connector) portForward(ctx context.Context, device *aranya.EdgeDevice, 
 		if err != nil {
 			return nil, err
 		}
-		address.PodUID, label = string(pod.UID), pod.Namespace+"/"+pod.Name
+		address.PodUID, label = string(staticpod.UIDOnDevice(pod, device.Namespace)), pod.Namespace+"/"+pod.Name
 	}
 	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) {
 		if err := c.Streaming.CheckPortForward(r, o.Ports); err != nil {

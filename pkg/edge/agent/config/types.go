@@ -32,6 +32,8 @@ type Configuration struct {
 	LogDir string `yaml:"logDir,omitempty"`
 	// Runtime is "process" or the address of a CRI socket (unix://...).
 	Runtime string `yaml:"runtime,omitempty"`
+	// StaticPodPath is a folder with manifests of pods that the device runs by itself. Not set: none.
+	StaticPodPath string `yaml:"staticPodPath,omitempty"`
 	// NodeIP is the host IP of pods. Empty: the source address of the default route.
 	NodeIP string `yaml:"nodeIP,omitempty"`
 	// Shell is the argument vector that attach to the host runs. Empty: the login shell of the user

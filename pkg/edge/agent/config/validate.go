@@ -22,6 +22,9 @@ func (c *Configuration) Validate() error {
 	}
 	errs = append(errs, validateAbsolute(c.LogDir, field.NewPath("logDir"))...)
 	errs = append(errs, validateRuntime(c.Runtime, field.NewPath("runtime"))...)
+	if c.StaticPodPath != "" {
+		errs = append(errs, validateAbsolute(c.StaticPodPath, field.NewPath("staticPodPath"))...)
+	}
 	if c.NodeIP != "" {
 		if addr, err := netip.ParseAddr(c.NodeIP); err != nil || addr.IsUnspecified() {
 			errs = append(errs, field.Invalid(field.NewPath("nodeIP"), c.NodeIP, "must be an IP address of the device"))

@@ -79,6 +79,8 @@ type Sink interface {
 	PodStatus(*edgeapi.PodStatus)
 	PodRemoved(*edgeapi.PodRemoved)
 	Event(*edgeapi.Event)
+	// StaticPods are all static pods of the moment.
+	StaticPods(*edgeapi.StaticPods)
 }
 
 func (c *Config) complete() error {

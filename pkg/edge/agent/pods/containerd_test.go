@@ -53,6 +53,7 @@ type collector struct {
 	removed  map[string]bool
 	events   []string
 	changed  chan struct{}
+	static   *edgeapi.StaticPods
 }
 
 func newCollector() *collector {
@@ -80,6 +81,13 @@ func (c *collector) PodStatus(s *edgeapi.PodStatus) {
 func (c *collector) PodRemoved(r *edgeapi.PodRemoved) {
 	c.mu.Lock()
 	c.removed[r.Uid] = true
+	c.mu.Unlock()
+	c.notify()
+}
+
+func (c *collector) StaticPods(s *edgeapi.StaticPods) {
+	c.mu.Lock()
+	c.static = s
 	c.mu.Unlock()
 	c.notify()
 }

@@ -47,7 +47,7 @@ func (d *desired) withVolumes(u *edgeapi.UpdateVolumes) *desired {
 	}
 	next.message = &edgeapi.RunPod{
 		Uid: d.message.Uid, Pod: d.message.Pod, Digest: d.message.Digest, VolumesDigest: u.VolumesDigest,
-		RegistryCredentials: d.message.RegistryCredentials,
+		RegistryCredentials: d.message.RegistryCredentials, Static: d.message.Static,
 	}
 	for _, v := range next.volumes {
 		next.message.Volumes = append(next.message.Volumes, v)
@@ -65,7 +65,7 @@ func (m *Manager) Desired(d *edgeapi.DesiredPods) {
 	m.synced = true
 	var gone []*worker
 	for uid, w := range m.workers {
-		if !listed[uid] {
+		if !listed[uid] && !w.isStatic() {
 			gone = append(gone, w)
 		}
 	}
@@ -80,8 +80,8 @@ func (m *Manager) Desired(d *edgeapi.DesiredPods) {
 // RunPod adds a pod or changes it. What cannot be used is reported as an event of the pod.
 func (m *Manager) RunPod(r *edgeapi.RunPod) {
 	d, err := newDesired(r)
-	if err == nil && !store.ValidUID(r.Uid) {
-		err = fmt.Errorf("pod UID %q is not usable as a file name", r.Uid)
+	if err == nil && (!store.ValidUID(r.Uid) || r.Static) {
+		err = fmt.Errorf("pod UID %q is not usable as a file name, or is that of a static pod", r.Uid)
 	}
 	if err != nil {
 		klog.Background().Error(err, "A pod from the cloud cannot be used", "podUID", r.Uid)
@@ -92,6 +92,10 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 	defer m.mu.Unlock()
 	m.relist.addDesired(r.Uid)
 	w := m.workers[r.Uid]
+	if w != nil && w.isStatic() {
+		klog.Background().Info("Ignoring a pod from the cloud: the device has a static one of that UID", "podUID", r.Uid)
+		return
+	}
 	if w == nil {
 		if len(m.workers) >= maxPods {
 			m.events.event(r.Uid, "", v1.EventTypeWarning, "OutOfpods", fmt.Sprintf("the device already holds %d pods", maxPods))
@@ -109,7 +113,7 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 
 // UpdateVolumes replaces the content of volumes of a pod.
 func (m *Manager) UpdateVolumes(u *edgeapi.UpdateVolumes) {
-	if w := m.worker(u.Uid); w != nil {
+	if w := m.worker(u.Uid); w != nil && !w.isStatic() {
 		w.updateVolumes(u)
 	}
 }
@@ -124,6 +128,9 @@ func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w := m.workers[d.Uid]
+	if w != nil && w.isStatic() {
+		return // only the device itself ends it
+	}
 	if w == nil {
 		w = m.newWorker(d.Uid)
 		m.workers[d.Uid] = w

@@ -56,6 +56,8 @@ type Manager struct {
 	mu      sync.Mutex
 	node    NodeInfo
 	workers map[string]*worker // by UID
+	// static are the pods of the device's own folder by UID; nil until it was read.
+	static map[string]*desired
 	// synced is set once the cloud has said which pods it wants: from then on what is not among them
 	// has to go.
 	synced bool
@@ -197,6 +199,7 @@ func (m *Manager) finished(w *worker) {
 		m.releaseLocked(w.uid)
 	}
 	m.events.forget(w.uid)
+	m.startStatic() // one of the same name may have waited
 }
 
 // release gives back what a pod had claimed, and wakes those that wait for it.
@@ -268,10 +271,13 @@ func onceKnown(ask func(context.Context) (string, error)) func(context.Context) 
 	}
 }
 
-// Digests lists every pod that the device holds.
+// Digests lists every pod that the device holds for the cloud.
 func (m *Manager) Digests() []*edgeapi.PodDigest {
 	var digests []*edgeapi.PodDigest
 	for _, w := range m.all() {
+		if w.isStatic() {
+			continue
+		}
 		if d := w.digest(); d != nil {
 			digests = append(digests, d)
 		}

@@ -186,7 +186,7 @@ func (r *relister) orphan(uid string) bool {
 	r.mu.Lock()
 	unwanted := r.desired != nil && !r.desired[uid]
 	r.mu.Unlock()
-	return unwanted && r.m.worker(uid) == nil
+	return unwanted && r.m.worker(uid) == nil && !r.m.wantsStatic(uid)
 }
 
 func equal(a, b snapshot) bool {

@@ -83,7 +83,8 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		reason, message = unsupported(p.pod, p.node.Features)
 		ok = reason == ""
-		if ok && w.m.cfg.Admit != nil {
+		// The policy is about what the cloud may have the device do.
+		if ok && w.m.cfg.Admit != nil && !p.d.message.Static {
 			reason, message, ok = w.m.cfg.Admit(p.pod)
 		}
 		if ok && w.noRoom != nil {

@@ -80,6 +80,13 @@ func (w *worker) wakeUp() {
 	}
 }
 
+// isStatic tells whether the pod is one of the device's own folder.
+func (w *worker) isStatic() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.desired != nil && w.desired.message.Static
+}
+
 // setDesired replaces what is wanted. A pod that has to go does not come back.
 func (w *worker) setDesired(d *desired) {
 	w.mu.Lock()

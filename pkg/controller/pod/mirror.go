@@ -1,0 +1,167 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
+)
+
+// staticReported takes note of the pods that a device runs by itself. What it says is checked here, whatever it
+// has checked itself: it may show pods in the namespace of its EdgeDevice only, under names that end in its
+// own, bound to its own Node, and without a reference to anything of the cluster.
+func (c *Controller) staticReported(st *state, message *edgeapi.StaticPods) {
+	device := st.session.Device()
+	static := map[types.UID]*corev1.Pod{}
+	for i, reported := range message.GetPods() {
+		pod, err := mirrorOf(device, reported)
+		if i >= staticpod.MaxPods {
+			err = fmt.Errorf("a device can show at most %d static pods", staticpod.MaxPods)
+		}
+		if err != nil {
+			c.config.Events.Device(device, corev1.EventTypeWarning, "StaticPodRefused", "Static pod %q of the device is not shown: %v", clipUID(reported.GetUid()), err)
+			continue
+		}
+		static[types.UID(reported.GetUid())] = pod
+	}
+	st.mu.Lock()
+	st.static = static
+	st.mu.Unlock()
+	c.mirrors.Add(device)
+}
+
+// clipUID bounds what a device says before it is told to people.
+func clipUID(uid string) string { return uid[:min(len(uid), 64)] }
+
+// mirrorOf makes the mirror pod of a static pod. Its owner is added when it is created.
+func mirrorOf(device gateway.Device, reported *edgeapi.StaticPod) (*corev1.Pod, error) {
+	static := &corev1.Pod{}
+	if len(reported.GetPod()) > staticpod.MaxSize {
+		return nil, fmt.Errorf("it has more than %d bytes", staticpod.MaxSize)
+	}
+	if err := static.Unmarshal(reported.GetPod()); err != nil {
+		return nil, err
+	}
+	hash := reported.GetUid()
+	switch {
+	case !staticpod.ValidHash(hash) || string(static.UID) != hash:
+		return nil, errors.New("its UID is no hash, or not the one it is reported under")
+	case static.Namespace != device.Namespace:
+		return nil, fmt.Errorf("its namespace is %q; static pods are shown in the namespace of the EdgeDevice only", clipUID(static.Namespace))
+	case !strings.HasSuffix(static.Name, staticpod.Suffix(device.Name)):
+		return nil, fmt.Errorf("its name does not end in %q", staticpod.Suffix(device.Name))
+	}
+	if err := staticpod.References(&static.Spec); err != nil {
+		return nil, err
+	}
+	mirror := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: device.Namespace, Name: static.Name, Labels: static.Labels, Annotations: maps.Clone(static.Annotations),
+		},
+		Spec: static.Spec,
+	}
+	if mirror.Annotations == nil {
+		mirror.Annotations = map[string]string{}
+	}
+	mirror.Annotations[staticpod.AnnotationMirror] = hash
+	mirror.Annotations[staticpod.AnnotationHash] = hash
+	mirror.Annotations[staticpod.AnnotationSource] = staticpod.SourceFile
+	mirror.Spec.NodeName = device.Name
+	return mirror, nil
+}
+
+// syncMirrors makes the mirror pods of a device what its static pods are. Nothing is done about those of a
+// device that is away.
+func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (time.Duration, error) {
+	st := c.state(device)
+	owner, owned := c.config.Owner(device.Name)
+	if st == nil || !owned || owner != device || c.leaving(device) {
+		return 0, nil
+	}
+	st.mu.Lock()
+	static := st.static
+	st.mu.Unlock()
+	if static == nil {
+		return 0, nil // it has not said
+	}
+	var errs []error
+	shown := map[types.UID]bool{}
+	for _, pod := range OnNode(c.indexer, device.Name) {
+		if !staticpod.IsMirror(pod) {
+			continue
+		}
+		hash := staticpod.UIDOnDevice(pod, device.Namespace)
+		if mirror := static[hash]; mirror != nil && mirror.Name == pod.Name && mirror.Namespace == pod.Namespace && pod.DeletionTimestamp == nil && !shown[hash] {
+			shown[hash] = true
+			c.status.Add(keyOf(pod))
+			continue
+		}
+		errs = append(errs, c.deleteMirror(ctx, pod)) // looked at again when it is gone
+	}
+	again := time.Duration(0)
+	for hash, mirror := range static {
+		if shown[hash] {
+			continue
+		}
+		err := c.createMirror(ctx, mirror)
+		switch {
+		case apierrors.IsAlreadyExists(err):
+			again = mirrorRetry // the one before is about to go, or it is somebody else's
+		case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+			again = retryAfter
+			c.config.Events.Device(device, corev1.EventTypeWarning, "FailedCreateMirrorPod", "Static pod %s runs, but cannot be shown: %v", mirror.Name, err)
+		default:
+			errs = append(errs, err)
+		}
+	}
+	return again, errors.Join(errs...)
+}
+
+// mirrorRetry is how soon it is looked again whether the name of a mirror pod is free.
+const mirrorRetry = 2 * time.Second
+
+// leaving says whether a device is being deleted: its pods are to go.
+func (c *Controller) leaving(device gateway.Device) bool {
+	ed, err := c.config.Devices.EdgeDevices(device.Namespace).Get(device.Name)
+	return err != nil || ed.UID != device.UID || ed.DeletionTimestamp != nil
+}
+
+func (c *Controller) createMirror(ctx context.Context, mirror *corev1.Pod) error {
+	object, exists, err := c.config.Nodes.GetIndexer().GetByKey(mirror.Spec.NodeName)
+	if err != nil || !exists {
+		return err // looked at again when there is a Node
+	}
+	mirror = mirror.DeepCopy()
+	mirror.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: "v1", Kind: "Node", Name: mirror.Spec.NodeName, UID: object.(*corev1.Node).UID, Controller: ptr.To(true),
+	}}
+	if _, err := c.config.Kube.CoreV1().Pods(mirror.Namespace).Create(ctx, mirror, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create the mirror pod %s/%s: %w", mirror.Namespace, mirror.Name, err)
+	}
+	klog.FromContext(ctx).V(2).Info("Created a mirror pod", "pod", klog.KObj(mirror))
+	return nil
+}
+
+// deleteMirror removes a mirror pod at once: nothing on the device depends on it.
+func (c *Controller) deleteMirror(ctx context.Context, pod *corev1.Pod) error {
+	err := c.config.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete the mirror pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// SetStatic replaces the static pods: those that the device runs by itself, whatever the cloud wants. Their
+// UIDs change with their content. One that is not among them any more goes, also if it ran before the
+// agent's start; one of the same name takes its place when it is gone.
+func (m *Manager) SetStatic(pods []*v1.Pod) {
+	static := map[string]*desired{}
+	for _, pod := range pods {
+		data, err := pod.Marshal()
+		if err == nil {
+			var d *desired
+			if d, err = newDesired(&edgeapi.RunPod{Uid: string(pod.UID), Pod: data, Static: true}); err == nil {
+				static[string(pod.UID)] = d
+			}
+		}
+		if err != nil { // cannot happen: package static has looked at it
+			klog.Background().Error(err, "A static pod cannot be used", "pod", klog.KObj(pod))
+		}
+	}
+	m.mu.Lock()
+	m.static = static
+	var gone []*worker
+	for uid, w := range m.workers {
+		if w.isStatic() && static[uid] == nil {
+			gone = append(gone, w)
+		}
+	}
+	m.startStatic()
+	m.mu.Unlock()
+	for _, w := range gone {
+		w.remove(nil)
+	}
+}
+
+// startStatic starts the static pods that are not there yet and whose names are free, and tells the Sink which
+// there are. Called with the lock held.
+func (m *Manager) startStatic() {
+	if m.static == nil {
+		return
+	}
+	taken := map[string]bool{}
+	for _, w := range m.workers {
+		if name := w.name(); name != "" {
+			taken[name] = true
+		}
+	}
+	for uid, d := range m.static {
+		if m.workers[uid] != nil || taken[fullName(d.pod)] {
+			continue
+		}
+		if len(m.workers) >= maxPods {
+			m.events.event(uid, "", v1.EventTypeWarning, "OutOfpods", fmt.Sprintf("the device already holds %d pods", maxPods))
+			continue
+		}
+		w := m.newWorker(uid)
+		m.workers[uid] = w
+		w.setDesired(d)
+		w.claim()
+		m.start(w)
+	}
+	message := &edgeapi.StaticPods{}
+	for uid, w := range m.workers {
+		if d := w.current(); d != nil && d.message.Static {
+			message.Pods = append(message.Pods, &edgeapi.StaticPod{Uid: uid, Pod: d.message.Pod})
+		}
+	}
+	slices.SortFunc(message.Pods, func(a, b *edgeapi.StaticPod) int { return strings.Compare(a.Uid, b.Uid) })
+	m.cfg.Sink.StaticPods(message)
+}
+
+// wantsStatic tells whether a UID is that of a static pod, though it may have to wait for another to go.
+func (m *Manager) wantsStatic(uid string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.static[uid] != nil
+}
+
+// current is what is wanted of the pod now, nil if only its remains are known.
+func (w *worker) current() *desired {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.desired
+}
+
+// name is the pod's full name, empty if it is not known.
+func (w *worker) name() string {
+	if d := w.current(); d != nil {
+		return fullName(d.pod)
+	}
+	return ""
+}
+
+func fullName(pod *v1.Pod) string { return pod.Namespace + "/" + pod.Name }

@@ -1,0 +1,131 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// staticNames are the static pods that the cloud was told of last.
+func (a *agent) staticNames() []string {
+	a.sink.mu.Lock()
+	defer a.sink.mu.Unlock()
+	names := []string{}
+	for _, p := range a.sink.static.GetPods() {
+		pod := &v1.Pod{}
+		if err := pod.Unmarshal(p.Pod); err != nil || string(pod.UID) != p.Uid {
+			a.t.Errorf("static pod %s: %v", p.Uid, err)
+		}
+		names = append(names, pod.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestStaticPods(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		web, other := newPod("web", box("web")), newPod("other", box("other"))
+		a.manager.SetStatic([]*v1.Pod{web, other})
+		a.settle()
+		before := a.runtime.running()
+		if len(before) != 2 || a.status(web).Phase != v1.PodRunning {
+			t.Fatalf("running %v, status %+v", before, a.status(web))
+		}
+		if got := fmt.Sprint(a.staticNames()); got != "[other web]" {
+			t.Errorf("the cloud is told of %s", got)
+		}
+		// The cloud has no say in them.
+		a.manager.Desired(&edgeapi.DesiredPods{})
+		a.delete(web, 0)
+		a.run(web)
+		a.manager.UpdateVolumes(&edgeapi.UpdateVolumes{Uid: string(web.UID)})
+		a.settle()
+		if len(a.manager.Digests()) != 0 {
+			t.Errorf("they are told as pods of the cloud: %v", a.manager.Digests())
+		}
+		a.stop()
+		a.start()
+		a.manager.SetStatic([]*v1.Pod{web, other})
+		a.settle()
+		if after := a.runtime.running(); after["web"] != before["web"] || after["other"] != before["other"] {
+			t.Errorf("before %v, after %v", before, after)
+		}
+	})
+}
+
+// What was taken out of the folder while there was no agent goes, without a word from the cloud.
+func TestStaticPodRemovedMeanwhile(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		web, other := newPod("web", box("web")), newPod("other", box("other"))
+		a.manager.SetStatic([]*v1.Pod{web, other})
+		a.settle()
+		a.stop()
+		a.start()
+		a.manager.SetStatic([]*v1.Pod{other})
+		a.settle()
+		if running := a.runtime.running(); len(running) != 1 || running["other"] == "" {
+			t.Errorf("running %v", running)
+		}
+		if got := fmt.Sprint(a.staticNames()); got != "[other]" || !a.gone(web) {
+			t.Errorf("the cloud is told of %s, removed %v", got, a.gone(web))
+		}
+	})
+}
+
+// With its content the UID of a static pod changes. The new one starts when the old one has ended.
+func TestStaticPodChanged(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		web := newPod("web", box("web"))
+		a.manager.SetStatic([]*v1.Pod{web})
+		a.settle()
+		former := a.runtime.running()["web"]
+		block := make(chan struct{})
+		a.runtime.mu.Lock()
+		a.runtime.stopBlock = block
+		a.runtime.mu.Unlock()
+		changed := web.DeepCopy()
+		changed.UID = types.UID("0123456789abcdef0123456789abcdef")
+		starts := a.runtime.count("StartContainer")
+		a.manager.SetStatic([]*v1.Pod{changed})
+		a.settle()
+		if a.runtime.count("StartContainer") != starts {
+			t.Error("both run at the same time")
+		}
+		close(block)
+		a.settle()
+		if now := a.runtime.running()["web"]; now == "" || now == former {
+			t.Errorf("running %q, before %q", now, former)
+		}
+		if a.manager.worker(string(web.UID)) != nil {
+			t.Error("the former one is still there")
+		}
+		// Back to what it was before, and gone.
+		a.manager.SetStatic([]*v1.Pod{web})
+		a.settle()
+		a.manager.SetStatic(nil)
+		a.settle()
+		if len(a.runtime.running()) != 0 || len(a.staticNames()) != 0 {
+			t.Errorf("left: %v, told of %v", a.runtime.running(), a.staticNames())
+		}
+	})
+}
+
+// The device's policy is about what the cloud may do, not about what its owner has put into the folder.
+func TestStaticPodsAreNotSubjectToThePolicy(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.stop()
+		a.admit = func(*v1.Pod) (string, string, bool) { return "ForbiddenByDevice", "no", false }
+		a.start()
+		static, cloud := newPod("static", box("static")), newPod("cloud", box("cloud"))
+		a.manager.SetStatic([]*v1.Pod{static})
+		a.run(cloud)
+		if running := a.runtime.running(); len(running) != 1 || running["static"] == "" {
+			t.Errorf("running %v", running)
+		}
+	})
+}
