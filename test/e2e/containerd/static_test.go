@@ -2,6 +2,7 @@ package containerd_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -125,7 +126,10 @@ func TestStaticPods(t *testing.T) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is there: %v", err)
+		if err == nil {
+			err = errors.New("it is still there")
+		}
+		return err
 	})
 }
 
