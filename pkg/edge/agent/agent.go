@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/eviction"
 	"arhat.dev/aranya/pkg/edge/agent/footprint"
 	"arhat.dev/aranya/pkg/edge/agent/host"
 	"arhat.dev/aranya/pkg/edge/agent/images"
@@ -56,19 +56,20 @@ const (
 
 // Agent runs on a device.
 type Agent struct {
-	config  *config.Configuration
-	lock    *os.File
-	runtime runtime.Runtime
-	pods    *pods.Manager
-	images  *images.Collector
-	static  *static.Source // nil without a folder
-	host    *host.Host
-	node    *node.Collector
-	stats   *stats.Collector
-	uplink  *uplink.Client
-	outbox  *outbox
-	link    connection
-	seams   Seams
+	config   *config.Configuration
+	lock     *os.File
+	runtime  runtime.Runtime
+	pods     *pods.Manager
+	images   *images.Collector
+	eviction *eviction.Manager
+	static   *static.Source // nil without a folder
+	host     *host.Host
+	node     *node.Collector
+	stats    *stats.Collector
+	uplink   *uplink.Client
+	outbox   *outbox
+	link     connection
+	seams    Seams
 }
 
 // New prepares an agent of an enrolled device; the configuration must have passed Finish. It takes
@@ -109,25 +110,25 @@ func (a *Agent) build(ctx context.Context) error {
 	}
 	a.node = node.New(node.Config{
 		Runtime: a.runtime, Reserved: a.config.Reserved.List(), NodeIP: a.config.NodeIP,
-		StateDir: a.config.StateDir, Version: version.String(), Period: a.seams.Period,
+		StateDir: a.config.StateDir, Version: version.String(), Pressure: a.underPressure, Period: a.seams.Period,
 	})
 	a.link.remembered = a.recall(ctx)
 	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
 	a.node.Refresh(ctx)
 	owner := ownerOf(a.config.StateDir)
-	a.stats = stats.New(stats.Config{Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir})
+	a.stats = stats.New(stats.Config{
+		Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir,
+		Local: func(podUID string) stats.LocalPaths { return a.pods.LocalPaths(podUID) },
+	})
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
-		Node: a.nodeInfo(), Sink: a.outbox, Admit: admitter(&a.config.Policy), RelistPeriod: a.seams.Period,
+		Node: a.nodeInfo(), Sink: a.outbox, Admit: a.admit, RelistPeriod: a.seams.Period,
 		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
 	}); err != nil {
 		return err
 	}
-	a.images = images.NewCollector(a.runtime, clock.RealClock{}, images.GCPolicy{
-		HighThresholdPercent: *a.config.ImageGCHighThresholdPercent, LowThresholdPercent: *a.config.ImageGCLowThresholdPercent,
-		MinAge: a.config.MinimumGCAge(), MaxAge: a.config.MaximumGCAge(),
-	}, a.pods.Images, a.pods.DeviceEvent)
+	a.keepHouse(ctx)
 	a.static = a.newStatic()
 	a.readStatic(ctx)
 	a.host = host.New(host.Config{
@@ -236,6 +237,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		a.images.Run(groupCtx)
+		return nil
+	})
+	group.Go(func() error {
+		a.eviction.Run(groupCtx)
 		return nil
 	})
 	group.Go(func() error { return a.uplink.Run(groupCtx) })

@@ -45,6 +45,21 @@ var defaultEvictionHard = map[string]string{
 	"imagefs.available": "15%", "imagefs.inodesFree": "5%", "pid.available": "10%",
 }
 
+// EvictionHardIsDefault tells whether the owner of the device has left hard thresholds to the agent.
+func (h *Housekeeping) EvictionHardIsDefault() bool {
+	return maps.Equal(h.EvictionHard, defaultEvictionHard)
+}
+
+// SoftGracePeriod is EvictionSoftGracePeriod of a signal. The configuration must be valid.
+func (h *Housekeeping) SoftGracePeriod(signal string) time.Duration {
+	return duration(h.EvictionSoftGracePeriod[signal])
+}
+
+// PressureTransitionPeriod is EvictionPressureTransitionPeriod.
+func (h *Housekeeping) PressureTransitionPeriod() time.Duration {
+	return duration(h.EvictionPressureTransitionPeriod)
+}
+
 func (h *Housekeeping) setDefaults() {
 	setDefault(&h.ImageMinimumGCAge, "2m")
 	setDefault(&h.ImageMaximumGCAge, "0s")

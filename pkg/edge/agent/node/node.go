@@ -40,6 +40,8 @@ type Config struct {
 	Version string
 	// Period is how often the device is looked at. Defaults to 10 s.
 	Period time.Duration
+	// Pressure tells whether the device runs out of what a condition is about; see Poke.
+	Pressure func(v1.NodeConditionType) bool
 	// Clock defaults to the real one.
 	Clock clock.WithTicker
 
@@ -81,10 +83,15 @@ func (c *Collector) SetPodCapacity(n int32) {
 	c.capacity = n
 	c.mu.Unlock()
 	if changed {
-		select {
-		case c.poke <- struct{}{}:
-		default:
-		}
+		c.Poke()
+	}
+}
+
+// Poke makes Run look at the device now.
+func (c *Collector) Poke() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
 	}
 }
 
@@ -137,7 +144,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	}
 	status.NodeInfo.ContainerRuntimeVersion = c.version
 	status.Allocatable = allocatable(status.Capacity, c.config.Reserved)
-	status.Conditions = c.conditions.update(measured, runtimeState)
+	status.Conditions = c.conditions.update(c.config.Pressure, runtimeState)
 	if c.status != nil && equality.Semantic.DeepEqual(c.status, status) {
 		return c.status, false
 	}

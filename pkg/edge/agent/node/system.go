@@ -34,13 +34,10 @@ var hostSystem = system{root: "/", hostIPs: HostIPs}
 
 // measured is one look at the machine. A number that could not be learned is 0.
 type measured struct {
-	hostname                     string
-	cpus                         int
-	memoryTotal, memoryAvailable uint64
-	diskTotal, diskAvailable     uint64
-	inodesTotal, inodesFree      uint64
-	processes, processesMax      uint64
-	hugePages                    map[int64]int64 // size in bytes -> number
+	hostname               string
+	cpus                   int
+	memoryTotal, diskTotal uint64
+	hugePages              map[int64]int64 // size in bytes -> number
 }
 
 func (s system) path(name string) string { return filepath.Join(s.root, name) }
@@ -64,54 +61,27 @@ func (s system) number(name string) uint64 {
 func (s system) measure(stateDir string) measured {
 	m := measured{cpus: goruntime.NumCPU(), hugePages: s.hugePages()}
 	m.hostname = strings.ToLower(s.text("proc/sys/kernel/hostname"))
-	m.memoryTotal, m.memoryAvailable = parseMeminfo([]byte(s.text("proc/meminfo")))
+	m.memoryTotal = parseMeminfo([]byte(s.text("proc/meminfo")))
 	var st unix.Statfs_t
 	if err := unix.Statfs(stateDir, &st); err == nil {
-		size := uint64(st.Bsize)
-		m.diskTotal, m.diskAvailable = st.Blocks*size, st.Bavail*size
-		m.inodesTotal, m.inodesFree = st.Files, st.Ffree
-	}
-	m.processes = parseThreads(s.text("proc/loadavg"))
-	m.processesMax = s.number("proc/sys/kernel/pid_max")
-	if limit := s.number("proc/sys/kernel/threads-max"); limit > 0 {
-		m.processesMax = min(m.processesMax, limit)
+		m.diskTotal = st.Blocks * uint64(st.Bsize)
 	}
 	return m
 }
 
-// parseMeminfo returns bytes. Kernels before 3.14 have no MemAvailable; what is free is a safe
-// estimate there.
-func parseMeminfo(data []byte) (total, available uint64) {
-	values := map[string]uint64{}
+// parseMeminfo returns the bytes of memory there are.
+func parseMeminfo(data []byte) uint64 {
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
 		name, rest, ok := strings.Cut(lines.Text(), ":")
 		fields := strings.Fields(rest)
-		if !ok || len(fields) == 0 {
+		if !ok || name != "MemTotal" || len(fields) == 0 {
 			continue
 		}
 		if n, err := strconv.ParseUint(fields[0], 10, 54); err == nil {
-			values[name] = n << 10
+			return n << 10
 		}
 	}
-	available, ok := values["MemAvailable"]
-	if !ok {
-		available = values["MemFree"] + values["Buffers"] + values["Cached"]
-	}
-	return values["MemTotal"], available
-}
-
-// parseThreads reads the number of tasks from /proc/loadavg: "0.1 0.2 0.3 2/345 6789".
-func parseThreads(loadavg string) uint64 {
-	fields := strings.Fields(loadavg)
-	if len(fields) < 4 {
-		return 0
-	}
-	_, total, _ := strings.Cut(fields[3], "/")
-	n, err := strconv.ParseUint(total, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
+	return 0
 }
 
 func (s system) hugePages() map[int64]int64 {

@@ -191,14 +191,36 @@ func (p *pass) startContainers(ctx context.Context, a actions, files criconfig.F
 // and how it ended.
 const keptInstances = 2
 
+// kept is how many instances of a container stay: fewer when the disk is short, see Manager.RemoveDead.
+// The status of a pod that has ended is on record.
+func (w *worker) kept() (keep int, done func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.sweep:
+		return keptInstances, func() {}
+	case w.ended:
+		keep = 0
+	default:
+		keep = 1
+	}
+	return keep, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.sweep = false
+	}
+}
+
 // prune removes what is of no use any more: older instances of containers that have ended, and
 // sandboxes that have ended, are not the newest and hold no container.
 func (p *pass) prune(ctx context.Context) error {
+	keep, done := p.w.kept()
+	defer done()
 	kept := map[string]int{}
 	holds := map[string]bool{}
 	var errs []error
 	for _, c := range p.st.Containers { // newest first
-		if kept[c.Name] < keptInstances || !c.Exited() {
+		if kept[c.Name] < keep || !c.Exited() {
 			kept[c.Name]++
 			holds[c.SandboxID] = true
 			continue

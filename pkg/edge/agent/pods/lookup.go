@@ -8,6 +8,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/agent/stats"
 )
 
 // ErrNotFound says that a pod, or a container of it, is not on the device.
@@ -48,6 +49,29 @@ func (m *Manager) Images() []string {
 		}
 	}
 	return images
+}
+
+// LocalPaths tells where a pod keeps data on the device.
+func (m *Manager) LocalPaths(podUID string) stats.LocalPaths {
+	w := m.worker(podUID)
+	if w == nil {
+		return stats.LocalPaths{}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.desired == nil {
+		return stats.LocalPaths{}
+	}
+	pod := w.desired.pod
+	paths := stats.LocalPaths{Logs: podutil.LogDir(m.cfg.LogDir, pod.Namespace, pod.Name, podUID)}
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil {
+			paths.Volumes = append(paths.Volumes, stats.LocalVolume{
+				Name: v.Name, Path: m.volumes.EmptyDir(pod, v.Name), Memory: v.EmptyDir.Medium == v1.StorageMediumMemory,
+			})
+		}
+	}
+	return paths
 }
 
 // lookup returns what is known of a pod and a container of it.

@@ -53,6 +53,9 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 		w.report(ctx, d.pod, refused)
 		return p.next, nil
 	}
+	if e := w.evicted(); e != nil {
+		return w.evict(ctx, p, e)
+	}
 	p.grant()
 	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
 		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))

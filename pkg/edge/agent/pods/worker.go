@@ -44,6 +44,8 @@ type worker struct {
 	mu       sync.Mutex
 	desired  *desired           // nil if only its remains are known
 	deletion *edgeapi.DeletePod // set once it has to go
+	eviction *ousting           // set once it has to stop for good
+	sweep    bool               // whether the disk is short, so that nothing is kept in vain
 	// interrupt ends the sync that is under way: what it does is not wanted any more.
 	interrupt context.CancelFunc
 	last      *v1.PodStatus // as last given to the sink
@@ -244,8 +246,12 @@ func (w *worker) keep(ctx context.Context, d *desired, deletion *edgeapi.DeleteP
 // restoreStatus takes up the status from before the agent's start.
 func (w *worker) restoreStatus(s *v1.PodStatus) {
 	w.last = s
-	if s != nil && status.IsRejected(s) {
+	switch {
+	case s == nil:
+	case status.IsRejected(s):
 		w.rejected = s
+	case podutil.IsTerminal(s.Phase) && s.Reason == podutil.ReasonEvicted:
+		w.eviction = &ousting{grace: minGrace} // to finish what was begun
 	}
 }
 

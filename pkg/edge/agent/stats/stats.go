@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -36,6 +36,10 @@ type Config struct {
 	Labels map[string]string
 	// StateDir lies in the file system that the node's figures are about.
 	StateDir string
+	// Local tells where a pod keeps data on the device's disk. Without it nothing is said about that.
+	Local func(podUID string) LocalPaths
+	// DiskPeriod is for how long the size of a directory is not measured again. Defaults to a minute.
+	DiskPeriod time.Duration
 	// Clock defaults to the real one.
 	Clock clock.PassiveClock
 
@@ -45,6 +49,7 @@ type Config struct {
 // Collector measures. Its methods may be called concurrently.
 type Collector struct {
 	config Config
+	disk   disk
 
 	mu       sync.Mutex
 	nodeName string
@@ -66,6 +71,9 @@ func New(c Config) *Collector {
 	}
 	if c.root == "" {
 		c.root = "/"
+	}
+	if c.DiskPeriod <= 0 {
+		c.DiskPeriod = DefaultDiskPeriod
 	}
 	return &Collector{config: c, samples: map[string]sample{}}
 }
@@ -110,6 +118,49 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 		return nil, context.Cause(ctx)
 	}
 	now := c.config.Clock.Now()
+	summary := c.summarize(now, sandboxes, containers, stats, podStats, err == nil)
+	if onlyCPUAndMemory {
+		reduce(summary)
+		return summary, nil
+	}
+	c.addLocal(ctx, summary.Pods, now)
+	summary.Node.Fs = fsStats(c.config.StateDir, now)
+	summary.Node.Runtime = c.imageFs(ctx, now)
+	return summary, nil
+}
+
+// Pods measures the pods alone, by UID. Without the container runtime it fails.
+func (c *Collector) Pods(ctx context.Context) (map[string]*statsapi.PodStats, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	sandboxes, containers, stats, podStats, err := c.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := c.config.Clock.Now()
+	summary := c.summarize(now, sandboxes, containers, stats, podStats, true)
+	c.addLocal(ctx, summary.Pods, now)
+	byUID := make(map[string]*statsapi.PodStats, len(summary.Pods))
+	for i := range summary.Pods {
+		byUID[summary.Pods[i].PodRef.UID] = &summary.Pods[i]
+	}
+	return byUID, nil
+}
+
+// Node measures the device without asking about pods. What is not known is left out.
+func (c *Collector) Node(ctx context.Context) statsapi.NodeStats {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	now := c.config.Clock.Now()
+	m := readMachine(c.config.root)
+	stats := m.nodeStats("", now, nil)
+	stats.Fs = fsStats(c.config.StateDir, now)
+	stats.Runtime = c.imageFs(ctx, now)
+	return stats
+}
+
+// summarize makes a summary of what was told. Complete says whether that is everything.
+func (c *Collector) summarize(now time.Time, sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, podStats []*runtimeapi.PodSandboxStats, complete bool) *statsapi.Summary {
 	m := readMachine(c.config.root)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,22 +173,17 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 		Node: m.nodeStats(c.nodeName, now, samples[""].rate),
 		Pods: podsOf(sandboxes, containers, stats, podStats, rate),
 	}
-	if onlyCPUAndMemory {
-		reduce(summary)
+	if complete {
+		c.samples = samples
 	} else {
-		summary.Node.Fs = fsStats(c.config.StateDir, now)
-		summary.Node.Runtime = c.imageFs(ctx, now)
-	}
-	if err != nil {
-		// The samples of containers are kept: the runtime is only away.
+		// The samples of containers are kept: the runtime is only away. The node's figures are worth having.
 		maps.Copy(c.samples, samples)
-		return summary, nil // the node's figures are worth having
 	}
-	c.samples = samples
-	return summary, nil
+	return summary
 }
 
-// ask gets everything that the runtime tells. Older runtimes do not tell figures of pods.
+// ask gets everything that the runtime tells. Figures of pods are left out if it does not tell them: older
+// runtimes do not know the call, and containerd fails it for all pods if one has no cgroup of its own.
 func (c *Collector) ask(ctx context.Context) (sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, pods []*runtimeapi.PodSandboxStats, err error) {
 	r := c.config.Runtime
 	sandboxes, err = r.ListPodSandbox(ctx, &runtimeapi.PodSandboxFilter{
@@ -151,14 +197,13 @@ func (c *Collector) ask(ctx context.Context) (sandboxes []*runtimeapi.PodSandbox
 	if err == nil {
 		stats, err = r.ListContainerStats(ctx, &runtimeapi.ContainerStatsFilter{LabelSelector: c.config.Labels})
 	}
-	if err == nil {
-		pods, err = r.ListPodSandboxStats(ctx, &runtimeapi.PodSandboxStatsFilter{LabelSelector: c.config.Labels})
-		if status.Code(err) == codes.Unimplemented {
-			err = nil
-		}
-	}
 	if err != nil {
 		return nil, nil, nil, nil, fmt.Errorf("the container runtime tells no figures: %w", err)
+	}
+	var podErr error // cri-client would log it each time
+	if pods, podErr = r.ListPodSandboxStats(logr.NewContext(ctx, logr.Discard()), &runtimeapi.PodSandboxStatsFilter{LabelSelector: c.config.Labels}); podErr != nil {
+		klog.FromContext(ctx).V(4).Info("The container runtime tells no figures of pods as a whole", "err", podErr)
+		pods = nil
 	}
 	return sandboxes, containers, stats, pods, nil
 }

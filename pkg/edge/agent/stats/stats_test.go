@@ -102,7 +102,7 @@ func newCollector(t *testing.T, r runtime.Runtime) (*Collector, *clocktesting.Fa
 }
 
 func TestSummary(t *testing.T) {
-	r := &fakeRuntime{cpu: 1e9, at: 1e18, podErr: status.Error(codes.Unimplemented, "old")}
+	r := &fakeRuntime{cpu: 1e9, at: 1e18, podErr: status.Error(codes.Unknown, "one has no cgroup")}
 	c, clock, root := newCollector(t, r)
 	if _, err := c.Summary(t.Context(), false); err != nil {
 		t.Fatal(err)

@@ -107,7 +107,7 @@ func (v *Volumes) Setup(pod *v1.Pod, src Source) (map[string]Mounted, error) {
 func (v *Volumes) setup(pod *v1.Pod, volume *v1.Volume, src Source) (Mounted, error) {
 	switch {
 	case volume.EmptyDir != nil:
-		path := v.path(pod, "empty-dir", volume.Name)
+		path := v.EmptyDir(pod, volume.Name)
 		return Mounted{Path: path}, setupEmptyDir(pod, volume.EmptyDir, path, src.MemoryBytes)
 	case volume.HostPath != nil:
 		return Mounted{Path: volume.HostPath.Path, HostPath: true}, checkHostPath(volume.HostPath)
@@ -134,6 +134,9 @@ func typeOf(volume *v1.Volume) string {
 	}
 	return "unknown to this agent"
 }
+
+// EmptyDir is the directory of an emptyDir volume.
+func (v *Volumes) EmptyDir(pod *v1.Pod, name string) string { return v.path(pod, "empty-dir", name) }
 
 func (v *Volumes) path(pod *v1.Pod, kind, name string) string {
 	return filepath.Join(v.PodDir(string(pod.UID)), volumesDir, "kubernetes.io~"+kind, name)

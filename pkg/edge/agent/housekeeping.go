@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"arhat.dev/aranya/pkg/edge/agent/eviction"
+	"arhat.dev/aranya/pkg/edge/agent/images"
+)
+
+// keepHouse prepares what keeps the device usable: the removal of images, and eviction.
+func (a *Agent) keepHouse(ctx context.Context) {
+	h := &a.config.Housekeeping
+	a.images = images.NewCollector(a.runtime, clock.RealClock{}, images.GCPolicy{
+		HighThresholdPercent: *h.ImageGCHighThresholdPercent, LowThresholdPercent: *h.ImageGCLowThresholdPercent,
+		MinAge: h.MinimumGCAge(), MaxAge: h.MaximumGCAge(),
+	}, a.pods.Images, a.pods.DeviceEvent)
+
+	observe := func(ctx context.Context) map[eviction.Signal]eviction.Observation {
+		figures := a.stats.Node(ctx)
+		return eviction.ObservationsOf(&figures)
+	}
+	a.eviction = eviction.New(eviction.Config{
+		Thresholds:       eviction.ThresholdsOf(h, observe(ctx)[eviction.MemoryAvailable].Capacity),
+		TransitionPeriod: h.PressureTransitionPeriod(),
+		MaxPodGrace:      int64(h.EvictionMaxPodGracePeriod),
+		Observe:          observe,
+		Usage:            a.stats.Pods,
+		Pods:             a.pods,
+		Checks:           eviction.LocalStorage(),
+		ReclaimDisk:      []func(context.Context) error{a.pods.RemoveDead, a.images.DeleteUnused},
+		Event:            a.pods.DeviceEvent,
+		Changed:          a.node.Poke,
+		Period:           a.seams.Period,
+	})
+}
+
+// underPressure is asked by the Node's conditions, from before there is anybody to ask.
+func (a *Agent) underPressure(condition v1.NodeConditionType) bool {
+	return a.eviction != nil && a.eviction.Pressure(condition)
+}
+
+// admit refuses pods that the device's policy forbids, or that it has no resources for at the moment.
+func (a *Agent) admit(pod *v1.Pod) (reason, message string, ok bool) {
+	if reason, message, ok = admitter(&a.config.Policy)(pod); !ok {
+		return reason, message, ok
+	}
+	return a.eviction.Admit(pod)
+}

@@ -1,0 +1,130 @@
+package pods
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+)
+
+const (
+	// sweepPatience is how long RemoveDead waits for pods that are busy with something else.
+	sweepPatience = 10 * time.Second
+	sweepPoll     = 100 * time.Millisecond
+)
+
+// ousting is that a pod has to stop for good, though it stays on record.
+type ousting struct {
+	grace   int64 // seconds
+	message string
+	// disruption says that it is not the pod's own fault.
+	disruption bool
+}
+
+// ActivePods returns the pods that have not ended, with their last status. They are copies.
+func (m *Manager) ActivePods() []*v1.Pod {
+	var active []*v1.Pod
+	for _, w := range m.all() {
+		w.mu.Lock()
+		if w.desired != nil && w.deletion == nil && w.view != nil && (w.view.AnyRunning() || w.view.ReadySandbox() != nil) {
+			pod := w.desired.pod.DeepCopy()
+			if w.last != nil {
+				w.last.DeepCopyInto(&pod.Status)
+			}
+			active = append(active, pod)
+		}
+		w.mu.Unlock()
+	}
+	return active
+}
+
+// Evict stops a pod for good; its status says why. It does not wait.
+func (m *Manager) Evict(podUID string, graceSeconds int64, message string, disruption bool) {
+	w := m.worker(podUID)
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.desired == nil || w.deletion != nil || w.eviction != nil {
+		return
+	}
+	m.events.event(podUID, "", v1.EventTypeWarning, podutil.ReasonEvicted, message)
+	w.eviction = &ousting{grace: graceSeconds, message: message, disruption: disruption}
+	if w.interrupt != nil {
+		w.interrupt()
+	}
+	w.wakeUp()
+}
+
+// RemoveDead removes containers that are kept only for their logs and for how they ended: all of pods
+// that have ended, and those of others that are not their container's newest instance.
+// It waits a while for that.
+func (m *Manager) RemoveDead(ctx context.Context) error {
+	workers := m.all()
+	for _, w := range workers {
+		w.mu.Lock()
+		w.sweep = true
+		w.mu.Unlock()
+		w.wakeUp()
+	}
+	sweeping := func(w *worker) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.sweep
+	}
+	ticker := m.cfg.Clock.NewTicker(sweepPoll)
+	defer ticker.Stop()
+	for deadline := m.cfg.Clock.Now().Add(sweepPatience); slices.ContainsFunc(workers, sweeping) && m.cfg.Clock.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C():
+		}
+	}
+	return nil
+}
+
+// evict stops what is left of an evicted pod, removes its containers with their logs, as nobody is to look
+// at them again on a device that is short of room, and reports its end.
+func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration, error) {
+	w.ended = true
+	w.m.probes.terminating(w.uid)
+	w.m.puller.Forget(w.uid)
+	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
+		if err := p.killPod(ctx, &e.grace); err != nil {
+			return runtimeDownPeriod, err
+		}
+		if err := p.read(ctx); err != nil {
+			return runtimeDownPeriod, err
+		}
+	}
+	w.m.probes.remove(w.uid)
+	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
+		w.report(ctx, p.pod, p.evictedStatus(e))
+	}
+	w.m.ledger.Release(w.uid)
+	return resyncPeriod, p.removeAll(ctx)
+}
+
+func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {
+	s := p.status()
+	s.Phase, s.Reason, s.Message = v1.PodFailed, podutil.ReasonEvicted, e.message
+	if e.disruption {
+		s.Conditions = append(s.Conditions, v1.PodCondition{
+			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: e.message,
+			ObservedGeneration: p.pod.Generation, LastTransitionTime: metav1.NewTime(p.now).Rfc3339Copy(),
+		})
+	}
+	return s
+}
+
+func (w *worker) evicted() *ousting {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.eviction
+}

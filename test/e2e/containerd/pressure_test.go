@@ -1,0 +1,100 @@
+package containerd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// TestRefusedPods binds pods to a device past the scheduler.
+func TestRefusedPods(t *testing.T) {
+	e := suite.Get(t)
+	for _, tc := range []struct {
+		change          func(*corev1.Pod)
+		reason, message string
+	}{
+		{func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1000")}
+		}, "OutOfcpu", "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: "},
+		{func(p *corev1.Pod) { p.Spec.NodeSelector["example.com/zone"] = "none" },
+			"NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
+	} {
+		pod := suite.Busybox(device, "exec sleep 1000")
+		pod.Spec.NodeName = device
+		tc.change(pod)
+		failed := e.WaitPod(t, e.CreatePod(t, pod), "refused", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+		if failed.Status.Reason != tc.reason || !strings.HasPrefix(failed.Status.Message, tc.message) {
+			t.Errorf("got %s, %q, want %s, %q", failed.Status.Reason, failed.Status.Message, tc.reason, tc.message)
+		}
+	}
+}
+
+// TestNodePressure lets a device find that it has too little memory: its Node says so, the stock
+// controller-manager puts the taint on it, and pods go.
+func TestNodePressure(t *testing.T) {
+	e := suite.Get(t)
+	const name = "device-2"
+	path := filepath.Join(e.Cluster.Dir, "devices", name, "arhat.yaml")
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configure := func(extra string) {
+		t.Helper()
+		if err := os.WriteFile(path, append(slices.Clip(plain), extra...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		agent := e.Cluster.Device(name)
+		if err := agent.Stop(context.Background(), local.ServiceArhat); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Resume(context.Background(), local.ServiceArhat); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
+	restore := sync.OnceFunc(func() { configure("") })
+	defer restore() // the next tests need the device
+	configure("evictionHard: {memory.available: 99%}\n")
+	evicted := e.WaitPod(t, pod, "evicted", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if evicted.Status.Reason != "Evicted" || !strings.HasPrefix(evicted.Status.Message, "The node was low on resource: memory. Threshold quantity: ") {
+		t.Errorf("got %s, %q", evicted.Status.Reason, evicted.Status.Message)
+	}
+	if !slices.ContainsFunc(evicted.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonTerminationByKubelet
+	}) {
+		t.Errorf("conditions %v", evicted.Status.Conditions)
+	}
+	pressure := func(want corev1.ConditionStatus, tainted bool) func(context.Context) error {
+		return func(ctx context.Context) error {
+			n, err := e.Kube.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			hasCondition := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == corev1.NodeMemoryPressure && c.Status == want
+			})
+			hasTaint := slices.ContainsFunc(n.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == corev1.TaintNodeMemoryPressure })
+			if !hasCondition || hasTaint != tainted {
+				return fmt.Errorf("conditions %v, taints %v", n.Status.Conditions, n.Spec.Taints)
+			}
+			return nil
+		}
+	}
+	suite.Eventually(t, suite.PodTimeout, "the Node tells of the pressure", pressure(corev1.ConditionTrue, true))
+	restore()
+	suite.Eventually(t, suite.PodTimeout, "the pressure is over", pressure(corev1.ConditionFalse, false))
+	e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
+}
