@@ -50,6 +50,10 @@ cluster-programs: build
 	@$(GO_BUILD) -o $(BIN)/cluster ./hack/cluster
 	@hack/kubernetes/build.sh "$(CURDIR)/$(BIN)/kubernetes"
 
+.PHONY: metrics-server
+metrics-server: build
+	@hack/metrics-server/build.sh "$(CURDIR)/$(BIN)/metrics-server"
+
 .PHONY: generate
 generate: ## Generate code: clients, conversions, OpenAPI, protobuf
 	hack/update-codegen.sh
@@ -80,7 +84,7 @@ test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
 	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v -e '/test/e2e' -e '/test/chaos')
 
 .PHONY: test-e2e
-test-e2e: packages cluster-programs ## Run the end-to-end tests with real components, once per link (RUN=pattern LINKS="grpc websocket mqtt")
+test-e2e: packages cluster-programs metrics-server ## Run the end-to-end tests with real components, once per link (RUN=pattern LINKS="grpc websocket mqtt")
 	@echo "End-to-end tests."
 	@for link in $(LINKS); do echo "Devices connect by $$link."; \
 		ARANYA_LINK="$$link" ARANYA_E2E=1 ARANYA_BIN="$(CURDIR)/$(BIN)" ARANYA_SOURCE="$(CURDIR)" CGO_ENABLED=0 go test -trimpath -v -p 1 -count=1 -timeout 45m $(if $(RUN),-run '$(RUN)') ./test/e2e/... || exit 1; done
@@ -135,6 +139,7 @@ $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION):
 verify: ## Check that generated code and go.mod are up to date and that everything compiles
 	go mod tidy -diff
 	cd hack/kubernetes && go mod tidy -diff
+	cd hack/metrics-server && go mod tidy -diff
 	go vet ./...
 	hack/verify-codegen.sh
 

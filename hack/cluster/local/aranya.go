@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,9 +10,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 
 	"arhat.dev/aranya/hack/cluster/supervisor"
 )
@@ -23,8 +19,6 @@ const (
 	aranyaService   = "aranya-apiserver"
 	apiServiceName  = "v1alpha1.aranya.arhat.dev"
 )
-
-var apiServices = schema.GroupVersionResource{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}
 
 // kustomization adapts what is applied to a real cluster: aranya runs as a process beside
 // kube-apiserver, which finds it through a Service that names this machine, instead of as a
@@ -157,34 +151,15 @@ func (c *Cluster) aranya(ids *identities) supervisor.Service {
 
 // WaitAranya waits until kube-apiserver finds aranya's API available.
 func (c *Cluster) WaitAranya(ctx context.Context) error {
-	config, err := c.RESTConfig()
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(config)
+	client, err := c.dynamicClient()
 	if err != nil {
 		return err
 	}
 	return waitService(ctx, c.Cloud(), ServiceAranya, func(ctx context.Context) error {
-		obj, err := client.Resource(apiServices).Get(ctx, apiServiceName, metav1.GetOptions{})
-		if err != nil {
+		if err := apiServiceAvailable(ctx, client, apiServiceName); err != nil {
 			return err
 		}
-		conditions, _, err := unstructured.NestedSlice(obj.Object, "status", "conditions")
-		if err != nil {
-			return err
-		}
-		for _, item := range conditions {
-			condition, _ := item.(map[string]any)
-			if condition["type"] != "Available" {
-				continue
-			}
-			if condition["status"] == "True" {
-				_, err := client.Resource(edgeDevices).Namespace(Namespace).List(ctx, metav1.ListOptions{Limit: 1})
-				return err
-			}
-			return fmt.Errorf("APIService %s is not available: %v: %v", apiServiceName, condition["reason"], condition["message"])
-		}
-		return errors.New("APIService " + apiServiceName + " has no condition Available yet")
+		_, err := client.Resource(edgeDevices).Namespace(Namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		return err
 	})
 }

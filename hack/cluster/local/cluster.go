@@ -113,6 +113,7 @@ const (
 	ServiceAPIServer         = "kube-apiserver"
 	ServiceControllerManager = "kube-controller-manager"
 	ServiceScheduler         = "kube-scheduler"
+	ServiceMetricsServer     = "metrics-server"
 	ServiceAranya            = "aranya-apiserver"
 	ServiceBroker            = "mosquitto"
 	// Services of a device.
