@@ -3,7 +3,6 @@ package containerd_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,16 +10,13 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
 // TestMetricsServer has the stock metrics-server collect from devices, and stock kubectl show it.
 func TestMetricsServer(t *testing.T) {
 	e := suite.Get(t)
-	if link := os.Getenv(suite.LinkVariable); link != "" && link != local.LinkGRPC {
-		t.Skip("what metrics-server asks for does not depend on the link")
-	}
+	skipOtherLinks(t)
 	if err := e.Cluster.StartMetricsServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}

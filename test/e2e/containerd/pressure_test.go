@@ -3,18 +3,14 @@ package containerd_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
@@ -45,29 +41,10 @@ func TestRefusedPods(t *testing.T) {
 // controller-manager puts the taint on it, and pods go.
 func TestNodePressure(t *testing.T) {
 	e := suite.Get(t)
+	skipOtherLinks(t)
 	const name = "device-2"
-	path := filepath.Join(e.Cluster.Dir, "devices", name, "arhat.yaml")
-	plain, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	configure := func(extra string) {
-		t.Helper()
-		if err := os.WriteFile(path, append(slices.Clip(plain), extra...), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		agent := e.Cluster.Device(name)
-		if err := agent.Stop(context.Background(), local.ServiceArhat); err != nil {
-			t.Fatal(err)
-		}
-		if err := agent.Resume(context.Background(), local.ServiceArhat); err != nil {
-			t.Fatal(err)
-		}
-	}
 	pod := e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
-	restore := sync.OnceFunc(func() { configure("") })
-	defer restore() // the next tests need the device
-	configure("evictionHard: {memory.available: 99%}\n")
+	restore := reconfigure(t, e, name, "evictionHard: {memory.available: 99%}\n")
 	evicted := e.WaitPod(t, pod, "evicted", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 	if evicted.Status.Reason != "Evicted" || !strings.HasPrefix(evicted.Status.Message, "The node was low on resource: memory. Threshold quantity: ") {
 		t.Errorf("got %s, %q", evicted.Status.Reason, evicted.Status.Message)

@@ -1,0 +1,52 @@
+package containerd_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// reconfigure restarts a device's agent with more in its arhat.yaml, and returns what takes that away
+// again. It is taken away at the end of the test at the latest.
+func reconfigure(t *testing.T, e *suite.Env, name, extra string) (restore func()) {
+	t.Helper()
+	path := filepath.Join(e.Cluster.Dir, "devices", name, "arhat.yaml")
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(content []byte) {
+		t.Helper()
+		ctx, agent := context.Background(), e.Cluster.Device(name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Stop(ctx, local.ServiceArhat); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Resume(ctx, local.ServiceArhat); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Cluster.WaitOnline(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore = sync.OnceFunc(func() { set(plain) })
+	t.Cleanup(restore)
+	set(append(slices.Clip(plain), extra...))
+	return restore
+}
+
+// skipOtherLinks leaves out what does not depend on the link when it is not the first one.
+func skipOtherLinks(t *testing.T) {
+	t.Helper()
+	if link := os.Getenv(suite.LinkVariable); link != "" && link != local.LinkGRPC {
+		t.Skip("does not depend on the link, and was tested over grpc")
+	}
+}
