@@ -191,21 +191,27 @@ func (s *starter) create(ctx context.Context, c *v1.Container, ref, target strin
 	}
 	id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
 	if err == nil {
-		s.tellUnenforced(c, config)
+		s.tellUnenforced(ctx, c, id, config)
 		s.w.resize.inForce[id] = inForce{c.Resources, s.pod.Spec.Resources}
 	}
 	return id, reasonCreate, err
 }
 
 // tellUnenforced says what the runtime has taken from the configuration without acting on it.
-func (s *starter) tellUnenforced(c *v1.Container, config *runtimeapi.ContainerConfig) {
-	r, ok := s.w.m.cfg.Runtime.(interface {
+func (s *starter) tellUnenforced(ctx context.Context, c *v1.Container, id string, config *runtimeapi.ContainerConfig) {
+	var names []string
+	if r, ok := s.w.m.cfg.Runtime.(interface {
 		Unenforced(*runtimeapi.ContainerConfig, *runtimeapi.PodSandboxConfig) []string
-	})
-	if !ok {
-		return
+	}); ok {
+		names = r.Unenforced(config, s.config)
 	}
-	if names := r.Unenforced(config, s.config); len(names) > 0 {
+	if config.StopSignal != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT { // runtimes of before CRI had it leave it out
+		resp, err := s.w.m.cfg.Runtime.ContainerStatus(ctx, id, false)
+		if err == nil && resp.GetStatus().GetStopSignal() != config.StopSignal {
+			names = append(names, "lifecycle.stopSignal")
+		}
+	}
+	if len(names) > 0 {
 		s.containerEvent(c.Name, v1.EventTypeWarning, "NotEnforced", fmt.Sprintf("The runtime %s of this device does not enforce %s", s.runtimeName, strings.Join(names, ", ")))
 	}
 }

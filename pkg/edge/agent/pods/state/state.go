@@ -45,6 +45,8 @@ type Container struct {
 	Image, ImageRef string
 	LogPath         string
 	User            *runtimeapi.ContainerUser
+	// StopSignal is what the runtime stops it with, as far as it says so.
+	StopSignal runtimeapi.Signal
 }
 
 // Running tells whether the container runs.
@@ -212,6 +214,8 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 		ImageRef:  s.ImageRef,
 		LogPath:   s.LogPath,
 		User:      s.User,
+
+		StopSignal: s.StopSignal,
 	}
 	// What cannot be parsed was not written by this agent: zero, as for a new container.
 	c.Hash, _ = strconv.ParseUint(s.Annotations[podutil.AnnotationHash], 16, 64)

@@ -97,7 +97,17 @@ func convert(in Input, c *v1.Container, instance *state.Container, before *v1.Co
 	if user := instance.User.GetLinux(); user != nil {
 		cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}
 	}
+	cs.StopSignal = stopSignal(instance.StopSignal)
 	return cs
+}
+
+// stopSignal is the API's name of a signal; nil if the runtime does not say.
+func stopSignal(s runtimeapi.Signal) *v1.Signal {
+	if s == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return nil
+	}
+	name := v1.Signal(strings.NewReplacer("SIGNAL_", "", "PLUS", "+", "MINUS", "-").Replace(s.String()))
+	return &name
 }
 
 func stateOf(in Input, instance *state.Container) v1.ContainerState {

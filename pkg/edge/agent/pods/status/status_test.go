@@ -223,6 +223,19 @@ func TestInitContainers(t *testing.T) {
 	}
 }
 
+func TestStopSignal(t *testing.T) {
+	for signal, want := range map[runtimeapi.Signal]v1.Signal{
+		runtimeapi.Signal_SIGNAL_SIGUSR1: v1.SIGUSR1, runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3: v1.SIGRTMINPLUS3, runtimeapi.Signal_SIGNAL_SIGRTMAXMINUS2: v1.SIGRTMAXMINUS2,
+	} {
+		if got := stopSignal(signal); got == nil || *got != want {
+			t.Errorf("%s: got %v, want %s", signal, ptr.Deref(got, "nothing"), want)
+		}
+	}
+	if got := stopSignal(runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT); got != nil {
+		t.Errorf("got %s though the runtime did not say", *got)
+	}
+}
+
 func TestFinal(t *testing.T) {
 	pod := testPod(v1.RestartPolicyAlways, "a", "b")
 	s := Final(generate(pod, ready(instance("a", exited, 0, 0)), func(in *Input) { in.Ended = true }))
