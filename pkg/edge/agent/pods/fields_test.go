@@ -304,3 +304,38 @@ func TestProcessColumn(t *testing.T) {
 		}
 	}
 }
+
+// TestFieldTableNamesTests finds tests in the table that there are not.
+func TestFieldTableNamesTests(t *testing.T) {
+	data, err := os.ReadFile(fieldTable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Dir(filepath.Dir(fieldTable))
+	exist := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	for _, dir := range []string{"pkg/edge/agent/pods", "pkg/controller", "test/e2e"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, entry os.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, m := range declared.FindAllSubmatch(source, -1) {
+				exist[string(m[1])] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	named := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllSubmatch(data, -1)
+	if len(named) == 0 {
+		t.Error("the table names no test")
+	}
+	for _, m := range named {
+		if !exist[string(m[1])] {
+			t.Errorf("there is no test %s", m[1])
+		}
+	}
+}

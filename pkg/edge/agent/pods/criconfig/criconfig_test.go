@@ -194,10 +194,28 @@ func TestHostname(t *testing.T) {
 	} {
 		pod := testPod()
 		tc.change(&pod.Spec, pod)
-		got, domain, err := Hostname(pod)
+		got, err := kernelHostname(pod, &Node{})
+		_, domain, _ := Hostname(pod, &Node{})
 		if got != tc.want || domain != tc.domain || (err != nil) != tc.fails {
 			t.Errorf("%s: got %q, %q, %v", tc.name, got, domain, err)
 		}
+	}
+}
+
+func TestClusterDomain(t *testing.T) {
+	pod := testPod()
+	pod.Spec.Subdomain, pod.Spec.SetHostnameAsFQDN = "sub", ptr.To(true)
+	node := &Node{PodDNS: &v1.PodDNSConfig{Searches: []string{"example", "svc.cluster.local", "cluster.local"}}}
+	if got, err := kernelHostname(pod, node); err != nil || got != "web.sub.ns.svc.cluster.local" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	pod.Spec.Subdomain = strings.Repeat("s", 40)
+	if _, err := kernelHostname(pod, node); err == nil || !strings.Contains(err.Error(), "(63 characters is the max, 65 characters requested)") {
+		t.Errorf("got %v", err)
+	}
+	content, err := hostsContent(pod, node, []string{"10.0.0.2"})
+	if err != nil || !strings.Contains(string(content), "10.0.0.2\tweb."+pod.Spec.Subdomain+".ns.svc.cluster.local\tweb\n") {
+		t.Errorf("got %s, %v", content, err)
 	}
 }
 
@@ -205,7 +223,7 @@ func TestHostsFile(t *testing.T) {
 	pod := testPod()
 	pod.Spec.Subdomain = "sub"
 	pod.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.3", Hostnames: []string{"x", "y"}}}
-	path, err := WriteHosts(pod, t.TempDir(), []string{"10.0.0.2"})
+	path, err := WriteHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +234,7 @@ func TestHostsFile(t *testing.T) {
 		}
 	}
 	pod.Spec.HostNetwork = true
-	path, err = WriteHosts(pod, t.TempDir(), []string{"10.0.0.2"})
+	path, err = WriteHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,8 +19,8 @@ const (
 
 // WriteHosts writes the pod's hosts file into podDir and returns its path. It is rewritten in place, so
 // that containers that have it mounted see what is new.
-func WriteHosts(pod *v1.Pod, podDir string, podIPs []string) (string, error) {
-	content, err := hostsContent(pod, podIPs)
+func WriteHosts(pod *v1.Pod, node *Node, podDir string, podIPs []string) (string, error) {
+	content, err := hostsContent(pod, node, podIPs)
 	if err != nil {
 		return "", err
 	}
@@ -34,7 +34,7 @@ func WriteHosts(pod *v1.Pod, podDir string, podIPs []string) (string, error) {
 	return path, os.WriteFile(path, content, 0o644)
 }
 
-func hostsContent(pod *v1.Pod, podIPs []string) ([]byte, error) {
+func hostsContent(pod *v1.Pod, node *Node, podIPs []string) ([]byte, error) {
 	var out bytes.Buffer
 	if pod.Spec.HostNetwork {
 		host, err := os.ReadFile(etcHosts)
@@ -44,7 +44,7 @@ func hostsContent(pod *v1.Pod, podIPs []string) ([]byte, error) {
 		out.WriteString(hostsHeaderHost)
 		out.Write(host)
 	} else {
-		hostname, domain, err := Hostname(pod)
+		hostname, domain, err := Hostname(pod, node)
 		if err != nil {
 			return nil, err
 		}

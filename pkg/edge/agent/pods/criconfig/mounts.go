@@ -34,7 +34,7 @@ func mounts(pod *v1.Pod, c *v1.Container, node *Node, files Files, podIPs []stri
 		out = append(out, mount)
 	}
 	if !ownHosts && (pod.Spec.HostNetwork || len(podIPs) > 0) {
-		path, err := WriteHosts(pod, files.Volumes.PodDir(string(pod.UID)), podIPs)
+		path, err := WriteHosts(pod, node, files.Volumes.PodDir(string(pod.UID)), podIPs)
 		if err != nil {
 			return nil, fmt.Errorf("hosts file: %w", err)
 		}

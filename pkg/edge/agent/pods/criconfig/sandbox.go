@@ -38,7 +38,7 @@ func Sandbox(pod *v1.Pod, node *Node, attempt uint32) (config *runtimeapi.PodSan
 		PortMappings: portMappings(pod),
 	}
 	if !pod.Spec.HostNetwork {
-		hostname, _, err := Hostname(pod)
+		hostname, err := kernelHostname(pod, node)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -125,9 +125,36 @@ func portMappings(pod *v1.Pod) []*runtimeapi.PortMapping {
 	return mappings
 }
 
-// Hostname returns the pod's host name, and its domain, which is only known in part: a device does not
-// know the cluster's domain.
-func Hostname(pod *v1.Pod) (hostname, domain string, err error) {
+// clusterDomain is that of the cluster's Services, as the resolver's configuration for pods tells it;
+// empty if it does not.
+func clusterDomain(node *Node) string {
+	if node.PodDNS == nil {
+		return ""
+	}
+	for _, search := range node.PodDNS.Searches {
+		if domain, ok := strings.CutPrefix(search, "svc."); ok {
+			return domain
+		}
+	}
+	return ""
+}
+
+// kernelHostname is the host name that the pod's processes are told.
+func kernelHostname(pod *v1.Pod, node *Node) (string, error) {
+	hostname, domain, err := Hostname(pod, node)
+	if err != nil || domain == "" || pod.Spec.SetHostnameAsFQDN == nil || !*pod.Spec.SetHostnameAsFQDN {
+		return hostname, err
+	}
+	fqdn := hostname + "." + domain
+	if len(fqdn) > maxHostname {
+		return "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+			fqdn, maxHostname, len(fqdn))
+	}
+	return fqdn, nil
+}
+
+// Hostname returns the pod's host name, and its domain. That ends with the cluster's if it is known.
+func Hostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
 	if override := pod.Spec.HostnameOverride; override != nil {
 		if errs := validation.IsDNS1123Subdomain(*override); len(errs) > 0 {
 			return "", "", fmt.Errorf("pod HostnameOverride %q is not a valid DNS subdomain: %s", *override, strings.Join(errs, ";"))
@@ -152,14 +179,9 @@ func Hostname(pod *v1.Pod) (hostname, domain string, err error) {
 			return "", "", fmt.Errorf("pod Subdomain %q is not a valid DNS label: %s", pod.Spec.Subdomain, strings.Join(errs, ";"))
 		}
 		domain = fmt.Sprintf("%s.%s.svc", pod.Spec.Subdomain, pod.Namespace)
-	}
-	if pod.Spec.SetHostnameAsFQDN != nil && *pod.Spec.SetHostnameAsFQDN && domain != "" {
-		fqdn := hostname + "." + domain
-		if len(fqdn) > maxHostname {
-			return "", "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
-				fqdn, maxHostname, len(fqdn))
+		if cluster := clusterDomain(node); cluster != "" {
+			domain += "." + cluster
 		}
-		return fqdn, domain, nil
 	}
 	return hostname, domain, nil
 }
