@@ -107,7 +107,7 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		w.report(ctx, p.pod, p.evictedStatus(e))
 	}
-	w.m.ledger.Release(w.uid)
+	w.m.release(w.uid)
 	return resyncPeriod, p.removeAll(ctx)
 }
 
