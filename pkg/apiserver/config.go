@@ -47,6 +47,8 @@ type Config struct {
 type ExtraConfig struct {
 	// Kube is the main cluster.
 	Kube kubernetes.Interface
+	// EventClient is the same for events, with a limit.
+	EventClient kubernetes.Interface
 	// Etcd is for what is not an API object. It is not closed by the server.
 	Etcd *clientv3.Client
 	// EtcdPrefix is the prefix of all keys, API objects' included.
@@ -75,7 +77,7 @@ func (o *Options) Config(ctx context.Context, etcdClient *clientv3.Client) (*Con
 	if err != nil {
 		return nil, err
 	}
-	kube, err := kubernetes.NewForConfig(kubeConfig)
+	kube, eventClient, err := clients(kubeConfig)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the main cluster: %w", err)
 	}
@@ -83,6 +85,7 @@ func (o *Options) Config(ctx context.Context, etcdClient *clientv3.Client) (*Con
 		Generic: genericapiserver.NewRecommendedConfig(scheme.Codecs),
 		Extra: ExtraConfig{
 			Kube:             kube,
+			EventClient:      eventClient,
 			Etcd:             etcdClient,
 			EtcdPrefix:       o.Recommended.Etcd.StorageConfig.Prefix,
 			Namespace:        o.Namespace,
@@ -120,6 +123,23 @@ func (o *Options) kubeConfig() (*restclient.Config, error) {
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	config.UserAgent = userAgent()
 	return config, nil
+}
+
+// Limits of the events that are written, per second and in a burst, as the kubelet has them.
+const (
+	eventQPS   = 50
+	eventBurst = 100
+)
+
+// clients returns a client of the main cluster without a limit, and one for events.
+func clients(kubeConfig *restclient.Config) (kube, events kubernetes.Interface, err error) {
+	if kube, err = kubernetes.NewForConfig(kubeConfig); err != nil {
+		return nil, nil, err
+	}
+	limited := restclient.CopyConfig(kubeConfig)
+	limited.QPS, limited.Burst = eventQPS, eventBurst
+	events, err = kubernetes.NewForConfig(limited)
+	return kube, events, err
 }
 
 func userAgent() string { return "aranya-apiserver/" + version.String() }

@@ -124,6 +124,7 @@ func (c CompletedConfig) loopbackClient() (versioned.Interface, error) {
 func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) (err error) {
 	s.controllers, err = controller.New(controller.Config{
 		Kube:          c.Extra.Kube,
+		EventClient:   c.Extra.EventClient,
 		Edge:          edge,
 		EdgeInformers: informers,
 		NodeAddress:   c.Extra.NodeAddress.String(),

@@ -46,6 +46,9 @@ type Config struct {
 	// Kube is the client of the cluster that the Nodes and pods are in. Its rate limits are the
 	// caller's business; the client-go default of 5 requests/s is far too low.
 	Kube kubernetes.Interface
+	// EventClient writes events. It should have a limit, so that those of a thousand devices that come at
+	// once do not hold up their Nodes. Defaults to Kube.
+	EventClient kubernetes.Interface
 	// Edge is the client of aranya's own API. It must act as the server itself (loopback), so that
 	// status.certificate may be written.
 	Edge versioned.Interface
@@ -112,6 +115,9 @@ func New(config Config) (*Controllers, error) {
 	}
 	if config.Clock == nil {
 		config.Clock = clock.RealClock{}
+	}
+	if config.EventClient == nil {
+		config.EventClient = config.Kube
 	}
 	c := &Controllers{config: config, tracker: links.NewTracker()}
 	c.SetDisconnect(config.Disconnect)
@@ -276,7 +282,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		return nil // told to stop
 	}
 	klog.FromContext(ctx).Info("The controllers' informers have synced", "replica", c.config.Replica)
-	c.recorder.Start(c.config.Kube)
+	c.recorder.Start(c.config.EventClient)
 	running.Go(func() { c.node.Run(ctx) })
 	running.Go(func() { c.device.Run(ctx) })
 	running.Go(func() { c.pod.Run(ctx) })

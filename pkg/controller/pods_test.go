@@ -336,9 +336,9 @@ func TestUnsuitableNode(t *testing.T) {
 		if status := c.pod(name).Status; status.Reason != want[0] || status.Message != want[1] || status.QOSClass != corev1.PodQOSBestEffort {
 			t.Errorf("%s: %+v", name, status)
 		}
-		if events := c.events("Pod", name); !slices.ContainsFunc(events, func(e string) bool { return strings.Contains(e, want[0]) }) {
-			t.Errorf("%s: events %q", name, events)
-		}
+		eventually(t, "the event of "+name, func() bool {
+			return slices.ContainsFunc(c.events("Pod", name), func(e string) bool { return strings.Contains(e, want[0]) })
+		})
 	}
 	eventually(t, "the other sent", func() bool { return len(s.runs()) == 1 })
 	if uid := s.runs()[0].Uid; uid != "uid-of-fits" {

@@ -59,6 +59,10 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	rest.Stop()
+	costs, err := startCosts(ctx, r)
+	if err != nil {
+		return err
+	}
 	took, busy, err := timed(ctx, r, "deploy", func() error {
 		if err := d.deploy(ctx); err != nil {
 			return err
@@ -66,6 +70,9 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return nodes.wait(ctx, r.N, r.N)
 	})
 	if err != nil {
+		return err
+	}
+	if err := costs.figures(ctx, r, "deployed"); err != nil {
 		return err
 	}
 	r.Figure(report.Figure{Name: "deployed", Value: harness.Rate(r.N, took), Unit: "1/s", Target: report.AtLeast(max(100, 0.6*limit.Ready)),

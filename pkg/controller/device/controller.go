@@ -35,6 +35,9 @@ const (
 	// settle is how long a change may wait for others: a device that comes, and its Node, cost one
 	// write together.
 	settle = 250 * time.Millisecond
+	// nodeTime is how long the status of a device that has come waits for its Node, for the same reason.
+	// Reads show the link at once.
+	nodeTime = 5 * time.Second
 )
 
 // Nodes is what the Controller needs of package node.
@@ -84,6 +87,8 @@ type Controller struct {
 type linkHistory struct {
 	// turn tells apart the links of a device.
 	turn uint64
+	// since is when it was noticed.
+	since time.Time
 	// announced is set once a new link shows in the stored status.
 	announced bool
 	// lost says why the link was lost; down is set then.
@@ -149,7 +154,7 @@ func (c *Controller) remember(device gateway.Device, history linkHistory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.turn++
-	history.turn = c.turn
+	history.turn, history.since = c.turn, c.config.Clock.Now()
 	c.links[links.Key(device)] = history
 }
 
@@ -186,6 +191,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	c.mu.Lock()
 	history, linked := c.links[key]
 	c.mu.Unlock()
+	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && awaitsNode(ed, status) {
+		return wait, nil // the Node, once it is there, leads here at once
+	}
 	if linked && !history.announced {
 		// What was read may be overlaid with live fields: a new link, or its loss, is written in any
 		// case.
@@ -204,6 +212,12 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	c.tellConflict(ed, status)
 	c.tellBroker(ed, status)
 	return again, nil
+}
+
+// awaitsNode says whether a device has come that is about to get its first Node.
+func awaitsNode(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) bool {
+	ready := findCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
+	return status.Phase == aranya.EdgeDeviceOnline && !ed.Spec.Node.Disabled && ready != nil && ready.Reason == aranya.ReasonNoNode
 }
 
 // write patches the fields of the status that are the controller's; the others belong to the gateway
@@ -248,8 +262,8 @@ func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *a
 func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) {
 	after := findCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
 	before := findCondition(ed.Status.Conditions, aranya.EdgeDeviceNodeReady)
-	if after != nil && after.Reason == ReasonConflict && (before == nil || before.Reason != ReasonConflict) {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict, "%s", after.Message)
+	if after != nil && after.Reason == aranya.ReasonConflict && (before == nil || before.Reason != aranya.ReasonConflict) {
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, aranya.ReasonConflict, "%s", after.Message)
 	}
 }
 

@@ -94,12 +94,12 @@ func TestNodeReadyCondition(t *testing.T) {
 		status   metav1.ConditionStatus
 		reason   string
 	}{
-		"none yet":      {status: metav1.ConditionFalse, reason: ReasonNoNode},
-		"disabled":      {disabled: true, status: metav1.ConditionFalse, reason: ReasonNodeDisabled},
-		"conflict":      {conflict: true, status: metav1.ConditionFalse, reason: ReasonConflict},
+		"none yet":      {status: metav1.ConditionFalse, reason: aranya.ReasonNoNode},
+		"disabled":      {disabled: true, status: metav1.ConditionFalse, reason: aranya.ReasonNodeDisabled},
+		"conflict":      {conflict: true, status: metav1.ConditionFalse, reason: aranya.ReasonConflict},
 		"mirrored":      {node: ready, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
 		"being removed": {disabled: true, node: ready, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
-		"no condition":  {node: &corev1.Node{}, status: metav1.ConditionUnknown, reason: ReasonNoNode},
+		"no condition":  {node: &corev1.Node{}, status: metav1.ConditionUnknown, reason: aranya.ReasonNoNode},
 		"no reason": {node: &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}},
 			status: metav1.ConditionTrue, reason: "NodeStatusTrue"},
 	} {

@@ -19,35 +19,21 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
-// Reasons of conditions.
-const (
-	ReasonCertificateIssued = "CertificateIssued"
-	ReasonNotEnrolled       = "NotEnrolled"
-	ReasonConnected         = "LinkUp"
-	ReasonNeverConnected    = "NeverConnected"
-	ReasonDisconnected      = "LinkLost"
-	ReasonAfterRestart      = "NotReconnected"
-	ReasonNodeDisabled      = "NodeDisabled"
-	ReasonNoNode            = "NodeNotCreated"
-	ReasonConflict          = "NodeNameConflict"
-)
-
 // status returns what the stored status of an EdgeDevice should be, and when to look again if only
 // time can tell.
 func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya.EdgeDeviceStatus, time.Duration) {
 	status := ed.Status.DeepCopy()
 	status.ObservedGeneration = ed.Generation
-	set := func(t string, s metav1.ConditionStatus, reason, message string) {
+	var set setCondition = func(t string, s metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: t, Status: s, Reason: reason, Message: message,
 			ObservedGeneration: ed.Generation, LastTransitionTime: metav1.NewTime(c.config.Clock.Now()),
 		})
 	}
 	if ed.Status.Certificate != nil {
-		set(aranya.EdgeDeviceEnrolled, metav1.ConditionTrue, ReasonCertificateIssued, "The device's agent holds a certificate")
+		set.condition(aranya.Enrolled())
 	} else {
-		set(aranya.EdgeDeviceEnrolled, metav1.ConditionFalse, ReasonNotEnrolled,
-			fmt.Sprintf("No agent has enrolled: create a token with \"kubectl edge token %s -n %s\" and use it with \"arhat join\" on the device", ed.Name, ed.Namespace))
+		set.condition(aranya.NotEnrolled(ed.Namespace, ed.Name))
 	}
 	c.broker(ed, status, set)
 	again := c.connection(ctx, ed, status, set)
@@ -80,12 +66,14 @@ func (c *Controller) broker(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStat
 
 type setCondition func(t string, s metav1.ConditionStatus, reason, message string)
 
+func (set setCondition) condition(c metav1.Condition) { set(c.Type, c.Status, c.Reason, c.Message) }
+
 // connection fills in what follows from the link.
 func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus, set setCondition) (again time.Duration) {
 	key := types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}
 	if s := c.config.Tracker.Session(key, ed.UID); s != nil {
 		status.Phase = aranya.EdgeDeviceOnline
-		set(aranya.EdgeDeviceConnected, metav1.ConditionTrue, ReasonConnected, "The device is connected over "+s.Info().Method)
+		set(aranya.EdgeDeviceConnected, metav1.ConditionTrue, aranya.ReasonConnected, "The device is connected over "+s.Info().Method)
 		c.facts(ctx, s, status)
 		return 0
 	}
@@ -96,16 +84,16 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
 	switch {
 	case known && history.down:
-		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonDisconnected, clip(history.lost, maxMessage))
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonDisconnected, clip(history.lost, maxMessage))
 		if !history.lastSeen.IsZero() {
 			status.LastSeen = &metav1.Time{Time: history.lastSeen}
 		}
 	case wasConnected && wait > 0:
 		return wait // since before the start of aranya: it may come back
 	case wasConnected:
-		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonAfterRestart, "The device did not connect since aranya was started")
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonAfterRestart, "The device did not connect since aranya was started")
 	case findCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected) == nil:
-		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, ReasonNeverConnected, "The device has not connected yet")
+		set.condition(aranya.NeverConnected())
 	}
 	status.Phase = aranya.EdgeDeviceOffline
 	if ed.Status.Certificate == nil {
@@ -170,16 +158,16 @@ func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, set setCond
 	const t = aranya.EdgeDeviceNodeReady
 	switch {
 	case n == nil && ed.Spec.Node.Disabled:
-		set(t, metav1.ConditionFalse, ReasonNodeDisabled, "The device has no Node because spec.node.disabled is set")
+		set.condition(aranya.NoNode(true))
 	case conflict:
-		set(t, metav1.ConditionFalse, ReasonConflict, fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
+		set(t, metav1.ConditionFalse, aranya.ReasonConflict, fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
 			"It is not touched; the device gets its Node when that one is gone. Or create the EdgeDevice under another name", ed.Name))
 	case n == nil:
-		set(t, metav1.ConditionFalse, ReasonNoNode, "The Node is created when the device connects for the first time")
+		set.condition(aranya.NoNode(false))
 	default:
 		ready := node.Ready(n)
 		if ready == nil {
-			set(t, metav1.ConditionUnknown, ReasonNoNode, "The Node has no Ready condition yet")
+			set(t, metav1.ConditionUnknown, aranya.ReasonNoNode, "The Node has no Ready condition yet")
 			return
 		}
 		reason := ready.Reason

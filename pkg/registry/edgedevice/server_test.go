@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -130,8 +132,11 @@ func testDefaultsAndStatus(t *testing.T, devices typedv1alpha1.EdgeDeviceInterfa
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(created.Name, "gate-") || created.Spec.Connectivity.Method != v1alpha1.ConnectivityGRPC ||
-		created.Status.Phase != v1alpha1.EdgeDevicePending {
+		created.Status.Phase != v1alpha1.EdgeDevicePending || len(created.Status.Conditions) != 3 {
 		t.Errorf("created device is %+v", created)
+	}
+	if !slices.Equal(created.Finalizers, []string{v1alpha1.FinalizerNode}) {
+		t.Errorf("created device has the finalizers %v", created.Finalizers)
 	}
 	created.Status.Phase = v1alpha1.EdgeDeviceOffline
 	created.Spec.Node.Disabled = true
@@ -141,6 +146,10 @@ func testDefaultsAndStatus(t *testing.T, devices typedv1alpha1.EdgeDeviceInterfa
 	}
 	if updated.Status.Phase != v1alpha1.EdgeDeviceOffline || updated.Spec.Node.Disabled {
 		t.Errorf("after the update of the status: phase %s, node.disabled %t", updated.Status.Phase, updated.Spec.Node.Disabled)
+	}
+	updated.Finalizers = nil // as the controllers do
+	if _, err := devices.Update(t.Context(), updated, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
 	}
 	if err := devices.Delete(t.Context(), created.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -212,7 +221,7 @@ func testApply(t *testing.T, devices typedv1alpha1.EdgeDeviceInterface) {
 	// A list with keys merges by them.
 	patch := []byte(`{"status":{"conditions":[{"type":"Connected","status":"True","reason":"LinkUp","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`)
 	device, err = devices.Patch(t.Context(), "applied", types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil || len(device.Status.Conditions) != 1 {
+	if err != nil || len(device.Status.Conditions) != 3 || !meta.IsStatusConditionTrue(device.Status.Conditions, v1alpha1.EdgeDeviceConnected) {
 		t.Errorf("a strategic merge patch of the status returns %v", err)
 	}
 }
@@ -220,6 +229,7 @@ func testApply(t *testing.T, devices typedv1alpha1.EdgeDeviceInterface) {
 func testSelectorsAndPages(t *testing.T, devices typedv1alpha1.EdgeDeviceInterface) {
 	for _, name := range []string{"page-1", "page-2", "page-3"} {
 		device := &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"page": ""}}}
+		device.Spec.Node.Disabled = true // without a Node there is no finalizer
 		if _, err := devices.Create(t.Context(), device, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}

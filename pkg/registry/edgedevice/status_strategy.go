@@ -4,6 +4,7 @@ import (
 	"context"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/apis/aranya/validation"
 )
 
@@ -52,6 +54,19 @@ func (statusStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Obj
 		warning.AddWarning(ctx, "", "status.certificate: the change was ignored, only aranya writes this field")
 	}
 	dropLiveFields(&device.Status)
+	if oldDevice.Status.Certificate == nil && device.Status.Certificate != nil {
+		enrolled(device)
+	}
+}
+
+// enrolled says what follows from the first certificate, in the same write.
+func enrolled(device *aranya.EdgeDevice) {
+	condition := v1alpha1.Enrolled()
+	condition.ObservedGeneration = device.Generation
+	meta.SetStatusCondition(&device.Status.Conditions, condition)
+	if device.Status.Phase == aranya.EdgeDevicePending {
+		device.Status.Phase = aranya.EdgeDeviceOffline
+	}
 }
 
 func (statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,7 +113,11 @@ func TestStorageKeepsSpecAndStatusApart(t *testing.T) {
 	device := newDevice(t, "device-1")
 	device.Status.AgentVersion = "forged"
 	created := storage.mustCreate(ctx, t, device)
-	if want := (aranya.EdgeDeviceStatus{Phase: aranya.EdgeDevicePending}); !cmp.Equal(created.Status, want) {
+	want := aranya.EdgeDeviceStatus{
+		Phase: aranya.EdgeDevicePending, ObservedGeneration: 1,
+		Conditions: v1alpha1.InitialConditions("edge", "device-1", false, 1, metav1.Time{}),
+	}
+	if !cmp.Equal(created.Status, want, cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")) {
 		t.Errorf("a new device has status %+v, want %+v", created.Status, want)
 	}
 	if created.Generation != 1 {

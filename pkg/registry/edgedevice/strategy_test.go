@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -18,6 +19,7 @@ import (
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
 func TestStrategyBasics(t *testing.T) {
@@ -152,6 +154,28 @@ func TestOnlyTheServerWritesCertificates(t *testing.T) {
 				t.Errorf("warnings are %q, want one: %t", *warnings, tc.wantWarning)
 			}
 		})
+	}
+}
+
+// The first certificate makes a device enrolled in the same write.
+func TestFirstCertificateEnrolls(t *testing.T) {
+	ctx := genericapirequest.WithUser(t.Context(), &user.DefaultInfo{Name: user.APIServerUser})
+	old, device := newDevice(t, "device-1"), newDevice(t, "device-1")
+	newStrategy(scheme.Scheme).PrepareForCreate(ctx, old)
+	old.DeepCopyInto(device)
+	device.Status.Certificate = &aranya.CertificateStatus{SerialNumber: "1"}
+	statusStrategy{newStrategy(scheme.Scheme)}.PrepareForUpdate(ctx, device, old)
+	if !meta.IsStatusConditionTrue(device.Status.Conditions, v1alpha1.EdgeDeviceEnrolled) || device.Status.Phase != aranya.EdgeDeviceOffline {
+		t.Errorf("an enrolled device has the status %+v", device.Status)
+	}
+
+	// Renewals leave alone what the controllers have made of it since.
+	device.DeepCopyInto(old)
+	device.Status.Phase, old.Status.Phase = aranya.EdgeDeviceOnline, aranya.EdgeDeviceOnline
+	device.Status.Certificate = &aranya.CertificateStatus{SerialNumber: "2"}
+	statusStrategy{newStrategy(scheme.Scheme)}.PrepareForUpdate(ctx, device, old)
+	if device.Status.Phase != aranya.EdgeDeviceOnline {
+		t.Errorf("a renewal made the device %s", device.Status.Phase)
 	}
 }
 
