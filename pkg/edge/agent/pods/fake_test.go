@@ -31,6 +31,10 @@ type fakeRuntime struct {
 	createErr  error
 	execErr    error
 	reopenErr  error
+	updateErr  error
+	updates    []*runtimeapi.LinuxContainerResources // by UpdateContainerResources
+	memory     uint64                                // in use by each container
+	unenforced []string
 	driver     runtimeapi.CgroupDriver
 	parent     string // of the last sandbox
 	calls      []string
@@ -205,6 +209,24 @@ func (f *fakeRuntime) ExecSync(context.Context, string, []string, time.Duration)
 func (f *fakeRuntime) ReopenContainerLog(context.Context, string) error {
 	defer f.enter("ReopenContainerLog")()
 	return f.reopenErr
+}
+
+func (f *fakeRuntime) UpdateContainerResources(_ context.Context, _ string, r *runtimeapi.ContainerResources) error {
+	defer f.enter("UpdateContainerResources")()
+	if f.updateErr == nil {
+		f.updates = append(f.updates, r.Linux)
+	}
+	return f.updateErr
+}
+
+func (f *fakeRuntime) ContainerStats(context.Context, string) (*runtimeapi.ContainerStats, error) {
+	defer f.enter("ContainerStats")()
+	return &runtimeapi.ContainerStats{Memory: &runtimeapi.MemoryUsage{WorkingSetBytes: &runtimeapi.UInt64Value{Value: f.memory}}}, nil
+}
+
+// Unenforced is as the process runtime has it.
+func (f *fakeRuntime) Unenforced(*runtimeapi.ContainerConfig, *runtimeapi.PodSandboxConfig) []string {
+	return f.unenforced
 }
 
 // end makes a container exit.

@@ -118,7 +118,8 @@ func (p *pass) resizes() (update, restart []*v1.Container) {
 		}
 		changed := changedResources(p.w.resize.inForce[instance.ID], inForce{granted.containers[c.Name], granted.pod})
 		switch {
-		case len(changed) == 0:
+		case len(changed) == 0: // it has it, though those of its pod may be others now
+			p.w.resize.inForce[instance.ID] = inForce{granted.containers[c.Name], granted.pod}
 		case needsRestart(c, changed):
 			restart = append(restart, c)
 		default:

@@ -235,10 +235,11 @@ func (s *starter) imageUser(ctx context.Context, ref string) (criconfig.ImageUse
 // restartCount is one more than that of the instance before. If the runtime has lost that, as after a
 // reboot with its state on a tmpfs, the logs and the status tell.
 func (s *starter) restartCount(c *v1.Container) int {
-	count := -1
+	var count int
 	if before := s.st.Find(c.Name); before != nil {
 		count = before.RestartCount
 	} else {
+		count = s.reportedRestarts(c.Name)
 		entries, _ := os.ReadDir(filepath.Join(s.config.LogDirectory, c.Name))
 		for _, entry := range entries {
 			name, _, _ := strings.Cut(entry.Name(), ".")
@@ -248,4 +249,28 @@ func (s *starter) restartCount(c *v1.Container) int {
 		}
 	}
 	return count + 1
+}
+
+// reportedRestarts is the restart count of the last instance of a container by the pod's status; -1 if
+// that knows of none.
+func (s *starter) reportedRestarts(name string) int {
+	old := s.w.oldStatus(s.pod)
+	for _, statuses := range [][]v1.ContainerStatus{old.InitContainerStatuses, old.ContainerStatuses} {
+		for i := range statuses {
+			cs := &statuses[i]
+			last := cs.LastTerminationState.Terminated
+			switch {
+			case cs.Name != name:
+			case cs.State.Running != nil, cs.State.Terminated != nil:
+				return int(cs.RestartCount)
+			case last == nil:
+				return -1
+			case last.ContainerID == "": // it was lost, and the start to come is counted already
+				return int(cs.RestartCount) - 1
+			default:
+				return int(cs.RestartCount)
+			}
+		}
+	}
+	return -1
 }
