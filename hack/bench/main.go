@@ -54,6 +54,7 @@ func newCommand() *cobra.Command {
 			return run(cmd.Context(), o, p, chosen, out)
 		},
 	}
+	cmd.AddCommand(newEchoCommand())
 	f := cmd.Flags()
 	f.StringVar(&names, "scenario", "", "names of scenarios, comma-separated; all if empty")
 	f.IntVar(&p.N, "n", 0, "how many devices or sessions, instead of the scenario's own number")
@@ -64,6 +65,18 @@ func newCommand() *cobra.Command {
 	f.StringVar(&o.Source, "source", ".", "root of the source tree")
 	f.StringVar(&out, "out", ".cache/bench", "directory for the reports; each run makes one below it")
 	return cmd
+}
+
+// newEchoCommand is what runs on devices behind a port-forward.
+func newEchoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    scenario.EchoCommand + " PORT",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return scenario.Echo(cmd.Context(), args[0])
+		},
+	}
 }
 
 func list() string {

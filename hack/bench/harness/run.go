@@ -131,6 +131,15 @@ func (r *Run) PID(ctx context.Context, service string) (int, error) {
 	return r.Cluster.PID(ctx, local.Cloud, service)
 }
 
+// Direct returns the administrator's configuration for aranya itself, past kube-apiserver.
+func (r *Run) Direct() *rest.Config {
+	config := rest.CopyConfig(r.Config)
+	config.Host = fmt.Sprintf("https://127.0.0.1:%d", r.Cluster.State().Ports.Aranya)
+	// Its certificate is for the name of its Service.
+	config.CAData, config.CAFile, config.Insecure = nil, "", true
+	return config
+}
+
 // Onlooker starts somebody who uses kube-apiserver meanwhile. The name tells its plot's line from
 // others.
 func (r *Run) Onlooker(ctx context.Context, name string) (*measure.Onlooker, error) {

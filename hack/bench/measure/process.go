@@ -13,6 +13,8 @@ type Usage struct {
 	CPU time.Duration
 	// RSS is its resident memory in bytes.
 	RSS int64
+	// Files is how many files and connections it has open.
+	Files int
 }
 
 // Process reads what a process has used so far.
@@ -25,7 +27,11 @@ func Process(pid int) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	return Usage{CPU: time.Duration(stat.CPUTime() * float64(time.Second)), RSS: int64(stat.ResidentMemory())}, nil
+	files, err := proc.FileDescriptorsLen()
+	if err != nil {
+		return Usage{}, err
+	}
+	return Usage{CPU: time.Duration(stat.CPUTime() * float64(time.Second)), RSS: int64(stat.ResidentMemory()), Files: files}, nil
 }
 
 // samplePeriod is how often processes are looked at.

@@ -9,5 +9,8 @@ func All() []harness.Scenario {
 	return []harness.Scenario{
 		ceiling,
 		deploy,
+		streams,
+		fleetScenario,
+		noise,
 	}
 }
