@@ -59,6 +59,8 @@ func (s *Stream) handle(frame *edgeapi.StreamFrame) error {
 		if len(data) > MaxFrame {
 			return fmt.Errorf("protocol violation: a frame of %d bytes; the limit is %d", len(data), MaxFrame)
 		}
+		// Output can overtake StreamReady on the device. It is read only once the session has begun.
+		s.begun()
 		return r.push(data)
 	case *edgeapi.StreamFrame_Close:
 		r, err := s.incoming(f.Close)
@@ -71,9 +73,7 @@ func (s *Stream) handle(frame *edgeapi.StreamFrame) error {
 			s.resize(f.Resize)
 		}
 	case *edgeapi.StreamFrame_Ready:
-		if !s.device {
-			s.readyOnce.Do(func() { close(s.ready) })
-		}
+		s.begun()
 	case *edgeapi.StreamFrame_Result:
 		if s.device || f.Result == nil {
 			return errors.New("protocol violation: unexpected result")
@@ -84,6 +84,9 @@ func (s *Stream) handle(frame *edgeapi.StreamFrame) error {
 	}
 	return nil
 }
+
+// begun notes that what was asked for has begun.
+func (s *Stream) begun() { s.readyOnce.Do(func() { close(s.ready) }) }
 
 func (s *Stream) incoming(ch edgeapi.Channel) (*reader, error) {
 	if ch < 0 || ch >= channels || s.in[ch] == nil {

@@ -58,7 +58,7 @@ type Stream struct {
 	out     [channels]*writer
 	resizes chan *edgeapi.TerminalSize
 
-	ready     chan struct{} // closed by StreamReady
+	ready     chan struct{} // closed by StreamReady, or by data that came before
 	readyOnce sync.Once
 
 	closed    chan struct{} // closed by Close

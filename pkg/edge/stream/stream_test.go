@@ -196,6 +196,27 @@ func TestResultBeforeReady(t *testing.T) {
 
 // A reader that stalls stops the sender after a bounded amount, and what was sent is there when it
 // reads on.
+// Output that comes before StreamReady does not keep the server from seeing that the session has begun.
+func TestOutputBeforeReady(t *testing.T) {
+	p := newPair(t, true)
+	const frames = 10 // more than wait for a reader
+	go func() {
+		for range frames {
+			_ = p.raw.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Data{Data: &edgeapi.Data{Channel: stdout, Data: []byte("x")}}})
+		}
+		_ = p.raw.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Ready{Ready: &edgeapi.StreamReady{}}})
+		_ = p.raw.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Result{Result: &edgeapi.Result{}}})
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if result, err := p.server.Started(ctx); result != nil || err != nil {
+		t.Fatalf("Started returned %v, %v", result, err)
+	}
+	if data, err := io.ReadAll(p.server.Reader(stdout)); err != nil || len(data) != frames {
+		t.Errorf("read %q, %v", data, err)
+	}
+}
+
 func TestStalledReader(t *testing.T) {
 	p := newPair(t, false)
 	const total = 64 << 20
