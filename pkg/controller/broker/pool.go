@@ -39,6 +39,8 @@ const (
 	ReasonSecretNotFound = "SecretNotFound"
 	ReasonInvalidSecret  = "InvalidSecret"
 	ReasonSecretUnknown  = "SecretUnavailable"
+	// ReasonClientIDConflict says that another device has taken the client id, with other settings.
+	ReasonClientIDConflict = "ClientIDConflict"
 )
 
 // State says whether a device's broker can be reached. Reason is empty as long as that is not known.
@@ -293,6 +295,10 @@ func (p *Pool) useLocked(key types.NamespacedName, a *assignment) {
 		a.client = known // another worker may have made one meanwhile
 	}
 	c := a.client
+	if holder := p.holderLocked(key, c); holder != nil {
+		a.client, a.problem = nil, clientIDConflict(c, holder)
+		return
+	}
 	if c.users[a.namespace] == nil {
 		c.users[a.namespace] = sets.New[types.NamespacedName]()
 		c.notice()
@@ -324,6 +330,7 @@ func (p *Pool) releaseLocked(key types.NamespacedName, former, now *assignment) 
 	if len(c.users) == 0 {
 		c.stop()
 		delete(p.clients, c.id)
+		p.reconsiderLocked()
 	}
 }
 

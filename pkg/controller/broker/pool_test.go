@@ -260,6 +260,34 @@ func TestOneClientPerBrokerAndCredential(t *testing.T) {
 	}
 }
 
+// Two clients with one client id would evict each other from the broker for ever.
+func TestClientIDConflict(t *testing.T) {
+	w := newWorld(t, secret("a", map[string]string{"password": "p"}), secret("b", map[string]string{"password": "q"}))
+	chosen := func(c *aranya.MQTTConfig) { withPassword(c); c.ConnectPacket.ClientID = "mine" }
+	w.device("a", "d1", chosen)
+	w.device("a", "d2", chosen) // with the same settings
+	w.eventually("connected", func() bool { return w.state("a", "d1").Connected && w.state("a", "d2").Connected })
+	w.device("b", "d1", chosen)
+	w.device("b", "elsewhere", func(c *aranya.MQTTConfig) { chosen(c); c.Server = "other:8883" })
+	w.eventually("refused", func() bool { return w.state("b", "d1").Reason == ReasonClientIDConflict })
+	if message := w.state("b", "d1").Message; !strings.Contains(message, "EdgeDevice a/d1") || !strings.Contains(message, `"mine"`) {
+		t.Errorf("message %q", message)
+	}
+	w.eventually("another broker does not matter", func() bool { return w.state("b", "elsewhere").Connected })
+	if n := len(w.live()); n != 2 || !w.state("a", "d1").Connected {
+		t.Errorf("%d connections; %+v", n, w.state("a", "d1"))
+	}
+	// The id is free when its last user has gone, or changed.
+	w.device("a", "d1", nil)
+	w.device("a", "d2", plain)
+	w.eventually("its turn", func() bool { return w.state("b", "d1").Connected && w.state("a", "d2").Connected })
+	// A device alone may change the settings of its client.
+	w.device("b", "d1", func(c *aranya.MQTTConfig) { chosen(c); c.ConnectPacket.Username = "v" })
+	w.eventually("changed", func() bool {
+		return slices.ContainsFunc(w.live(), func(b *fakeBroker) bool { return b.config.Username == "v" }) && w.state("b", "d1").Connected
+	})
+}
+
 func TestPermits(t *testing.T) {
 	w := newWorld(t)
 	w.device("ns", "mine", plain)
