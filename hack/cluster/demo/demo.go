@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"arhat.dev/aranya/hack/cluster/local"
@@ -38,6 +39,14 @@ func Run(ctx context.Context, o local.Options, once bool) (err error) {
 			_, _ = fmt.Fprintf(o.Out, "The logs are in %s/logs and %s/devices/*/logs.\n", c.Dir, c.Dir)
 		}
 	}()
+	if err := c.BrokerSecrets(ctx); err != nil {
+		return err
+	}
+	stopBroker, err := startBroker(c, "device-2")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopBroker()) }()
 	t := &tour{cluster: c, out: o.Out}
 	begin := time.Now()
 	if err := t.give(ctx); err != nil {
@@ -81,5 +90,5 @@ func (t *tour) write(name, content string) error {
 }
 
 func (t *tour) say(text string) {
-	_, _ = fmt.Fprintf(t.out, "\n# %s\n", text)
+	_, _ = fmt.Fprintf(t.out, "\n# %s\n", strings.ReplaceAll(text, "\n", "\n# "))
 }

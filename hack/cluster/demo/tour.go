@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+
+	"arhat.dev/aranya/hack/cluster/local"
 )
 
 const devicesManifest = `apiVersion: aranya.arhat.dev/v1alpha1
@@ -21,6 +23,16 @@ kind: EdgeDevice
 metadata:
   namespace: edge
   name: device-2
+spec:
+  connectivity:
+    method: mqtt
+    mqttConfig:
+      server: %[1]s
+      messageNamespace: %[2]s
+      tlsSecretRef: {name: %[3]s}
+      connectPacket:
+        username: %[4]s
+        password: {name: %[5]s}
 `
 
 // helloManifest is a workload for devices: it selects them by label and tolerates their taint. The
@@ -89,8 +101,10 @@ func (t *tour) give(ctx context.Context) error {
 }
 
 func (t *tour) enrol(ctx context.Context) error {
-	t.say("Devices are resources of Kubernetes. Here are two.")
-	if err := t.write("devices.yaml", devicesManifest); err != nil {
+	t.say("Devices are resources of Kubernetes. Here are two: the first dials in to aranya's gateway,\n" +
+		"the second is reached through an MQTT broker, which sees nothing but ciphertext.")
+	manifest := fmt.Sprintf(devicesManifest, t.cluster.BrokerAddress(), local.MessageNamespace, local.BrokerTLSSecret, local.BrokerUser, local.BrokerSecret)
+	if err := t.write("devices.yaml", manifest); err != nil {
 		return err
 	}
 	if err := t.run(ctx, []string{"kubectl", "apply", "-f", "devices.yaml"}, "edgedevice.aranya.arhat.dev/device-1 created"); err != nil {
@@ -99,16 +113,16 @@ func (t *tour) enrol(ctx context.Context) error {
 	if err := t.run(ctx, []string{"kubectl", "-n", "edge", "get", "edgedevices"}, "Pending"); err != nil {
 		return err
 	}
-	t.say("Each gets a one-time token, with which its agent enrols and dials in:")
-	t.say("  arhat join --config=arhat.yaml --server=<gateway> --token=<token>")
+	t.say("Each gets a one-time token, with which its agent enrols and dials in:\n" +
+		"  arhat join --config=arhat.yaml --server=<gateway or broker> --token=<token>")
 	group, groupCtx := errgroup.WithContext(ctx)
-	for i := 1; i <= devices; i++ {
-		group.Go(func() error { return t.cluster.AddDevice(groupCtx, i) })
+	for i, link := range []string{local.LinkGRPC, local.LinkMQTT} {
+		group.Go(func() error { return t.cluster.AddDeviceOver(groupCtx, i+1, link) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if err := t.run(ctx, []string{"kubectl", "-n", "edge", "get", "edgedevices", "-o", "wide"}, "device-1", "device-2", "Online"); err != nil {
+	if err := t.run(ctx, []string{"kubectl", "-n", "edge", "get", "edgedevices", "-o", "wide"}, "device-1", "device-2", "Online", "mqtt"); err != nil {
 		return err
 	}
 	t.say("Each device that is online is also a Node.")
@@ -158,6 +172,7 @@ func (t *tour) reachDevices(ctx context.Context) error {
 		want    string
 	}{
 		{[]string{"kubectl", "edge", "-n", "edge", "exec", "device-1", "--", "uname", "-srm"}, "Linux"},
+		{[]string{"kubectl", "edge", "-n", "edge", "exec", "device-2", "--", "uname", "-n"}, ""},
 		{[]string{"kubectl", "edge", "-n", "edge", "logs", "device-1", "--tail=3"}, ""},
 		{[]string{"kubectl", "-n", "edge", "describe", "edgedevice", "device-1"}, "Connected"},
 	} {

@@ -120,13 +120,18 @@ func (c *Cluster) nodeAddress() string {
 	return loopback
 }
 
+// bindAddress is where what devices reach listens. The gateway's own address exists only while a device
+// is connected to this machine.
+func (c *Cluster) bindAddress() string {
+	if c.state.Network != nil {
+		return "0.0.0.0"
+	}
+	return loopback
+}
+
 func (c *Cluster) aranya(ids *identities) supervisor.Service {
 	p := c.state.Ports
-	bind := loopback
-	if c.state.Network != nil {
-		// The gateway's address exists only while a device is connected to this machine.
-		bind = "0.0.0.0"
-	}
+	bind := c.bindAddress()
 	argv := []string{
 		c.program("aranya-apiserver"),
 		"--kubeconfig=" + c.path("kubeconfigs", "aranya"),

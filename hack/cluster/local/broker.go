@@ -30,8 +30,9 @@ const (
 	MessageNamespace = "/aranya.arhat.dev"
 	BrokerUser       = "aranya"
 	// BrokerObserver is a user of the broker who may read all that passes through it.
-	BrokerObserver  = "observer"
-	brokerTLSSecret = "mqtt-broker-ca"
+	BrokerObserver = "observer"
+	// BrokerTLSSecret and BrokerSecret hold the broker's CA and aranya's password.
+	BrokerTLSSecret = "mqtt-broker-ca"
 	BrokerSecret    = "mqtt-broker-password"
 )
 
@@ -79,15 +80,11 @@ func (c *Cluster) startBroker(ctx context.Context, ids *identities) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	pair, err := ids.ca.LoadOrIssue("mqtt-broker", pki.Request{CommonName: "mqtt-broker", Hosts: []string{"localhost", loopback, c.nodeAddress()}})
+	pair, err := c.BrokerCertificate()
 	if err != nil {
 		return err
 	}
-	bind := loopback
-	if c.state.Network != nil {
-		bind = "0.0.0.0" // see aranya
-	}
-	text := fmt.Sprintf(brokerConfig, c.state.Ports.Broker, bind, ids.ca.CertFile, pair.CertFile, pair.KeyFile,
+	text := fmt.Sprintf(brokerConfig, c.state.Ports.Broker, c.bindAddress(), ids.ca.CertFile, pair.CertFile, pair.KeyFile,
 		filepath.Join(dir, "passwords"), filepath.Join(dir, "acl"))
 	if isRoot() {
 		text += "user root\n" // the directory is root's alone
@@ -114,8 +111,22 @@ func (c *Cluster) startBroker(ctx context.Context, ids *identities) error {
 	})
 }
 
-// brokerAddress is where aranya and the devices find the broker.
-func (c *Cluster) brokerAddress() string {
+// BrokerCertificate is what a broker of the cluster shows.
+func (c *Cluster) BrokerCertificate() (pki.Pair, error) {
+	ids, err := c.identities()
+	if err != nil {
+		return pki.Pair{}, err
+	}
+	return ids.ca.LoadOrIssue("mqtt-broker", pki.Request{CommonName: "mqtt-broker", Hosts: []string{"localhost", loopback, c.nodeAddress()}})
+}
+
+// BrokerListenAddress is where a broker of the cluster listens.
+func (c *Cluster) BrokerListenAddress() string {
+	return net.JoinHostPort(c.bindAddress(), strconv.Itoa(c.state.Ports.Broker))
+}
+
+// BrokerAddress is where aranya and the devices find the broker.
+func (c *Cluster) BrokerAddress() string {
 	return net.JoinHostPort(c.nodeAddress(), strconv.Itoa(c.state.Ports.Broker))
 }
 
@@ -203,8 +214,8 @@ func (c *Cluster) admitToBroker(ctx context.Context) error {
 	return c.Cloud().Signal(ctx, ServiceBroker, syscall.SIGHUP)
 }
 
-// brokerSecrets creates the Secrets that the EdgeDevices refer to.
-func (c *Cluster) brokerSecrets(ctx context.Context) error {
+// BrokerSecrets creates the Secrets that the EdgeDevices refer to.
+func (c *Cluster) BrokerSecrets(ctx context.Context) error {
 	client, err := c.clientset()
 	if err != nil {
 		return err
@@ -218,7 +229,7 @@ func (c *Cluster) brokerSecrets(ctx context.Context) error {
 		return err
 	}
 	for name, data := range map[string]map[string][]byte{
-		brokerTLSSecret: {"ca.crt": ca},
+		BrokerTLSSecret: {"ca.crt": ca},
 		BrokerSecret:    {"password": []byte(password)},
 	} {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
@@ -230,14 +241,16 @@ func (c *Cluster) brokerSecrets(ctx context.Context) error {
 }
 
 // Connectivity is spec.connectivity of the EdgeDevices.
-func (c *Cluster) Connectivity() map[string]any {
-	if c.state.Link != LinkMQTT {
+func (c *Cluster) Connectivity() map[string]any { return c.connectivity(c.state.Link) }
+
+func (c *Cluster) connectivity(link string) map[string]any {
+	if link != LinkMQTT {
 		return map[string]any{"method": "grpc"}
 	}
 	return map[string]any{"method": "mqtt", "mqttConfig": map[string]any{
-		"server":           c.brokerAddress(),
+		"server":           c.BrokerAddress(),
 		"messageNamespace": MessageNamespace,
-		"tlsSecretRef":     map[string]any{"name": brokerTLSSecret},
+		"tlsSecretRef":     map[string]any{"name": BrokerTLSSecret},
 		"connectPacket": map[string]any{
 			"username": BrokerUser,
 			"password": map[string]any{"name": BrokerSecret},

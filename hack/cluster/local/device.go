@@ -35,7 +35,7 @@ func (c *Cluster) startDevices(ctx context.Context, o *Options) error {
 		return err
 	}
 	if c.state.Link == LinkMQTT {
-		if err := c.brokerSecrets(ctx); err != nil {
+		if err := c.BrokerSecrets(ctx); err != nil {
 			return err
 		}
 	}
@@ -79,7 +79,13 @@ func (c *Cluster) ensureNamespace(ctx context.Context) error {
 // AddDevice creates the EdgeDevice device-<index> if there is none, starts the machine that stands for
 // it with its agent, and waits until it is online. Images are for its container runtime.
 func (c *Cluster) AddDevice(ctx context.Context, index int, images ...containerd.Image) error {
-	d := Device{Name: deviceName(index), Index: index}
+	return c.AddDeviceOver(ctx, index, "", images...)
+}
+
+// AddDeviceOver is AddDevice for a device with another link than the cluster's; empty for the same. The
+// caller sees to it that a broker admits it.
+func (c *Cluster) AddDeviceOver(ctx context.Context, index int, link string, images ...containerd.Image) error {
+	d := Device{Name: deviceName(index), Index: index, Link: link}
 	if c.state.Network != nil {
 		c.state.Network.nameDevice(c.state.ID, &d)
 	}
@@ -133,7 +139,7 @@ func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
 		"apiVersion": edgeDevices.GroupVersion().String(),
 		"kind":       "EdgeDevice",
 		"metadata":   map[string]any{"name": name},
-		"spec":       map[string]any{"connectivity": c.Connectivity()},
+		"spec":       map[string]any{"connectivity": c.connectivity(c.linkOf(name))},
 	}}
 	if _, err := client.Resource(edgeDevices).Namespace(Namespace).Create(ctx, obj, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create EdgeDevice %s: %w", name, err)
@@ -192,7 +198,7 @@ func (c *Cluster) startMachine(ctx context.Context, d *Device) error {
 	if err := c.launch(ctx, d.Name, isolation); err != nil {
 		return err
 	}
-	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.devicePort())
+	return c.state.Network.connect(d, c.supervisor(d.Name).PID, c.devicePort(c.linkOf(d.Name)))
 }
 
 // cniDir is where container runtimes keep what they know of CNI networks. They cannot be told another
@@ -289,7 +295,7 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 	if err != nil {
 		return err
 	}
-	return c.launchAgent(ctx, d, "join", "--server="+c.serverAddress(), "--token="+token)
+	return c.launchAgent(ctx, d, "join", "--server="+c.serverAddress(c.linkOf(d.Name)), "--token="+token)
 }
 
 func (c *Cluster) agentConfig(device string) string { return c.devicePath(device, "arhat.yaml") }
@@ -325,6 +331,9 @@ func (c *Cluster) WaitOnline(ctx context.Context, name string) error {
 		}
 		if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase != string(v1alpha1.EdgeDeviceOnline) {
 			return fmt.Errorf("EdgeDevice %s is %s", name, phase)
+		}
+		if node, _, _ := unstructured.NestedString(obj.Object, "status", "nodeName"); node == "" {
+			return fmt.Errorf("EdgeDevice %s does not tell its Node yet", name)
 		}
 		node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {

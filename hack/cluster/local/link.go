@@ -12,21 +12,30 @@ import (
 	"arhat.dev/aranya/pkg/edge/link/websocket"
 )
 
+// linkOf is how a device reaches aranya. Those that are not the cluster's own do as most of its own.
+func (c *Cluster) linkOf(name string) string {
+	s := c.State()
+	if d := s.device(name); d != nil && d.Link != "" {
+		return d.Link
+	}
+	return s.Link
+}
+
 // serverAddress is where the agents are told to go.
-func (c *Cluster) serverAddress() string {
-	switch c.state.Link {
+func (c *Cluster) serverAddress(link string) string {
+	switch link {
 	case LinkWebSocket:
 		return "wss://" + c.gatewayAddress() + websocket.Path
 	case LinkMQTT:
-		return "mqtts://" + c.brokerAddress()
+		return "mqtts://" + c.BrokerAddress()
 	default:
 		return c.gatewayAddress()
 	}
 }
 
-// devicePort is the one port that devices can reach.
-func (c *Cluster) devicePort() int {
-	if c.state.Link == LinkMQTT {
+// devicePort is the one port that a device can reach.
+func (c *Cluster) devicePort(link string) int {
+	if link == LinkMQTT {
 		return c.state.Ports.Broker
 	}
 	return c.state.Ports.Gateway
@@ -35,8 +44,9 @@ func (c *Cluster) devicePort() int {
 // LinkConfig is what the configuration of an agent must say of its link: for devices of the cluster's
 // own, and for simulated ones. Files that it names are written into dir.
 func (c *Cluster) LinkConfig(ctx context.Context, name, dir string) (map[string]any, error) {
-	config := map[string]any{"server": c.serverAddress()}
-	switch c.state.Link {
+	link := c.linkOf(name)
+	config := map[string]any{"server": c.serverAddress(link)}
+	switch link {
 	case LinkWebSocket:
 		ca, err := c.deviceCA(ctx)
 		if err != nil {

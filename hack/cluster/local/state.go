@@ -70,6 +70,8 @@ type Device struct {
 	Address          netip.Addr `json:"address,omitzero"`
 	HostInterface    string     `json:"hostInterface,omitempty"`
 	NetworkNamespace string     `json:"networkNamespace,omitempty"`
+	// Link is how the device reaches aranya, if not as the cluster's others.
+	Link string `json:"link,omitempty"`
 	// Unplugged says that its link was cut on purpose. It stays so through a reboot.
 	Unplugged bool `json:"unplugged,omitempty"`
 }
