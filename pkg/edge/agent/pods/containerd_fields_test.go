@@ -109,8 +109,18 @@ func TestContainerdSecurity(t *testing.T) {
 		SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}}
 	added.SecurityContext = &v1.SecurityContext{Capabilities: &v1.Capabilities{Add: []v1.Capability{"SYS_TIME"}}, RunAsUser: ptr.To[int64](0)}
 	privileged.SecurityContext = &v1.SecurityContext{Privileged: ptr.To(true), RunAsUser: ptr.To[int64](0)}
-	pod := newPod("secure", plain, dropped, added, privileged)
-	pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1001), RunAsGroup: ptr.To[int64](1002), RunAsNonRoot: nil,
+	profiles := filepath.Join(d.dir, "state", "seccomp")
+	if err := os.MkdirAll(profiles, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const profile = `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}`
+	if err := os.WriteFile(filepath.Join(profiles, "nodirs.json"), []byte(profile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	local := script("local", forever)
+	local.SecurityContext = &v1.SecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("nodirs.json")}}
+	pod := newPod("secure", plain, dropped, added, privileged, local)
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1001), RunAsGroup: ptr.To[int64](1002),
 		SupplementalGroups: []int64{1003}, FSGroup: ptr.To[int64](1004), Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "80"}}}
 	root := newPod("root", script("main", forever))
 	root.Spec.SecurityContext = &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}
@@ -134,6 +144,7 @@ func TestContainerdSecurity(t *testing.T) {
 		"touch /proc/sys/kernel/x 2>&1 | grep -c -i 'read-only\\|no such\\|permission'": "1",
 	})
 	d.expect(pod, "dropped", map[string]string{bounding: "0000000000000400", seccomp: "2"})
+	d.expect(pod, "local", map[string]string{seccomp: "2", "mkdir /tmp/local 2>&1 | grep -c 'not permitted'": "1"})
 	d.expect(pod, "added", map[string]string{"id -u": "0", bounding: "00000000aa0425fb"})
 	if got := d.mustExec(pod, "privileged", "/bin/sh", "-c", bounding); got <= "00000000aa0425fb" {
 		t.Errorf("the privileged container has the capabilities %s", got)

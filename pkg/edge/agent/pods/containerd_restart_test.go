@@ -96,7 +96,10 @@ func TestContainerdRestartsAll(t *testing.T) {
 	pod.Spec.RestartPolicy = v1.RestartPolicyNever
 	pod.Spec.Volumes = []v1.Volume{{Name: "shared", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
 	d.run(pod)
-	d.waitReady(pod)
+	d.wait("all containers to be restarted", func() bool {
+		s := d.status(pod)
+		return conditionIs(s, v1.PodReady, v1.ConditionTrue) && s.ContainerStatuses[0].RestartCount == 1 && s.ContainerStatuses[1].RestartCount == 1
+	})
 	s := d.status(pod)
 	for _, cs := range s.ContainerStatuses {
 		if cs.RestartCount != 1 || cs.LastTerminationState.Terminated == nil {

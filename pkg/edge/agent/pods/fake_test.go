@@ -21,25 +21,26 @@ type fakeRuntime struct {
 
 	clock clock.PassiveClock
 
-	mu         sync.Mutex
-	next       int
-	down       error
-	sandboxes  map[string]*runtimeapi.PodSandboxStatus
-	containers map[string]*fakeContainer
-	images     map[string]bool
-	sandboxErr error
-	createErr  error
-	execErr    error
-	reopenErr  error
-	updateErr  error
-	updates    []*runtimeapi.LinuxContainerResources // by UpdateContainerResources
-	memory     uint64                                // in use by each container
-	unenforced []string
-	driver     runtimeapi.CgroupDriver
-	parent     string // of the last sandbox
-	calls      []string
-	stops      []int64       // grace periods
-	stopBlock  chan struct{} // StopContainer waits for it, or for its context
+	mu             sync.Mutex
+	next           int
+	down           error
+	sandboxes      map[string]*runtimeapi.PodSandboxStatus
+	containers     map[string]*fakeContainer
+	images         map[string]bool
+	sandboxErr     error
+	createErr      error
+	execErr        error
+	reopenErr      error
+	stopSandboxErr error
+	updateErr      error
+	updates        []*runtimeapi.LinuxContainerResources // by UpdateContainerResources
+	memory         uint64                                // in use by each container
+	unenforced     []string
+	driver         runtimeapi.CgroupDriver
+	parent         string // of the last sandbox
+	calls          []string
+	stops          []int64       // grace periods
+	stopBlock      chan struct{} // StopContainer waits for it, or for its context
 }
 
 type fakeContainer struct {
@@ -131,6 +132,9 @@ func (f *fakeRuntime) RunPodSandbox(_ context.Context, config *runtimeapi.PodSan
 
 func (f *fakeRuntime) StopPodSandbox(_ context.Context, id string) error {
 	defer f.enter("StopPodSandbox")()
+	if f.stopSandboxErr != nil {
+		return f.stopSandboxErr
+	}
 	if s := f.sandboxes[id]; s != nil {
 		s.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	}

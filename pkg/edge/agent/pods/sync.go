@@ -61,7 +61,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))
 	}
 	s := p.status()
-	if !podutil.IsTerminal(s.Phase) {
+	if w.overdue || !podutil.IsTerminal(s.Phase) {
 		p.checkDeadline(s)
 	}
 	if podutil.IsTerminal(s.Phase) {
@@ -159,6 +159,7 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 		p.later(left)
 		return
 	}
+	p.w.overdue = true // however its containers end, now that they are stopped
 	const message = "Pod was active on the node longer than the specified deadline"
 	s.Phase, s.Reason, s.Message = v1.PodFailed, "DeadlineExceeded", message
 	p.w.m.events.event(p.w.uid, "", v1.EventTypeNormal, "DeadlineExceeded", message)

@@ -61,6 +61,7 @@ type worker struct {
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	ended         bool                 // it starts no container any more
+	overdue       bool                 // it was active for longer than it may be
 	resize        resizing
 }
 
