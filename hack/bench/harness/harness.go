@@ -55,6 +55,10 @@ func (h *Harness) Run(ctx context.Context, s *Scenario, p Params) (report.Result
 		}
 	}
 	_, _ = fmt.Fprintf(h.options.Out, "\n=== %s: %s\n", s.Name, s.Doc)
+	if why := missing(s); p.Smoke && why != nil {
+		_, _ = fmt.Fprintf(h.options.Out, "Left out: %v\n", why)
+		return report.Result{Scenario: s.Name, Doc: s.Doc, Error: "left out: " + why.Error()}, nil
+	}
 	if err := h.ensure(ctx, s, p); err != nil {
 		return report.Result{Scenario: s.Name, Doc: s.Doc, Error: err.Error()}, err
 	}
@@ -71,6 +75,14 @@ func (h *Harness) Run(ctx context.Context, s *Scenario, p Params) (report.Result
 		result.Error = err.Error()
 	}
 	return result, errors.Join(err, result.Print(h.options.Out))
+}
+
+// missing says what this machine or user lacks for a scenario, nil if nothing.
+func missing(s *Scenario) error {
+	if s.Cluster.Runtime == local.RuntimeContainerd {
+		return containerd.Check()
+	}
+	return nil
 }
 
 // ensure sees to it that the cluster fits.

@@ -9,6 +9,7 @@ func All() []harness.Scenario {
 	return []harness.Scenario{
 		ceiling,
 		deploy,
+		agent,
 		streams,
 		fleetScenario,
 		noise,
