@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 	"arhat.dev/aranya/pkg/edge/agent/store"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -26,8 +27,8 @@ func newDesired(message *edgeapi.RunPod) (*desired, error) {
 	if string(pod.UID) != message.Uid {
 		return nil, fmt.Errorf("pod %s has the UID %q", message.Uid, pod.UID)
 	}
-	if len(pod.Spec.Containers) == 0 || pod.Name == "" || pod.Namespace == "" {
-		return nil, fmt.Errorf("pod %s has no name, no namespace or no containers", message.Uid)
+	if err := check(pod); err != nil {
+		return nil, fmt.Errorf("pod %s: %w", message.Uid, err)
 	}
 	d := &desired{message: message, pod: pod, volumes: map[string]*edgeapi.VolumeData{}}
 	for _, v := range message.Volumes {
@@ -84,8 +85,7 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		err = fmt.Errorf("pod UID %q is not usable as a file name, or is that of a static pod", r.Uid)
 	}
 	if err != nil {
-		klog.Background().Error(err, "A pod from the cloud cannot be used", "podUID", r.Uid)
-		m.events.event(r.Uid, "", v1.EventTypeWarning, "FailedValidation", err.Error())
+		m.refuse(r, err)
 		return
 	}
 	m.mu.Lock()
@@ -109,6 +109,24 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		return
 	}
 	w.setDesired(d)
+}
+
+// reasonInvalid is in the status of a pod that makes no sense.
+const reasonInvalid = "FailedValidation"
+
+// refuse tells that a pod from the cloud cannot be used. It does not become a pod of the device.
+func (m *Manager) refuse(r *edgeapi.RunPod, err error) {
+	klog.Background().Error(err, "A pod from the cloud cannot be used", "podUID", r.Uid)
+	m.events.event(r.Uid, "", v1.EventTypeWarning, reasonInvalid, err.Error())
+	pod := &v1.Pod{}
+	if pod.Unmarshal(r.Pod) != nil {
+		pod = &v1.Pod{}
+	}
+	rejected, encodeErr := status.Rejected(pod, reasonInvalid, err.Error(), m.nodeConfig().HostIPs, m.cfg.Clock.Now()).Marshal()
+	if encodeErr != nil {
+		return
+	}
+	m.cfg.Sink.PodStatus(&edgeapi.PodStatus{Uid: r.Uid, Namespace: pod.Namespace, Name: pod.Name, Status: rejected})
 }
 
 // UpdateVolumes replaces the content of volumes of a pod.
