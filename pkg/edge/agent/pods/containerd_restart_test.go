@@ -9,8 +9,11 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubelet/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -240,4 +243,55 @@ func TestContainerdProbesHooksAndSidecars(t *testing.T) {
 	if !strings.HasSuffix(hooks(), "stopping\n") {
 		t.Errorf("preStop: got %q", hooks())
 	}
+}
+
+// Whatever is missing in the runtime when the agent comes back, a container, the whole sandbox or all of the pod,
+// is made again, and the restart counts go on.
+func TestContainerdRemainsOfAPod(t *testing.T) {
+	d := newDevice(t)
+	pod := newPod("whole", script("main", forever), script("side", forever))
+	d.run(pod)
+	d.waitReady(pod)
+	// As there is no agent while things are taken away, neither is its client.
+	client, err := cri.New(t.Context(), d.server.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(t.Context())
+	container := strings.TrimPrefix(d.status(pod).ContainerStatuses[0].ContainerID, "containerd://")
+	stopSandbox := func() (string, error) {
+		list, err := client.ListPodSandbox(t.Context(), &runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{types.KubernetesPodUIDLabel: string(pod.UID)},
+			State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY}})
+		if err != nil || len(list) != 1 {
+			return "", fmt.Errorf("sandboxes %v, %w", list, err)
+		}
+		return list[0].Id, client.StopPodSandbox(t.Context(), list[0].Id)
+	}
+	for _, step := range []struct {
+		what       string
+		take       func() error
+		main, side int32
+	}{
+		{"a container has ended", func() error { return client.StopContainer(t.Context(), container, 0) }, 1, 0},
+		{"the sandbox is dead", func() error { _, err := stopSandbox(); return err }, 2, 1},
+		{"the sandbox is gone with all that was in it", func() error {
+			id, err := stopSandbox()
+			if err != nil {
+				return err
+			}
+			return client.RemovePodSandbox(t.Context(), id)
+		}, 3, 2},
+	} {
+		d.stop()
+		if err := step.take(); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		d.start()
+		d.wait(step.what, func() bool {
+			s := d.status(pod)
+			return conditionIs(s, v1.PodReady, v1.ConditionTrue) && len(s.ContainerStatuses) == 2 &&
+				s.ContainerStatuses[0].RestartCount == step.main && s.ContainerStatuses[1].RestartCount == step.side
+		})
+	}
+	d.remove(pod, 0)
 }

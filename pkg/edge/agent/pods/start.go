@@ -233,19 +233,17 @@ func (s *starter) imageUser(ctx context.Context, ref string) (criconfig.ImageUse
 }
 
 // restartCount is one more than that of the instance before. If the runtime has lost that, as after a
-// reboot with its state on a tmpfs, the logs and the status tell.
+// reboot with its state on a tmpfs, or knows older ones only, the status and the logs tell.
 func (s *starter) restartCount(c *v1.Container) int {
-	var count int
+	count := s.reportedRestarts(c.Name)
 	if before := s.st.Find(c.Name); before != nil {
-		count = before.RestartCount
-	} else {
-		count = s.reportedRestarts(c.Name)
-		entries, _ := os.ReadDir(filepath.Join(s.config.LogDirectory, c.Name))
-		for _, entry := range entries {
-			name, _, _ := strings.Cut(entry.Name(), ".")
-			if n, err := strconv.Atoi(name); err == nil {
-				count = max(count, n)
-			}
+		count = max(count, before.RestartCount)
+	}
+	entries, _ := os.ReadDir(filepath.Join(s.config.LogDirectory, c.Name))
+	for _, entry := range entries {
+		name, _, _ := strings.Cut(entry.Name(), ".")
+		if n, err := strconv.Atoi(name); err == nil {
+			count = max(count, n)
 		}
 	}
 	return count + 1

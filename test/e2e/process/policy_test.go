@@ -1,0 +1,70 @@
+package process_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/test/framework/suite"
+)
+
+// The sample policy keeps pods on a device that is away: it takes the limit from the tolerations that admission
+// has added, not from one that somebody has written, and nothing from pods that are not for devices.
+func TestKeepPodsPolicy(t *testing.T) {
+	e := suite.Get(t)
+	if e.Cluster.State().Link != local.LinkGRPC {
+		t.Skip("no device takes part")
+	}
+	policy, err := os.ReadFile(filepath.Join(e.Cluster.State().Source, "artifacts", "samples", "keep-pods-policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Apply(t, string(policy))
+	// limits of the tolerations for a Node that is away, of a pod as the cluster would take it.
+	limits := func(ctx context.Context, change func(*corev1.PodSpec)) (string, error) {
+		pod := suite.Pod(device, "host", "sleep", "1")
+		change(&pod.Spec)
+		created, err := e.Kube.CoreV1().Pods("edge").Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return "", err
+		}
+		found := map[string]string{}
+		for _, toleration := range created.Spec.Tolerations {
+			if toleration.Key == corev1.TaintNodeNotReady || toleration.Key == corev1.TaintNodeUnreachable {
+				found[toleration.Key] = "none"
+				if s := toleration.TolerationSeconds; s != nil {
+					found[toleration.Key] = fmt.Sprint(*s)
+				}
+			}
+		}
+		return found[corev1.TaintNodeNotReady] + "/" + found[corev1.TaintNodeUnreachable], nil
+	}
+	for _, test := range []struct {
+		what   string
+		change func(*corev1.PodSpec)
+		want   string
+	}{
+		{"a pod for devices", func(*corev1.PodSpec) {}, "none/none"},
+		{"one that says how long", func(s *corev1.PodSpec) {
+			s.Tolerations = append(s.Tolerations, corev1.Toleration{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists,
+				Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](60)})
+		}, "none/60"},
+		{"one that is not for devices", func(s *corev1.PodSpec) { s.Tolerations = nil }, "300/300"},
+	} {
+		suite.Eventually(t, 60*time.Second, test.what, func(ctx context.Context) error {
+			got, err := limits(ctx, test.change)
+			if err == nil && got != test.want {
+				err = fmt.Errorf("the limits are %s, want %s", got, test.want)
+			}
+			return err
+		})
+	}
+}
