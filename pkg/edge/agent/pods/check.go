@@ -60,8 +60,8 @@ func checkProbes(c *v1.Container) error {
 		if p == nil {
 			continue
 		}
-		if p.PeriodSeconds < 1 || p.TimeoutSeconds < 1 || p.InitialDelaySeconds < 0 || p.FailureThreshold < 1 || p.SuccessThreshold < 1 {
-			return fmt.Errorf("the %s probe of container %q has a period, timeout, delay or threshold that is not positive", name, c.Name)
+		if p.PeriodSeconds < 1 || p.TimeoutSeconds < 0 || p.InitialDelaySeconds < 0 || p.FailureThreshold < 0 || p.SuccessThreshold < 0 {
+			return fmt.Errorf("the %s probe of container %q has no period, or a negative number", name, c.Name)
 		}
 	}
 	return nil
