@@ -84,7 +84,7 @@ func runStreams(ctx context.Context, r *harness.Run) error {
 
 // everywhere tries a session of each kind with each device.
 func (b *streamBench) everywhere(ctx context.Context) error {
-	for i := range len(b.devices) * kinds {
+	for i := range len(b.devices) * len(kinds) {
 		if err := b.once(ctx, i); err != nil {
 			return err
 		}
@@ -92,24 +92,31 @@ func (b *streamBench) everywhere(ctx context.Context) error {
 	return nil
 }
 
-// kinds of sessions: exec, log and port-forward.
-const kinds = 3
+// Kinds of sessions.
+const (
+	kindExec    = "exec"
+	kindLog     = "log"
+	kindForward = "port-forward"
+)
 
-// open opens the i-th session: the devices take turns, and on each the kinds.
-func (b *streamBench) open(ctx context.Context, i int) (*session, error) {
+var kinds = []string{kindExec, kindLog, kindForward}
+
+// open opens the i-th session of a kind; the devices take turns.
+func (b *streamBench) open(ctx context.Context, i int, kind string) (*session, error) {
 	n := i % len(b.devices)
-	switch i / len(b.devices) % kinds {
-	case 0:
+	switch kind {
+	case kindExec:
 		return b.api.openExec(ctx, b.devices[n])
-	case 1:
+	case kindLog:
 		return b.api.openLog(ctx, b.devices[n], true)
 	default:
 		return b.api.openForward(b.devices[n], echoPortOf(b.Run, n))
 	}
 }
 
+// once opens and closes a session. The devices take turns, and on each the kinds.
 func (b *streamBench) once(ctx context.Context, i int) error {
-	s, err := b.open(ctx, i)
+	s, err := b.open(ctx, i, kinds[i/len(b.devices)%len(kinds)])
 	if err != nil {
 		return err
 	}
@@ -188,48 +195,55 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// concurrent holds sessions open, a third of each kind.
+// concurrent holds sessions of one kind open.
 func (b *streamBench) concurrent(ctx context.Context) error {
-	for _, n := range []int{1, 100, 1000} {
-		n = min(n, b.scaled(n, 24))
-		before, err := b.usage(ctx)
-		if err != nil {
-			return err
+	for _, kind := range kinds {
+		for _, n := range []int{1, 100, 1000} {
+			if err := b.holdMany(ctx, min(n, b.scaled(n, 24)), kind); err != nil {
+				return err
+			}
 		}
-		open, err := b.hold(ctx, n)
-		if err != nil {
-			return err
-		}
-		during, usageErr := b.usage(ctx)
-		if _, err := harness.Parallel(ctx, len(open), opening, func(_ context.Context, i int) error { return open[i].close() }); err != nil || usageErr != nil {
-			return errors.Join(usageErr, err)
-		}
-		if n < 100 {
-			continue
-		}
-		perSession := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(n) }
-		f := report.Figure{Name: fmt.Sprintf("memory of aranya and agents per session, %d at a time", n), Unit: "KiB",
-			Value: perSession(during.aranya + during.arhat - before.aranya - before.arhat),
-			Note:  fmt.Sprintf("aranya %.0f, agents %.0f", perSession(during.aranya-before.aranya), perSession(during.arhat-before.arhat))}
-		if n == 1000 {
-			f.Target = report.AtMost(100)
-		}
-		b.Figure(f)
 	}
 	return nil
 }
 
+// holdMany measures the memory of n sessions.
+func (b *streamBench) holdMany(ctx context.Context, n int, kind string) error {
+	before, err := b.usage(ctx)
+	if err != nil {
+		return err
+	}
+	open, err := b.hold(ctx, n, kind)
+	if err != nil {
+		return err
+	}
+	during, usageErr := b.usage(ctx)
+	_, err = harness.Parallel(ctx, len(open), opening, func(_ context.Context, i int) error { return open[i].close() })
+	if n < 100 || err != nil || usageErr != nil {
+		return errors.Join(usageErr, err)
+	}
+	perSession := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(n) }
+	f := report.Figure{Name: fmt.Sprintf("memory of %s, each of %d at a time", kind, n), Unit: "KiB",
+		Value: perSession(during.live - before.live + max(0, during.arhat-before.arhat)),
+		Note:  fmt.Sprintf("heap and stacks of aranya %.0f, RSS of the agents %.0f", perSession(during.live-before.live), perSession(during.arhat-before.arhat))}
+	if n == 1000 {
+		f.Target = report.AtMost(100)
+	}
+	b.Figure(f)
+	return nil
+}
+
 // hold opens n sessions and measures the time that each takes.
-func (b *streamBench) hold(ctx context.Context, n int) ([]*session, error) {
+func (b *streamBench) hold(ctx context.Context, n int, kind string) ([]*session, error) {
 	var mu sync.Mutex
 	var open []*session
 	var samples measure.Samples
 	// What is open must outlive the opening.
 	if _, err := harness.Parallel(ctx, n, opening, func(_ context.Context, i int) error {
 		return samples.Time(func() error {
-			s, err := b.open(ctx, i)
+			s, err := b.open(ctx, i, kind)
 			if err != nil {
-				return fmt.Errorf("open session %d: %w", i, err)
+				return fmt.Errorf("open session %d, %s: %w", i, kind, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -239,13 +253,16 @@ func (b *streamBench) hold(ctx context.Context, n int) ([]*session, error) {
 	}); err != nil {
 		return nil, err
 	}
-	b.Latency(fmt.Sprintf("open a session, %d at a time", n), &samples, nil, nil)
+	b.Latency(fmt.Sprintf("open %s, %d in all", kind, n), &samples, nil, nil)
 	return open, nil
 }
 
 // streamUsage is memory in bytes, and what must come back to where it was.
 type streamUsage struct {
-	aranya, arhat          int64
+	aranya, arhat int64
+	// live is what aranya uses of its heap and for stacks: unlike the memory of the process it does not
+	// depend on what ran before.
+	live                   int64
 	goroutines             float64
 	aranyaFiles, arhatFile int
 }
@@ -262,6 +279,7 @@ func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 		return u, err
 	}
 	u.goroutines = metrics.Sum("go_goroutines", nil)
+	u.live = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil) + metrics.Sum("go_memstats_stack_inuse_bytes", nil))
 	process, err := measure.Process(b.aranya)
 	if err != nil {
 		return u, err
