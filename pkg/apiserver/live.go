@@ -10,6 +10,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
 )
 
@@ -50,6 +51,7 @@ func (l *liveStatus) Overlay(obj *aranya.EdgeDevice) {
 	status.LastSeen = &lastSeen
 	status.Link = linkStatus(&info)
 	status.Usage = usage(&info)
+	status.Traffic = deviceTraffic(&info)
 	if device := l.device(obj, info.NodeStatus); device != nil {
 		status.Device = device
 	}
@@ -68,7 +70,22 @@ func linkStatus(info *gateway.Info) *aranya.LinkStatus {
 	if info.RoundTrip > 0 {
 		link.RoundTrip = &metav1.Duration{Duration: info.RoundTrip}
 	}
+	for _, kind := range traffic.Kinds() {
+		if sum := info.Traffic[kind]; sum != (traffic.Sum{}) {
+			link.Traffic = append(link.Traffic, aranya.KindTraffic{Kind: traffic.Name(kind), BytesIn: sum.Received, BytesOut: sum.Sent})
+		}
+	}
 	return link
+}
+
+// deviceTraffic is what the device has counted. What it sent is what came in here.
+func deviceTraffic(info *gateway.Info) (all []aranya.DeviceTraffic) {
+	for _, t := range info.DeviceTraffic {
+		all = append(all, aranya.DeviceTraffic{
+			Link: t.GetMethod(), Kind: traffic.Name(t.GetKind()), BytesIn: clampInt64(t.GetSent()), BytesOut: clampInt64(t.GetReceived()),
+		})
+	}
+	return all
 }
 
 // usage is nil for a device that does not know what it uses.

@@ -13,6 +13,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 // liveSession is the session of one device.
@@ -64,7 +65,8 @@ func TestOverlay(t *testing.T) {
 		info: gateway.Info{
 			Method: "grpc", Since: seen.Add(-time.Hour), LastSeen: seen, RoundTrip: 7 * time.Millisecond, BytesIn: 1, BytesOut: 2,
 			Streams: 3, RemoteAddress: "192.0.2.1:5", Replica: "replica-1", CPUNanoCores: 250_000_000, MemoryBytes: 64 << 20,
-			NodeStatus: nodeStatus(t, "6.1"),
+			NodeStatus: nodeStatus(t, "6.1"), Traffic: traffic.Sums{edgeapi.TrafficKind_TRAFFIC_EXEC: {Received: 5, Sent: 6}},
+			DeviceTraffic: []*edgeapi.LinkTraffic{{Method: "mqtt", Kind: edgeapi.TrafficKind_TRAFFIC_LOG, Received: 7, Sent: 8}},
 		},
 	}
 	live := newLiveStatus(oneSession{session})
@@ -78,8 +80,10 @@ func TestOverlay(t *testing.T) {
 		Link: &aranya.LinkStatus{
 			Method: "grpc", Since: metav1.NewTime(seen.Add(-time.Hour)), RoundTrip: &metav1.Duration{Duration: 7 * time.Millisecond},
 			BytesIn: 1, BytesOut: 2, Streams: 3, RemoteAddress: "192.0.2.1:5", Replica: "replica-1",
+			Traffic: []aranya.KindTraffic{{Kind: "exec", BytesIn: 5, BytesOut: 6}},
 		},
-		Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+		Traffic: []aranya.DeviceTraffic{{Link: "mqtt", Kind: "log", BytesIn: 8, BytesOut: 7}},
+		Usage:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
 		Device: &aranya.DeviceInfo{
 			OperatingSystem: "linux", Architecture: "arm64", KernelVersion: "6.1",
 			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.7"}},

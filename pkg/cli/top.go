@@ -21,14 +21,17 @@ const (
 
 func newTopCommand(c *client) *cobra.Command {
 	var selector string
-	var allNamespaces, noHeaders bool
+	var allNamespaces, noHeaders, traffic bool
 	cmd := &cobra.Command{
-		Use:   "top [DEVICE...] [-l SELECTOR] [-A]",
+		Use:   "top [DEVICE...] [-l SELECTOR] [-A] [--traffic]",
 		Short: "Show the CPU, memory and link usage of devices",
 		Long: `Show the CPU and memory that devices use, and what their links carry.
 
 CPU and memory are what the device said when it last answered a heartbeat. IN and OUT count the bytes
-of the present link, from and to the device.`,
+of the present link, from and to the device.
+
+With --traffic, show what the bytes were for instead, for each link that the device has used. TOTAL-IN and
+TOTAL-OUT are what the device itself has counted since its agent started, as of its last answer to a heartbeat.`,
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     c.deviceNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,11 +46,15 @@ of the present link, from and to the device.`,
 				_, err := fmt.Fprintln(c.ErrOut, "No devices found")
 				return err
 			}
+			if traffic {
+				return printTraffic(c.Out, devices, allNamespaces, noHeaders)
+			}
 			return printTop(c.Out, devices, allNamespaces, noHeaders)
 		},
 	}
 	cmd.Flags().StringVarP(&selector, "selector", "l", "", "Selector (label query) to filter on")
 	cmd.Flags().BoolVarP(&allNamespaces, "all-namespaces", "A", false, "If present, list the devices across all namespaces")
+	cmd.Flags().BoolVar(&traffic, "traffic", false, "If present, show what the links carry by link and kind of traffic")
 	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "If present, print output without headers")
 	return cmd
 }

@@ -202,6 +202,7 @@ type EdgeDeviceStatus struct {
 	Device             *DeviceInfo
 	Link               *LinkStatus
 	Usage              corev1.ResourceList
+	Traffic            []DeviceTraffic
 	Certificate        *CertificateStatus
 	LastSeen           *metav1.Time
 	ObservedGeneration int64
@@ -231,6 +232,22 @@ type LinkStatus struct {
 	Replica       string
 	RemoteAddress string
 	Streams       int32
+	Traffic       []KindTraffic
+}
+
+// KindTraffic is what went over a link for one purpose.
+type KindTraffic struct {
+	Kind     string
+	BytesIn  int64
+	BytesOut int64
+}
+
+// DeviceTraffic is what a device counted on one of its links for one purpose.
+type DeviceTraffic struct {
+	Link     string
+	Kind     string
+	BytesIn  int64
+	BytesOut int64
 }
 
 // CertificateStatus describes the device certificate in force.

@@ -30,6 +30,79 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// TrafficKind is what bytes of a link are for.
+type TrafficKind int32
+
+const (
+	TrafficKind_TRAFFIC_UNKNOWN TrafficKind = 0
+	// Hello, heartbeats, the status of the node, and requests for streams.
+	TrafficKind_TRAFFIC_CONTROL TrafficKind = 1
+	// Pods with their volumes, their statuses, and events.
+	TrafficKind_TRAFFIC_PODS   TrafficKind = 2
+	TrafficKind_TRAFFIC_EXEC   TrafficKind = 3
+	TrafficKind_TRAFFIC_ATTACH TrafficKind = 4
+	TrafficKind_TRAFFIC_LOG    TrafficKind = 5
+	// Dial: port-forwards and HTTP proxying.
+	TrafficKind_TRAFFIC_PORTFORWARD TrafficKind = 6
+	TrafficKind_TRAFFIC_STATS       TrafficKind = 7
+	// What TLS and HTTP/2 add, enrolment and renewal of certificates, and what connections that broke had not
+	// delivered.
+	TrafficKind_TRAFFIC_OVERHEAD TrafficKind = 8
+)
+
+// Enum value maps for TrafficKind.
+var (
+	TrafficKind_name = map[int32]string{
+		0: "TRAFFIC_UNKNOWN",
+		1: "TRAFFIC_CONTROL",
+		2: "TRAFFIC_PODS",
+		3: "TRAFFIC_EXEC",
+		4: "TRAFFIC_ATTACH",
+		5: "TRAFFIC_LOG",
+		6: "TRAFFIC_PORTFORWARD",
+		7: "TRAFFIC_STATS",
+		8: "TRAFFIC_OVERHEAD",
+	}
+	TrafficKind_value = map[string]int32{
+		"TRAFFIC_UNKNOWN":     0,
+		"TRAFFIC_CONTROL":     1,
+		"TRAFFIC_PODS":        2,
+		"TRAFFIC_EXEC":        3,
+		"TRAFFIC_ATTACH":      4,
+		"TRAFFIC_LOG":         5,
+		"TRAFFIC_PORTFORWARD": 6,
+		"TRAFFIC_STATS":       7,
+		"TRAFFIC_OVERHEAD":    8,
+	}
+)
+
+func (x TrafficKind) Enum() *TrafficKind {
+	p := new(TrafficKind)
+	*p = x
+	return p
+}
+
+func (x TrafficKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TrafficKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_pkg_edge_api_edge_proto_enumTypes[0].Descriptor()
+}
+
+func (TrafficKind) Type() protoreflect.EnumType {
+	return &file_pkg_edge_api_edge_proto_enumTypes[0]
+}
+
+func (x TrafficKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TrafficKind.Descriptor instead.
+func (TrafficKind) EnumDescriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{0}
+}
+
 // Channel of a stream's data, numbered as in Kubernetes' streaming protocols.
 type Channel int32
 
@@ -64,11 +137,11 @@ func (x Channel) String() string {
 }
 
 func (Channel) Descriptor() protoreflect.EnumDescriptor {
-	return file_pkg_edge_api_edge_proto_enumTypes[0].Descriptor()
+	return file_pkg_edge_api_edge_proto_enumTypes[1].Descriptor()
 }
 
 func (Channel) Type() protoreflect.EnumType {
-	return &file_pkg_edge_api_edge_proto_enumTypes[0]
+	return &file_pkg_edge_api_edge_proto_enumTypes[1]
 }
 
 func (x Channel) Number() protoreflect.EnumNumber {
@@ -77,7 +150,7 @@ func (x Channel) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Channel.Descriptor instead.
 func (Channel) EnumDescriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{0}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{1}
 }
 
 type EnrollRequest struct {
@@ -1396,8 +1469,11 @@ type Pong struct {
 	// What the whole device uses at this moment, averaged since the last Pong. 0: not known.
 	CpuNanoCores          uint64 `protobuf:"varint,2,opt,name=cpu_nano_cores,json=cpuNanoCores,proto3" json:"cpu_nano_cores,omitempty"`
 	MemoryWorkingSetBytes uint64 `protobuf:"varint,3,opt,name=memory_working_set_bytes,json=memoryWorkingSetBytes,proto3" json:"memory_working_set_bytes,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// What the device has counted since its agent started: in the first Pong of a connection all of it, later
+	// what has grown since it was told.
+	Traffic       []*LinkTraffic `protobuf:"bytes,4,rep,name=traffic,proto3" json:"traffic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pong) Reset() {
@@ -1451,6 +1527,83 @@ func (x *Pong) GetMemoryWorkingSetBytes() uint64 {
 	return 0
 }
 
+func (x *Pong) GetTraffic() []*LinkTraffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// LinkTraffic is how much went over a link of the device, over all of its connections.
+type LinkTraffic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "grpc", "websocket" or "mqtt".
+	Method        string      `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Kind          TrafficKind `protobuf:"varint,2,opt,name=kind,proto3,enum=arhat.edge.v1alpha1.TrafficKind" json:"kind,omitempty"`
+	Received      uint64      `protobuf:"varint,3,opt,name=received,proto3" json:"received,omitempty"`
+	Sent          uint64      `protobuf:"varint,4,opt,name=sent,proto3" json:"sent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkTraffic) Reset() {
+	*x = LinkTraffic{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkTraffic) ProtoMessage() {}
+
+func (x *LinkTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkTraffic.ProtoReflect.Descriptor instead.
+func (*LinkTraffic) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LinkTraffic) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *LinkTraffic) GetKind() TrafficKind {
+	if x != nil {
+		return x.Kind
+	}
+	return TrafficKind_TRAFFIC_UNKNOWN
+}
+
+func (x *LinkTraffic) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *LinkTraffic) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
 // Renewal asks the device to renew its certificate now.
 type Renewal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1460,7 +1613,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1625,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[18]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1638,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{18}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
 }
 
 // DesiredPods is the complete set of pods that the device should hold. The server sends it once per
@@ -1500,7 +1653,7 @@ type DesiredPods struct {
 
 func (x *DesiredPods) Reset() {
 	*x = DesiredPods{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1665,7 @@ func (x *DesiredPods) String() string {
 func (*DesiredPods) ProtoMessage() {}
 
 func (x *DesiredPods) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1678,7 @@ func (x *DesiredPods) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredPods.ProtoReflect.Descriptor instead.
 func (*DesiredPods) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DesiredPods) GetPods() []*PodDigest {
@@ -1556,7 +1709,7 @@ type RunPod struct {
 
 func (x *RunPod) Reset() {
 	*x = RunPod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1721,7 @@ func (x *RunPod) String() string {
 func (*RunPod) ProtoMessage() {}
 
 func (x *RunPod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1734,7 @@ func (x *RunPod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunPod.ProtoReflect.Descriptor instead.
 func (*RunPod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RunPod) GetUid() string {
@@ -1646,7 +1799,7 @@ type UpdateVolumes struct {
 
 func (x *UpdateVolumes) Reset() {
 	*x = UpdateVolumes{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1811,7 @@ func (x *UpdateVolumes) String() string {
 func (*UpdateVolumes) ProtoMessage() {}
 
 func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1824,7 @@ func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumes.ProtoReflect.Descriptor instead.
 func (*UpdateVolumes) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateVolumes) GetUid() string {
@@ -1708,7 +1861,7 @@ type VolumeData struct {
 
 func (x *VolumeData) Reset() {
 	*x = VolumeData{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +1873,7 @@ func (x *VolumeData) String() string {
 func (*VolumeData) ProtoMessage() {}
 
 func (x *VolumeData) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +1886,7 @@ func (x *VolumeData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeData.ProtoReflect.Descriptor instead.
 func (*VolumeData) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VolumeData) GetName() string {
@@ -1763,7 +1916,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1928,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1941,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *File) GetPath() string {
@@ -1827,7 +1980,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1992,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2005,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegistryCredential) GetRegistry() string {
@@ -1904,7 +2057,7 @@ type DeletePod struct {
 
 func (x *DeletePod) Reset() {
 	*x = DeletePod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2069,7 @@ func (x *DeletePod) String() string {
 func (*DeletePod) ProtoMessage() {}
 
 func (x *DeletePod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2082,7 @@ func (x *DeletePod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePod.ProtoReflect.Descriptor instead.
 func (*DeletePod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeletePod) GetUid() string {
@@ -1979,7 +2132,7 @@ type OpenStream struct {
 
 func (x *OpenStream) Reset() {
 	*x = OpenStream{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2144,7 @@ func (x *OpenStream) String() string {
 func (*OpenStream) ProtoMessage() {}
 
 func (x *OpenStream) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2157,7 @@ func (x *OpenStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStream.ProtoReflect.Descriptor instead.
 func (*OpenStream) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OpenStream) GetId() string {
@@ -2111,7 +2264,7 @@ type ContainerRef struct {
 
 func (x *ContainerRef) Reset() {
 	*x = ContainerRef{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2276,7 @@ func (x *ContainerRef) String() string {
 func (*ContainerRef) ProtoMessage() {}
 
 func (x *ContainerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2289,7 @@ func (x *ContainerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRef.ProtoReflect.Descriptor instead.
 func (*ContainerRef) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ContainerRef) GetPodUid() string {
@@ -2169,7 +2322,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2334,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2347,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Exec) GetContainer() *ContainerRef {
@@ -2253,7 +2406,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2418,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2431,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Attach) GetContainer() *ContainerRef {
@@ -2340,7 +2493,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2505,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2518,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Log) GetSource() isLog_Source {
@@ -2499,7 +2652,7 @@ type Dial struct {
 
 func (x *Dial) Reset() {
 	*x = Dial{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2664,7 @@ func (x *Dial) String() string {
 func (*Dial) ProtoMessage() {}
 
 func (x *Dial) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2677,7 @@ func (x *Dial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dial.ProtoReflect.Descriptor instead.
 func (*Dial) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Dial) GetPodUid() string {
@@ -2560,7 +2713,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2725,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2738,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Stats) GetOnlyCpuAndMemory() bool {
@@ -2613,7 +2766,7 @@ type StreamFrame struct {
 
 func (x *StreamFrame) Reset() {
 	*x = StreamFrame{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2778,7 @@ func (x *StreamFrame) String() string {
 func (*StreamFrame) ProtoMessage() {}
 
 func (x *StreamFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2791,7 @@ func (x *StreamFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamFrame.ProtoReflect.Descriptor instead.
 func (*StreamFrame) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StreamFrame) GetFrame() isStreamFrame_Frame {
@@ -2757,7 +2910,7 @@ type StreamOpen struct {
 
 func (x *StreamOpen) Reset() {
 	*x = StreamOpen{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2922,7 @@ func (x *StreamOpen) String() string {
 func (*StreamOpen) ProtoMessage() {}
 
 func (x *StreamOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +2935,7 @@ func (x *StreamOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpen.ProtoReflect.Descriptor instead.
 func (*StreamOpen) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StreamOpen) GetId() string {
@@ -2800,7 +2953,7 @@ type StreamReady struct {
 
 func (x *StreamReady) Reset() {
 	*x = StreamReady{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2965,7 @@ func (x *StreamReady) String() string {
 func (*StreamReady) ProtoMessage() {}
 
 func (x *StreamReady) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2978,7 @@ func (x *StreamReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReady.ProtoReflect.Descriptor instead.
 func (*StreamReady) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
 }
 
 type Data struct {
@@ -2838,7 +2991,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3003,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3016,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Data) GetChannel() Channel {
@@ -2890,7 +3043,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3055,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3068,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TerminalSize) GetWidth() uint32 {
@@ -2948,7 +3101,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3113,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3126,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -3098,11 +3251,17 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"\x16\n" +
 	"\x04Ping\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"u\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\xb1\x01\n" +
 	"\x04Pong\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x0ecpu_nano_cores\x18\x02 \x01(\x04R\fcpuNanoCores\x127\n" +
-	"\x18memory_working_set_bytes\x18\x03 \x01(\x04R\x15memoryWorkingSetBytes\"\t\n" +
+	"\x18memory_working_set_bytes\x18\x03 \x01(\x04R\x15memoryWorkingSetBytes\x12:\n" +
+	"\atraffic\x18\x04 \x03(\v2 .arhat.edge.v1alpha1.LinkTrafficR\atraffic\"\x8b\x01\n" +
+	"\vLinkTraffic\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x124\n" +
+	"\x04kind\x18\x02 \x01(\x0e2 .arhat.edge.v1alpha1.TrafficKindR\x04kind\x12\x1a\n" +
+	"\breceived\x18\x03 \x01(\x04R\breceived\x12\x12\n" +
+	"\x04sent\x18\x04 \x01(\x04R\x04sent\"\t\n" +
 	"\aRenewal\"A\n" +
 	"\vDesiredPods\x122\n" +
 	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\x9a\x02\n" +
@@ -3206,7 +3365,17 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x06Result\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\x05R\bexitCode\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*,\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xc2\x01\n" +
+	"\vTrafficKind\x12\x13\n" +
+	"\x0fTRAFFIC_UNKNOWN\x10\x00\x12\x13\n" +
+	"\x0fTRAFFIC_CONTROL\x10\x01\x12\x10\n" +
+	"\fTRAFFIC_PODS\x10\x02\x12\x10\n" +
+	"\fTRAFFIC_EXEC\x10\x03\x12\x12\n" +
+	"\x0eTRAFFIC_ATTACH\x10\x04\x12\x0f\n" +
+	"\vTRAFFIC_LOG\x10\x05\x12\x17\n" +
+	"\x13TRAFFIC_PORTFORWARD\x10\x06\x12\x11\n" +
+	"\rTRAFFIC_STATS\x10\a\x12\x14\n" +
+	"\x10TRAFFIC_OVERHEAD\x10\b*,\n" +
 	"\aChannel\x12\t\n" +
 	"\x05STDIN\x10\x00\x12\n" +
 	"\n" +
@@ -3231,103 +3400,107 @@ func file_pkg_edge_api_edge_proto_rawDescGZIP() []byte {
 	return file_pkg_edge_api_edge_proto_rawDescData
 }
 
-var file_pkg_edge_api_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_pkg_edge_api_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_pkg_edge_api_edge_proto_goTypes = []any{
-	(Channel)(0),               // 0: arhat.edge.v1alpha1.Channel
-	(*EnrollRequest)(nil),      // 1: arhat.edge.v1alpha1.EnrollRequest
-	(*EnrollResponse)(nil),     // 2: arhat.edge.v1alpha1.EnrollResponse
-	(*RenewRequest)(nil),       // 3: arhat.edge.v1alpha1.RenewRequest
-	(*RenewResponse)(nil),      // 4: arhat.edge.v1alpha1.RenewResponse
-	(*DeviceMessage)(nil),      // 5: arhat.edge.v1alpha1.DeviceMessage
-	(*ServerMessage)(nil),      // 6: arhat.edge.v1alpha1.ServerMessage
-	(*Hello)(nil),              // 7: arhat.edge.v1alpha1.Hello
-	(*Welcome)(nil),            // 8: arhat.edge.v1alpha1.Welcome
-	(*HostPolicy)(nil),         // 9: arhat.edge.v1alpha1.HostPolicy
-	(*NodeStatus)(nil),         // 10: arhat.edge.v1alpha1.NodeStatus
-	(*PodDigest)(nil),          // 11: arhat.edge.v1alpha1.PodDigest
-	(*PodStatus)(nil),          // 12: arhat.edge.v1alpha1.PodStatus
-	(*PodRemoved)(nil),         // 13: arhat.edge.v1alpha1.PodRemoved
-	(*StaticPods)(nil),         // 14: arhat.edge.v1alpha1.StaticPods
-	(*StaticPod)(nil),          // 15: arhat.edge.v1alpha1.StaticPod
-	(*Event)(nil),              // 16: arhat.edge.v1alpha1.Event
-	(*Ping)(nil),               // 17: arhat.edge.v1alpha1.Ping
-	(*Pong)(nil),               // 18: arhat.edge.v1alpha1.Pong
-	(*Renewal)(nil),            // 19: arhat.edge.v1alpha1.Renewal
-	(*DesiredPods)(nil),        // 20: arhat.edge.v1alpha1.DesiredPods
-	(*RunPod)(nil),             // 21: arhat.edge.v1alpha1.RunPod
-	(*UpdateVolumes)(nil),      // 22: arhat.edge.v1alpha1.UpdateVolumes
-	(*VolumeData)(nil),         // 23: arhat.edge.v1alpha1.VolumeData
-	(*File)(nil),               // 24: arhat.edge.v1alpha1.File
-	(*RegistryCredential)(nil), // 25: arhat.edge.v1alpha1.RegistryCredential
-	(*DeletePod)(nil),          // 26: arhat.edge.v1alpha1.DeletePod
-	(*OpenStream)(nil),         // 27: arhat.edge.v1alpha1.OpenStream
-	(*ContainerRef)(nil),       // 28: arhat.edge.v1alpha1.ContainerRef
-	(*Exec)(nil),               // 29: arhat.edge.v1alpha1.Exec
-	(*Attach)(nil),             // 30: arhat.edge.v1alpha1.Attach
-	(*Log)(nil),                // 31: arhat.edge.v1alpha1.Log
-	(*Dial)(nil),               // 32: arhat.edge.v1alpha1.Dial
-	(*Stats)(nil),              // 33: arhat.edge.v1alpha1.Stats
-	(*StreamFrame)(nil),        // 34: arhat.edge.v1alpha1.StreamFrame
-	(*StreamOpen)(nil),         // 35: arhat.edge.v1alpha1.StreamOpen
-	(*StreamReady)(nil),        // 36: arhat.edge.v1alpha1.StreamReady
-	(*Data)(nil),               // 37: arhat.edge.v1alpha1.Data
-	(*TerminalSize)(nil),       // 38: arhat.edge.v1alpha1.TerminalSize
-	(*Result)(nil),             // 39: arhat.edge.v1alpha1.Result
+	(TrafficKind)(0),           // 0: arhat.edge.v1alpha1.TrafficKind
+	(Channel)(0),               // 1: arhat.edge.v1alpha1.Channel
+	(*EnrollRequest)(nil),      // 2: arhat.edge.v1alpha1.EnrollRequest
+	(*EnrollResponse)(nil),     // 3: arhat.edge.v1alpha1.EnrollResponse
+	(*RenewRequest)(nil),       // 4: arhat.edge.v1alpha1.RenewRequest
+	(*RenewResponse)(nil),      // 5: arhat.edge.v1alpha1.RenewResponse
+	(*DeviceMessage)(nil),      // 6: arhat.edge.v1alpha1.DeviceMessage
+	(*ServerMessage)(nil),      // 7: arhat.edge.v1alpha1.ServerMessage
+	(*Hello)(nil),              // 8: arhat.edge.v1alpha1.Hello
+	(*Welcome)(nil),            // 9: arhat.edge.v1alpha1.Welcome
+	(*HostPolicy)(nil),         // 10: arhat.edge.v1alpha1.HostPolicy
+	(*NodeStatus)(nil),         // 11: arhat.edge.v1alpha1.NodeStatus
+	(*PodDigest)(nil),          // 12: arhat.edge.v1alpha1.PodDigest
+	(*PodStatus)(nil),          // 13: arhat.edge.v1alpha1.PodStatus
+	(*PodRemoved)(nil),         // 14: arhat.edge.v1alpha1.PodRemoved
+	(*StaticPods)(nil),         // 15: arhat.edge.v1alpha1.StaticPods
+	(*StaticPod)(nil),          // 16: arhat.edge.v1alpha1.StaticPod
+	(*Event)(nil),              // 17: arhat.edge.v1alpha1.Event
+	(*Ping)(nil),               // 18: arhat.edge.v1alpha1.Ping
+	(*Pong)(nil),               // 19: arhat.edge.v1alpha1.Pong
+	(*LinkTraffic)(nil),        // 20: arhat.edge.v1alpha1.LinkTraffic
+	(*Renewal)(nil),            // 21: arhat.edge.v1alpha1.Renewal
+	(*DesiredPods)(nil),        // 22: arhat.edge.v1alpha1.DesiredPods
+	(*RunPod)(nil),             // 23: arhat.edge.v1alpha1.RunPod
+	(*UpdateVolumes)(nil),      // 24: arhat.edge.v1alpha1.UpdateVolumes
+	(*VolumeData)(nil),         // 25: arhat.edge.v1alpha1.VolumeData
+	(*File)(nil),               // 26: arhat.edge.v1alpha1.File
+	(*RegistryCredential)(nil), // 27: arhat.edge.v1alpha1.RegistryCredential
+	(*DeletePod)(nil),          // 28: arhat.edge.v1alpha1.DeletePod
+	(*OpenStream)(nil),         // 29: arhat.edge.v1alpha1.OpenStream
+	(*ContainerRef)(nil),       // 30: arhat.edge.v1alpha1.ContainerRef
+	(*Exec)(nil),               // 31: arhat.edge.v1alpha1.Exec
+	(*Attach)(nil),             // 32: arhat.edge.v1alpha1.Attach
+	(*Log)(nil),                // 33: arhat.edge.v1alpha1.Log
+	(*Dial)(nil),               // 34: arhat.edge.v1alpha1.Dial
+	(*Stats)(nil),              // 35: arhat.edge.v1alpha1.Stats
+	(*StreamFrame)(nil),        // 36: arhat.edge.v1alpha1.StreamFrame
+	(*StreamOpen)(nil),         // 37: arhat.edge.v1alpha1.StreamOpen
+	(*StreamReady)(nil),        // 38: arhat.edge.v1alpha1.StreamReady
+	(*Data)(nil),               // 39: arhat.edge.v1alpha1.Data
+	(*TerminalSize)(nil),       // 40: arhat.edge.v1alpha1.TerminalSize
+	(*Result)(nil),             // 41: arhat.edge.v1alpha1.Result
 }
 var file_pkg_edge_api_edge_proto_depIdxs = []int32{
-	7,  // 0: arhat.edge.v1alpha1.DeviceMessage.hello:type_name -> arhat.edge.v1alpha1.Hello
-	10, // 1: arhat.edge.v1alpha1.DeviceMessage.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
-	12, // 2: arhat.edge.v1alpha1.DeviceMessage.pod_status:type_name -> arhat.edge.v1alpha1.PodStatus
-	13, // 3: arhat.edge.v1alpha1.DeviceMessage.pod_removed:type_name -> arhat.edge.v1alpha1.PodRemoved
-	16, // 4: arhat.edge.v1alpha1.DeviceMessage.event:type_name -> arhat.edge.v1alpha1.Event
-	18, // 5: arhat.edge.v1alpha1.DeviceMessage.pong:type_name -> arhat.edge.v1alpha1.Pong
-	14, // 6: arhat.edge.v1alpha1.DeviceMessage.static_pods:type_name -> arhat.edge.v1alpha1.StaticPods
-	8,  // 7: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
-	20, // 8: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
-	21, // 9: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
-	22, // 10: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
-	26, // 11: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
-	27, // 12: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
-	17, // 13: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
-	19, // 14: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
-	10, // 15: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
-	11, // 16: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	9,  // 17: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
-	15, // 18: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
-	11, // 19: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	23, // 20: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	25, // 21: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
-	23, // 22: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	24, // 23: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
-	29, // 24: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
-	30, // 25: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
-	31, // 26: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
-	32, // 27: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
-	33, // 28: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
-	28, // 29: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	28, // 30: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	28, // 31: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	35, // 32: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
-	37, // 33: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
-	0,  // 34: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
-	38, // 35: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
-	39, // 36: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
-	36, // 37: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
-	0,  // 38: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
-	1,  // 39: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
-	3,  // 40: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
-	5,  // 41: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
-	34, // 42: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
-	2,  // 43: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
-	4,  // 44: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
-	6,  // 45: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
-	34, // 46: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
-	43, // [43:47] is the sub-list for method output_type
-	39, // [39:43] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	8,  // 0: arhat.edge.v1alpha1.DeviceMessage.hello:type_name -> arhat.edge.v1alpha1.Hello
+	11, // 1: arhat.edge.v1alpha1.DeviceMessage.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
+	13, // 2: arhat.edge.v1alpha1.DeviceMessage.pod_status:type_name -> arhat.edge.v1alpha1.PodStatus
+	14, // 3: arhat.edge.v1alpha1.DeviceMessage.pod_removed:type_name -> arhat.edge.v1alpha1.PodRemoved
+	17, // 4: arhat.edge.v1alpha1.DeviceMessage.event:type_name -> arhat.edge.v1alpha1.Event
+	19, // 5: arhat.edge.v1alpha1.DeviceMessage.pong:type_name -> arhat.edge.v1alpha1.Pong
+	15, // 6: arhat.edge.v1alpha1.DeviceMessage.static_pods:type_name -> arhat.edge.v1alpha1.StaticPods
+	9,  // 7: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
+	22, // 8: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
+	23, // 9: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
+	24, // 10: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
+	28, // 11: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
+	29, // 12: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
+	18, // 13: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
+	21, // 14: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
+	11, // 15: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
+	12, // 16: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	10, // 17: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
+	16, // 18: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
+	20, // 19: arhat.edge.v1alpha1.Pong.traffic:type_name -> arhat.edge.v1alpha1.LinkTraffic
+	0,  // 20: arhat.edge.v1alpha1.LinkTraffic.kind:type_name -> arhat.edge.v1alpha1.TrafficKind
+	12, // 21: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	25, // 22: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	27, // 23: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
+	25, // 24: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	26, // 25: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
+	31, // 26: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
+	32, // 27: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
+	33, // 28: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
+	34, // 29: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
+	35, // 30: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
+	30, // 31: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	30, // 32: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	30, // 33: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	37, // 34: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
+	39, // 35: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
+	1,  // 36: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
+	40, // 37: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
+	41, // 38: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
+	38, // 39: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
+	1,  // 40: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
+	2,  // 41: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
+	4,  // 42: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
+	6,  // 43: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
+	36, // 44: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
+	3,  // 45: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
+	5,  // 46: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
+	7,  // 47: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
+	36, // 48: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
+	45, // [45:49] is the sub-list for method output_type
+	41, // [41:45] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_pkg_edge_api_edge_proto_init() }
@@ -3354,20 +3527,20 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*ServerMessage_Ping)(nil),
 		(*ServerMessage_Renewal)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[26].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[27].OneofWrappers = []any{
 		(*OpenStream_Exec)(nil),
 		(*OpenStream_Attach)(nil),
 		(*OpenStream_Log)(nil),
 		(*OpenStream_Dial)(nil),
 		(*OpenStream_Stats)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[30].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[31].OneofWrappers = []any{
 		(*Log_Container)(nil),
 		(*Log_Agent)(nil),
 		(*Log_Path)(nil),
 		(*Log_Unit)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[33].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[34].OneofWrappers = []any{
 		(*StreamFrame_Open)(nil),
 		(*StreamFrame_Data)(nil),
 		(*StreamFrame_Close)(nil),
@@ -3380,8 +3553,8 @@ func file_pkg_edge_api_edge_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_edge_api_edge_proto_rawDesc), len(file_pkg_edge_api_edge_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   39,
+			NumEnums:      2,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 const (
@@ -35,6 +36,7 @@ type deviceConn struct {
 	*link.Conn
 	gateway *Gateway
 	permit  Permit // nil: any device
+	traffic traffic.Counters
 
 	budget   int64 // bytes that may be read before admission; for the reading goroutine
 	admitted chan struct{}
@@ -45,6 +47,11 @@ type deviceConn struct {
 	anonymous atomic.Bool // counted in gateway.anonymous
 	closed    chan struct{}
 	close1    sync.Once
+}
+
+// sums is what went over the connection by kind.
+func (c *deviceConn) sums() traffic.Sums {
+	return c.traffic.Sums().WithOverhead(traffic.Sum{Received: c.BytesIn(), Sent: c.BytesOut()})
 }
 
 // deviceListener makes deviceConns.

@@ -17,6 +17,7 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 const (
@@ -161,6 +162,7 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.InTapHandle(g.tap),
+		grpc.StatsHandler(traffic.Handler{}),
 		grpc.WaitForHandlers(true),
 	)
 }
@@ -179,7 +181,7 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 		refused.WithLabelValues(refusedRate).Inc()
 		return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
 	}
-	return ctx, nil
+	return p.conn.traffic.Context(ctx, edgeapi.TrafficKind_TRAFFIC_CONTROL), nil
 }
 
 // IssueToken makes an enrolment token for a device. It is valid once, for this EdgeDevice (by its UID)

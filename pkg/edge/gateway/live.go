@@ -16,6 +16,8 @@ import (
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
@@ -33,13 +35,14 @@ type session struct {
 
 	nodeStatus atomic.Pointer[edgeapi.NodeStatus]
 	usage      atomic.Pointer[edgeapi.Pong]
-	roundTrip  atomic.Int64 // nanoseconds
+	traffic    atomic.Pointer[[]*edgeapi.LinkTraffic] // that the device has told
+	roundTrip  atomic.Int64                           // nanoseconds
 	streams    atomic.Int32
 	notAfter   atomic.Int64 // of the certificate, Unix seconds
 	renewFrom  atomic.Int64 // when to remind the device to renew, Unix seconds
 
 	countMu   sync.Mutex // guards what of the traffic was added to the metric
-	counted   [2]int64
+	counted   traffic.Sums
 	welcomeMu sync.Mutex // guards welcome
 	welcome   *edgeapi.Welcome
 	closeOnce sync.Once
@@ -65,7 +68,7 @@ func (s *session) Send(msg *edgeapi.ServerMessage) error { return s.out.put(msg,
 // Info implements Session.
 func (s *session) Info() Info {
 	usage := s.usage.Load()
-	return Info{
+	info := Info{
 		Method:        s.conn.Method(),
 		Since:         s.since,
 		LastSeen:      s.conn.LastRead(),
@@ -78,7 +81,12 @@ func (s *session) Info() Info {
 		CPUNanoCores:  usage.GetCpuNanoCores(),
 		MemoryBytes:   usage.GetMemoryWorkingSetBytes(),
 		NodeStatus:    s.nodeStatus.Load(),
+		Traffic:       s.conn.sums(),
 	}
+	if told := s.traffic.Load(); told != nil {
+		info.DeviceTraffic = *told
+	}
+	return info
 }
 
 // Close implements Session. A reason that is a gRPC status is told as such; another as Unavailable, on
@@ -199,10 +207,29 @@ func (s *session) refresh() {
 func (s *session) count() {
 	s.countMu.Lock()
 	defer s.countMu.Unlock()
-	in, out := s.conn.BytesIn(), s.conn.BytesOut()
-	bytesTotal.WithLabelValues("in").Add(float64(in - s.counted[0]))
-	bytesTotal.WithLabelValues("out").Add(float64(out - s.counted[1]))
-	s.counted = [2]int64{in, out}
+	sums := s.conn.sums()
+	for _, kind := range traffic.Kinds() {
+		now, before := sums[kind], &s.counted[kind]
+		// The overhead is a difference of what is not read at one moment: it may shrink a little.
+		if grown := now.Received - before.Received; grown > 0 {
+			bytesTotal.WithLabelValues("in", traffic.Name(kind)).Add(float64(grown))
+			before.Received = now.Received
+		}
+		if grown := now.Sent - before.Sent; grown > 0 {
+			bytesTotal.WithLabelValues("out", traffic.Name(kind)).Add(float64(grown))
+			before.Sent = now.Sent
+		}
+	}
+}
+
+// tell takes what the device says that it has counted.
+func (s *session) tell(changes []*edgeapi.LinkTraffic) {
+	var before []*edgeapi.LinkTraffic
+	if told := s.traffic.Load(); told != nil {
+		before = *told
+	}
+	merged := traffic.Merge(before, changes, link.Methods)
+	s.traffic.Store(&merged)
 }
 
 // certificate takes note of the certificate in force.

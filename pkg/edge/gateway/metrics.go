@@ -36,8 +36,8 @@ var (
 	}, []string{"kind", "result"})
 	bytesTotal = metrics.NewCounterVec(&metrics.CounterOpts{
 		Name: "aranya_gateway_bytes_total", StabilityLevel: metrics.ALPHA,
-		Help: "Bytes exchanged with connected devices, TLS included. Updated at each heartbeat.",
-	}, []string{"direction"})
+		Help: "Bytes exchanged with connected devices, TLS included, by what they were for. Updated at each heartbeat.",
+	}, []string{"direction", "kind"})
 	enrolments = metrics.NewCounterVec(&metrics.CounterOpts{
 		Name: "aranya_gateway_enrolments_total", StabilityLevel: metrics.ALPHA,
 		Help: "Attempts to enrol, by gRPC code.",

@@ -185,6 +185,7 @@ func (s *session) check(now time.Time, interval time.Duration) time.Time {
 // pong takes an answer to the last ping.
 func (s *session) pong(pong *edgeapi.Pong, now time.Time) {
 	s.usage.Store(pong)
+	s.tell(pong.GetTraffic())
 	p := &s.pings
 	p.mu.Lock()
 	defer p.mu.Unlock()

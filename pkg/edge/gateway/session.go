@@ -7,6 +7,7 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
@@ -43,11 +44,15 @@ type Info struct {
 	Since, LastSeen   time.Time
 	RoundTrip         time.Duration // 0: not measured yet
 	BytesIn, BytesOut int64         // as on the link, TLS included
+	Traffic           traffic.Sums  // of BytesIn and BytesOut, by kind
 	Streams           int32
 	RemoteAddress     string
 	Replica           string
 	// CPUNanoCores and MemoryBytes are what the device used when it last answered a ping.
 	CPUNanoCores, MemoryBytes uint64
+	// DeviceTraffic is what the device has counted on its links since its agent started, as of its last answer
+	// to a ping, in the order of links and kinds. Not to be modified.
+	DeviceTraffic []*edgeapi.LinkTraffic
 	// NodeStatus is the last one the device sent. Not to be modified.
 	NodeStatus *edgeapi.NodeStatus
 }

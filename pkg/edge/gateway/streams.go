@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
@@ -29,16 +30,17 @@ type pendingStreams struct {
 
 type pendingStream struct {
 	session *session
+	kind    edgeapi.TrafficKind
 	arrived chan *stream.Stream // holds one
 }
 
 func (p *pendingStreams) init() { p.byID = map[string]*pendingStream{} }
 
-func (p *pendingStreams) add(s *session) (string, *pendingStream) {
+func (p *pendingStreams) add(s *session, kind edgeapi.TrafficKind) (string, *pendingStream) {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 	id := base64.RawURLEncoding.EncodeToString(b[:])
-	ps := &pendingStream{session: s, arrived: make(chan *stream.Stream, 1)}
+	ps := &pendingStream{session: s, kind: kind, arrived: make(chan *stream.Stream, 1)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.byID[id] = ps
@@ -83,7 +85,7 @@ func (s *session) openStream(ctx context.Context, req *edgeapi.OpenStream) (*str
 		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("EdgeDevice %s has %d streams open, which is the limit; "+
 			"close some and try again", s.device, s.gateway.config.MaxStreams), 1)
 	}
-	id, pending := s.gateway.pending.add(s)
+	id, pending := s.gateway.pending.add(s, traffic.KindOf(req))
 	req.Id = id
 	st, err := s.await(ctx, req, pending)
 	if s.gateway.pending.giveUp(id) {
@@ -169,6 +171,7 @@ func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edge
 	}
 	s := pending.session
 	defer s.freeStream()
+	traffic.SetKind(call.Context(), pending.kind)
 	st := stream.NewServer(call)
 	defer st.Close()
 	pending.arrived <- st

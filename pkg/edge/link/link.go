@@ -13,12 +13,15 @@ import (
 	"time"
 )
 
-// Methods are the names of transports, as in EdgeDevice status.link.method.
+// Names of transports, as in EdgeDevice status.link.method.
 const (
 	MethodGRPC      = "grpc" // plain TCP
 	MethodWebSocket = "websocket"
 	MethodMQTT      = "mqtt"
 )
+
+// Methods lists them.
+var Methods = []string{MethodGRPC, MethodWebSocket, MethodMQTT}
 
 // Dialer is the device's end of a transport.
 type Dialer interface {

@@ -22,6 +22,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &aranyav1alpha1.ConnectivityApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DeviceInfo"):
 		return &aranyav1alpha1.DeviceInfoApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DeviceTraffic"):
+		return &aranyav1alpha1.DeviceTrafficApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EdgeDevice"):
 		return &aranyav1alpha1.EdgeDeviceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EdgeDeviceSpec"):
@@ -32,6 +34,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &aranyav1alpha1.GRPCConfigApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HostSpec"):
 		return &aranyav1alpha1.HostSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("KindTraffic"):
+		return &aranyav1alpha1.KindTrafficApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LinkStatus"):
 		return &aranyav1alpha1.LinkStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LocalSecretReference"):

@@ -21,6 +21,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.CertificateStatus{}.OpenAPIModelName():            schema_pkg_apis_aranya_v1alpha1_CertificateStatus(ref),
 		v1alpha1.Connectivity{}.OpenAPIModelName():                 schema_pkg_apis_aranya_v1alpha1_Connectivity(ref),
 		v1alpha1.DeviceInfo{}.OpenAPIModelName():                   schema_pkg_apis_aranya_v1alpha1_DeviceInfo(ref),
+		v1alpha1.DeviceTraffic{}.OpenAPIModelName():                schema_pkg_apis_aranya_v1alpha1_DeviceTraffic(ref),
 		v1alpha1.EdgeDevice{}.OpenAPIModelName():                   schema_pkg_apis_aranya_v1alpha1_EdgeDevice(ref),
 		v1alpha1.EdgeDeviceAttachOptions{}.OpenAPIModelName():      schema_pkg_apis_aranya_v1alpha1_EdgeDeviceAttachOptions(ref),
 		v1alpha1.EdgeDeviceExecOptions{}.OpenAPIModelName():        schema_pkg_apis_aranya_v1alpha1_EdgeDeviceExecOptions(ref),
@@ -35,6 +36,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.EnrollmentTokenStatus{}.OpenAPIModelName():        schema_pkg_apis_aranya_v1alpha1_EnrollmentTokenStatus(ref),
 		v1alpha1.GRPCConfig{}.OpenAPIModelName():                   schema_pkg_apis_aranya_v1alpha1_GRPCConfig(ref),
 		v1alpha1.HostSpec{}.OpenAPIModelName():                     schema_pkg_apis_aranya_v1alpha1_HostSpec(ref),
+		v1alpha1.KindTraffic{}.OpenAPIModelName():                  schema_pkg_apis_aranya_v1alpha1_KindTraffic(ref),
 		v1alpha1.LinkStatus{}.OpenAPIModelName():                   schema_pkg_apis_aranya_v1alpha1_LinkStatus(ref),
 		v1alpha1.LocalSecretReference{}.OpenAPIModelName():         schema_pkg_apis_aranya_v1alpha1_LocalSecretReference(ref),
 		v1alpha1.MQTTConfig{}.OpenAPIModelName():                   schema_pkg_apis_aranya_v1alpha1_MQTTConfig(ref),
@@ -531,6 +533,52 @@ func schema_pkg_apis_aranya_v1alpha1_DeviceInfo(ref common.ReferenceCallback) co
 		},
 		Dependencies: []string{
 			v1.NodeAddress{}.OpenAPIModelName(), resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_pkg_apis_aranya_v1alpha1_DeviceTraffic(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DeviceTraffic is what a device counted on one of its links for one purpose.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"link": {
+						SchemaProps: spec.SchemaProps{
+							Description: "link is what the bytes went over: \"grpc\", \"websocket\" or \"mqtt\".",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind is what the bytes were for, as in link.traffic.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"bytesIn": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesIn counts the bytes sent by the device.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytesOut": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesOut counts the bytes received by the device.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"link", "kind", "bytesIn", "bytesOut"},
+			},
+		},
 	}
 }
 
@@ -1112,6 +1160,28 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceStatus(ref common.ReferenceCallba
 							},
 						},
 					},
+					"traffic": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"link",
+									"kind",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "traffic is what the device has counted on each of its links since its agent started, over all connections, as of its last answer to a heartbeat. Only while it is connected.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DeviceTraffic{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 					"certificate": {
 						SchemaProps: spec.SchemaProps{
 							Description: "certificate is the device certificate in force. Only aranya writes it.",
@@ -1135,7 +1205,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceStatus(ref common.ReferenceCallba
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.CertificateStatus{}.OpenAPIModelName(), v1alpha1.DeviceInfo{}.OpenAPIModelName(), v1alpha1.LinkStatus{}.OpenAPIModelName(), resource.Quantity{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+			v1alpha1.CertificateStatus{}.OpenAPIModelName(), v1alpha1.DeviceInfo{}.OpenAPIModelName(), v1alpha1.DeviceTraffic{}.OpenAPIModelName(), v1alpha1.LinkStatus{}.OpenAPIModelName(), resource.Quantity{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -1316,6 +1386,44 @@ func schema_pkg_apis_aranya_v1alpha1_HostSpec(ref common.ReferenceCallback) comm
 	}
 }
 
+func schema_pkg_apis_aranya_v1alpha1_KindTraffic(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "KindTraffic is what went over a link for one purpose.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind is what the bytes were for: \"control\" (heartbeats, the status of the device), \"pods\" (with volumes, statuses and events), \"exec\" (which kubectl cp uses, too), \"attach\", \"log\", \"portforward\" (and proxy), \"stats\", or \"overhead\" (what TLS and HTTP/2 add, and certificates).",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"bytesIn": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesIn counts the bytes received from the device.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytesOut": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesOut counts the bytes sent to the device.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"kind", "bytesIn", "bytesOut"},
+			},
+		},
+	}
+}
+
 func schema_pkg_apis_aranya_v1alpha1_LinkStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1377,11 +1485,32 @@ func schema_pkg_apis_aranya_v1alpha1_LinkStatus(ref common.ReferenceCallback) co
 							Format:      "int32",
 						},
 					},
+					"traffic": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"kind",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "traffic is what bytesIn and bytesOut were for.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.KindTraffic{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			metav1.Duration{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+			v1alpha1.KindTraffic{}.OpenAPIModelName(), metav1.Duration{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 

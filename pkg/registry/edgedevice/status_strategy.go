@@ -34,10 +34,12 @@ func (statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 			fieldpath.MakePathOrDie("metadata"),
 			fieldpath.MakePathOrDie("spec"),
 			fieldpath.MakePathOrDie("status", "usage"),
+			fieldpath.MakePathOrDie("status", "traffic"),
 			fieldpath.MakePathOrDie("status", "link", "roundTrip"),
 			fieldpath.MakePathOrDie("status", "link", "bytesIn"),
 			fieldpath.MakePathOrDie("status", "link", "bytesOut"),
 			fieldpath.MakePathOrDie("status", "link", "streams"),
+			fieldpath.MakePathOrDie("status", "link", "traffic"),
 		),
 	}
 }
@@ -87,10 +89,12 @@ func isServer(ctx context.Context) bool {
 // also when a client writes back a status that it read.
 func dropLiveFields(status *aranya.EdgeDeviceStatus) {
 	status.Usage = nil
+	status.Traffic = nil
 	if status.Link != nil {
 		status.Link.RoundTrip = nil
 		status.Link.BytesIn = 0
 		status.Link.BytesOut = 0
 		status.Link.Streams = 0
+		status.Link.Traffic = nil
 	}
 }

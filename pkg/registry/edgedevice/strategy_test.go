@@ -74,6 +74,7 @@ func TestResetFields(t *testing.T) {
 	for _, path := range [][]any{
 		{"spec"}, {"metadata"}, {"status", "usage"}, {"status", "link", "roundTrip"},
 		{"status", "link", "bytesIn"}, {"status", "link", "bytesOut"}, {"status", "link", "streams"},
+		{"status", "link", "traffic"}, {"status", "traffic"},
 	} {
 		if !has(fields, path...) {
 			t.Errorf("the status does not reset %v", path)
@@ -98,7 +99,9 @@ func TestStatusStrategyKeepsEverythingElse(t *testing.T) {
 		Usage:        corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		Link: &aranya.LinkStatus{
 			Method: "grpc", Replica: "aranya-0", RoundTrip: &metav1.Duration{Duration: time.Second}, BytesIn: 1, BytesOut: 2, Streams: 3,
+			Traffic: []aranya.KindTraffic{{Kind: "exec", BytesIn: 1}},
 		},
+		Traffic: []aranya.DeviceTraffic{{Link: "grpc", Kind: "exec", BytesIn: 1}},
 	}
 	statusStrategy{newStrategy(scheme.Scheme)}.PrepareForUpdate(t.Context(), device, old)
 

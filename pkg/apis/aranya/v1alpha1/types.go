@@ -217,6 +217,14 @@ type EdgeDeviceStatus struct {
 	// +optional
 	Usage corev1.ResourceList `json:"usage,omitempty"`
 
+	// traffic is what the device has counted on each of its links since its agent started, over all
+	// connections, as of its last answer to a heartbeat. Only while it is connected.
+	// +optional
+	// +listType=map
+	// +listMapKey=link
+	// +listMapKey=kind
+	Traffic []DeviceTraffic `json:"traffic,omitempty"`
+
 	// certificate is the device certificate in force. Only aranya writes it.
 	// +optional
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
@@ -291,6 +299,35 @@ type LinkStatus struct {
 	// streams is the number of open exec, attach, log, port-forward and proxy streams.
 	// +optional
 	Streams int32 `json:"streams,omitempty"`
+	// traffic is what bytesIn and bytesOut were for.
+	// +optional
+	// +listType=map
+	// +listMapKey=kind
+	Traffic []KindTraffic `json:"traffic,omitempty"`
+}
+
+// KindTraffic is what went over a link for one purpose.
+type KindTraffic struct {
+	// kind is what the bytes were for: "control" (heartbeats, the status of the device), "pods" (with
+	// volumes, statuses and events), "exec" (which kubectl cp uses, too), "attach", "log", "portforward" (and proxy), "stats", or
+	// "overhead" (what TLS and HTTP/2 add, and certificates).
+	Kind string `json:"kind"`
+	// bytesIn counts the bytes received from the device.
+	BytesIn int64 `json:"bytesIn"`
+	// bytesOut counts the bytes sent to the device.
+	BytesOut int64 `json:"bytesOut"`
+}
+
+// DeviceTraffic is what a device counted on one of its links for one purpose.
+type DeviceTraffic struct {
+	// link is what the bytes went over: "grpc", "websocket" or "mqtt".
+	Link string `json:"link"`
+	// kind is what the bytes were for, as in link.traffic.
+	Kind string `json:"kind"`
+	// bytesIn counts the bytes sent by the device.
+	BytesIn int64 `json:"bytesIn"`
+	// bytesOut counts the bytes received by the device.
+	BytesOut int64 `json:"bytesOut"`
 }
 
 // CertificateStatus describes the device certificate in force.

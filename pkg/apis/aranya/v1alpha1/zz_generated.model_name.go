@@ -21,6 +21,11 @@ func (in DeviceInfo) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DeviceTraffic) OpenAPIModelName() string {
+	return "dev.arhat.aranya.v1alpha1.DeviceTraffic"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in EdgeDevice) OpenAPIModelName() string {
 	return "dev.arhat.aranya.v1alpha1.EdgeDevice"
 }
@@ -88,6 +93,11 @@ func (in GRPCConfig) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HostSpec) OpenAPIModelName() string {
 	return "dev.arhat.aranya.v1alpha1.HostSpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in KindTraffic) OpenAPIModelName() string {
+	return "dev.arhat.aranya.v1alpha1.KindTraffic"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

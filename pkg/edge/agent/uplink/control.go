@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 const (
@@ -39,6 +40,7 @@ type control struct {
 	renewal  chan struct{} // the server asks for one
 	beat     chan time.Duration
 	streams  *streams
+	report   traffic.Report // for send
 }
 
 type outgoing struct {
@@ -56,7 +58,7 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	hello := c.config.Handler.Hello(linkCtx)
 	callCtx, endCall := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCall()
-	call, err := edgeapi.NewEdgeClient(conn).Connect(callCtx, grpc.MaxCallRecvMsgSize(maxServerMessage))
+	call, err := edgeapi.NewEdgeClient(conn).Connect(conn.traffic.Context(callCtx, edgeapi.TrafficKind_TRAFFIC_CONTROL), grpc.MaxCallRecvMsgSize(maxServerMessage))
 	if err != nil {
 		return false, plain(err)
 	}
@@ -68,7 +70,7 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	t := &control{
 		client: c, conn: conn, call: call, ctx: linkCtx, cancel: cancel,
 		outgoing: make(chan outgoing), pongs: make(chan uint64, 1), renewal: make(chan struct{}, 1),
-		beat: make(chan time.Duration, 1), streams: newStreams(c.config.Handler, conn, c.config.MaxStreams),
+		beat: make(chan time.Duration, 1), streams: newStreams(c.config.Handler, conn, &conn.traffic.Counters, c.config.MaxStreams),
 	}
 	return true, t.run(welcome, endCall)
 }
@@ -228,7 +230,9 @@ func (t *control) send() {
 		select {
 		case id := <-t.pongs:
 			cpu, memory := t.client.config.Handler.Usage()
-			pong := &edgeapi.Pong{Id: id, CpuNanoCores: cpu, MemoryWorkingSetBytes: memory}
+			pong := &edgeapi.Pong{
+				Id: id, CpuNanoCores: cpu, MemoryWorkingSetBytes: memory, Traffic: t.report.Changes(&t.client.ledger),
+			}
 			if t.sendOne(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Pong{Pong: pong}}) != nil {
 				return
 			}

@@ -16,6 +16,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 const (
@@ -38,11 +39,12 @@ const (
 // connection is one link to a gateway. It is never re-established: whoever uses it dials anew.
 type connection struct {
 	*grpc.ClientConn
-	raw *link.Conn
+	raw     *link.Conn
+	traffic *traffic.Link // where its calls are counted
 }
 
 // dial connects to a gateway and does the TLS handshake.
-func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config) (*connection, error) {
+func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	raw, err := dialer.Dial(ctx, address)
@@ -52,7 +54,8 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 	config = config.Clone()
 	// What is verified is another matter.
 	config.ServerName = raw.Host()
-	conn := tls.Client(raw, config)
+	counted := ledger.Link(raw.Method())
+	conn := tls.Client(counted.Conn(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
@@ -71,12 +74,13 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithReadBufferSize(ioBuffer),
 		grpc.WithWriteBufferSize(ioBuffer),
+		grpc.WithStatsHandler(traffic.Handler{}),
 	)
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
-	return &connection{ClientConn: client, raw: raw}, nil
+	return &connection{ClientConn: client, raw: raw, traffic: counted}, nil
 }
 
 // close ends the link, whether gRPC took it over or not.

@@ -16,6 +16,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 // JoinOptions say how to enrol.
@@ -123,7 +124,7 @@ func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIde
 		return nil, err
 	}
 	var pinned *x509.Certificate
-	conn, err := dial(ctx, o.Dialer, o.Server, pinnedTLS(token.CAHash, &pinned))
+	conn, err := dial(ctx, o.Dialer, o.Server, pinnedTLS(token.CAHash, &pinned), new(traffic.Ledger))
 	if err != nil {
 		return nil, err
 	}

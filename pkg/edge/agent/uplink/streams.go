@@ -9,6 +9,7 @@ import (
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
@@ -16,6 +17,7 @@ import (
 type streams struct {
 	handler Handler
 	client  edgeapi.EdgeClient
+	traffic *traffic.Counters
 	slots   chan struct{} // for streams that are served
 	spare   chan struct{} // for streams that are refused for want of a slot
 	running sync.WaitGroup
@@ -24,10 +26,11 @@ type streams struct {
 	cancel context.CancelFunc
 }
 
-func newStreams(handler Handler, conn grpc.ClientConnInterface, limit int) *streams {
+func newStreams(handler Handler, conn grpc.ClientConnInterface, counters *traffic.Counters, limit int) *streams {
 	s := &streams{
 		handler: handler,
 		client:  edgeapi.NewEdgeClient(conn),
+		traffic: counters,
 		slots:   make(chan struct{}, limit),
 		spare:   make(chan struct{}, 8),
 	}
@@ -69,7 +72,7 @@ func refuseStream(_ context.Context, _ *edgeapi.OpenStream, st *stream.Stream) {
 func (s *streams) serve(logger klog.Logger, req *edgeapi.OpenStream, handle func(context.Context, *edgeapi.OpenStream, *stream.Stream)) {
 	ctx, cancel := context.WithCancel(klog.NewContext(s.ctx, logger))
 	defer cancel()
-	call, err := s.client.Stream(ctx, grpc.MaxCallRecvMsgSize(maxFrame))
+	call, err := s.client.Stream(s.traffic.Context(ctx, traffic.KindOf(req)), grpc.MaxCallRecvMsgSize(maxFrame))
 	if err == nil {
 		err = call.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Open{Open: &edgeapi.StreamOpen{Id: req.GetId()}}})
 	}

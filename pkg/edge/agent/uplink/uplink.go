@@ -14,6 +14,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
@@ -79,6 +80,7 @@ const (
 type Client struct {
 	config Config
 	id     atomic.Pointer[deviceIdentity]
+	ledger traffic.Ledger
 }
 
 // New reads the identity of the device. The error is ErrNotEnrolled if there is none.
@@ -159,7 +161,7 @@ func (c *Client) once(ctx context.Context) (connected bool, err error) {
 	if err := c.renewExpired(ctx); err != nil {
 		return false, err
 	}
-	conn, err := dial(ctx, c.config.Dialer, c.config.Server, c.id.Load().tls())
+	conn, err := dial(ctx, c.config.Dialer, c.config.Server, c.id.Load().tls(), &c.ledger)
 	if err != nil {
 		return false, err
 	}

@@ -28,6 +28,9 @@ type EdgeDeviceStatusApplyConfiguration struct {
 	Link *LinkStatusApplyConfiguration `json:"link,omitempty"`
 	// usage is what the device uses of its cpu and memory at the moment, only while it is connected.
 	Usage *corev1.ResourceList `json:"usage,omitempty"`
+	// traffic is what the device has counted on each of its links since its agent started, over all
+	// connections, as of its last answer to a heartbeat. Only while it is connected.
+	Traffic []DeviceTrafficApplyConfiguration `json:"traffic,omitempty"`
 	// certificate is the device certificate in force. Only aranya writes it.
 	Certificate *CertificateStatusApplyConfiguration `json:"certificate,omitempty"`
 	// lastSeen is when the device was last heard of.
@@ -100,6 +103,19 @@ func (b *EdgeDeviceStatusApplyConfiguration) WithLink(value *LinkStatusApplyConf
 // If called multiple times, the Usage field is set to the value of the last call.
 func (b *EdgeDeviceStatusApplyConfiguration) WithUsage(value corev1.ResourceList) *EdgeDeviceStatusApplyConfiguration {
 	b.Usage = &value
+	return b
+}
+
+// WithTraffic adds the given value to the Traffic field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Traffic field.
+func (b *EdgeDeviceStatusApplyConfiguration) WithTraffic(values ...*DeviceTrafficApplyConfiguration) *EdgeDeviceStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithTraffic")
+		}
+		b.Traffic = append(b.Traffic, *values[i])
+	}
 	return b
 }
 

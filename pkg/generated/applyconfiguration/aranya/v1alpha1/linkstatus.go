@@ -27,6 +27,8 @@ type LinkStatusApplyConfiguration struct {
 	RemoteAddress *string `json:"remoteAddress,omitempty"`
 	// streams is the number of open exec, attach, log, port-forward and proxy streams.
 	Streams *int32 `json:"streams,omitempty"`
+	// traffic is what bytesIn and bytesOut were for.
+	Traffic []KindTrafficApplyConfiguration `json:"traffic,omitempty"`
 }
 
 // LinkStatusApplyConfiguration constructs a declarative configuration of the LinkStatus type for use with
@@ -96,5 +98,18 @@ func (b *LinkStatusApplyConfiguration) WithRemoteAddress(value string) *LinkStat
 // If called multiple times, the Streams field is set to the value of the last call.
 func (b *LinkStatusApplyConfiguration) WithStreams(value int32) *LinkStatusApplyConfiguration {
 	b.Streams = &value
+	return b
+}
+
+// WithTraffic adds the given value to the Traffic field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Traffic field.
+func (b *LinkStatusApplyConfiguration) WithTraffic(values ...*KindTrafficApplyConfiguration) *LinkStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithTraffic")
+		}
+		b.Traffic = append(b.Traffic, *values[i])
+	}
 	return b
 }
