@@ -216,6 +216,9 @@ func (w *worker) kept() (keep int, done func()) {
 func (p *pass) prune(ctx context.Context) error {
 	keep, done := p.w.kept()
 	defer done()
+	if keep == 0 {
+		return errors.Join(p.removeAll(ctx), p.w.m.volumes.Teardown(p.w.uid))
+	}
 	kept := map[string]int{}
 	holds := map[string]bool{}
 	var errs []error

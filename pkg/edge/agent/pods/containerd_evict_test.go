@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ import (
 func (d *device) keeper(thresholds ...eviction.Threshold) *eviction.Manager {
 	d.t.Helper()
 	collector := stats.New(stats.Config{
-		Runtime: d.runtime, Labels: map[string]string{podutil.LabelManagedBy: DefaultOwner}, StateDir: d.dir,
+		Runtime: d.runtime, Labels: map[string]string{podutil.LabelManagedBy: DefaultOwner}, StateDir: filepath.Join(d.dir, "state"),
 		Local: d.manager.LocalPaths, DiskPeriod: time.Nanosecond,
 	})
 	m := eviction.New(eviction.Config{

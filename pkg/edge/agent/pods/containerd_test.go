@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -42,6 +43,8 @@ type device struct {
 	manager *Manager
 	stop    func()
 	sink    *collector
+	// clock of the agent; nil for the real one.
+	clock clock.WithTicker
 	// allocatable from the next start on.
 	allocatable v1.ResourceList
 }
@@ -164,6 +167,7 @@ func (d *device) start() {
 		LogDir:       filepath.Join(d.dir, "logs"),
 		Sink:         d.sink,
 		Node:         NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable},
+		Clock:        d.clock,
 		RelistPeriod: 200 * time.Millisecond,
 	})
 	if err != nil {

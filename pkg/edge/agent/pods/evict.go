@@ -61,8 +61,9 @@ func (m *Manager) Evict(podUID string, graceSeconds int64, message string, disru
 	w.wakeUp()
 }
 
-// RemoveDead removes containers that are kept only for their logs and for how they ended: all of pods
-// that have ended, and those of others that are not their container's newest instance.
+// RemoveDead removes containers that are kept only for their logs and for how they ended, which their
+// pods' statuses tell: all of pods that have ended, with their volumes, and those of others that are not
+// their container's newest instance.
 // It waits a while for that.
 func (m *Manager) RemoveDead(ctx context.Context) error {
 	workers := m.all()
@@ -89,8 +90,8 @@ func (m *Manager) RemoveDead(ctx context.Context) error {
 	return nil
 }
 
-// evict stops what is left of an evicted pod, removes its containers with their logs, as nobody is to look
-// at them again on a device that is short of room, and reports its end.
+// evict stops what is left of an evicted pod, removes its containers with their logs and its
+// volumes, as the device is short of room, and reports its end.
 func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration, error) {
 	w.ended = true
 	w.m.probes.terminating(w.uid)
@@ -108,7 +109,10 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 		w.report(ctx, p.pod, p.evictedStatus(e))
 	}
 	w.m.release(w.uid)
-	return resyncPeriod, p.removeAll(ctx)
+	if err := p.removeAll(ctx); err != nil {
+		return errorPeriod, err
+	}
+	return resyncPeriod, w.m.volumes.Teardown(w.uid)
 }
 
 func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {

@@ -18,6 +18,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/images"
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	podstatus "arhat.dev/aranya/pkg/edge/agent/pods/status"
 )
 
@@ -111,11 +112,12 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 	}
 	backOff := s.w.m.backOff
 	key := backOffKey(s.pod, c)
-	if !backOff.IsInBackOffSince(key, instance.FinishedAt) {
+	end := s.endOf(instance)
+	if !backOff.IsInBackOffSince(key, end) {
 		return false
 	}
 	wait := backOff.Get(key)
-	s.later(instance.FinishedAt.Add(wait).Sub(s.now))
+	s.later(end.Add(wait).Sub(s.now))
 	s.containerEvent(c.Name, v1.EventTypeWarning, "BackOff",
 		fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podutil.Describe(s.pod)))
 	s.refuse(c, reasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podutil.Describe(s.pod)))
@@ -125,8 +127,28 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 // noteStart makes the next back-off of a container that is started again longer.
 func (s *starter) noteStart(c *v1.Container) {
 	if instance := s.st.Find(c.Name); instance != nil && instance.Exited() {
-		s.w.m.backOff.Next(backOffKey(s.pod, c), instance.FinishedAt)
+		s.w.m.backOff.Next(backOffKey(s.pod, c), s.endOf(instance))
 	}
+}
+
+// endOf is when a container ended. If that is in the future, because the clock was set back since, it is
+// when it was first seen to have ended: nothing waits until the clock has caught up.
+func (s *starter) endOf(instance *state.Container) time.Time {
+	if !instance.FinishedAt.After(s.now) {
+		return instance.FinishedAt
+	}
+	known := s.w.futureEnds[instance.Name]
+	if known.id != instance.ID || known.seen.After(s.now) {
+		known = futureEnd{instance.ID, s.now}
+		s.w.futureEnds[instance.Name] = known
+	}
+	return known.seen
+}
+
+// futureEnd is when a container that ended in the future was seen to have.
+type futureEnd struct {
+	id   string
+	seen time.Time
 }
 
 // backOffKey is another one when the container's spec changes.

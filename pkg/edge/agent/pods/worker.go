@@ -60,6 +60,7 @@ type worker struct {
 	noRoom        *admission.Rejection // set before the goroutine starts
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
+	futureEnds    map[string]futureEnd // by container
 	ended         bool                 // it starts no container any more
 	overdue       bool                 // it was active for longer than it may be
 	resize        resizing
@@ -71,7 +72,7 @@ func (m *Manager) newWorker(uid string) *worker {
 		wake:    make(chan struct{}, 1),
 		reader:  &state.Reader{Runtime: m.cfg.Runtime, Owner: m.cfg.Owner},
 		reasons: map[string]status.Reason{},
-		retryAt: map[string]time.Time{},
+		retryAt: map[string]time.Time{}, futureEnds: map[string]futureEnd{},
 	}
 }
 

@@ -99,7 +99,7 @@ func (c *Collector) Usage() (cpuNanoCores, memoryBytes uint64) {
 func next(last sample, now time.Time, nanos uint64) sample {
 	window := now.Sub(last.at)
 	switch {
-	case last.at.IsZero() || window > maxWindow || nanos < last.nanos:
+	case last.at.IsZero() || window > maxWindow || window < 0 || nanos < last.nanos: // or the clock was set back
 		return sample{at: now, nanos: nanos}
 	case window < minWindow:
 		return last
