@@ -102,8 +102,10 @@ func (h *Harness) ensure(ctx context.Context, s *Scenario, p Params) error {
 		Dir: dir, Bin: h.options.Bin, Source: h.options.Source, Out: h.options.Out, Link: p.Link,
 		KubernetesOnly: s.Cluster.KubernetesOnly, Devices: s.Cluster.Devices, Runtime: s.Cluster.Runtime,
 	}
-	if s.Cluster.AnyLink || s.Cluster.KubernetesOnly {
+	if s.Cluster.KubernetesOnly {
 		o.Link = local.LinkGRPC
+	} else if s.Cluster.Link != "" {
+		o.Link = s.Cluster.Link
 	}
 	if p.ControllerManager == ControllerManagerFast {
 		o.ExtraArgs = map[string][]string{local.ServiceControllerManager: {"--kube-api-qps=5000", "--kube-api-burst=5000"}}

@@ -40,8 +40,8 @@ type Cluster struct {
 	// Devices is how many real agents there are, and Runtime what they run pods with.
 	Devices int
 	Runtime string
-	// AnyLink says that a scenario chooses its links itself.
-	AnyLink bool
+	// Link is that of the cluster whatever the user chooses, empty if the choice is his.
+	Link string
 }
 
 // Params are what the user chooses.

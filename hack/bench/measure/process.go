@@ -2,6 +2,7 @@ package measure
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -57,4 +58,21 @@ func Watch(ctx context.Context, pid int, memory, cpu *Series) {
 		cpu.Add((now.CPU - last.CPU).Seconds() / time.Since(at).Seconds())
 		last, at = now, time.Now()
 	}
+}
+
+// NetworkBytes is what the network that a process is in has sent and received so far, in bytes of IP
+// packets, loopback included.
+func NetworkBytes(pid int) (int64, error) {
+	proc, err := procfs.NewProc(pid)
+	if err != nil {
+		return 0, err
+	}
+	stat, err := proc.Netstat()
+	if err != nil {
+		return 0, err
+	}
+	if stat.InOctets == nil || stat.OutOctets == nil {
+		return 0, fmt.Errorf("the kernel does not count the bytes of the network of process %d", pid)
+	}
+	return int64(*stat.InOctets + *stat.OutOctets), nil
 }

@@ -11,6 +11,7 @@ func All() []harness.Scenario {
 		deploy,
 		agent,
 		streams,
+		links,
 		fleetScenario,
 		noise,
 	}

@@ -118,13 +118,7 @@ func (s *sessions) openLog(ctx context.Context, device string, follow bool) (*se
 
 // openForward connects with a port on the device's loopback that echoes.
 func (s *sessions) openForward(device string, port int) (*session, error) {
-	u := s.request(device, "portforward").URL()
-	u.RawQuery = url.Values{"ports": {strconv.Itoa(port)}}.Encode()
-	dialer, err := portforward.NewSPDYOverWebsocketDialerForStreaming(u, s.config)
-	if err != nil {
-		return nil, err
-	}
-	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	conn, err := s.dialForward(device, port)
 	if err != nil {
 		return nil, err
 	}
@@ -134,19 +128,58 @@ func (s *sessions) openForward(device string, port int) (*session, error) {
 	return &session{conn.Close}, nil
 }
 
-// echoOnce makes one connection through a port-forward, and has a byte come back. It stays open.
-func echoOnce(conn httpstream.Connection, port int) error {
+func (s *sessions) dialForward(device string, port int) (httpstream.Connection, error) {
+	u := s.request(device, "portforward").URL()
+	u.RawQuery = url.Values{"ports": {strconv.Itoa(port)}}.Encode()
+	dialer, err := portforward.NewSPDYOverWebsocketDialerForStreaming(u, s.config)
+	if err != nil {
+		return nil, err
+	}
+	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	return conn, err
+}
+
+// echo has bytes go through a port-forward and come back.
+func (s *sessions) echo(device string, port int, size int64) (err error) {
+	conn, err := s.dialForward(device, port)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	data, err := forwardStream(conn, port)
+	if err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(data, zeros{}, size)
+		sent <- err
+	}()
+	_, err = io.CopyN(io.Discard, data, size)
+	if err != nil {
+		return errors.Join(err, data.Reset())
+	}
+	return <-sent
+}
+
+// forwardStream makes one connection through a port-forward.
+func forwardStream(conn httpstream.Connection, port int) (httpstream.Stream, error) {
 	headers := http.Header{}
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	failure, err := conn.CreateStream(headers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_ = failure.Close() // only the other end writes
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
-	data, err := conn.CreateStream(headers)
+	return conn.CreateStream(headers)
+}
+
+// echoOnce makes one connection through a port-forward, and has a byte come back. It stays open.
+func echoOnce(conn httpstream.Connection, port int) error {
+	data, err := forwardStream(conn, port)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// DefaultHeartbeatInterval is the default of spec.connectivity.heartbeatInterval.
-const DefaultHeartbeatInterval = 40 * time.Second
+// Defaults of spec.connectivity.heartbeatInterval.
+const (
+	DefaultHeartbeatInterval = 40 * time.Second
+	// DefaultMQTTHeartbeatInterval is long because a broker tells by itself when a device is lost: by its
+	// keepalive and the will. What is left for heartbeats is to find a broker that does not.
+	DefaultMQTTHeartbeatInterval = 30 * time.Minute
+)
 
 func addDefaultingFuncs(scheme *runtime.Scheme) error {
 	return RegisterDefaults(scheme)
@@ -18,6 +23,9 @@ func addDefaultingFuncs(scheme *runtime.Scheme) error {
 func SetDefaults_Connectivity(obj *Connectivity) { //nolint:staticcheck // defaulter-gen finds it by this name
 	if obj.HeartbeatInterval == nil {
 		obj.HeartbeatInterval = &metav1.Duration{Duration: DefaultHeartbeatInterval}
+		if obj.Method == ConnectivityMQTT {
+			obj.HeartbeatInterval.Duration = DefaultMQTTHeartbeatInterval
+		}
 	}
 }
 

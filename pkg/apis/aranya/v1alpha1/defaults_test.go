@@ -58,6 +58,7 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 			}},
 			want: defaulted(func(d *v1alpha1.EdgeDevice) {
 				d.Spec.Connectivity.Method = v1alpha1.ConnectivityMQTT
+				d.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 30 * time.Minute}
 				d.Spec.Connectivity.MQTTConfig = &v1alpha1.MQTTConfig{
 					MessageNamespace: "/aranya.arhat.dev",
 					Server:           "broker:1883",
