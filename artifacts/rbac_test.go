@@ -27,6 +27,7 @@ var calls = []call{
 	{why: "admission policies", group: "admissionregistration.k8s.io", resource: "validatingadmissionpolicybindings", verbs: "list watch"},
 	{why: "admission policies", group: "admissionregistration.k8s.io", resource: "mutatingadmissionpolicies", verbs: "list watch"},
 	{why: "admission policies", group: "admissionregistration.k8s.io", resource: "mutatingadmissionpolicybindings", verbs: "list watch"},
+	{why: "runtime handlers of pods", group: "node.k8s.io", resource: "runtimeclasses", verbs: "list watch"},
 	{why: "priority and fairness", group: "flowcontrol.apiserver.k8s.io", resource: "flowschemas", verbs: "list watch"},
 	{why: "priority and fairness", group: "flowcontrol.apiserver.k8s.io", resource: "prioritylevelconfigurations", verbs: "list watch"},
 	{why: "caBundle", group: "apiregistration.k8s.io", resource: "apiservices", verbs: "get list watch patch", name: "v1alpha1.aranya.arhat.dev"},
