@@ -40,7 +40,7 @@ func startCosts(ctx context.Context, r *harness.Run) (*costs, error) {
 		c.usage[name] = usage
 	}
 	var err error
-	if c.kube, err = measure.Revision(ctx, r.Metadata, harness.ConfigMaps); err != nil {
+	if c.kube, err = measureKube(ctx, r); err != nil {
 		return nil, err
 	}
 	c.aranya, err = measure.Revision(ctx, r.Metadata, harness.EdgeDevices)
@@ -63,4 +63,9 @@ func (c *costs) figures(ctx context.Context, r *harness.Run, what string) error 
 	r.Figure(report.Figure{Name: "writes to Kubernetes' etcd per device " + what, Value: float64(now.kube-c.kube) / n, Unit: "1"})
 	r.Figure(report.Figure{Name: "writes to aranya's etcd per device " + what, Value: float64(now.aranya-c.aranya) / n, Unit: "1"})
 	return nil
+}
+
+// measureKube is the revision of Kubernetes' etcd.
+func measureKube(ctx context.Context, r *harness.Run) (int64, error) {
+	return measure.Revision(ctx, r.Metadata, harness.ConfigMaps)
 }

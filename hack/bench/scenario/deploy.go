@@ -3,11 +3,11 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"arhat.dev/aranya/hack/bench/harness"
 	"arhat.dev/aranya/hack/bench/measure"
@@ -122,6 +122,7 @@ func (d *devices) deleteAll(ctx context.Context, nodes *nodeWatch) error {
 	if err := nodes.wait(ctx, 0, 0); err != nil {
 		return err
 	}
+	names := sets.New(d.names...)
 	return poll(ctx, func(ctx context.Context) error {
 		leases, err := d.r.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -133,12 +134,12 @@ func (d *devices) deleteAll(ctx context.Context, nodes *nodeWatch) error {
 		}
 		left := 0
 		for i := range leases.Items {
-			if simulated(leases.Items[i].Name) {
+			if names.Has(leases.Items[i].Name) {
 				left++
 			}
 		}
 		for i := range list.Items {
-			if simulated(list.Items[i].Name) {
+			if names.Has(list.Items[i].Name) {
 				left++
 			}
 		}
@@ -148,8 +149,6 @@ func (d *devices) deleteAll(ctx context.Context, nodes *nodeWatch) error {
 		return nil
 	})
 }
-
-func simulated(name string) bool { return strings.HasPrefix(name, simulatedPrefix) }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	select {

@@ -222,6 +222,9 @@ func (w *nodeWatch) handle(n *corev1.Node, created, deleted bool) {
 	if !created && !deleted {
 		w.writes++
 	}
+	if !created && !deleted && w.all[n.Name] != string(n.UID) {
+		w.replaced++ // between two events
+	}
 	w.all[n.Name] = string(n.UID)
 	delete(w.usable, n.Name)
 	if deleted {
@@ -257,6 +260,13 @@ func (w *nodeWatch) counts() (all, usable int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.all), len(w.usable)
+}
+
+// history returns how often Nodes were changed after their creation, and how many were replaced.
+func (w *nodeWatch) history() (writes, replaced int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.writes, w.replaced
 }
 
 // wait waits until the numbers of Nodes and of usable Nodes are as wanted.

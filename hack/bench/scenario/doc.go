@@ -9,6 +9,8 @@ func All() []harness.Scenario {
 	return []harness.Scenario{
 		ceiling,
 		deploy,
+		idle,
+		storm,
 		agent,
 		streams,
 		links,

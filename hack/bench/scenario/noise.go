@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -136,7 +137,7 @@ func runOnAll(ctx context.Context, d *devices) error {
 		}
 		running := 0
 		for i := range list.Items {
-			if simulated(list.Items[i].Spec.NodeName) {
+			if strings.HasPrefix(list.Items[i].Spec.NodeName, simulatedPrefix) {
 				running++
 			}
 		}

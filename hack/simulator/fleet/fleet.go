@@ -73,7 +73,7 @@ func New(o Options) (*Fleet, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
-	return &Fleet{options: o, devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]bool{}}}, nil
+	return &Fleet{options: o, devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
 }
 
 // configure returns a valid configuration and the device's own dialer.
@@ -179,6 +179,9 @@ func (f *Fleet) Len() int {
 // Links is how many connections the devices have, and Bytes what went over all that they ever had: from
 // and to the devices, TLS included.
 func (f *Fleet) Links() int { return f.gate.len() }
+
+// LinksSince is how many of them were made after a moment.
+func (f *Fleet) LinksSince(t time.Time) int { return f.gate.since(t) }
 
 // Bytes is described with Links.
 func (f *Fleet) Bytes() (sent, received int64) { return f.gate.bytes() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"arhat.dev/aranya/pkg/edge/link"
 )
@@ -30,7 +31,7 @@ func (pipeDialer) Dial(context.Context, string) (*link.Conn, error) {
 }
 
 func TestGate(t *testing.T) {
-	g := &gate{conns: map[*link.Conn]bool{}}
+	g := &gate{conns: map[*link.Conn]time.Time{}}
 	d := &gated{Dialer: pipeDialer{}, gate: g}
 	conn, err := d.Dial(t.Context(), "")
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"arhat.dev/aranya/pkg/edge/link"
 )
@@ -17,7 +18,7 @@ type gate struct {
 	closed atomic.Bool
 
 	mu                       sync.Mutex
-	conns                    map[*link.Conn]bool
+	conns                    map[*link.Conn]time.Time // when they were made
 	endedSent, endedReceived int64
 }
 
@@ -37,6 +38,18 @@ func (g *gate) len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.conns)
+}
+
+func (g *gate) since(t time.Time) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, made := range g.conns {
+		if made.After(t) {
+			n++
+		}
+	}
+	return n
 }
 
 func (g *gate) bytes() (sent, received int64) {
@@ -70,7 +83,7 @@ func (d *gated) Dial(ctx context.Context, address string) (*link.Conn, error) {
 		_ = c.Close()
 		return nil, errCut
 	}
-	d.gate.conns[c] = true
+	d.gate.conns[c] = time.Now()
 	c.Conn = &counted{Conn: c.Conn, closed: sync.OnceFunc(func() {
 		d.gate.mu.Lock()
 		defer d.gate.mu.Unlock()

@@ -23,10 +23,16 @@ func addDefaultingFuncs(scheme *runtime.Scheme) error {
 func SetDefaults_Connectivity(obj *Connectivity) { //nolint:staticcheck // defaulter-gen finds it by this name
 	if obj.HeartbeatInterval == nil {
 		obj.HeartbeatInterval = &metav1.Duration{Duration: DefaultHeartbeatInterval}
-		if obj.Method == ConnectivityMQTT {
+		if brokerTells(obj) {
 			obj.HeartbeatInterval.Duration = DefaultMQTTHeartbeatInterval
 		}
 	}
+}
+
+// brokerTells says whether both ends hear of each other's loss from a broker. A will of the user's own takes
+// the place of the one by which devices hear of aranya's.
+func brokerTells(obj *Connectivity) bool {
+	return obj.Method == ConnectivityMQTT && (obj.MQTTConfig == nil || obj.MQTTConfig.ConnectPacket.Will == nil)
 }
 
 // SetDefaults_EdgeDeviceStatus sets the phase of a device that nobody has seen yet.

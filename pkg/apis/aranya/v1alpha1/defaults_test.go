@@ -69,6 +69,28 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 			}),
 		},
 		{
+			name: "mqtt with a will of the user's own",
+			spec: v1alpha1.EdgeDeviceSpec{Connectivity: v1alpha1.Connectivity{
+				Method: v1alpha1.ConnectivityMQTT,
+				MQTTConfig: &v1alpha1.MQTTConfig{
+					Server:        "broker:1883",
+					ConnectPacket: v1alpha1.MQTTConnectPacket{Will: &v1alpha1.MQTTWill{Topic: "t"}},
+				},
+			}},
+			want: defaulted(func(d *v1alpha1.EdgeDevice) {
+				d.Spec.Connectivity.Method = v1alpha1.ConnectivityMQTT
+				d.Spec.Connectivity.MQTTConfig = &v1alpha1.MQTTConfig{
+					MessageNamespace: "/aranya.arhat.dev",
+					Server:           "broker:1883",
+					Version:          v1alpha1.MQTTVersion311,
+					Transport:        v1alpha1.MQTTTransportTCP,
+					ConnectPacket: v1alpha1.MQTTConnectPacket{
+						CleanSession: ptr.To(true), Keepalive: ptr.To[int32](300), Will: &v1alpha1.MQTTWill{Topic: "t"},
+					},
+				}
+			}),
+		},
+		{
 			name: "what is set stays, zero values included",
 			spec: v1alpha1.EdgeDeviceSpec{
 				Connectivity: v1alpha1.Connectivity{

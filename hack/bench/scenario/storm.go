@@ -1,0 +1,120 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"arhat.dev/aranya/hack/bench/harness"
+	"arhat.dev/aranya/hack/bench/report"
+	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/hack/simulator/fakecri"
+)
+
+var storm = harness.Scenario{
+	Name: "storm",
+	Doc: "all links of N devices with Nodes cut at once, until all are back; the same by a restart of aranya, and of the broker where there " +
+		"is one: time, writes, CPU",
+	N:       1000,
+	SmokeN:  10,
+	Cluster: oneDevice,
+	Run:     runStorm,
+}
+
+func runStorm(ctx context.Context, r *harness.Run) error {
+	d, err := newDevices(ctx, r, r.N, false, fakecri.Options{PodIP: "10.0.0.2"})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
+	nodes, err := watchNodes(ctx, r, simulatedPrefix, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
+	if err != nil {
+		return err
+	}
+	if err := d.deploy(ctx); err != nil {
+		return err
+	}
+	if err := nodes.wait(ctx, r.N, r.N); err != nil {
+		return err
+	}
+	restart := func(service string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := r.Cluster.Cloud().Stop(ctx, service); err != nil {
+				return err
+			}
+			return r.Cluster.Cloud().Resume(ctx, service)
+		}
+	}
+	if err := d.weather(ctx, nodes, "after all links were cut", func(context.Context) error {
+		d.Break()
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := d.weather(ctx, nodes, "after a restart of aranya", restart(local.ServiceAranya)); err != nil {
+		return err
+	}
+	if r.Link == local.LinkMQTT {
+		if err := d.weather(ctx, nodes, "after a restart of the broker", restart(local.ServiceBroker)); err != nil {
+			return err
+		}
+	}
+	return d.deleteAll(ctx, nodes)
+}
+
+// weather lets something happen to all links, and measures until all devices are back.
+func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, strike func(context.Context) error) error {
+	r := d.r
+	if err := sleep(ctx, restTime); err != nil {
+		return err
+	}
+	stop, err := r.Watch(ctx, local.ServiceAPIServer, local.ServiceEtcd)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	before, err := measureKube(ctx, r)
+	if err != nil {
+		return err
+	}
+	writes, replaced := nodes.history()
+	begin := time.Now()
+	if err := strike(ctx); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := d.waitBack(ctx, begin); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	links := time.Since(begin)
+	if err := nodes.wait(ctx, r.N, r.N); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	took := time.Since(begin)
+	after, err := measureKube(ctx, r)
+	if err != nil {
+		return err
+	}
+	writesNow, replacedNow := nodes.history()
+	r.Log("%s: all links in %s, all Nodes in %s", what, links.Round(time.Millisecond), took.Round(time.Millisecond))
+	for _, f := range []report.Figure{
+		{Name: "all links back", Value: links.Seconds(), Unit: "s", Target: report.AtMost(60)},
+		{Name: "all Nodes usable again", Value: took.Seconds(), Unit: "s", Target: report.AtMost(60)},
+		{Name: "changes of a Node", Value: float64(writesNow-writes) / float64(r.N), Unit: "1", Target: report.AtMost(1), Note: "by aranya and controller-manager"},
+		{Name: "Nodes replaced", Value: float64(replacedNow - replaced), Unit: "1", Target: report.AtMost(0)},
+		{Name: "writes to Kubernetes' etcd per device", Value: float64(after-before) / float64(r.N), Unit: "1", Note: "renewals of Leases included"},
+	} {
+		f.Name += " " + what
+		r.Figure(f)
+	}
+	return nil
+}
+
+// waitBack waits until every device has a link that is younger than begin.
+func (d *devices) waitBack(ctx context.Context, begin time.Time) error {
+	return poll(ctx, func(context.Context) error {
+		if n := d.LinksSince(begin); n < len(d.names) {
+			return fmt.Errorf("%d of %d devices are back", n, len(d.names))
+		}
+		return nil
+	})
+}
