@@ -45,7 +45,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
-	nodes, err := watchNodes(ctx, r, simulatedPrefix, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
+	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func poll(ctx context.Context, check func(context.Context) error) error {
 	}
 }
 
-// nodeWatch follows the Nodes with a prefix.
+// nodeWatch follows the Nodes of simulated devices.
 type nodeWatch struct {
 	ready *measure.Series
 
@@ -168,8 +168,8 @@ type nodeWatch struct {
 	changed  chan struct{}
 }
 
-// watchNodes starts to follow the Nodes whose names have the prefix, until ctx ends.
-func watchNodes(ctx context.Context, r *harness.Run, prefix string, ready *measure.Series) (*nodeWatch, error) {
+// watchNodes starts to follow the Nodes of simulated devices, until ctx ends.
+func watchNodes(ctx context.Context, r *harness.Run, ready *measure.Series) (*nodeWatch, error) {
 	w := &nodeWatch{ready: ready, usable: map[string]bool{}, all: map[string]string{}, changed: make(chan struct{}, 1)}
 	client, err := r.NewKube()
 	if err != nil {
@@ -183,7 +183,7 @@ func watchNodes(ctx context.Context, r *harness.Run, prefix string, ready *measu
 		if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = unknown.Obj
 		}
-		if n, ok := obj.(*corev1.Node); ok && strings.HasPrefix(n.Name, prefix) {
+		if n, ok := obj.(*corev1.Node); ok && strings.HasPrefix(n.Name, simulatedPrefix) {
 			w.handle(n, created, deleted)
 		}
 	}

@@ -49,7 +49,7 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	defer func() { _ = without.Close() }()
-	nodes, err := watchNodes(ctx, r, simulatedPrefix, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
+	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
 	if err != nil {
 		return err
 	}
