@@ -22,6 +22,7 @@ func (s *Server) installAPI(c CompletedConfig) error {
 	}
 	// With metav1.ParameterCodec the options of connect requests would be unknown.
 	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
+	group.NegotiatedSerializer = withoutProtobuf{group.NegotiatedSerializer}
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = resources
 	if err := s.Generic.InstallAPIGroup(&group); err != nil {
 		return fmt.Errorf("install the API %s: %w", v1alpha1.SchemeGroupVersion, err)

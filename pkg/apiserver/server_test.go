@@ -20,7 +20,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/metadata"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/apiserver/servingcert"
@@ -124,15 +126,19 @@ func (s *testServer) get(path, token string) (code int, body string) {
 
 func (s *testServer) client(token string) versioned.Interface {
 	s.t.Helper()
-	secret := s.cluster.secret(servingcert.SecretName)
-	client, err := versioned.NewForConfig(&restclient.Config{
-		Host: "https://" + s.address, BearerToken: token, QPS: -1,
-		TLSClientConfig: restclient.TLSClientConfig{CAData: secret.Data[corev1.ServiceAccountRootCAKey], ServerName: s.tls().ServerName},
-	})
+	client, err := versioned.NewForConfig(s.clientConfig(token))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return client
+}
+
+func (s *testServer) clientConfig(token string) *restclient.Config {
+	secret := s.cluster.secret(servingcert.SecretName)
+	return &restclient.Config{
+		Host: "https://" + s.address, BearerToken: token, QPS: -1,
+		TLSClientConfig: restclient.TLSClientConfig{CAData: secret.Data[corev1.ServiceAccountRootCAKey], ServerName: s.tls().ServerName},
+	}
 }
 
 func TestServer(t *testing.T) {
@@ -154,6 +160,7 @@ func TestServer(t *testing.T) {
 		t.Errorf("an unknown token got %d", code)
 	}
 	s.checkAPI()
+	s.checkMetadataClient()
 	if err := s.shutdown(); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
@@ -169,6 +176,26 @@ func TestServer(t *testing.T) {
 	}
 	if err := again.shutdown(); err != nil {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+// checkMetadataClient does what controller-manager does when it empties a namespace, with the same
+// client, which prefers protobuf.
+func (s *testServer) checkMetadataClient() {
+	t := s.t
+	client, err := metadata.NewForConfig(s.clientConfig(tokenUser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices := client.Resource(v1alpha1.SchemeGroupVersion.WithResource("edgedevices")).Namespace("doomed")
+	if _, err := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("doomed").Create(t.Context(), &v1alpha1.EdgeDevice{ObjectMeta: objectMeta("camera-1")}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := devices.List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 1 {
+		t.Errorf("list metadata: %v, error %v", list, err)
+	}
+	if err := devices.DeleteCollection(t.Context(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}, metav1.ListOptions{}); err != nil {
+		t.Errorf("delete all: %v", err)
 	}
 }
 
