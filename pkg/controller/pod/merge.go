@@ -26,10 +26,11 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 		return *old
 	}
 	status := reported
+	status.Conditions = slices.Clone(status.Conditions)
 	if terminal(status.Phase) {
-		status.Conditions = slices.Clone(status.Conditions)
 		settle(&status, now)
 	}
+	applyGates(pod, &status)
 	status.Conditions = mergeConditions(old, &status, now)
 	keep(&status, old)
 	normalize(pod, &status)
