@@ -41,7 +41,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newUpCommand(), newDownCommand(), newDemoCommand(), newHelloCommand(), newSuperviseCommand())
+	cmd.AddCommand(newUpCommand(), newDownCommand(), newDemoCommand(), newConformanceCommand(), newHelloCommand(), newSuperviseCommand())
 	return cmd
 }
 

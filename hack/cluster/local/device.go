@@ -125,7 +125,8 @@ func (c *Cluster) devicePath(name string, elem ...string) string {
 	return c.path(append([]string{"devices", name}, elem...)...)
 }
 
-// CreateEdgeDevice creates an EdgeDevice with all defaults, if there is none of that name.
+// CreateEdgeDevice creates an EdgeDevice with all defaults but those of the cluster's options, if there
+// is none of that name.
 func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -135,11 +136,15 @@ func (c *Cluster) CreateEdgeDevice(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	spec := map[string]any{"connectivity": c.connectivity(c.linkOf(name))}
+	if taint := c.State().NamespaceTaint; taint != "" {
+		spec["node"] = map[string]any{"namespaceTaint": taint}
+	}
 	obj := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": edgeDevices.GroupVersion().String(),
 		"kind":       "EdgeDevice",
 		"metadata":   map[string]any{"name": name},
-		"spec":       map[string]any{"connectivity": c.connectivity(c.linkOf(name))},
+		"spec":       spec,
 	}}
 	if _, err := client.Resource(edgeDevices).Namespace(Namespace).Create(ctx, obj, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create EdgeDevice %s: %w", name, err)

@@ -59,6 +59,8 @@ type Options struct {
 	// Etcd says where aranya keeps its objects: embedded (the default), or shared for the etcd of the
 	// cluster.
 	Etcd string
+	// NamespaceTaint is spec.node.namespaceTaint of the EdgeDevices; empty for the API's default.
+	NamespaceTaint string
 	// KubernetesOnly leaves aranya and the devices out.
 	KubernetesOnly bool
 	// ExtraArgs are further arguments of programs of the cloud side, by their service's name.

@@ -35,6 +35,8 @@ type State struct {
 	Devices     []Device                      `json:"devices,omitempty"`
 	// Guests are names of devices, not the cluster's own, that its broker knows.
 	Guests []string `json:"guests,omitempty"`
+	// NamespaceTaint is spec.node.namespaceTaint of the EdgeDevices, if it is not the API's default.
+	NamespaceTaint string `json:"namespaceTaint,omitempty"`
 	// MadeCNIDir says that /var/lib/cni was not there before.
 	MadeCNIDir bool `json:"madeCNIDir,omitempty"`
 }

@@ -90,6 +90,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 	}
 	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
 	state.ExtraArgs = o.ExtraArgs
+	state.NamespaceTaint = o.NamespaceTaint
 	state.Supervisors = map[string]supervisor.Process{}
 	state.Devices, state.Guests = nil, nil
 	p := &state.Ports

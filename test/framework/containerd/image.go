@@ -22,7 +22,7 @@ type File struct {
 	Data []byte
 	// Link is the target of a symbolic link.
 	Link string
-	// Mode are the permission bits.
+	// Mode are the permission bits, with set-user-ID (0o4000) and its like as in a tar archive.
 	Mode int64
 }
 
@@ -78,14 +78,14 @@ func Busybox(name string) (Image, error) {
 	return img, nil
 }
 
-// WriteTo writes the image as a docker-archive, as "ctr images import" reads it.
-func (i Image) WriteTo(w io.Writer) (int64, error) {
-	layer, err := i.layer()
+// Blobs returns the image's configuration and its layer, an uncompressed tar archive.
+func (i Image) Blobs() (config, layer []byte, err error) {
+	layer, err = i.layer()
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
 	layerSum := sha256.Sum256(layer)
-	config, err := json.Marshal(map[string]any{
+	config, err = json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           "linux",
 		"config": map[string]any{
@@ -94,6 +94,12 @@ func (i Image) WriteTo(w io.Writer) (int64, error) {
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(layerSum[:])}},
 		"history": []any{map[string]any{"created_by": "test"}},
 	})
+	return config, layer, err
+}
+
+// WriteTo writes the image as a docker-archive, as "ctr images import" reads it.
+func (i Image) WriteTo(w io.Writer) (int64, error) {
+	config, layer, err := i.Blobs()
 	if err != nil {
 		return 0, err
 	}
