@@ -15,6 +15,8 @@ ONCE ?=
 RUN ?=
 BENCHTIME ?= 1s
 SCENARIO ?=
+FOCUS ?=
+SKIP ?=
 N ?= 0
 CM ?= stock
 ROUNDS ?= 100
@@ -107,6 +109,12 @@ chaos: packages cluster-programs ## Let link, agent, runtime and power of a devi
 packages:
 	@hack/install-packages.sh
 
+.PHONY: conformance
+conformance: packages cluster-programs ## Run upstream Kubernetes' tests of pods against a device (FOCUS=regexp SKIP=regexp)
+	@echo "Building upstream's tests; the first time it takes minutes."
+	@hack/conformance/build.sh .cache/conformance
+	@$(BIN)/cluster conformance --focus '$(FOCUS)' --skip '$(SKIP)'
+
 .PHONY: bench
 bench: bench-program ## Measure on real clusters (SCENARIO=all N=1000 LINK=grpc|websocket|mqtt CM=stock|fast)
 	@$(BIN)/bench --scenario "$(SCENARIO)" --n "$(N)" --link "$(LINK)" --controller-manager "$(CM)"
@@ -140,6 +148,7 @@ verify: ## Check that generated code and go.mod are up to date and that everythi
 	go mod tidy -diff
 	cd hack/kubernetes && go mod tidy -diff
 	cd hack/metrics-server && go mod tidy -diff
+	cd hack/conformance && go mod tidy -diff
 	go vet ./...
 	hack/verify-codegen.sh
 

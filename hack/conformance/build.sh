@@ -19,3 +19,5 @@ go test -c -trimpath -ldflags "$ldflags" -o "$output/e2e.test" .
 go build -trimpath -ldflags "-s -w" -o "$output/" ./pause github.com/onsi/ginkgo/v2/ginkgo \
 	k8s.io/kubernetes/test/images/agnhost
 go build -trimpath -ldflags "-s -w" -o "$output/nnp" k8s.io/kubernetes/test/images/nonewprivs
+# agnhost serves HTTPS with a certificate that lies beside its source.
+install -m 644 "$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost/porter)"/localhost.* "$output/"

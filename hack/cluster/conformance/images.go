@@ -70,6 +70,11 @@ func agnhost(programs, name string) (containerd.Image, error) {
 	if err := addProgram(&image, programs, "agnhost", "agnhost", 0o755); err != nil {
 		return image, err
 	}
+	for _, file := range []string{"localhost.crt", "localhost.key"} {
+		if err := addProgram(&image, programs, file, file, 0o644); err != nil {
+			return image, err
+		}
+	}
 	registry, err := registryFiles(programs)
 	if err != nil {
 		return image, err

@@ -1,12 +1,21 @@
 package conformance
 
+// What applies to a device, unless somebody chooses otherwise: sig-node's and sig-storage's tests of what
+// an executor of pods must do, but for those that take long, must be alone, or are of features that a
+// cluster has to be set up for.
+const (
+	defaultFocus = `\[sig-(node|storage)\].*\[NodeConformance\]`
+	defaultSkip  = `\[Slow\]|\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Feature:|\[FeatureGate:|\[Alpha\]|\[Beta\]`
+)
+
 // selection returns Ginkgo's arguments that choose the tests.
 func (o *Options) selection() []string {
-	var args []string
-	focus := o.Focus
-	args = append(args, "--focus="+focus)
-	if o.Skip != "" {
-		args = append(args, "--skip="+o.Skip)
+	focus, skip := o.Focus, o.Skip
+	if focus == "" {
+		focus = defaultFocus
 	}
-	return args
+	if skip == "" {
+		skip = defaultSkip
+	}
+	return []string{"--focus=" + focus, "--skip=" + skip}
 }
