@@ -117,8 +117,15 @@ func TestHostLog(t *testing.T) {
 func TestHostPortForward(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, e *suite.Env, protocol string) {
 		port := freePort(t)
-		pod := helloPod(strconv.Itoa(port))
-		e.RunPod(t, pod)
+		pod := e.RunPod(t, helloPod(strconv.Itoa(port)))
+		// A connection that is refused may take its session with it: the SPDY library does not get over a
+		// stream that is reset while it is being opened.
+		suite.Eventually(t, 30*time.Second, "the server listens", func(context.Context) error {
+			if out := e.Kubectl(t, "-n", suite.Namespace, "logs", pod.Name); !strings.Contains(out, "listening") {
+				return fmt.Errorf("log %q", out)
+			}
+			return nil
+		})
 		query := url.Values{"ports": {strconv.Itoa(port)}}
 		address, err := forward(t, e.Config, protocol, subresource(t, e.Config, device, "portforward", query), port)
 		if err != nil {
