@@ -265,6 +265,37 @@ func TestProbes(t *testing.T) {
 	})
 }
 
+// TestReadyAsSoonAsStarted has a readiness probe whose turn would come long after the startup probe's.
+func TestReadyAsSoonAsStarted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		initialDelay int32
+		ready        bool
+	}{
+		"no initial delay":         {ready: true},
+		"initial delay is over":    {initialDelay: 1, ready: true},
+		"within its initial delay": {initialDelay: 600},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				handler := v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}
+				c := box("main")
+				c.StartupProbe = &v1.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 1000}
+				c.ReadinessProbe = &v1.Probe{ProbeHandler: handler, PeriodSeconds: 3000, InitialDelaySeconds: tt.initialDelay}
+				pod := newPod("p", c)
+				a.runtime.set(func() { a.runtime.execErr = utilexec.CodeExitError{Err: errors.New("no"), Code: 1} })
+				a.run(pod)
+				time.Sleep(30 * time.Second)
+				a.runtime.set(func() { a.runtime.execErr = nil })
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if cs := a.status(pod).ContainerStatuses[0]; !*cs.Started || cs.Ready != tt.ready {
+					t.Errorf("got started %t, ready %t ten seconds after the startup probe could succeed, want ready %t", *cs.Started, cs.Ready, tt.ready)
+				}
+			})
+		})
+	}
+}
+
 func TestForeignSandboxesAreNotTouched(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.runtime.foreign("kubelet", map[string]string{types.KubernetesPodUIDLabel: "x"})

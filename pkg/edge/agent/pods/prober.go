@@ -49,6 +49,7 @@ type probeWorker struct {
 	target    probe.Target
 	fieldPath string
 	started   time.Time
+	now       chan struct{} // has the probe run before its time
 
 	result result // guarded by prober.mu
 }
@@ -154,6 +155,7 @@ func (p *prober) ensure(ctx context.Context, key probeKey, w *probeWorker) {
 		w.result = have.result
 	}
 	ctx, w.cancel = context.WithCancel(ctx)
+	w.now = make(chan struct{}, 1)
 	p.workers[key] = w
 	p.m.wg.Go(func() { p.run(ctx, key, w) })
 }
@@ -184,7 +186,8 @@ func (p *prober) remove(podUID string) {
 func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 	clock := p.m.cfg.Clock
 	period := time.Duration(max(w.probe.PeriodSeconds, 1)) * time.Second
-	delay := w.started.Add(time.Duration(w.probe.InitialDelaySeconds) * time.Second).Sub(clock.Now())
+	first := w.started.Add(time.Duration(w.probe.InitialDelaySeconds) * time.Second)
+	delay := first.Sub(clock.Now())
 	successes, failures := int32(0), int32(0)
 	for {
 		timer := clock.NewTimer(max(delay, 0))
@@ -193,6 +196,11 @@ func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 			timer.Stop()
 			return
 		case <-timer.C():
+		case <-w.now:
+			timer.Stop()
+			if delay = first.Sub(clock.Now()); delay > 0 {
+				continue // not even now before its initial delay
+			}
 		}
 		delay = period
 		if !p.due(key, w) {
@@ -213,6 +221,7 @@ func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 		case successes >= max(w.probe.SuccessThreshold, 1):
 			p.set(w, success)
 			if key.kind == startupProbe {
+				p.hurry(probeKey{key.containerID, readinessProbe})
 				return
 			}
 		case failures >= max(w.probe.FailureThreshold, 1):
@@ -220,6 +229,19 @@ func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 			if key.kind != readinessProbe {
 				return // the container is going to be replaced
 			}
+		}
+	}
+}
+
+// hurry has a probe run at once: a container that has started must not wait for the next turn of its
+// readiness probe.
+func (p *prober) hurry(key probeKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w := p.workers[key]; w != nil {
+		select {
+		case w.now <- struct{}{}:
+		default: // it is about to
 		}
 	}
 }
