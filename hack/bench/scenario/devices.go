@@ -126,6 +126,28 @@ func (d *devices) deploy(ctx context.Context) error {
 	return err
 }
 
+// startDevices brings n devices up with their Nodes. They must be closed, unless there is an error.
+func startDevices(ctx context.Context, r *harness.Run, n int) (*devices, *nodeWatch, error) {
+	d, err := newDevices(ctx, r, n, false, fakecri.Options{PodIP: "10.0.0.2"})
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
+	if err == nil {
+		err = d.deploy(ctx)
+	}
+	if err == nil {
+		err = d.waitLinks(ctx)
+	}
+	if err == nil {
+		err = nodes.wait(ctx, n, n)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	return d, nodes, nil
+}
+
 // waitLinks waits until all devices are connected.
 func (d *devices) waitLinks(ctx context.Context) error {
 	return poll(ctx, func(context.Context) error {

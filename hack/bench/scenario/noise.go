@@ -14,7 +14,6 @@ import (
 	"arhat.dev/aranya/hack/bench/harness"
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/cluster/local"
-	"arhat.dev/aranya/hack/simulator/fakecri"
 )
 
 const (
@@ -37,24 +36,11 @@ func runNoise(ctx context.Context, r *harness.Run) (err error) {
 	if r.Smoke {
 		count = noiseSmokeDevices
 	}
-	d, err := newDevices(ctx, r, count, false, fakecri.Options{PodIP: "10.0.0.2"})
+	d, nodes, err := startDevices(ctx, r, count)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
-	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
-	if err != nil {
-		return err
-	}
-	if err := d.deploy(ctx); err != nil {
-		return err
-	}
-	if err := d.waitLinks(ctx); err != nil {
-		return err
-	}
-	if err := nodes.wait(ctx, count, count); err != nil {
-		return err
-	}
 	if err := eachService(ctx, r, createService); err != nil {
 		return fmt.Errorf("create Services: %w", err)
 	}

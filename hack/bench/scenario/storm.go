@@ -8,7 +8,6 @@ import (
 	"arhat.dev/aranya/hack/bench/harness"
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/cluster/local"
-	"arhat.dev/aranya/hack/simulator/fakecri"
 )
 
 var storm = harness.Scenario{
@@ -22,21 +21,11 @@ var storm = harness.Scenario{
 }
 
 func runStorm(ctx context.Context, r *harness.Run) error {
-	d, err := newDevices(ctx, r, r.N, false, fakecri.Options{PodIP: "10.0.0.2"})
+	d, nodes, err := startDevices(ctx, r, r.N)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
-	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
-	if err != nil {
-		return err
-	}
-	if err := d.deploy(ctx); err != nil {
-		return err
-	}
-	if err := nodes.wait(ctx, r.N, r.N); err != nil {
-		return err
-	}
 	restart := func(service string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := r.Cluster.Cloud().Stop(ctx, service); err != nil {
