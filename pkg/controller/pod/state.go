@@ -42,6 +42,8 @@ type podState struct {
 	status []byte
 	// removed is set once the device said that nothing of the pod is left.
 	removed bool
+	// finished is set once the deletion of the pod was completed in the cluster, which our informer may not have seen yet.
+	finished bool
 }
 
 func newState(s gateway.Session) *state {

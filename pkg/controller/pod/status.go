@@ -33,7 +33,7 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 	}
 	st.mu.Lock()
 	p := st.pods[staticpod.UIDOnDevice(pod, device.Namespace)]
-	if p == nil || (p.status == nil && !p.removed) {
+	if p == nil || p.finished || (p.status == nil && !p.removed) {
 		st.mu.Unlock()
 		return 0, nil
 	}
@@ -61,7 +61,7 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		return again, err
 	}
 	if removed {
-		return 0, c.finish(ctx, st, pod)
+		return 0, c.finish(ctx, st, p, pod)
 	}
 	return 0, nil
 }
@@ -94,7 +94,7 @@ func (c *Controller) write(ctx context.Context, pod *corev1.Pod, status *corev1.
 }
 
 // finish is called when nothing of a pod is left on its device, and its status is written.
-func (c *Controller) finish(ctx context.Context, st *state, pod *corev1.Pod) error {
+func (c *Controller) finish(ctx context.Context, st *state, p *podState, pod *corev1.Pod) error {
 	if pod.DeletionTimestamp == nil {
 		if terminal(pod.Status.Phase) {
 			return nil
@@ -116,5 +116,8 @@ func (c *Controller) finish(ctx context.Context, st *state, pod *corev1.Pod) err
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("complete the deletion of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
+	st.mu.Lock()
+	p.finished = true
+	st.mu.Unlock()
 	return nil
 }
