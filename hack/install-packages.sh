@@ -18,6 +18,8 @@ need containerd /usr/bin/containerd
 need runc /usr/sbin/runc /usr/bin/runc
 need containernetworking-plugins /usr/lib/cni/bridge
 need busybox-static /bin/busybox /usr/bin/busybox
+need bash /bin/bash
+need curl /usr/bin/curl
 need mosquitto /usr/sbin/mosquitto
 need iproute2 /sbin/ip /usr/sbin/ip /bin/ip
 need iptables /sbin/iptables-restore /usr/sbin/iptables-restore

@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,7 @@ type maker func(programs, name string) (containerd.Image, error)
 
 // makers know how to make the images that the tests run, by the last part of the repository's name.
 // Upstream's images are Alpine or BusyBox with a program or two; here each is busybox-static with the
-// same programs, users and entry points.
+// same programs, users and entry points, and bash and curl of this machine where upstream's have theirs.
 var makers = map[string]maker{
 	"agnhost":           agnhost,
 	"busybox":           busybox,
@@ -56,14 +57,31 @@ const (
 	privateRegistry = "gcr.io/k8s-authenticated-test/"
 )
 
-func busybox(_, name string) (containerd.Image, error) {
+// base is what all images but pause have in common.
+func base(name string) (containerd.Image, error) {
 	image, err := containerd.Busybox(name)
 	image.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	return image, err
 }
 
+// busybox has a second shell, bash, for those who ask for "sh" and no path: tests give containers variables
+// with names like data-1 and have "sh -c env" print them. The shell of Debian's busybox drops such names,
+// that of upstream's image passes them on.
+func busybox(_, name string) (containerd.Image, error) {
+	image, err := base(name)
+	if err != nil {
+		return image, err
+	}
+	if err := addHostProgram(&image, "/bin/bash"); err != nil {
+		return image, err
+	}
+	image.Files = append(image.Files, directories("usr/local/bin/sh")...)
+	image.Files = append(image.Files, containerd.File{Path: "usr/local/bin/sh", Link: "/bin/bash"})
+	return image, nil
+}
+
 func agnhost(programs, name string) (containerd.Image, error) {
-	image, err := busybox(programs, name)
+	image, err := base(name)
 	if err != nil {
 		return image, err
 	}
@@ -72,6 +90,11 @@ func agnhost(programs, name string) (containerd.Image, error) {
 	}
 	for _, file := range []string{"localhost.crt", "localhost.key"} {
 		if err := addProgram(&image, programs, file, file, 0o644); err != nil {
+			return image, err
+		}
+	}
+	for _, program := range []string{"/bin/bash", "/usr/bin/curl"} { // hooks and commands of tests call them
+		if err := addHostProgram(&image, program); err != nil {
 			return image, err
 		}
 	}
@@ -107,7 +130,7 @@ func kitten(programs, name string) (containerd.Image, error) {
 }
 
 func nonewprivs(programs, name string) (containerd.Image, error) {
-	image, err := busybox(programs, name)
+	image, err := base(name)
 	if err != nil {
 		return image, err
 	}
@@ -115,8 +138,8 @@ func nonewprivs(programs, name string) (containerd.Image, error) {
 	return image, addProgram(&image, programs, "nnp", "usr/local/bin/nnp", 0o6755)
 }
 
-func nonroot(programs, name string) (containerd.Image, error) {
-	image, err := busybox(programs, name)
+func nonroot(_, name string) (containerd.Image, error) {
+	image, err := base(name)
 	image.User = "1234"
 	return image, err
 }
@@ -127,8 +150,8 @@ func pause(programs, name string) (containerd.Image, error) {
 }
 
 // webServer stands for nginx: the tests want something that serves HTTP on port 80 and has a shell.
-func webServer(programs, name string) (containerd.Image, error) {
-	image, err := busybox(programs, name)
+func webServer(_, name string) (containerd.Image, error) {
+	image, err := base(name)
 	image.Cmd = []string{"httpd", "-f", "-p", "80"}
 	return image, err
 }
@@ -138,14 +161,37 @@ func addProgram(image *containerd.Image, programs, program, at string, mode int6
 	if err != nil {
 		return fmt.Errorf("image %s: %w", image.Name, err)
 	}
-	var dir string
-	for _, part := range strings.Split(path.Dir(at), "/") {
-		if part == "." {
-			break
-		}
-		dir += part + "/"
-		image.Files = append(image.Files, containerd.File{Path: dir, Mode: 0o755})
-	}
+	image.Files = append(image.Files, directories(at)...)
 	image.Files = append(image.Files, containerd.File{Path: at, Data: data, Mode: mode})
+	return nil
+}
+
+// directories are those that lead to a path, outermost first.
+func directories(at string) (dirs []containerd.File) {
+	for i, c := range at {
+		if c == '/' {
+			dirs = append(dirs, containerd.File{Path: at[:i+1], Mode: 0o755})
+		}
+	}
+	return dirs
+}
+
+// addHostProgram adds a program of this machine and the libraries that it is linked with.
+func addHostProgram(image *containerd.Image, program string) error {
+	out, err := exec.Command("ldd", program).Output()
+	if err != nil {
+		return fmt.Errorf("image %s: libraries of %s: %w", image.Name, program, err)
+	}
+	files := []string{program}
+	for _, field := range strings.Fields(string(out)) {
+		if strings.HasPrefix(field, "/") {
+			files = append(files, field)
+		}
+	}
+	for _, file := range files {
+		if err := addProgram(image, "/", file, strings.TrimPrefix(file, "/"), 0o755); err != nil {
+			return err
+		}
+	}
 	return nil
 }
