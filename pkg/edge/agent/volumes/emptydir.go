@@ -11,7 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// emptyDirMode lets containers of any user write. It is what a volume without a mode gets.
+// emptyDirMode lets containers of any user write. It is what a volume without a mode gets, a tmpfs with the
+// sticky bit.
 const emptyDirMode = 0o777
 
 // setupEmptyDir makes the directory. Once made it belongs to the containers: nothing is changed later,
@@ -21,7 +22,10 @@ func setupEmptyDir(pod *v1.Pod, source *v1.EmptyDirVolumeSource, path string, me
 		return fmt.Errorf("storage medium %q is not supported: use the default medium or Memory", source.Medium)
 	}
 	mode := os.FileMode(emptyDirMode)
-	if source.Mode != nil {
+	switch {
+	case source.Mode == nil && source.Medium == v1.StorageMediumMemory:
+		mode |= os.ModeSticky // as the kernel makes a tmpfs, and the kubelet leaves it
+	case source.Mode != nil:
 		mode = os.FileMode(*source.Mode) & os.ModePerm
 		if *source.Mode&unix.S_ISVTX != 0 {
 			mode |= os.ModeSticky

@@ -309,6 +309,45 @@ func TestEmptyDirMode(t *testing.T) {
 	}
 }
 
+// TestTmpfsMode expects what the kubelet leaves of the kernel's default, also of a subPath's directory.
+func TestTmpfsMode(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	v := newTest(t)
+	plain := podWith(v1.Volume{Name: "plain", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}})
+	group := podWith(v1.Volume{Name: "group", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}})
+	group.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](123)}
+	for _, tt := range []struct {
+		pod  *v1.Pod
+		want os.FileMode
+		gid  uint32
+	}{
+		{plain, os.ModeDir | os.ModeSticky | 0o777, 0},
+		{group, os.ModeDir | os.ModeSticky | os.ModeSetgid | 0o777, 123},
+	} {
+		name := tt.pod.Spec.Volumes[0].Name
+		mounted, err := v.Setup(tt.pod, Source{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub, err := v.SubPath(tt.pod, mounted[name], name, "c", 0, "sub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{mounted[name].Path, sub} {
+			var stat unix.Stat_t
+			info, err := os.Stat(path)
+			if err = errors.Join(err, unix.Stat(path, &stat)); err != nil {
+				t.Fatal(err)
+			}
+			if info.Mode() != tt.want || stat.Gid != tt.gid {
+				t.Errorf("%s: got %v of group %d, want %v of %d", path, info.Mode(), stat.Gid, tt.want, tt.gid)
+			}
+		}
+	}
+}
+
 func TestOpenBeneath(t *testing.T) {
 	root := t.TempDir()
 	outside := t.TempDir()
