@@ -260,11 +260,14 @@ func (p *prober) due(key probeKey, w *probeWorker) bool {
 // as while the runtime is away, is no answer.
 func (p *prober) ask(ctx context.Context, key probeKey, w *probeWorker) result {
 	timeout := time.Duration(max(w.probe.TimeoutSeconds, 1)) * time.Second
-	_, err := probe.Run(ctx, p.exec, &w.probe.ProbeHandler, w.target, timeout)
+	warning, err := probe.Run(ctx, p.exec, &w.probe.ProbeHandler, w.target, timeout)
 	if ctx.Err() != nil {
 		return unknown
 	}
 	if err == nil {
+		if warning != "" {
+			p.m.events.event(w.podUID, w.fieldPath, v1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", key.kind, warning))
+		}
 		return success
 	}
 	answer, message := unknown, fmt.Sprintf("%s probe errored and resulted in unknown state: %v", key.kind, err)

@@ -45,20 +45,20 @@ type Target struct {
 // ExecFunc runs a command in a container and returns its output.
 type ExecFunc func(ctx context.Context, containerID string, command []string, timeout time.Duration) ([]byte, error)
 
-// Run asks once. A nil error is a success; *Failure is the container's own no; other errors mean that
-// it could not be asked. The output is for the user.
-func Run(ctx context.Context, exec ExecFunc, handler *v1.ProbeHandler, target Target, timeout time.Duration) (output string, err error) {
+// Run asks once. A nil error is a success, with a warning if the user should know how it came about;
+// *Failure is the container's own no; other errors mean that it could not be asked.
+func Run(ctx context.Context, exec ExecFunc, handler *v1.ProbeHandler, target Target, timeout time.Duration) (warning string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	switch {
 	case handler.Exec != nil:
-		return runExec(ctx, exec, handler.Exec.Command, target, timeout)
+		return "", runExec(ctx, exec, handler.Exec.Command, target, timeout)
 	case handler.HTTPGet != nil:
 		return runHTTP(ctx, handler.HTTPGet, target)
 	case handler.TCPSocket != nil:
-		return runTCP(ctx, handler.TCPSocket, target)
+		return "", runTCP(ctx, handler.TCPSocket, target)
 	case handler.GRPC != nil:
-		return runGRPC(ctx, handler.GRPC, target)
+		return "", runGRPC(ctx, handler.GRPC, target)
 	}
 	return "", errors.New("it has no handler")
 }
@@ -68,19 +68,19 @@ type Failure struct{ Output string }
 
 func (f *Failure) Error() string { return f.Output }
 
-func runExec(ctx context.Context, exec ExecFunc, command []string, target Target, timeout time.Duration) (string, error) {
+func runExec(ctx context.Context, exec ExecFunc, command []string, target Target, timeout time.Duration) error {
 	data, err := exec(ctx, target.ContainerID, command, timeout)
 	output := string(data[:min(len(data), maxOutput)])
 	var exit utilexec.ExitError
 	switch {
 	case err == nil:
-		return output, nil
+		return nil
 	case errors.As(err, &exit):
-		return "", &Failure{Output: output}
+		return &Failure{Output: output}
 	case status.Code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded), strings.Contains(err.Error(), "timed out"):
-		return "", &Failure{Output: fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(command, " "), timeout)}
+		return &Failure{Output: fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(command, " "), timeout)}
 	}
-	return "", err
+	return err
 }
 
 // Port resolves a port by number or by name.
@@ -152,7 +152,10 @@ func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 	if code < http.StatusOK || code >= http.StatusBadRequest {
 		return "", &Failure{Output: fmt.Sprintf("HTTP probe failed with statuscode: %d", code)}
 	}
-	return body, nil
+	if code >= http.StatusMultipleChoices {
+		return "Probe terminated redirects, Response body: " + body, nil
+	}
+	return "", nil
 }
 
 // Do sends a request on a connection of its own. Certificates are not checked, as the kubelet does not:
@@ -169,8 +172,11 @@ func Do(req *http.Request, protocol *v1.HTTPProtocol) (code int, body string, er
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
-		if next.URL.Hostname() != req.URL.Hostname() || len(via) >= maxRedirects {
+		if next.URL.Hostname() != req.URL.Hostname() {
 			return http.ErrUseLastResponse // elsewhere is not the container: its answer counts as it is
+		}
+		if len(via) >= maxRedirects {
+			return fmt.Errorf("stopped after %d redirects", maxRedirects)
 		}
 		return nil
 	}}
@@ -183,28 +189,28 @@ func Do(req *http.Request, protocol *v1.HTTPProtocol) (code int, body string, er
 	return resp.StatusCode, string(data), err
 }
 
-func runTCP(ctx context.Context, action *v1.TCPSocketAction, target Target) (string, error) {
+func runTCP(ctx context.Context, action *v1.TCPSocketAction, target Target) error {
 	port, err := Port(action.Port, target.Container)
 	if err != nil {
-		return "", err
+		return err
 	}
 	host := action.Host
 	if host == "" {
 		host = target.PodIP
 	}
 	if host == "" {
-		return "", errors.New("the pod has no address")
+		return errors.New("the pod has no address")
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
-		return "", &Failure{Output: err.Error()}
+		return &Failure{Output: err.Error()}
 	}
-	return "", conn.Close()
+	return conn.Close()
 }
 
-func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) (string, error) {
+func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) error {
 	if target.PodIP == "" {
-		return "", errors.New("the pod has no address")
+		return errors.New("the pod has no address")
 	}
 	address := net.JoinHostPort(target.PodIP, strconv.Itoa(int(action.Port)))
 	transport := insecure.NewCredentials()
@@ -214,7 +220,7 @@ func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) (string,
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(userAgent), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(transport))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer conn.Close()
 	service := ""
@@ -224,13 +230,13 @@ func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) (string,
 	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
 	switch {
 	case status.Code(err) == codes.Unimplemented:
-		return "", &Failure{Output: fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %v", err)}
+		return &Failure{Output: fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %v", err)}
 	case status.Code(err) == codes.DeadlineExceeded:
-		return "", &Failure{Output: fmt.Sprintf("timeout: failed to connect service %q within the deadline: %v", address, err)}
+		return &Failure{Output: fmt.Sprintf("timeout: failed to connect service %q within the deadline: %v", address, err)}
 	case err != nil:
-		return "", &Failure{Output: fmt.Sprintf("error: health rpc probe failed: %v", err)}
+		return &Failure{Output: fmt.Sprintf("error: health rpc probe failed: %v", err)}
 	case resp.GetStatus() != healthpb.HealthCheckResponse_SERVING:
-		return "", &Failure{Output: fmt.Sprintf("service unhealthy (responded with %q)", resp.GetStatus())}
+		return &Failure{Output: fmt.Sprintf("service unhealthy (responded with %q)", resp.GetStatus())}
 	}
-	return "service healthy", nil
+	return nil
 }

@@ -60,6 +60,9 @@ func TestHTTP(t *testing.T) {
 	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
 	})
+	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
+	mux.HandleFunc("/toyes", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/yes", http.StatusFound) })
+	mux.HandleFunc("/yes", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/tobad", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) })
 	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	plain, tls := httptest.NewServer(mux), httptest.NewTLSServer(mux)
@@ -75,7 +78,9 @@ func TestHTTP(t *testing.T) {
 		{"/ok", intstr.FromString("web"), v1.URISchemeHTTP, "yes"},
 		{"/ok", intstr.FromInt(portOf(t, tls.Listener.Addr().String())), v1.URISchemeHTTPS, "yes"},
 		{"/bad", intstr.FromString("web"), "", "no"},
-		{"/away", intstr.FromString("web"), "", "yes"},
+		{"/away", intstr.FromString("web"), "", "yes, Probe terminated redirects, Response body: <a href=\"http://192.0.2.1/\">Found</a>."},
+		{"/toyes", intstr.FromString("web"), "", "yes"},
+		{"/round", intstr.FromString("web"), "", "no"},
 		{"/tobad", intstr.FromString("web"), "", "no"},
 		{"/slow", intstr.FromString("web"), "", "no"},
 		{"/ok", intstr.FromString("unknown"), "", "error"},
@@ -83,8 +88,12 @@ func TestHTTP(t *testing.T) {
 	} {
 		handler := &v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: tc.path, Port: tc.port, Scheme: tc.scheme, HTTPHeaders: []v1.HTTPHeader{
 			{Name: "X-Test", Value: "1"}, {Name: "Host", Value: "named.example"}}}}
-		_, err := Run(t.Context(), nil, handler, Target{Container: c, PodIP: "127.0.0.1"}, 2*time.Second)
-		if got := outcome(err); got != tc.want {
+		warning, err := Run(t.Context(), nil, handler, Target{Container: c, PodIP: "127.0.0.1"}, 2*time.Second)
+		got := outcome(err)
+		if warning != "" {
+			got += ", " + strings.TrimSpace(warning)
+		}
+		if got != tc.want {
 			t.Errorf("%s on %s: got %s (%v), want %s", tc.path, tc.port.String(), got, err, tc.want)
 		}
 	}
