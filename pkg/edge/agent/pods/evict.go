@@ -94,17 +94,10 @@ func (m *Manager) RemoveDead(ctx context.Context) error {
 // volumes, as the device is short of room, and reports its end.
 func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration, error) {
 	w.ended = true
-	w.m.probes.terminating(w.uid)
 	w.m.puller.Forget(w.uid)
-	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
-		if err := p.killPod(ctx, &e.grace); err != nil {
-			return runtimeDownPeriod, err
-		}
-		if err := p.read(ctx); err != nil {
-			return runtimeDownPeriod, err
-		}
+	if err := p.stopAll(ctx, &e.grace); err != nil {
+		return runtimeDownPeriod, err
 	}
-	w.m.probes.remove(w.uid)
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		w.report(ctx, p.pod, p.evictedStatus(e))
 	}

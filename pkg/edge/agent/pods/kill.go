@@ -18,6 +18,52 @@ import (
 // minGrace is what even a container without a grace period gets between the signals, in seconds.
 const minGrace = 2
 
+// stopAll stops what runs of a pod that starts nothing any more, and reads what has become of it. Meanwhile
+// its readiness probes go on, and what they find is reported: what a pod that takes its time to stop does
+// not serve any more goes elsewhere.
+func (p *pass) stopAll(ctx context.Context, grace *int64) error {
+	p.w.m.probes.terminating(p.w.uid)
+	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
+		killed := make(chan error, 1)
+		go func() { killed <- p.killPod(ctx, grace) }()
+		if err := p.reportUntil(ctx, killed); err != nil {
+			return err
+		}
+		if err := p.read(ctx); err != nil {
+			return err
+		}
+	}
+	p.w.m.probes.remove(p.w.uid)
+	return nil
+}
+
+// reportUntil reports a pod that is being stopped each time that its worker is woken. As long as it is not
+// stopped it has not ended.
+func (p *pass) reportUntil(ctx context.Context, stopped <-chan error) error {
+	woken := false
+	for {
+		select {
+		case err := <-stopped:
+			if err != nil && woken {
+				p.w.wakeUp() // it may be for what has made this fail
+			}
+			return err
+		case <-p.w.wake:
+			woken = true
+		}
+		if p.d == nil || p.w.rejected != nil {
+			continue // there is nothing to tell of it
+		}
+		current := *p // the other goroutine has p
+		current.now = p.w.m.cfg.Clock.Now()
+		s, old := current.status(), p.w.oldStatus(p.pod)
+		if podutil.IsTerminal(s.Phase) && !podutil.IsTerminal(old.Phase) {
+			s.Phase, s.Reason, s.Message = old.Phase, old.Reason, old.Message
+		}
+		p.w.report(ctx, p.pod, s)
+	}
+}
+
 // killPod stops all containers, at the same time but for sidecars, and then the sandboxes. grace takes
 // the place of the pod's own grace period.
 func (p *pass) killPod(ctx context.Context, grace *int64) error {

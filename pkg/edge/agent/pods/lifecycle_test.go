@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
+	utilexec "k8s.io/utils/exec"
 	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -81,6 +82,81 @@ func TestShorterGraceInterrupts(t *testing.T) {
 			t.Errorf("got grace periods %v", got)
 		}
 	})
+}
+
+// TestReadinessWhileStopping has containers that take their time to stop: those whose readiness probe fails
+// must be seen to be unready, and one that says that it is ready still counts.
+func TestReadinessWhileStopping(t *testing.T) {
+	handler := v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}
+	sidecar := box("sidecar")
+	sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+	sidecar.ReadinessProbe = &v1.Probe{ProbeHandler: handler, PeriodSeconds: 2, FailureThreshold: 1}
+	main := box("main")
+	main.StartupProbe = &v1.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 1}
+	main.ReadinessProbe = sidecar.ReadinessProbe
+	main.LivenessProbe = sidecar.ReadinessProbe
+	for name, stop := range map[string]func(a *agent, pod *v1.Pod){
+		"deleted": func(a *agent, pod *v1.Pod) { a.delete(pod, 300) },
+		"evicted": func(a *agent, pod *v1.Pod) { a.manager.Evict(string(pod.UID), 300, "no room", false) },
+		"overdue": func(_ *agent, pod *v1.Pod) { time.Sleep(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("slow", main)
+				pod.Spec.InitContainers = []v1.Container{sidecar}
+				if name == "overdue" {
+					pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](60)
+				}
+				a.run(pod)
+				ready := func() v1.ConditionStatus { return conditionStatus(a.status(pod), v1.PodReady) }
+				if ready() != v1.ConditionTrue {
+					t.Fatalf("got %v before it is stopped", a.status(pod))
+				}
+				block := make(chan struct{})
+				a.runtime.set(func() { a.runtime.stopBlock = block })
+				stop(a, pod)
+				time.Sleep(10 * time.Second)
+				a.settle()
+				if s := a.status(pod); ready() != v1.ConditionTrue || s.Phase != v1.PodRunning {
+					t.Errorf("got %v while it stops and its probes succeed", s)
+				}
+				asked := a.runtime.count("ExecSync")
+				a.runtime.set(func() { a.runtime.execErr = utilexec.CodeExitError{Err: errors.New("no"), Code: 1} })
+				time.Sleep(4 * time.Second)
+				synctest.Wait()
+				s := a.status(pod)
+				if ready() != v1.ConditionFalse || s.ContainerStatuses[0].Ready || s.InitContainerStatuses[0].Ready || s.Phase != v1.PodRunning {
+					t.Errorf("got %v while it stops and its probes fail", s)
+				}
+				if !*s.ContainerStatuses[0].Started || s.ContainerStatuses[0].State.Running == nil {
+					t.Errorf("got %v, want a container that runs and has started", s.ContainerStatuses[0])
+				}
+				if n := a.runtime.count("ExecSync") - asked; n != 4 {
+					t.Errorf("asked %d times in 4 s, want twice for each readiness probe and no other", n)
+				}
+				for _, event := range a.sink.events {
+					if strings.Contains(event, "Liveness") {
+						t.Error("asked whether a container that is being stopped is alive")
+					}
+				}
+				a.runtime.set(func() { a.runtime.stopBlock = nil })
+				close(block)
+				a.settle()
+				if s := a.status(pod); !a.gone(pod) && s.Phase != v1.PodFailed {
+					t.Errorf("got %v after it was stopped", s)
+				}
+			})
+		})
+	}
+}
+
+func conditionStatus(s *v1.PodStatus, t v1.PodConditionType) v1.ConditionStatus {
+	for _, c := range s.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return ""
 }
 
 func TestDeletionSurvivesRestart(t *testing.T) {

@@ -172,10 +172,18 @@ func (p *prober) end(podUID string, match func(probeKey) bool) {
 	}
 }
 
-// terminating ends what could kill a container of a pod that is being stopped; its readiness still
-// counts.
+// terminating ends what could kill a container of a pod that is being stopped. Its readiness still counts,
+// and does not wait for a startup probe any more.
 func (p *prober) terminating(podUID string) {
-	p.end(podUID, func(key probeKey) bool { return key.kind != readinessProbe })
+	p.end(podUID, func(key probeKey) bool { return key.kind == livenessProbe })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, w := range p.workers {
+		if w.podUID == podUID && key.kind == startupProbe {
+			w.cancel()
+			w.result = success
+		}
+	}
 }
 
 func (p *prober) remove(podUID string) {

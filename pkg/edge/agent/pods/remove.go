@@ -31,20 +31,13 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 		p.pod = remains(deletion)
 	}
 	w.ended = true
-	w.m.probes.terminating(w.uid)
 	w.m.puller.Forget(w.uid)
 	if err := p.read(ctx); err != nil {
 		return false, err
 	}
-	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
-		if err := p.killPod(ctx, &deletion.GracePeriodSeconds); err != nil {
-			return false, err
-		}
-		if err := p.read(ctx); err != nil {
-			return false, err
-		}
+	if err := p.stopAll(ctx, &deletion.GracePeriodSeconds); err != nil {
+		return false, err
 	}
-	w.m.probes.remove(w.uid)
 	last := w.finalStatus(ctx, p)
 	if err := p.removeAll(ctx); err != nil {
 		return false, err

@@ -169,15 +169,12 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 // whoever sees it may take the pod's place.
 func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Duration, error) {
 	w.ended = true
-	w.m.probes.remove(w.uid)
 	w.m.puller.Forget(w.uid)
-	if p.st.AnyRunning() || p.st.ReadySandbox() != nil {
-		if err := p.killPod(ctx, nil); err != nil {
-			return runtimeDownPeriod, err
-		}
-		if err := p.read(ctx); err != nil {
-			return runtimeDownPeriod, err
-		}
+	stopping := p.st.AnyRunning() || p.st.ReadySandbox() != nil
+	if err := p.stopAll(ctx, nil); err != nil {
+		return runtimeDownPeriod, err
+	}
+	if stopping {
 		final := p.status()
 		if !podutil.IsTerminal(final.Phase) || s.Reason != "" {
 			final.Phase, final.Reason, final.Message = s.Phase, s.Reason, s.Message
