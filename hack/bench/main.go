@@ -90,6 +90,8 @@ func list() string {
 // run goes on with the next scenario if one fails, and tells all failures in the end.
 func run(ctx context.Context, o harness.Options, p harness.Params, chosen []harness.Scenario, out string) error {
 	r := report.Report{Date: time.Now(), Machine: harness.Machine(), Version: version.String()}
+	out = filepath.Join(out, r.Date.Format("20060102-150405"))
+	o.Reports = out
 	h := harness.New(o)
 	var errs []error
 	for i := range chosen {
@@ -104,7 +106,7 @@ func run(ctx context.Context, o harness.Options, p harness.Params, chosen []harn
 		}
 	}
 	errs = append(errs, h.Close(ctx, true))
-	paths, err := r.Write(filepath.Join(out, r.Date.Format("20060102-150405")))
+	paths, err := r.Write(out)
 	errs = append(errs, err)
 	for _, path := range paths {
 		_, _ = fmt.Fprintf(o.Out, "Written: %s\n", path)

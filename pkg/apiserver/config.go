@@ -63,6 +63,8 @@ type ExtraConfig struct {
 	Namespace   string
 	ReplicaName string
 	NodeAddress net.IP
+	// ReconnectGrace is Options.ReconnectGracePeriod.
+	ReconnectGrace time.Duration
 
 	// The Server closes the listeners.
 	GatewayListener, KubeletListener net.Listener
@@ -91,6 +93,7 @@ func (o *Options) Config(ctx context.Context, etcdClient *clientv3.Client) (*Con
 			Namespace:        o.Namespace,
 			ReplicaName:      o.ReplicaName,
 			NodeAddress:      o.NodeAddress,
+			ReconnectGrace:   o.ReconnectGracePeriod,
 			GatewayAddresses: o.GatewayAdvertiseAddresses,
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,6 +19,7 @@ import (
 
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller"
 )
 
 const (
@@ -66,6 +68,10 @@ type Options struct {
 	// kube-apiserver reaches the kubelet endpoint there.
 	NodeAddress net.IP
 
+	// ReconnectGracePeriod is how long devices may take to come back until they count as away, after
+	// the start and when many links were lost at once.
+	ReconnectGracePeriod time.Duration
+
 	registry basecompatibility.ComponentGlobalsRegistry
 }
 
@@ -87,6 +93,7 @@ func NewOptions() *Options {
 		GatewayBindAddress:     ":7443",
 		KubeletBindAddress:     ":10250",
 		NodeAddress:            net.ParseIP(os.Getenv("POD_IP")),
+		ReconnectGracePeriod:   controller.DefaultReconnectGrace,
 		registry:               registry,
 	}
 	if name, err := os.Hostname(); err == nil {
@@ -163,6 +170,9 @@ func (o *Options) addAranyaFlags(fs *pflag.FlagSet) {
 		"Nodes to kube-apiserver, as [host]:port.")
 	fs.IPVar(&o.NodeAddress, "node-address", o.NodeAddress, "IP address of this replica that Nodes publish as InternalIP: kube-apiserver "+
 		"must reach the kubelet endpoint there. Defaults to $POD_IP.")
+	fs.DurationVar(&o.ReconnectGracePeriod, "reconnect-grace-period", o.ReconnectGracePeriod, "How long devices may take to come back "+
+		"until their Nodes become Unknown, after a start of this process and when many links are lost at once, as by a network that fails. "+
+		"A single device that is lost is told at once.")
 }
 
 func (o *Options) addEtcdFlags(fs *pflag.FlagSet) {

@@ -50,6 +50,10 @@ func TestOptionsValidate(t *testing.T) {
 			args: []string{"--node-address=192.0.2.1", "--embedded-etcd-quota-bytes=0"},
 			want: []string{"--embedded-etcd-quota-bytes must be more than 0"},
 		},
+		"no patience": {
+			args: []string{"--node-address=192.0.2.1", "--reconnect-grace-period=0s"},
+			want: []string{"--reconnect-grace-period 0s: it must be greater than 0"},
+		},
 		"half a key pair": {
 			args: []string{"--node-address=192.0.2.1", "--tls-cert-file=/tls.crt"},
 			want: []string{"--tls-cert-file and --tls-private-key-file must be given together"},

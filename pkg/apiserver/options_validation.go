@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"arhat.dev/aranya/pkg/controller"
 )
 
 // Complete fills in what can be derived from other options.
@@ -33,6 +35,9 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.validateEtcd()...)
 	errs = append(errs, o.validateNames()...)
 	errs = append(errs, o.validateAddresses()...)
+	if o.ReconnectGracePeriod <= 0 {
+		errs = append(errs, fmt.Errorf("--reconnect-grace-period %s: it must be greater than 0; the default is %s", o.ReconnectGracePeriod, controller.DefaultReconnectGrace))
+	}
 	return utilerrors.NewAggregate(errs)
 }
 

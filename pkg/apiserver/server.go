@@ -131,6 +131,8 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 		KubeletPort:   portOf(c.Extra.KubeletListener),
 		GatewayPort:   portOf(c.Extra.GatewayListener),
 		Replica:       c.Extra.ReplicaName,
+
+		ReconnectGrace: c.Extra.ReconnectGrace,
 	})
 	return err
 }

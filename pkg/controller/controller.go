@@ -69,8 +69,8 @@ type Config struct {
 	// Disconnect cuts the link of a device; usually (*gateway.Gateway).Disconnect. It may be set
 	// later by SetDisconnect, because the gateway needs the Handler of the controllers first.
 	Disconnect func(device gateway.Device, reason error)
-	// ReconnectGrace is how long after the start devices that were connected before may take to come
-	// back until they are set Offline. Defaults to DefaultReconnectGrace.
+	// ReconnectGrace is how long devices may take to come back until they are set Offline, after the start
+	// and when many links were lost at once. Defaults to DefaultReconnectGrace.
 	ReconnectGrace time.Duration
 	// Clock defaults to the real one.
 	Clock clock.WithTicker
@@ -119,7 +119,7 @@ func New(config Config) (*Controllers, error) {
 	if config.EventClient == nil {
 		config.EventClient = config.Kube
 	}
-	c := &Controllers{config: config, tracker: links.NewTracker()}
+	c := &Controllers{config: config, tracker: links.NewTracker(config.Clock, config.ReconnectGrace)}
 	c.SetDisconnect(config.Disconnect)
 
 	devices := config.EdgeInformers.Aranya().V1alpha1().EdgeDevices()

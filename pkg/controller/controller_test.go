@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,8 +11,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	kubefake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
@@ -140,6 +143,85 @@ func TestLostLinkMakesNodeUnknown(t *testing.T) {
 	if writes != 2 {
 		t.Errorf("the status of the Node was written %d times, want 2: gone and back", writes)
 	}
+}
+
+// TestManyLostLinks has all links of some devices cut at once: nothing is written unless they stay away.
+func TestManyLostLinks(t *testing.T) {
+	const devices = 15
+	clock := clocktesting.NewFakeClock(time.Now())
+	var objects []runtime.Object
+	for i := range devices {
+		objects = append(objects, edgeDevice(fmt.Sprintf("d%d", i)))
+	}
+	c := newClusterAt(t, clock, time.Minute, objects...)
+	all := func(what string, holds func(name string) bool) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			clock.Step(10 * time.Millisecond)
+			for i := range devices {
+				if !holds(fmt.Sprintf("d%d", i)) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	connect := func() (sessions []*session) {
+		for _, o := range objects {
+			sessions = append(sessions, c.connect(newSession(o.(*aranya.EdgeDevice))))
+		}
+		return sessions
+	}
+	online := func(name string) bool {
+		return c.ready(name) == corev1.ConditionTrue && meta.IsStatusConditionTrue(c.device(name).Status.Conditions, aranya.EdgeDeviceNodeReady)
+	}
+	sessions := connect()
+	all("online", online)
+	kube, edge := len(writesOf(c.kube.Actions(), "nodes")), len(writesOf(c.edge.Actions(), "edgedevices"))
+
+	for _, s := range sessions {
+		c.cut(s, "connection reset by peer")
+	}
+	for range 55 {
+		clock.Step(time.Second)
+		time.Sleep(time.Millisecond)
+	}
+	all("still online", online)
+	sessions = connect()
+	for range 10 {
+		clock.Step(time.Second)
+		time.Sleep(time.Millisecond)
+	}
+	all("online again", online)
+	if got := writesOf(c.kube.Actions(), "nodes")[kube:]; len(got) > 0 {
+		t.Errorf("writes to Nodes: %v", got)
+	}
+	if got := writesOf(c.edge.Actions(), "edgedevices")[edge:]; len(got) > 0 {
+		t.Errorf("writes to EdgeDevices: %v", got)
+	}
+	if got := c.events("EdgeDevice", "d0"); slices.Contains(got, "Disconnected") {
+		t.Errorf("events: %v", got)
+	}
+
+	// Those that stay away are told in the end.
+	for _, s := range sessions {
+		c.cut(s, "connection reset by peer")
+	}
+	clock.Step(59 * time.Second)
+	all("told", func(name string) bool {
+		return c.ready(name) == corev1.ConditionUnknown && c.device(name).Status.Phase == aranya.EdgeDeviceOffline &&
+			slices.Contains(c.events("EdgeDevice", name), "Disconnected")
+	})
+}
+
+// writesOf are the writes of a resource among some actions.
+func writesOf(actions []clienttesting.Action, resource string) (writes []clienttesting.Action) {
+	for _, a := range actions {
+		if a.GetResource().Resource == resource && !slices.Contains([]string{"get", "list", "watch"}, a.GetVerb()) {
+			writes = append(writes, a)
+		}
+	}
+	return writes
 }
 
 func TestRuntimeNotReady(t *testing.T) {

@@ -21,6 +21,8 @@ type Options struct {
 	Bin, Source string
 	// Out receives the progress and the tables.
 	Out io.Writer
+	// Reports is where scenarios leave what explains their figures. Created if missing.
+	Reports string
 	// Command is how the user would run a scenario again, up to its name.
 	Command string
 }
@@ -66,6 +68,7 @@ func (h *Harness) Run(ctx context.Context, s *Scenario, p Params) (report.Result
 	if err != nil {
 		return report.Result{}, err
 	}
+	r.reports = h.options.Reports
 	begin := time.Now()
 	err = s.Run(ctx, r)
 	result := r.finish()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,10 +36,11 @@ type Run struct {
 	Edge     versioned.Interface
 	Metadata metadata.Interface
 
-	out    io.Writer
-	mu     sync.Mutex
-	result report.Result
-	series []*measure.Series
+	out     io.Writer
+	reports string
+	mu      sync.Mutex
+	result  report.Result
+	series  []*measure.Series
 }
 
 func newRun(s *Scenario, p Params, cluster *local.Cluster, out io.Writer) (*Run, error) {
@@ -87,6 +90,17 @@ func (r *Run) Latency(name string, s *measure.Samples, p50, p99 *report.Target) 
 			Note: fmt.Sprintf("%d samples", s.Len()),
 		})
 	}
+}
+
+// Leave leaves a file that explains the figures beside the report.
+func (r *Run) Leave(name string, data []byte) error {
+	if r.reports == "" {
+		return nil
+	}
+	if err := os.MkdirAll(r.reports, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.reports, r.result.Scenario+"-"+name), data, 0o644)
 }
 
 // Series adds a series to the report's plots.

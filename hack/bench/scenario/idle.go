@@ -78,6 +78,9 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := leaveProfiles(ctx, r, direct); err != nil {
+		return err
+	}
 	target := report.AtMost(64)
 	if r.Link == local.LinkMQTT {
 		target = report.AtMost(32)
@@ -120,6 +123,20 @@ func atRest(ctx context.Context, r *harness.Run, withNodes, without *devices, pa
 	} {
 		f.Note = note
 		r.Figure(f)
+	}
+	return nil
+}
+
+// leaveProfiles leaves beside the report what uses aranya's memory.
+func leaveProfiles(ctx context.Context, r *harness.Run, direct *sessions) error {
+	for _, name := range []string{"heap", "goroutine"} {
+		data, err := direct.client.Discovery().RESTClient().Get().AbsPath("/debug/pprof/" + name).DoRaw(ctx)
+		if err != nil {
+			return fmt.Errorf("profile of aranya: %w", err)
+		}
+		if err := r.Leave(name+".pb.gz", data); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"arhat.dev/aranya/hack/bench/harness"
+	"arhat.dev/aranya/hack/bench/measure"
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/cluster/local"
 )
@@ -15,7 +16,7 @@ var storm = harness.Scenario{
 	Doc: "all links of N devices with Nodes cut at once, until all are back; the same by a restart of aranya, and of the broker where there " +
 		"is one: time, writes, CPU",
 	N:       1000,
-	SmokeN:  10,
+	SmokeN:  20,
 	Cluster: oneDevice,
 	Run:     runStorm,
 }
@@ -51,6 +52,10 @@ func runStorm(ctx context.Context, r *harness.Run) error {
 	return d.deleteAll(ctx, nodes)
 }
 
+// aftermath is how long to look for late effects: a little more than controller-manager's
+// node-monitor-grace-period.
+const aftermath = 55 * time.Second
+
 // weather lets something happen to all links, and measures until all devices are back.
 func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, strike func(context.Context) error) error {
 	r := d.r
@@ -62,7 +67,7 @@ func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, st
 		return err
 	}
 	defer stop()
-	before, err := measureKube(ctx, r)
+	before, err := startCosts(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -71,6 +76,14 @@ func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, st
 	if err := strike(ctx); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	pid, err := r.PID(ctx, local.ServiceAranya) // another one, maybe
+	if err != nil {
+		return err
+	}
+	memory, cpu := r.Series("Memory", "aranya "+what, "MiB"), r.Series("CPU", "aranya "+what, "cores")
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go measure.Watch(watchCtx, pid, memory, cpu)
 	if err := d.waitBack(ctx, begin); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -79,7 +92,18 @@ func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, st
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	took := time.Since(begin)
-	after, err := measureKube(ctx, r)
+	// What is known to be away is told late: by aranya, or by controller-manager when the Leases run out.
+	after := aftermath
+	if r.Smoke {
+		after = restSmokeSpan
+	}
+	if err := sleep(ctx, after); err != nil {
+		return err
+	}
+	if err := nodes.wait(ctx, r.N, r.N); err != nil {
+		return fmt.Errorf("%s, a while later: %w", what, err)
+	}
+	now, err := startCosts(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -90,7 +114,10 @@ func (d *devices) weather(ctx context.Context, nodes *nodeWatch, what string, st
 		{Name: "all Nodes usable again", Value: took.Seconds(), Unit: "s", Target: report.AtMost(60)},
 		{Name: "changes of a Node", Value: float64(writesNow-writes) / float64(r.N), Unit: "1", Target: report.AtMost(1), Note: "by aranya and controller-manager"},
 		{Name: "Nodes replaced", Value: float64(replacedNow - replaced), Unit: "1", Target: report.AtMost(0)},
-		{Name: "writes to Kubernetes' etcd per device", Value: float64(after-before) / float64(r.N), Unit: "1", Note: "renewals of Leases included"},
+		{Name: "writes to Kubernetes' etcd per device and second", Value: float64(now.kube-before.kube) / float64(r.N) / now.at.Sub(before.at).Seconds(), Unit: "1/s", Note: "renewals of Leases included"},
+		{Name: "writes to aranya's etcd per device", Value: float64(now.aranya-before.aranya) / float64(r.N), Unit: "1"},
+		{Name: "peak memory of aranya", Value: memory.Max(), Unit: "MiB", Note: "RSS"},
+		{Name: "peak CPU of aranya", Value: cpu.Max(), Unit: "cores", Note: "in half a second"},
 	} {
 		f.Name += " " + what
 		r.Figure(f)

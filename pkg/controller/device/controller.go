@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -89,12 +88,17 @@ type linkHistory struct {
 	turn uint64
 	// since is when it was noticed.
 	since time.Time
-	// announced is set once a new link shows in the stored status.
+	// announced is set once a new link, or its loss, shows in the stored status.
 	announced bool
+	// facts is a digest of what the device said of itself when it connected.
+	facts uint64
 	// lost says why the link was lost; down is set then.
 	lost     string
 	down     bool
 	lastSeen time.Time
+	lostAt   time.Time
+	// was says that the link that was lost had been announced.
+	was bool
 }
 
 var (
@@ -125,37 +129,6 @@ func New(config Config) (*Controller, error) {
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
 	queue.Run(ctx, c.queue, workers, c.sync)
-}
-
-// LinkUp implements links.Listener.
-func (c *Controller) LinkUp(s gateway.Session) {
-	c.remember(s.Device(), linkHistory{})
-	info := s.Info()
-	c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, host(info.RemoteAddress), info.Replica)
-	c.queue.AddAfter(links.Key(s.Device()), settle)
-}
-
-// LinkDown implements links.Listener.
-func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
-	c.remember(device, linkHistory{down: true, lost: lost.Message(), lastSeen: lost.LastSeen})
-	c.config.Events.Device(device, corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", lost.Message())
-	c.queue.AddAfter(links.Key(device), settle)
-}
-
-// host leaves out the port: events that differ in nothing else are one event that happened again.
-func host(address string) string {
-	if h, _, err := net.SplitHostPort(address); err == nil {
-		return h
-	}
-	return address
-}
-
-func (c *Controller) remember(device gateway.Device, history linkHistory) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.turn++
-	history.turn, history.since = c.turn, c.config.Clock.Now()
-	c.links[links.Key(device)] = history
 }
 
 // Message implements links.MessageListener.
@@ -191,24 +164,22 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	c.mu.Lock()
 	history, linked := c.links[key]
 	c.mu.Unlock()
-	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && awaitsNode(ed, status) {
+	waits := history.down && again > 0 // for the device to come back
+	news := linked && !history.announced && !waits
+	if wait := nodeTime - c.config.Clock.Since(history.since); news && wait > 0 && awaitsNode(ed, status) {
 		return wait, nil // the Node, once it is there, leads here at once
 	}
-	if linked && !history.announced {
-		// What was read may be overlaid with live fields: a new link, or its loss, is written in any
-		// case.
-	} else if same(&ed.Status, status) {
-		return again, nil
+	// What was read may be overlaid with live fields: then a new link is written in any case. Its loss
+	// always is.
+	overlaid := ed.Status.Link != nil || history.down
+	if !same(&ed.Status, status) || news && overlaid {
+		if err := c.write(ctx, ed, status); err != nil {
+			return 0, err
+		}
 	}
-	if err := c.write(ctx, ed, status); err != nil {
-		return 0, err
+	if news {
+		c.announce(key, ed, history)
 	}
-	c.mu.Lock()
-	if now, ok := c.links[key]; ok && now.turn == history.turn {
-		now.announced = true
-		c.links[key] = now
-	}
-	c.mu.Unlock()
 	c.tellConflict(ed, status)
 	c.tellBroker(ed, status)
 	return again, nil

@@ -83,6 +83,8 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
 	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
 	switch {
+	case known && history.down && wasConnected && c.config.Tracker.Patience(history.lostAt) > 0:
+		return c.config.Tracker.Patience(history.lostAt) // it may come back before anybody has to know
 	case known && history.down:
 		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonDisconnected, clip(history.lost, maxMessage))
 		if !history.lastSeen.IsZero() {

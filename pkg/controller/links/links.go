@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -35,6 +36,8 @@ type MessageListener interface {
 type Loss struct {
 	// Reason is never nil.
 	Reason error
+	// At is when it was noticed; see Tracker.Patience.
+	At time.Time
 	// LastSeen is when the device was last heard of.
 	LastSeen time.Time
 }
@@ -52,6 +55,9 @@ type Tracker struct {
 
 	listeners []Listener
 	messages  []MessageListener
+
+	clock    clock.PassiveClock
+	patience patience
 }
 
 // link is a live link.
@@ -63,10 +69,15 @@ type link struct {
 
 var _ gateway.Handler = &Tracker{}
 
-// NewTracker returns a Tracker without links.
-func NewTracker() *Tracker {
-	return &Tracker{links: map[types.NamespacedName]*link{}}
+// NewTracker returns a Tracker without links. Grace is how long devices may take to come back when many
+// were lost at once.
+func NewTracker(clock clock.PassiveClock, grace time.Duration) *Tracker {
+	return &Tracker{links: map[types.NamespacedName]*link{}, clock: clock, patience: patience{grace: grace}}
 }
+
+// Patience is how much longer a device may take to come back, whose link was lost at that time, until it
+// counts as away. It may grow when more links are lost.
+func (t *Tracker) Patience(lost time.Time) time.Duration { return t.patience.left(lost, t.clock.Now()) }
 
 // AddListener adds a listener. Not to be called once links come up.
 func (t *Tracker) AddListener(l Listener) {
@@ -153,13 +164,15 @@ func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
 	}
 	t.mu.Lock()
 	delete(t.links, Key(s.Device()))
+	left := len(t.links)
 	t.mu.Unlock()
 	if errors.Is(reason, gateway.ErrStopping) {
 		// Nodes must not flap because aranya is restarted. A device that does not come back is noticed by
 		// the next aranya, or by its Node's Lease.
 		return
 	}
-	lost := Loss{Reason: reason, LastSeen: s.Info().LastSeen}
+	lost := Loss{Reason: reason, At: t.clock.Now(), LastSeen: s.Info().LastSeen}
+	t.patience.lost(lost.At, left+1)
 	for _, l := range t.listeners {
 		l.LinkDown(s.Device(), lost)
 	}

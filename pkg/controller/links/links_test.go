@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	"k8s.io/utils/clock"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -58,7 +61,7 @@ func TestTracker(t *testing.T) {
 		"end of what never was here": {do: func(t *Tracker) { t.SessionEnded(a1, lost) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tracker, l := NewTracker(), &listener{}
+			tracker, l := NewTracker(clock.RealClock{}, time.Minute), &listener{}
 			tracker.AddListener(l)
 			tt.do(tracker)
 			if !slices.Equal(l.calls, tt.want) {
@@ -70,7 +73,7 @@ func TestTracker(t *testing.T) {
 		})
 	}
 
-	tracker := NewTracker()
+	tracker := NewTracker(clock.RealClock{}, time.Minute)
 	tracker.SessionStarted(a1)
 	if got := tracker.NodeStatus(a1); string(got.Status) != "hello" {
 		t.Errorf("node status: %v", got)

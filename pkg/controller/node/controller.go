@@ -29,12 +29,8 @@ import (
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
-const (
-	// workers is how many Nodes are worked on at the same time.
-	workers = 16
-	// flapDelay is how long a lost link may take to be replaced without being noticed.
-	flapDelay = 100 * time.Millisecond
-)
+// workers is how many Nodes are worked on at the same time.
+const workers = 16
 
 // Config of the Controller.
 type Config struct {
@@ -65,8 +61,13 @@ type Controller struct {
 	start   time.Time
 
 	mu sync.Mutex
-	// lost holds, for devices whose link was lost since the start, why.
-	lost map[types.NamespacedName]string
+	// lost holds, for devices whose link was lost since the start, when and why.
+	lost map[types.NamespacedName]loss
+}
+
+type loss struct {
+	at     time.Time
+	reason string
 }
 
 var (
@@ -87,7 +88,7 @@ func New(config Config) (*Controller, error) {
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
 		leases:  newLeases(config.Kube, config.Clock),
 		start:   config.Clock.Now(),
-		lost:    map[types.NamespacedName]string{},
+		lost:    map[types.NamespacedName]loss{},
 	}
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
@@ -113,9 +114,9 @@ func (c *Controller) LinkUp(s gateway.Session) {
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.mu.Lock()
-	c.lost[links.Key(device)] = clip(lost.Message(), maxText)
+	c.lost[links.Key(device)] = loss{at: lost.At, reason: clip(lost.Message(), maxText)}
 	c.mu.Unlock()
-	c.queue.AddAfter(links.Key(device), flapDelay)
+	c.queue.AddAfter(links.Key(device), c.config.Tracker.Patience(lost.At))
 }
 
 // Message implements links.MessageListener.
@@ -125,12 +126,16 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	}
 }
 
-// lostBecause says why a device's link was lost; false if it had none since the start.
-func (c *Controller) lostBecause(key types.NamespacedName) (string, bool) {
+// away says for how much longer a device that has no link may come back before it counts as away, and
+// then why it has none.
+func (c *Controller) away(key types.NamespacedName) (wait time.Duration, reason string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	reason, ok := c.lost[key]
-	return reason, ok
+	lost, ok := c.lost[key]
+	c.mu.Unlock()
+	if ok {
+		return c.config.Tracker.Patience(lost.at), "The link to the device was lost: " + lost.reason
+	}
+	return c.config.ReconnectGrace - c.config.Clock.Since(c.start), "The device did not connect since aranya was started"
 }
 
 // sync brings the Node of a device up to date. EdgeDevices that are being deleted are left to package
@@ -227,32 +232,25 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	return c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status))
 }
 
-// offline sets the Node of a device that is away to Unknown, once. After the start of aranya a device
-// gets some time to come back first.
+// offline sets the Node of a device that is away to Unknown, once. As long as the device may come back
+// the Node is as it was, and its Lease is renewed: what is known is only that the link is gone.
 func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, key types.NamespacedName) (time.Duration, error) {
-	c.leases.stop(n.Name)
-	var again time.Duration
 	ready := Ready(n)
-	if ready == nil || ready.Status != corev1.ConditionUnknown {
-		reason, lost := c.lostBecause(key)
-		wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
-		switch {
-		case lost:
-			reason = "The link to the device was lost: " + reason
-		case wait > 0:
-			again = wait
-		default:
-			reason = "The device did not connect since aranya was started"
-		}
-		if again == 0 {
-			var err error
-			n, err = c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now())))
-			if err != nil {
-				return 0, err
-			}
-		}
+	if ready != nil && ready.Status == corev1.ConditionUnknown {
+		c.leases.stop(n.Name)
+		return 0, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
 	}
-	return again, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+	wait, reason := c.away(key)
+	if wait > 0 {
+		c.leases.start(n, false)
+		return wait, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+	}
+	c.leases.stop(n.Name)
+	n, err := c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now())))
+	if err != nil {
+		return 0, err
+	}
+	return 0, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
 }
 
 // forget drops what is kept of a device that is gone.

@@ -8,12 +8,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
-// absentAfter is how long a device may be away until its pods are not ready any more. It is about as
-// long as controller-manager would wait: short losses should not move Endpoints about.
-const absentAfter = 40 * time.Second
+const (
+	// absentAfter is how long a device may be away until its pods are not ready any more. It is about as
+	// long as controller-manager would wait: short losses should not move Endpoints about.
+	absentAfter = 40 * time.Second
+	// absentAgain is how often to look whether the Node of a device that is away was given up.
+	absentAgain = 5 * time.Second
+)
 
 // syncAbsent sets the pods of a device that stays away to not ready, once, so that Services and
 // Deployments do not count on them. Controller-manager does that when it finds a Node unknown itself,
@@ -23,6 +28,9 @@ func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (tim
 	owner, ok := c.config.Owner(device.Name)
 	if !ok || owner != device || c.state(device) != nil {
 		return 0, nil
+	}
+	if object, exists, err := c.config.Nodes.GetIndexer().GetByKey(device.Name); err == nil && exists && !unknown(object.(*corev1.Node)) {
+		return absentAgain, nil // many are away, and are waited for longer
 	}
 	now := metav1.NewTime(c.config.Clock.Now())
 	var errs []error
@@ -39,4 +47,10 @@ func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (tim
 		errs = append(errs, err)
 	}
 	return 0, errors.Join(errs...)
+}
+
+// unknown says whether it is known only that the device of a Node is away.
+func unknown(n *corev1.Node) bool {
+	ready := node.Ready(n)
+	return ready != nil && ready.Status == corev1.ConditionUnknown
 }

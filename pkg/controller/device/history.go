@@ -1,0 +1,95 @@
+package device
+
+import (
+	"hash/maphash"
+	"net"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/gateway"
+)
+
+var factsSeed = maphash.MakeSeed()
+
+// factsOf is a digest of which device this is and what it said of itself.
+func factsOf(s gateway.Session) uint64 {
+	var h maphash.Hash
+	h.SetSeed(factsSeed)
+	_, _ = h.WriteString(string(s.Device().UID) + "/" + s.Hello().GetAgentVersion() + "/" + s.Info().Method + "/")
+	_, _ = h.Write(s.Hello().GetNodeStatus().GetStatus())
+	return h.Sum64()
+}
+
+// LinkUp implements links.Listener.
+func (c *Controller) LinkUp(s gateway.Session) {
+	key := links.Key(s.Device())
+	facts := factsOf(s)
+	c.mu.Lock()
+	former, known := c.links[key]
+	c.mu.Unlock()
+	// The stored status tells of this link already if it tells of the lost one and not of its loss.
+	back := former.down && !former.announced && former.was
+	c.remember(key, linkHistory{facts: facts, announced: back && former.facts == facts})
+	if !back && (known || !c.returns(s.Device())) {
+		info := s.Info()
+		c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, host(info.RemoteAddress), info.Replica)
+	}
+	c.queue.AddAfter(key, settle)
+}
+
+// returns says whether a device had a link until aranya was restarted.
+func (c *Controller) returns(device gateway.Device) bool {
+	if c.config.Clock.Since(c.start) >= c.config.ReconnectGrace {
+		return false
+	}
+	ed, err := c.config.Lister.EdgeDevices(device.Namespace).Get(device.Name)
+	return err == nil && ed.UID == device.UID && meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
+}
+
+// LinkDown implements links.Listener.
+func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
+	key := links.Key(device)
+	c.mu.Lock()
+	former := c.links[key]
+	c.mu.Unlock()
+	c.remember(key, linkHistory{
+		down: true, lost: lost.Message(), lastSeen: lost.LastSeen, lostAt: lost.At,
+		facts: former.facts, was: former.announced && !former.down,
+	})
+	c.queue.AddAfter(key, settle)
+}
+
+// remember keeps what happened on a device's link. Calls for one device come in order.
+func (c *Controller) remember(key types.NamespacedName, history linkHistory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn++
+	history.turn, history.since = c.turn, c.config.Clock.Now()
+	c.links[key] = history
+}
+
+// announce notes that the stored status tells of a device's last link, and tells who watches events of its
+// loss.
+func (c *Controller) announce(key types.NamespacedName, ed *aranya.EdgeDevice, history linkHistory) {
+	c.mu.Lock()
+	if now, ok := c.links[key]; ok && now.turn == history.turn {
+		now.announced = true
+		c.links[key] = now
+	}
+	c.mu.Unlock()
+	if history.down {
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", history.lost)
+	}
+}
+
+// host leaves out the port: events that differ in nothing else are one event that happened again.
+func host(address string) string {
+	if h, _, err := net.SplitHostPort(address); err == nil {
+		return h
+	}
+	return address
+}
