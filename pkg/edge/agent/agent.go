@@ -109,7 +109,7 @@ func (a *Agent) build(ctx context.Context) error {
 		return err
 	}
 	a.node = node.New(node.Config{
-		Runtime: a.runtime, Reserved: a.config.Reserved.List(), NodeIP: a.config.NodeIP,
+		Runtime: a.runtime, Reserved: a.reserved, NodeIP: a.config.NodeIP,
 		StateDir: a.config.StateDir, Version: version.String(), Pressure: a.underPressure, Period: a.seams.Period,
 	})
 	a.link.remembered = a.recall(ctx)

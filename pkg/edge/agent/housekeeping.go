@@ -37,6 +37,19 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	})
 }
 
+// reserved is what pods cannot have of the device: what its owner keeps from them, and what must be left
+// so that no pod is evicted.
+func (a *Agent) reserved(capacity v1.ResourceList) v1.ResourceList {
+	memory := capacity[v1.ResourceMemory]
+	thresholds := eviction.ThresholdsOf(&a.config.Housekeeping, uint64(memory.Value()))
+	list := a.config.Reserved.List()
+	for name, kept := range eviction.Reservation(thresholds, capacity) {
+		kept.Add(list[name])
+		list[name] = kept
+	}
+	return list
+}
+
 // underPressure is asked by the Node's conditions, from before there is anybody to ask.
 func (a *Agent) underPressure(condition v1.NodeConditionType) bool {
 	return a.eviction != nil && a.eviction.Pressure(condition)

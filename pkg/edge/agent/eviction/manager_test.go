@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -267,5 +268,35 @@ func TestThresholdsOf(t *testing.T) {
 	c.EvictionHard = map[string]string{"memory.available": "0%", "pid.available": "5%"}
 	if list := ThresholdsOf(&c.Housekeeping, 64<<20); len(list) != 2 || list[0].Signal != PIDAvailable {
 		t.Errorf("got %+v", list)
+	}
+}
+
+// TestReservation checks what is kept from pods, as by the kubelet: hard thresholds of memory and of the
+// file system of pods, and nothing else.
+func TestReservation(t *testing.T) {
+	capacity := v1.ResourceList{v1.ResourceMemory: resource.MustParse("4Gi"), v1.ResourceEphemeralStorage: resource.MustParse("50Gi")}
+	for name, tc := range map[string]struct {
+		housekeeping    config.Housekeeping
+		memory, storage string
+	}{
+		"quantities and percentages": {
+			config.Housekeeping{EvictionHard: map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "imagefs.available": "15%", "pid.available": "10%"}},
+			"100Mi", "5Gi",
+		},
+		"soft ones do not count": {
+			config.Housekeeping{
+				EvictionHard: map[string]string{"memory.available": "25%"}, EvictionSoft: map[string]string{"memory.available": "50%", "nodefs.available": "20%"},
+				EvictionSoftGracePeriod: map[string]string{"memory.available": "1m", "nodefs.available": "1m"},
+			},
+			"1Gi", "0",
+		},
+		"switched off": {config.Housekeeping{EvictionHard: map[string]string{"memory.available": "0", "nodefs.available": "0%"}}, "0", "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Reservation(ThresholdsOf(&tc.housekeeping, 4<<30), capacity)
+			if got.Memory().Cmp(resource.MustParse(tc.memory)) != 0 || got.StorageEphemeral().Cmp(resource.MustParse(tc.storage)) != 0 {
+				t.Errorf("got %v", got)
+			}
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
 )
@@ -67,6 +68,22 @@ func (t *Threshold) met(o Observation, unresolved bool) bool {
 		limit += t.MinReclaim.Of(o.Capacity)
 	}
 	return o.Available < limit
+}
+
+// Reservation is what the hard thresholds keep from pods: it must not count as allocatable.
+func Reservation(thresholds []Threshold, capacity v1.ResourceList) v1.ResourceList {
+	reserved := v1.ResourceList{}
+	for i := range thresholds {
+		t := &thresholds[i]
+		if t.Grace > 0 {
+			continue
+		}
+		if name := kinds[t.Signal].resource; t.Signal == MemoryAvailable || t.Signal == NodeFsAvailable {
+			whole := capacity[name]
+			reserved[name] = *resource.NewQuantity(int64(t.Value.Of(uint64(whole.Value()))), resource.BinarySI)
+		}
+	}
+	return reserved
 }
 
 // ThresholdsOf reads the configuration, which must be valid. Hard thresholds come first. On a device with

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,12 @@ func ready(r runtimeState) v1.NodeCondition {
 		cond.Status, cond.Reason, cond.Message = v1.ConditionFalse, "RuntimeNotReady", strings.Join(r.problems, "; ")
 	}
 	return cond
+}
+
+func isReady(status *v1.NodeStatus) bool {
+	return slices.ContainsFunc(status.Conditions, func(c v1.NodeCondition) bool {
+		return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
+	})
 }
 
 // steady cuts an error short, so that one that differs in its end only is no news.

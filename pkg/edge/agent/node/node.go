@@ -21,6 +21,8 @@ const (
 	// period is how often a device is looked at, and imagesPeriod how often its images are.
 	period       = 10 * time.Second
 	imagesPeriod = 5 * time.Minute
+	// unreadyPeriod is how often it is looked at while it is not ready: the end of that must not wait.
+	unreadyPeriod = time.Second
 	// maxImages is how many images a status lists, as the kubelet does.
 	maxImages = 50
 	// callTimeout bounds a call to the container runtime.
@@ -30,8 +32,8 @@ const (
 // Config is what a Collector works with.
 type Config struct {
 	Runtime runtime.Runtime
-	// Reserved is subtracted from the capacity.
-	Reserved v1.ResourceList
+	// Reserved is what of the capacity pods cannot have.
+	Reserved func(capacity v1.ResourceList) v1.ResourceList
 	// NodeIP overrides the detected address.
 	NodeIP string
 	// StateDir lies in the file system whose space pods may use.
@@ -110,17 +112,23 @@ func (c *Collector) HostIPs() []string {
 // Run looks at the device until ctx ends and calls changed after each change of its status, from
 // this goroutine.
 func (c *Collector) Run(ctx context.Context, changed func(*v1.NodeStatus)) {
-	ticker := c.config.Clock.NewTicker(c.config.Period)
-	defer ticker.Stop()
 	for {
-		if status, news := c.Refresh(ctx); news {
+		status, news := c.Refresh(ctx)
+		if news {
 			changed(status)
 		}
+		next := c.config.Period
+		if !isReady(status) {
+			next = min(next, unreadyPeriod)
+		}
+		timer := c.config.Clock.NewTimer(next)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
-		case <-ticker.C():
+		case <-timer.C():
 		case <-c.poke:
+			timer.Stop()
 		}
 	}
 }
@@ -143,7 +151,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 		Features:        runtimeState.features,
 	}
 	status.NodeInfo.ContainerRuntimeVersion = c.version
-	status.Allocatable = allocatable(status.Capacity, c.config.Reserved)
+	status.Allocatable = allocatable(status.Capacity, c.config.Reserved(status.Capacity))
 	status.Conditions = c.conditions.update(c.config.Pressure, runtimeState)
 	if c.status != nil && equality.Semantic.DeepEqual(c.status, status) {
 		return c.status, false

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/version"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
@@ -87,11 +90,13 @@ func (m *machine) write(name, text string) {
 	}
 }
 
-func (m *machine) collector(r runtime.Runtime, clock *clocktesting.FakeClock) *Collector {
+func (m *machine) collector(r runtime.Runtime, clk clock.WithTicker) *Collector {
 	return New(Config{
-		Runtime: r, Version: "v1.2.3", StateDir: m.root, Clock: clock,
-		Reserved: v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("100")},
-		system:   system{root: m.root, hostIPs: func(string) []string { return []string{"192.0.2.7"} }},
+		Runtime: r, Version: "v1.2.3", StateDir: m.root, Clock: clk,
+		Reserved: func(v1.ResourceList) v1.ResourceList {
+			return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("100")}
+		},
+		system: system{root: m.root, hostIPs: func(string) []string { return []string{"192.0.2.7"} }},
 	})
 }
 
@@ -254,6 +259,43 @@ func TestRun(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// lateRuntime does not answer before it is up.
+type lateRuntime struct {
+	*fakeRuntime
+	up atomic.Bool
+}
+
+func (r *lateRuntime) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusResponse, error) {
+	if !r.up.Load() {
+		return nil, errors.New("no such socket")
+	}
+	return r.fakeRuntime.Status(ctx, verbose)
+}
+
+// TestRunSeesTheRuntimeComeUp checks that a device which is not ready does not wait for its next regular
+// look to become so.
+func TestRunSeesTheRuntimeComeUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		r := &lateRuntime{fakeRuntime: healthy()}
+		c := m.collector(r, clock.RealClock{}) // that of the bubble
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		changes := make(chan *v1.NodeStatus, 1)
+		go c.Run(ctx, func(s *v1.NodeStatus) { changes <- s })
+		if isReady(<-changes) {
+			t.Fatal("ready without a runtime")
+		}
+		time.Sleep(period / 2)
+		synctest.Wait()
+		r.up.Store(true)
+		begin := time.Now()
+		if !isReady(<-changes) || time.Since(begin) > unreadyPeriod {
+			t.Errorf("not ready, or only after %s", time.Since(begin))
+		}
+	})
 }
 
 func TestKubernetesVersionIsThatOfTheLibraries(t *testing.T) {
