@@ -121,6 +121,9 @@ func (c *Cluster) AddDeviceOver(ctx context.Context, index int, link string, ima
 	return c.WaitOnline(ctx, d.Name)
 }
 
+// ContainerdDir is where the containerd of a device keeps everything.
+func (c *Cluster) ContainerdDir(name string) string { return c.devicePath(name, "containerd") }
+
 func (c *Cluster) devicePath(name string, elem ...string) string {
 	return c.path(append([]string{"devices", name}, elem...)...)
 }

@@ -165,6 +165,18 @@ COMMIT
 	return nil
 }
 
+// Listen listens on a TCP address of a device, from this process: on its loopback, for example.
+func (c *Cluster) Listen(device, address string) (listener net.Listener, err error) {
+	if c.State().Network == nil {
+		return net.Listen("tcp", address)
+	}
+	err = within(c.supervisor(device).PID, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	return listener, err
+}
+
 // within runs do on a thread that is in the network namespace of process pid.
 func within(pid int, do func() error) error {
 	result := make(chan error, 1)

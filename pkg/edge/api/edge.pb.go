@@ -1974,6 +1974,8 @@ type RegistryCredential struct {
 	Password      string `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
 	IdentityToken string `protobuf:"bytes,4,opt,name=identity_token,json=identityToken,proto3" json:"identity_token,omitempty"`
 	RegistryToken string `protobuf:"bytes,5,opt,name=registry_token,json=registryToken,proto3" json:"registry_token,omitempty"`
+	// UID of the Secret that it comes from.
+	SecretUid     string `protobuf:"bytes,6,opt,name=secret_uid,json=secretUid,proto3" json:"secret_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2039,6 +2041,13 @@ func (x *RegistryCredential) GetIdentityToken() string {
 func (x *RegistryCredential) GetRegistryToken() string {
 	if x != nil {
 		return x.RegistryToken
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetSecretUid() string {
+	if x != nil {
+		return x.SecretUid
 	}
 	return ""
 }
@@ -3284,13 +3293,15 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"\xb6\x01\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\"\xd5\x01\n" +
 	"\x12RegistryCredential\x12\x1a\n" +
 	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bpassword\x18\x03 \x01(\tR\bpassword\x12%\n" +
 	"\x0eidentity_token\x18\x04 \x01(\tR\ridentityToken\x12%\n" +
-	"\x0eregistry_token\x18\x05 \x01(\tR\rregistryToken\"\x81\x01\n" +
+	"\x0eregistry_token\x18\x05 \x01(\tR\rregistryToken\x12\x1d\n" +
+	"\n" +
+	"secret_uid\x18\x06 \x01(\tR\tsecretUid\"\x81\x01\n" +
 	"\tDeletePod\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +

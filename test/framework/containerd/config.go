@@ -26,6 +26,8 @@ state = %[2]q
   netns_mounts_under_state_dir = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = %[9]q
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = %[6]q
     conf_dir = %[7]q
@@ -37,6 +39,10 @@ state = %[2]q
         Root = %[8]q
 `
 
+// RegistryDir is where a containerd that runs in dir looks for hosts.toml files: a directory per registry,
+// read at each pull.
+func RegistryDir(dir string) string { return filepath.Join(dir, "certs.d") }
+
 func (s *Server) writeConfig() error {
 	dir := s.opts.Dir
 	cniDir := filepath.Join(dir, "cni")
@@ -44,7 +50,7 @@ func (s *Server) writeConfig() error {
 		return err
 	}
 	config := fmt.Sprintf(configTemplate, filepath.Join(dir, "root"), filepath.Join(dir, "state"), s.socket(),
-		filepath.Join(dir, "opt"), SandboxImage, pluginDir, cniDir, filepath.Join(dir, "runc"))
+		filepath.Join(dir, "opt"), SandboxImage, pluginDir, cniDir, filepath.Join(dir, "runc"), RegistryDir(dir))
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644); err != nil {
 		return err
 	}

@@ -44,6 +44,9 @@ func (r *Resolver) credentials(pod *corev1.Pod, result *Result, missing *Unresol
 			result.warn("InvalidImagePullSecret", fmt.Sprintf("Image pull secret %q cannot be used: %v", ref.Name, err))
 			continue
 		}
+		for _, c := range credentials {
+			c.SecretUid = string(secret.UID)
+		}
 		out = append(out, credentials...)
 	}
 	if len(absent) > 0 {

@@ -62,10 +62,10 @@ var objects = known{
 	},
 	secrets: map[string]*corev1.Secret{
 		"s": {Data: map[string][]byte{"password": []byte("x$y")}},
-		"pull": {Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{
+		"pull": {ObjectMeta: metav1.ObjectMeta{UID: "pull-uid"}, Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{
 			corev1.DockerConfigJsonKey: []byte(`{"auths":{"b.example":{"auth":"dXNlcjpwYXNz"},"a.example":{"username":"u","password":"p","identitytoken":"i","registrytoken":"r"}}}`),
 		}},
-		"old":    {Type: corev1.SecretTypeDockercfg, Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"c.example":{"auth":"dXNlcjpwYXNzOndvcmQ"}}`)}},
+		"old":    {ObjectMeta: metav1.ObjectMeta{UID: "old-uid"}, Type: corev1.SecretTypeDockercfg, Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"c.example":{"auth":"dXNlcjpwYXNzOndvcmQ"}}`)}},
 		"broken": {Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":"topsecret"`)}},
 	},
 }
@@ -274,6 +274,9 @@ func TestPullSecrets(t *testing.T) {
 	var got []string
 	for _, c := range result.Message.RegistryCredentials {
 		got = append(got, strings.Join([]string{c.Registry, c.Username, c.Password, c.IdentityToken, c.RegistryToken}, " "))
+		if c.SecretUid != "pull-uid" && c.SecretUid != "old-uid" {
+			t.Errorf("the credential for %s is from Secret %q", c.Registry, c.SecretUid)
+		}
 	}
 	want := []string{"a.example u p i r", "b.example user pass  ", "c.example user pass:word  "}
 	if diff := cmp.Diff(want, got); diff != "" {

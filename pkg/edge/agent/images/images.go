@@ -61,6 +61,7 @@ type Request struct {
 // Puller ensures images. Its methods may be called concurrently, Ensure not for the same pod.
 type Puller struct {
 	service internalapi.ImageManagerService
+	access  *Access
 	clock   clock.PassiveClock
 	backOff *flowcontrol.Backoff
 	slots   chan struct{}
@@ -82,12 +83,13 @@ type pull struct {
 }
 
 // NewPuller returns a Puller that pulls at most maxParallel images at a time.
-func NewPuller(service internalapi.ImageManagerService, c clock.Clock, maxParallel int) *Puller {
+func NewPuller(service internalapi.ImageManagerService, access *Access, c clock.Clock, maxParallel int) *Puller {
 	if maxParallel <= 0 {
 		maxParallel = DefaultMaxParallel
 	}
 	return &Puller{
 		service: service,
+		access:  access,
 		clock:   c,
 		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, c), // the only constructor that takes a clock
 		slots:   make(chan struct{}, maxParallel),
@@ -128,7 +130,8 @@ func (p *Puller) present(ctx context.Context, req Request, spec *runtimeapi.Imag
 		req.Event(v1.EventTypeWarning, "InspectFailed", message)
 		return "", message, ErrImageInspect
 	}
-	if image := resp.GetImage(); image != nil {
+	// A pod that may not have the image is told the same as if it were not there.
+	if image := resp.GetImage(); image != nil && p.allowed(req, spec.Image, image.Id) {
 		req.Event(v1.EventTypeNormal, "Pulled",
 			fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", req.Image))
 		return image.Id, "", nil
@@ -139,6 +142,12 @@ func (p *Puller) present(ctx context.Context, req Request, spec *runtimeapi.Imag
 		return "", message, ErrImageNeverPull
 	}
 	return "", "", nil
+}
+
+// allowed tells whether the pod may use an image that is there without asking its registry.
+func (p *Puller) allowed(req Request, name, ref string) bool {
+	credentials, err := credentialsFor(req.Image, req.Credentials)
+	return err == nil && p.access.allows(name, ref, credentials)
 }
 
 // pending tells whether there is a pull in progress or a result to take.
@@ -226,25 +235,43 @@ func (p *Puller) run(ctx context.Context, current *pull, req Request, spec *runt
 
 // pullWithCredentials tries each credential that fits the image, or none if none fits.
 func (p *Puller) pullWithCredentials(ctx context.Context, req Request, spec *runtimeapi.ImageSpec) (string, error) {
-	auths, err := credentialsFor(req.Image, req.Credentials)
+	credentials, err := credentialsFor(req.Image, req.Credentials)
 	if err != nil {
 		return "", err
 	}
-	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+	if err := p.access.begin(spec.Image); err != nil {
+		return "", fmt.Errorf("failed to record image pull intent: %w", err)
 	}
 	var errs []error
-	for _, auth := range auths {
+	try := func(c *credential) (ref string, done bool) {
+		var auth *runtimeapi.AuthConfig
+		if c != nil {
+			auth = c.auth
+		}
 		ref, err := p.service.PullImage(ctx, spec, auth, req.SandboxConfig)
-		if err == nil {
+		if err != nil {
+			errs = append(errs, err)
+			return "", ctx.Err() != nil
+		}
+		present, _ := p.service.ListImages(ctx, nil) // if it fails, nothing is forgotten
+		if err := p.access.pulled(spec.Image, ref, c, present); err != nil {
+			klog.FromContext(ctx).Error(err, "It could not be kept who may use an image", "image", spec.Image)
+		}
+		return ref, true
+	}
+	if len(credentials) == 0 {
+		if ref, _ := try(nil); ref != "" {
 			return ref, nil
 		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
+	}
+	for i := range credentials {
+		if ref, done := try(&credentials[i]); ref != "" {
+			return ref, nil
+		} else if done {
 			break
 		}
 	}
-	return "", errors.Join(errs...)
+	return "", errors.Join(append(errs, p.access.failed(spec.Image))...)
 }
 
 func (p *Puller) size(ctx context.Context, spec *runtimeapi.ImageSpec) uint64 {

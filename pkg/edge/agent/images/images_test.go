@@ -64,8 +64,43 @@ func (f *fakeService) PullImage(ctx context.Context, image *runtimeapi.ImageSpec
 	return "id-" + image.Image, nil
 }
 
+func (f *fakeService) ListImages(context.Context, *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := []*runtimeapi.Image{}
+	for name, present := range f.images {
+		if present {
+			list = append(list, &runtimeapi.Image{Id: "id-" + name})
+		}
+	}
+	return list, nil
+}
+
+// memory keeps records as a disk would.
+type memory struct {
+	mu   sync.Mutex
+	data []byte
+	err  error
+}
+
+func (m *memory) SaveImages(data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.data = data
+	}
+	return m.err
+}
+
+func (m *memory) LoadImages() ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.data, m.err
+}
+
 type harness struct {
 	t      *testing.T
+	disk   *memory
 	puller *Puller
 	done   chan struct{}
 	mu     sync.Mutex
@@ -73,7 +108,12 @@ type harness struct {
 }
 
 func newHarness(t *testing.T, service *fakeService, c *testingclock.FakeClock, parallel int) *harness {
-	h := &harness{t: t, puller: NewPuller(service, c, parallel), done: make(chan struct{}, 100)}
+	h := &harness{t: t, disk: &memory{}, done: make(chan struct{}, 100)}
+	access, err := NewAccess(h.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.puller = NewPuller(service, access, c, parallel)
 	t.Cleanup(h.puller.Close)
 	return h
 }
@@ -217,7 +257,7 @@ func TestCredentials(t *testing.T) {
 		}
 		var got []string
 		for _, auth := range auths {
-			got = append(got, auth.Username)
+			got = append(got, auth.auth.Username)
 		}
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%s with %v: got %v, want %v", tc.image, tc.keys, got, tc.want)

@@ -16,18 +16,24 @@ import (
 // defaultRegistry is where names without a registry live, as credentials call it.
 const defaultRegistry = "index.docker.io"
 
+// credential is one that fits an image.
+type credential struct {
+	auth   *runtimeapi.AuthConfig
+	secret string // UID of the Secret that it comes from
+}
+
 // credentialsFor returns the credentials to try for an image, the most specific first. As in a Docker
 // configuration, a credential is for a host (each label may be a pattern), with a port or not, and
 // for a path below it.
-func credentialsFor(image string, credentials []*edgeapi.RegistryCredential) ([]*runtimeapi.AuthConfig, error) {
+func credentialsFor(image string, credentials []*edgeapi.RegistryCredential) ([]credential, error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't parse image name %q: %w", image, err)
 	}
 	host, repository := reference.Domain(named), "/"+reference.Path(named)
 	type match struct {
-		key  string
-		auth *runtimeapi.AuthConfig
+		key string
+		credential
 	}
 	var matches, fallback []match
 	for _, c := range credentials {
@@ -35,9 +41,9 @@ func credentialsFor(image string, credentials []*edgeapi.RegistryCredential) ([]
 		if keyHost == "" {
 			continue
 		}
-		m := match{key: keyHost + keyPath, auth: &runtimeapi.AuthConfig{
+		m := match{keyHost + keyPath, credential{secret: c.SecretUid, auth: &runtimeapi.AuthConfig{
 			Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
-		}}
+		}}}
 		switch {
 		case hostMatches(keyHost, host) && strings.HasPrefix(repository, keyPath):
 			matches = append(matches, m)
@@ -49,11 +55,11 @@ func credentialsFor(image string, credentials []*edgeapi.RegistryCredential) ([]
 		matches = fallback
 	}
 	sort.SliceStable(matches, func(i, j int) bool { return matches[i].key > matches[j].key })
-	auths := make([]*runtimeapi.AuthConfig, len(matches))
+	found := make([]credential, len(matches))
 	for i, m := range matches {
-		auths[i] = m.auth
+		found[i] = m.credential
 	}
-	return auths, nil
+	return found, nil
 }
 
 // parseRegistry splits a key of "auths" into host and path. The API versions v1 and v2 in a path mean

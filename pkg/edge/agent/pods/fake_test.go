@@ -98,6 +98,10 @@ func (f *fakeRuntime) ListContainers(_ context.Context, filter *runtimeapi.Conta
 	return out, f.down
 }
 
+func (f *fakeRuntime) ListImages(context.Context, *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	return nil, f.down
+}
+
 func (f *fakeRuntime) PodSandboxStatus(_ context.Context, id string, _ bool) (*runtimeapi.PodSandboxStatusResponse, error) {
 	defer f.enter("PodSandboxStatus")()
 	if s := f.sandboxes[id]; s != nil {

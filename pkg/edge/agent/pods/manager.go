@@ -74,11 +74,12 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record of pods: %w", err)
 	}
+	access, accessErr := images.NewAccess(st)
 	m := &Manager{
 		cfg:     cfg,
 		store:   st,
 		volumes: volumes.New(filepath.Join(cfg.StateDir, "pods")),
-		puller:  images.NewPuller(cfg.Runtime, cfg.Clock, cfg.MaxParallelPulls),
+		puller:  images.NewPuller(cfg.Runtime, access, cfg.Clock, cfg.MaxParallelPulls),
 		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, cfg.Clock), // the only constructor that takes a clock
 		events:  newRecorder(cfg.Sink, cfg.Clock),
 		node:    cfg.Node,
@@ -96,6 +97,9 @@ func New(cfg Config) (*Manager, error) {
 		config, err := cfg.Runtime.RuntimeConfig(ctx)
 		return config.GetLinux().GetCgroupDriver().String(), err
 	})
+	if accessErr != nil {
+		m.events.event("", "", v1.EventTypeWarning, ReasonCorruptState, accessErr.Error())
+	}
 	m.restore()
 	return m, nil
 }

@@ -68,9 +68,7 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 	}
 	if err != nil {
 		s.refuse(c, err.Error(), message)
-		if !errors.Is(err, images.ErrImagePullBackOff) {
-			s.containerEvent(c.Name, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
-		}
+		s.containerEvent(c.Name, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
 		s.retryImage(c, err)
 		return false, nil
 	}

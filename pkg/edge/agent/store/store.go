@@ -32,6 +32,9 @@ const (
 	deletionSuffix = ".deletion"
 	corruptSuffix  = ".corrupt"
 	tempPattern    = ".new-*"
+
+	// imagesName is the record of images, which is no pod's: see SaveImages.
+	imagesName = "images.json"
 )
 
 // uidForm is what may become a file name.
@@ -92,6 +95,20 @@ func (s *Store) SaveDeletion(deletion *edgeapi.DeletePod) error {
 		return err
 	}
 	return s.save(deletion.Uid, deletionSuffix, data, true)
+}
+
+// SaveImages keeps what is known of the images on the device. It is on the disk when SaveImages returns.
+func (s *Store) SaveImages(data []byte) error {
+	if err := s.write(imagesName, data, true); err != nil {
+		return err
+	}
+	return ignoreNotExist(os.Remove(filepath.Join(s.dir, imagesName+corruptSuffix)))
+}
+
+// LoadImages returns what SaveImages has kept; nil if there is nothing.
+func (s *Store) LoadImages() ([]byte, error) {
+	data, _, err := s.read(imagesName)
+	return data, ignoreNotExist(err)
 }
 
 // Remove forgets a pod.
