@@ -116,7 +116,10 @@ func (p *pass) createSandbox(ctx context.Context, attempt uint32) error {
 	}
 	var id string
 	if err == nil {
-		id, err = p.w.m.cfg.Runtime.RunPodSandbox(ctx, config, p.runtimeHandler())
+		err = finishing(ctx, func(ctx context.Context) error {
+			id, err = p.w.m.cfg.Runtime.RunPodSandbox(ctx, config, p.runtimeHandler())
+			return err
+		})
 	}
 	if err != nil {
 		if ctx.Err() != nil {

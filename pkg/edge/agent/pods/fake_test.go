@@ -41,6 +41,7 @@ type fakeRuntime struct {
 	calls          []string
 	stops          []int64       // grace periods
 	stopBlock      chan struct{} // StopContainer waits for it, or for its context
+	startBlock     chan struct{} // so does StartContainer
 }
 
 type fakeContainer struct {
@@ -165,7 +166,17 @@ func (f *fakeRuntime) CreateContainer(_ context.Context, sandbox string, config 
 	return id, nil
 }
 
-func (f *fakeRuntime) StartContainer(_ context.Context, id string) error {
+func (f *fakeRuntime) StartContainer(ctx context.Context, id string) error {
+	f.mu.Lock()
+	block := f.startBlock
+	f.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	defer f.enter("StartContainer")()
 	c := f.containers[id]
 	c.State, c.StartedAt = running, f.clock.Now().UnixNano()

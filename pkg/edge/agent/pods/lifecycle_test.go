@@ -84,6 +84,38 @@ func TestShorterGraceInterrupts(t *testing.T) {
 	})
 }
 
+// TestDeletionLetsAStartFinish deletes a pod while the runtime starts its container: the call goes on, for
+// a while.
+func TestDeletionLetsAStartFinish(t *testing.T) {
+	for name, tt := range map[string]struct {
+		takes  time.Duration
+		starts int
+	}{
+		"soon":  {startPatience / 2, 1},
+		"never": {time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				block := make(chan struct{})
+				a.runtime.set(func() { a.runtime.startBlock = block })
+				pod := newPod("p", box("main"))
+				a.run(pod)
+				release := time.AfterFunc(tt.takes, func() { close(block) })
+				defer release.Stop()
+				a.delete(pod, 0)
+				if a.gone(pod) {
+					t.Error("gone while its container is being started")
+				}
+				time.Sleep(startPatience)
+				a.settle()
+				if !a.gone(pod) || a.runtime.count("StartContainer") != tt.starts {
+					t.Errorf("gone: %t, starts that were let finish: %d, want true and %d", a.gone(pod), a.runtime.count("StartContainer"), tt.starts)
+				}
+			})
+		})
+	}
+}
+
 // TestReadinessWhileStopping has containers that take their time to stop: those whose readiness probe fails
 // must be seen to be unready, and one that says that it is ready still counts.
 func TestReadinessWhileStopping(t *testing.T) {

@@ -86,7 +86,7 @@ func (w *worker) finalStatus(ctx context.Context, p *pass) []byte {
 	}
 	s := w.rejected
 	if s == nil {
-		s = status.Final(p.status())
+		s = status.Final(p.pod, p.status())
 		w.report(ctx, p.pod, s)
 	}
 	data, err := s.Marshal()

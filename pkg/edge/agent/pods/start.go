@@ -31,6 +31,9 @@ const (
 	reasonPostStart    = "PostStartHookError"
 )
 
+// startPatience is how long a call that starts something may go on after it has been interrupted.
+const startPatience = 10 * time.Second
+
 // errPulling says that a container waits for its image.
 var errPulling = errors.New("the image is being pulled")
 
@@ -77,7 +80,8 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 	if err == nil {
 		s.changed = true
 		s.containerEvent(c.Name, v1.EventTypeNormal, "Created", "Container created")
-		if err = s.w.m.cfg.Runtime.StartContainer(ctx, id); err != nil {
+		err = finishing(ctx, func(ctx context.Context) error { return s.w.m.cfg.Runtime.StartContainer(ctx, id) })
+		if err != nil {
 			reason = reasonRun
 		}
 	}
@@ -95,6 +99,20 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 	delete(s.w.reasons, c.Name)
 	klog.FromContext(ctx).V(2).Info("Started container", "pod", klog.KObj(s.pod), "container", c.Name, "containerID", id)
 	return true, s.postStart(ctx, c, id)
+}
+
+// finishing makes a call that starts something. The call goes on for a while after what it is made for has
+// been interrupted: cut in the middle, the runtime would report a container that had failed to start.
+func finishing(ctx context.Context, call func(context.Context) error) error {
+	steady, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(startPatience, cancel)
+		<-steady.Done()
+		timer.Stop()
+	})
+	defer stop()
+	return call(steady)
 }
 
 // refuse notes why a container is waiting.
@@ -209,7 +227,10 @@ func (s *starter) create(ctx context.Context, c *v1.Container, ref, target strin
 	if err := os.MkdirAll(filepath.Join(s.config.LogDirectory, c.Name), 0o755); err != nil {
 		return "", reasonCreateConfig, err
 	}
-	id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
+	err = finishing(ctx, func(ctx context.Context) error {
+		id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
+		return err
+	})
 	if err == nil {
 		s.tellUnenforced(ctx, c, id, config)
 		s.w.resize.inForce[id] = inForce{c.Resources, s.pod.Spec.Resources}

@@ -155,27 +155,27 @@ func setAddresses(in Input, s *v1.PodStatus) {
 }
 
 // Final turns the status of a pod of which nothing runs any more, and nothing will, into a terminal one:
-// a container whose end nobody has seen has failed, and so has its pod.
-func Final(s *v1.PodStatus) *v1.PodStatus {
+// a container whose end nobody has seen has failed, and so has its pod. Those that were not reached wait.
+func Final(pod *v1.Pod, s *v1.PodStatus) *v1.PodStatus {
 	s = s.DeepCopy()
 	lost := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 		Reason: reasonUnknown, Message: "The container could not be located when the pod was terminated", ExitCode: exitKilled,
 	}}
-	initialized := true
-	for i := len(s.InitContainerStatuses) - 1; i >= 0; i-- {
-		cs := &s.InitContainerStatuses[i]
-		begun := cs.State.Running != nil || cs.State.Terminated != nil || cs.LastTerminationState.Terminated != nil
-		initialized = initialized && begun
-		if begun && cs.State.Terminated == nil {
-			cs.State = lost
-		}
-	}
+	reached := everInitialized(pod, s)
 	for i := range s.ContainerStatuses {
 		cs := &s.ContainerStatuses[i]
-		if initialized && cs.State.Terminated == nil {
+		if reached && cs.State.Terminated == nil {
 			cs.State = lost
 		}
 		cs.Ready, cs.Started = false, new(bool)
+	}
+	reached = false
+	for i := len(s.InitContainerStatuses) - 1; i >= 0; i-- {
+		cs := &s.InitContainerStatuses[i]
+		reached = reached || i == 0 || begun(cs)
+		if reached && cs.State.Terminated == nil {
+			cs.State = lost
+		}
 	}
 	if !podutil.IsTerminal(s.Phase) {
 		s.Phase = v1.PodFailed
@@ -187,6 +187,30 @@ func Final(s *v1.PodStatus) *v1.PodStatus {
 		}
 	}
 	return s
+}
+
+// begun tells whether a container has ever been started.
+func begun(cs *v1.ContainerStatus) bool {
+	return cs.State.Waiting == nil || cs.LastTerminationState.Terminated != nil
+}
+
+// everInitialized tells whether the init containers have ever let the others begin.
+func everInitialized(pod *v1.Pod, s *v1.PodStatus) bool {
+	if len(pod.Spec.InitContainers) == 0 {
+		return true
+	}
+	for i := range s.ContainerStatuses {
+		if begun(&s.ContainerStatuses[i]) {
+			return true
+		}
+	}
+	last := &pod.Spec.InitContainers[len(pod.Spec.InitContainers)-1]
+	cs := find(s.InitContainerStatuses, last.Name)
+	if podutil.IsSidecar(last) {
+		return cs.State.Running != nil && cs.Started != nil && *cs.Started
+	}
+	done := func(state v1.ContainerState) bool { return state.Terminated != nil && state.Terminated.ExitCode == 0 }
+	return done(cs.State) || done(cs.LastTerminationState)
 }
 
 // rejectedPrefix begins the message of a pod that was refused.

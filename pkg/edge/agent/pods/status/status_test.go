@@ -1,6 +1,7 @@
 package status
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
 
@@ -238,20 +240,53 @@ func TestStopSignal(t *testing.T) {
 
 func TestFinal(t *testing.T) {
 	pod := testPod(v1.RestartPolicyAlways, "a", "b")
-	s := Final(generate(pod, ready(instance("a", exited, 0, 0)), func(in *Input) { in.Ended = true }))
+	s := Final(pod, generate(pod, ready(instance("a", exited, 0, 0)), func(in *Input) { in.Ended = true }))
 	if s.Phase != v1.PodFailed || s.ContainerStatuses[0].State.Terminated.ExitCode != 0 {
 		t.Errorf("got %v", s)
 	}
 	if end := s.ContainerStatuses[1].State.Terminated; end == nil || end.Reason != "ContainerStatusUnknown" || end.ExitCode != 137 {
 		t.Errorf("got %v", s.ContainerStatuses[1])
 	}
-	pod.Spec.InitContainers = []v1.Container{{Name: "i"}}
-	s = Final(generate(pod, ready(), func(in *Input) { in.Ended = true }))
-	if s.Phase != v1.PodFailed || s.ContainerStatuses[0].State.Waiting == nil || s.InitContainerStatuses[0].State.Waiting == nil {
-		t.Errorf("got %v, want containers that were never reached left waiting", s)
-	}
 	if conditionOf(s, v1.PodReady).Reason != "PodFailed" {
 		t.Errorf("got %v", conditionOf(s, v1.PodReady))
+	}
+}
+
+// TestFinalWithInit expects a container to wait for ever unless the init containers have let it begin.
+func TestFinalWithInit(t *testing.T) {
+	sidecar := v1.Container{Name: "j", RestartPolicy: ptr.To(v1.ContainerRestartPolicyAlways)}
+	for name, tt := range map[string]struct {
+		last  v1.Container
+		state *state.Pod
+		want  string // of init containers i and j and of container a: waiting, the exit code, or that it was lost
+	}{
+		"nothing started":    {v1.Container{Name: "j"}, ready(), "lost wait wait"},
+		"first one failed":   {v1.Container{Name: "j"}, ready(instance("i", exited, 1, 0)), "1 wait wait"},
+		"last one failed":    {v1.Container{Name: "j"}, ready(instance("j", exited, 1, 0), instance("i", exited, 0, 0)), "0 1 wait"},
+		"all done":           {v1.Container{Name: "j"}, ready(instance("j", exited, 0, 0), instance("i", exited, 0, 0)), "0 0 lost"},
+		"the second is lost": {v1.Container{Name: "j"}, ready(instance("a", exited, 3, 0), instance("i", exited, 0, 0)), "0 0 3"},
+		"sidecar ended":      {sidecar, ready(instance("j", exited, 137, 0), instance("i", exited, 0, 0)), "0 137 wait"},
+		"main ended":         {sidecar, ready(instance("a", exited, 2, 0), instance("j", exited, 137, 0), instance("i", exited, 0, 0)), "0 137 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := testPod(v1.RestartPolicyNever, "a")
+			pod.Spec.InitContainers = []v1.Container{{Name: "i"}, tt.last}
+			s := Final(pod, generate(pod, tt.state, func(in *Input) { in.Ended = true }))
+			var got []string
+			for _, cs := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
+				switch end := cs.State.Terminated; {
+				case end == nil:
+					got = append(got, "wait")
+				case end.Reason == "ContainerStatusUnknown":
+					got = append(got, "lost")
+				default:
+					got = append(got, strconv.Itoa(int(end.ExitCode)))
+				}
+			}
+			if strings.Join(got, " ") != tt.want || !podutil.IsTerminal(s.Phase) {
+				t.Errorf("got %v, phase %s; want %s", got, s.Phase, tt.want)
+			}
+		})
 	}
 }
 
