@@ -24,8 +24,11 @@ import (
 const (
 	// Component is the source of aranya's own events.
 	Component = "aranya"
-	// DeviceComponent is the source of events that a device reports; the host is its Node.
+	// DeviceComponent is the source of events on an EdgeDevice that the device reports; the host is its Node.
 	DeviceComponent = "arhat"
+	// NodeComponent is the source of events on a pod or a Node that come from the Node, as the host: that is
+	// what users and their tools select them by.
+	NodeComponent = "kubelet"
 )
 
 // Bounds on what a device may say in an event.
@@ -64,9 +67,13 @@ func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, ar
 	r.own.Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
-// Pod records an event on a pod.
+// Pod records an event on a pod that is bound to a Node: one that the kubelet there would record.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
-	r.own.Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	r.from(NodeComponent, pod.Spec.NodeName).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+}
+
+func (r *Recorder) from(component, host string) record.EventRecorder {
+	return r.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host})
 }
 
 // FromDevice records what a device reports about a pod of its own, or about itself if pod is nil:
@@ -80,14 +87,13 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 	if reason == "" {
 		return
 	}
-	recorder := r.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: DeviceComponent, Host: nodeName})
 	if pod != nil {
-		recorder.Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
+		r.from(NodeComponent, nodeName).Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
-	recorder.Event(DeviceReference(d), eventType, reason, message)
+	r.from(DeviceComponent, nodeName).Event(DeviceReference(d), eventType, reason, message)
 	if nodeName != "" {
-		recorder.Event(nodeReference(nodeName), eventType, reason, message)
+		r.from(NodeComponent, nodeName).Event(nodeReference(nodeName), eventType, reason, message)
 	}
 }
 

@@ -28,7 +28,8 @@ func TestRecorder(t *testing.T) {
 	defer r.Stop()
 	r.Start(client)
 
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{NodeName: "d"}}
+	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
 	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
 	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
 	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full"})
@@ -39,11 +40,15 @@ func TestRecorder(t *testing.T) {
 		"EdgeDevice Connected": func(e corev1.Event) bool {
 			return e.Message == "over grpc" && e.Source.Component == Component && e.InvolvedObject.UID == "u" && e.Namespace == "ns"
 		},
-		"Pod FailedMount":         func(e corev1.Event) bool { return e.Type == "Warning" && e.Message == "no volume" },
+		"Pod FailedMount": func(e corev1.Event) bool {
+			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet
+		},
 		"EdgeDevice DiskPressure": func(e corev1.Event) bool { return e.Source.Component == DeviceComponent && e.Source.Host == "d" },
-		"Node DiskPressure":       func(e corev1.Event) bool { return e.InvolvedObject.UID == "d" && e.Namespace == "default" },
+		"Node DiskPressure": func(e corev1.Event) bool {
+			return e.InvolvedObject.UID == "d" && e.Namespace == "default" && e.Source == byKubelet
+		},
 		"Pod Started": func(e corev1.Event) bool {
-			return e.Type == "Normal" && len(e.Message) <= maxMessage && utf8.ValidString(e.Message) && e.InvolvedObject.FieldPath == "spec.containers{main}"
+			return e.Type == "Normal" && len(e.Message) <= maxMessage && utf8.ValidString(e.Message) && e.InvolvedObject.FieldPath == "spec.containers{main}" && e.Source == byKubelet
 		},
 	}
 	deadline := time.Now().Add(20 * time.Second)

@@ -33,8 +33,25 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	applyGates(pod, &status)
 	status.Conditions = mergeConditions(old, &status, now)
 	keep(&status, old)
+	if pod.Spec.NodeName != "" {
+		setScheduled(&status, now)
+	}
 	normalize(pod, &status)
 	return status
+}
+
+// setScheduled says of a pod that has come to a Node that it has: with the generation that the Node has
+// seen, and also if no scheduler has brought it there.
+func setScheduled(status *corev1.PodStatus, now metav1.Time) {
+	c := findCondition(status.Conditions, corev1.PodScheduled)
+	if c == nil {
+		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, LastTransitionTime: now})
+		c = &status.Conditions[len(status.Conditions)-1]
+	}
+	if c.Status != corev1.ConditionTrue {
+		c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionTrue, "", "", now
+	}
+	c.ObservedGeneration = status.ObservedGeneration
 }
 
 // keep takes over what is not the device's to say.

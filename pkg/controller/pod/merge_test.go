@@ -105,8 +105,32 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+func TestScheduled(t *testing.T) {
+	reported := corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: 3}
+	for name, tt := range map[string]struct {
+		old  []corev1.PodCondition
+		want metav1.Time
+	}{
+		"by a scheduler":    {[]corev1.PodCondition{cond(corev1.PodScheduled, corev1.ConditionTrue, 2)}, at(2)},
+		"failed at first":   {[]corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable"}}, at(100)},
+		"without scheduler": {nil, at(100)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "n"}, Status: corev1.PodStatus{Conditions: tt.old}}
+			want := []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: 3, LastTransitionTime: tt.want}}
+			p.Status = merge(p, reported, at(100))
+			if diff := cmp.Diff(want, p.Status.Conditions); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(want, merge(p, reported, at(200)).Conditions); diff != "" {
+				t.Errorf("merging the same again changes something: %s", diff)
+			}
+		})
+	}
+}
+
 func TestWaitingStatus(t *testing.T) {
-	p := &corev1.Pod{Spec: corev1.PodSpec{
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Generation: 7}, Spec: corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "init"}},
 		Containers:     []corev1.Container{{Name: "a", Image: "x"}, {Name: "b"}},
 	}}
@@ -121,6 +145,11 @@ func TestWaitingStatus(t *testing.T) {
 	}
 	if got := findCondition(status.Conditions, corev1.PodReady).Message; got != "containers with unready status: [a b]" {
 		t.Errorf("message: %s", got)
+	}
+	for _, c := range status.Conditions {
+		if c.ObservedGeneration != 7 {
+			t.Errorf("condition %s is of generation %d", c.Type, c.ObservedGeneration)
+		}
 	}
 	if got := findCondition(status.Conditions, corev1.PodInitialized).Message; got != "containers with incomplete status: [init]" {
 		t.Errorf("message: %s", got)

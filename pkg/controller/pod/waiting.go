@@ -72,6 +72,9 @@ func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time)
 		notReady(corev1.PodReady, pod),
 		notReady(corev1.ContainersReady, pod),
 	}
+	for i := range status.Conditions {
+		status.Conditions[i].ObservedGeneration = pod.Generation
+	}
 	return status
 }
 
