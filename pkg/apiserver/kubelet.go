@@ -15,6 +15,7 @@ func (s *Server) addKubelet(c CompletedConfig) (err error) {
 		Sessions:       s.gateway,
 		Pods:           s.controllers.Pods(),
 		DeviceForNode:  s.controllers.DeviceForNode,
+		OnlyNode:       s.controllers.OnlyNode,
 		Streaming:      s.streaming,
 	})
 	return err

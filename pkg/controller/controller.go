@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -242,6 +243,24 @@ func (c *Controllers) Directory() device.Directory {
 func (c *Controllers) DeviceForNode(nodeName string) (namespace, name string, ok bool) {
 	d, ok := c.owner(nodeName)
 	return d.Namespace, d.Name, ok
+}
+
+// OnlyNode returns the name of aranya's Node if there is one, and no other.
+func (c *Controllers) OnlyNode() (only string) {
+	nodes, err := c.nodeLister.List(labels.Everything())
+	if err != nil {
+		return ""
+	}
+	for _, n := range nodes {
+		if _, ok := node.Owner(n); !ok {
+			continue
+		}
+		if only != "" {
+			return ""
+		}
+		only = n.Name
+	}
+	return only
 }
 
 func (c *Controllers) owner(nodeName string) (gateway.Device, bool) {

@@ -14,7 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	kubefake "k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
@@ -107,6 +109,32 @@ func TestDeviceGetsNode(t *testing.T) {
 	}
 	if ns, name, ok := c.controllers.DeviceForNode("d1"); !ok || ns != "edge" || name != "d1" {
 		t.Errorf("DeviceForNode: %s/%s %v", ns, name, ok)
+	}
+}
+
+func TestOnlyNode(t *testing.T) {
+	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)
+	c := &Controllers{nodeLister: corelisters.NewNodeLister(nodes)}
+	own := func(name string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Annotations: map[string]string{aranya.AnnotationUID: "u-" + name},
+			Labels: map[string]string{aranya.LabelRole: aranya.RoleEdgeDevice, aranya.LabelName: name, aranya.LabelNamespace: "edge"},
+		}}
+	}
+	for _, step := range []struct {
+		add  *corev1.Node
+		want string
+	}{
+		{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker"}}, ""},
+		{own("d1"), "d1"},
+		{own("d2"), ""},
+	} {
+		if err := nodes.Add(step.add); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.OnlyNode(); got != step.want {
+			t.Errorf("with %s: got %q, want %q", step.add.Name, got, step.want)
+		}
 	}
 }
 

@@ -39,6 +39,10 @@ func (k *Kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := &request{route: parseRoute(r.URL.Path), Request: r}
+	if req.ofNode() && req.node == "" {
+		// With a single Node the paths of any kubelet will do: they cannot mean another one.
+		req.node = k.config.OnlyNode()
+	}
 	req.nodeName = req.node
 	if req.ofPod() {
 		req.podObject = k.pod(req.route)

@@ -43,6 +43,8 @@ type Config struct {
 	Pods corelisters.PodLister
 	// DeviceForNode returns the device that a Node stands for.
 	DeviceForNode func(nodeName string) (namespace, name string, ok bool)
+	// OnlyNode returns the Node of a cluster that has no other of aranya's; empty in all other clusters.
+	OnlyNode func() string
 	// Streaming serves the upgraded connections. Its Shutdown is the business of its owner.
 	Streaming *streaming.Server
 }
@@ -59,8 +61,8 @@ func New(config Config) (*Kubelet, error) {
 		return nil, errors.New("the kubelet endpoint needs Listener and GetCertificate")
 	case config.Authenticator == nil, config.Authorizer == nil:
 		return nil, errors.New("the kubelet endpoint needs Authenticator and Authorizer")
-	case config.Sessions == nil, config.Pods == nil, config.DeviceForNode == nil, config.Streaming == nil:
-		return nil, errors.New("the kubelet endpoint needs Sessions, Pods, DeviceForNode and Streaming")
+	case config.Sessions == nil, config.Pods == nil, config.DeviceForNode == nil, config.OnlyNode == nil, config.Streaming == nil:
+		return nil, errors.New("the kubelet endpoint needs Sessions, Pods, DeviceForNode, OnlyNode and Streaming")
 	}
 	return &Kubelet{config: config}, nil
 }

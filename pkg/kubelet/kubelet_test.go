@@ -61,6 +61,7 @@ type endpoint struct {
 	transport *http.Transport
 	session   *fakedevice.Session
 	cancel    context.CancelFunc
+	only      string // the only Node, if it is
 	result    chan error
 
 	mu    sync.Mutex
@@ -130,6 +131,7 @@ func start(t *testing.T, stats string) *endpoint {
 		Sessions:      fakedevice.Sessions{e.session},
 		Pods:          corelisters.NewPodLister(pods),
 		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, strings.HasPrefix(node, "device-") },
+		OnlyNode:      func() string { return e.only },
 		Streaming:     streams,
 	})
 	if err != nil {
@@ -269,6 +271,30 @@ func TestAuthorization(t *testing.T) {
 				t.Errorf("the authorizer was asked %q, want %q", asked, test.asked)
 			}
 		})
+	}
+}
+
+// TestOnlyNode leaves the Node out of paths about it, and names another one.
+func TestOnlyNode(t *testing.T) {
+	e := start(t, summary)
+	e.only = "device-1"
+	for _, test := range []struct {
+		user, path string
+		code       int
+		want       string
+	}{
+		{"lister", "/pods", 200, `"name":"web"`},
+		{"lister", "/runningpods/", 200, `"name":"web","namespace":"default","uid":"uid-web"},"spec":{"containers":[{"name":"nginx"`},
+		{"lister", "/nodes/device-2/pods", 403, "Forbidden"},
+		{"scraper", "/pods", 403, "Forbidden"},
+		{"scraper", "/metrics/resource", 200, "node_cpu_usage_seconds_total"},
+		{"kube-apiserver", "/containerLogs/default/nobody/nginx", 404, "does not exist"},
+		{"kube-apiserver", "/metrics", 403, "Forbidden"},
+	} {
+		code, body := e.do(t, "GET", test.user, test.path, nil)
+		if code != test.code || !strings.Contains(strings.ReplaceAll(body, "\n", ""), test.want) {
+			t.Errorf("%s: answered with %d: %s", test.path, code, body)
+		}
 	}
 }
 

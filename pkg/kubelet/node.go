@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
@@ -29,6 +30,8 @@ func (k *Kubelet) serveNode(w http.ResponseWriter, req *request, session gateway
 		writeJSON(w, req, nodeConfig(session))
 	case actionPods:
 		k.servePods(w, req)
+	case actionRunningPods:
+		k.serveRunningPods(w, req, session)
 	case actionStats:
 		onlyCPUAndMemory := strings.EqualFold(req.URL.Query().Get("only_cpu_and_memory"), "true")
 		summary, err := k.summary(req.Context(), req.nodeName, session, onlyCPUAndMemory)
@@ -48,11 +51,37 @@ func (k *Kubelet) servePods(w http.ResponseWriter, req *request) {
 		writeError(w, err)
 		return
 	}
-	list := &corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: make([]corev1.Pod, 0, len(pods))}
+	list := newPodList(len(pods))
 	for _, pod := range pods {
 		list.Items = append(list.Items, *pod)
 	}
 	writeJSON(w, req, list)
+}
+
+// serveRunningPods tells which pods have containers that run, by the device's runtime. As with the kubelet
+// there is little more than names in it.
+func (k *Kubelet) serveRunningPods(w http.ResponseWriter, req *request, session gateway.Session) {
+	summary, err := k.summary(req.Context(), req.nodeName, session, true)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	list := newPodList(len(summary.Pods))
+	for _, running := range summary.Pods {
+		ref := running.PodRef
+		pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name, UID: types.UID(ref.UID)}}
+		for _, c := range running.Containers {
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c.Name})
+		}
+		if len(pod.Spec.Containers) > 0 {
+			list.Items = append(list.Items, pod)
+		}
+	}
+	writeJSON(w, req, list)
+}
+
+func newPodList(n int) *corev1.PodList {
+	return &corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: make([]corev1.Pod, 0, n)}
 }
 
 // podsOf returns the pods that are bound to a Node.

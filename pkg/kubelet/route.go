@@ -15,6 +15,7 @@ const (
 	actionRun         action = "run"
 	actionPortForward action = "portForward"
 	actionPods        action = "pods"
+	actionRunningPods action = "runningpods"
 	actionStats       action = "stats/summary"
 	actionMetrics     action = "metrics/resource"
 	actionConfigz     action = "configz"
@@ -51,6 +52,15 @@ func (r route) methods() []string {
 
 // ofPod says whether the path names a pod.
 func (r route) ofPod() bool { return r.pod != "" }
+
+// ofNode says whether the path is about a Node as a whole and there is something to answer.
+func (r route) ofNode() bool {
+	switch r.action {
+	case actionPods, actionRunningPods, actionStats, actionMetrics, actionConfigz:
+		return true
+	}
+	return false
+}
 
 // runsCommands says whether the request reaches into a pod, whatever its method.
 func (r route) runsCommands() bool {
@@ -124,8 +134,8 @@ func parsePodRoute(parts []string) route {
 func parseNodeRoute(path string) route {
 	first, _, _ := strings.Cut(path, "/")
 	switch action(path) {
-	case actionPods:
-		return route{action: actionPods, subresources: []string{"pods", "proxy"}}
+	case actionPods, actionRunningPods:
+		return route{action: action(path), subresources: []string{"pods", "proxy"}}
 	case actionHealthz:
 		return route{action: actionHealthz, subresources: []string{"healthz", "proxy"}}
 	case actionConfigz:
@@ -143,7 +153,7 @@ func parseNodeRoute(path string) route {
 		r.subresources = []string{"log"}
 	case "flagz":
 		r.subresources = []string{"configz"}
-	case "runningpods", "allocatedpods":
+	case "allocatedpods":
 		r.subresources = []string{"pods", "proxy"}
 	case "debug", "cri", "containerLogs", "exec", "attach", "run", "portForward":
 		r.subresources = []string{"proxy"}
