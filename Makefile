@@ -110,10 +110,10 @@ packages:
 	@hack/install-packages.sh
 
 .PHONY: conformance
-conformance: packages cluster-programs ## Run upstream Kubernetes' tests of pods against a device (FOCUS=regexp SKIP=regexp)
+conformance: packages cluster-programs ## Run upstream Kubernetes' tests of pods against a device (FOCUS=regexp SKIP=regexp PROCS=6)
 	@echo "Building upstream's tests; the first time it takes minutes."
 	@hack/conformance/build.sh .cache/conformance
-	@$(BIN)/cluster conformance --focus '$(FOCUS)' --skip '$(SKIP)'
+	@$(BIN)/cluster conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs "$(or $(PROCS),6)"
 
 .PHONY: bench
 bench: bench-program ## Measure on real clusters (SCENARIO=all N=1000 LINK=grpc|websocket|mqtt CM=stock|fast)

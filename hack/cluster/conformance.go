@@ -29,8 +29,9 @@ func newConformanceCommand() *cobra.Command {
 	f.StringVar(&o.Report, "report", ".cache/conformance/report", "directory for the report")
 	f.StringVar(&o.Focus, "focus", "", "regular expression of the tests to run")
 	f.StringVar(&o.Skip, "skip", "", "regular expression of tests to leave out")
-	f.IntVar(&o.Processes, "procs", 4, "how many tests to run at a time")
-	f.DurationVar(&o.Timeout, "timeout", time.Hour, "how long the tests may take")
+	f.IntVar(&o.Processes, "procs", 6, "how many tests to run at a time")
+	f.IntVar(&o.Seed, "seed", 1, "what the order of the tests follows from")
+	f.DurationVar(&o.Timeout, "timeout", 2*time.Hour, "how long the tests may take")
 	f.BoolVar(&o.Keep, "keep", false, "leave the cluster up")
 	return cmd
 }

@@ -16,13 +16,14 @@ type maker func(programs, name string) (containerd.Image, error)
 
 // makers know how to make the images that the tests run, by the last part of the repository's name.
 // Upstream's images are Alpine or BusyBox with a program or two; here each is busybox-static with the
-// same programs, users and entry points, and bash and curl of this machine where upstream's have theirs.
+// same programs, users and entry points, and a few programs of this machine where upstream's have theirs.
 var makers = map[string]maker{
 	"agnhost":           agnhost,
 	"busybox":           busybox,
 	"glibc-dns-testing": busybox, // wanted for its "hostname -f"
 	"ipc-utils":         busybox,
-	"kitten":            kitten,
+	"kitten":            webServerOf("kitten.jpg"),
+	"nautilus":          webServerOf("nautilus.jpg"),
 	"nginx":             webServer,
 	"nonewprivs":        nonewprivs,
 	"nonroot":           nonroot,
@@ -93,7 +94,7 @@ func agnhost(programs, name string) (containerd.Image, error) {
 			return image, err
 		}
 	}
-	for _, program := range []string{"/bin/bash", "/usr/bin/curl"} { // hooks and commands of tests call them
+	for _, program := range []string{"/bin/bash", "/usr/bin/curl", "/usr/bin/printenv"} { // tests call them
 		if err := addHostProgram(&image, program); err != nil {
 			return image, err
 		}
@@ -119,14 +120,17 @@ func agnhost(programs, name string) (containerd.Image, error) {
 	return image, nil
 }
 
-func kitten(programs, name string) (containerd.Image, error) {
-	image, err := agnhost(programs, name)
-	image.Cmd = []string{"test-webserver"}
-	image.Files = append(image.Files,
-		containerd.File{Path: "data.json", Data: []byte("{\n  \"image\": \"kitten.jpg\"\n}\n"), Mode: 0o644},
-		containerd.File{Path: "kitten.jpg", Data: []byte("not a picture\n"), Mode: 0o644},
-	)
-	return image, err
+// webServerOf is agnhost that serves a picture and the name of it.
+func webServerOf(picture string) maker {
+	return func(programs, name string) (containerd.Image, error) {
+		image, err := agnhost(programs, name)
+		image.Cmd = []string{"test-webserver"}
+		image.Files = append(image.Files,
+			containerd.File{Path: "data.json", Data: fmt.Appendf(nil, "{\n  \"image\": %q\n}\n", picture), Mode: 0o644},
+			containerd.File{Path: picture, Data: []byte("not a picture\n"), Mode: 0o644},
+		)
+		return image, err
+	}
 }
 
 func nonewprivs(programs, name string) (containerd.Image, error) {

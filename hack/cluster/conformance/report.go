@@ -1,96 +1,139 @@
 package conformance
 
 import (
-	"encoding/xml"
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 )
 
-// outcome of the tests that a run selected. Each test is named as upstream names it.
-type outcome struct {
-	passed  []string
-	failed  []result
-	skipped []result // by the tests themselves
-}
+// reportFile is Ginkgo's own report, in the report's directory.
+const reportFile = "report.json"
 
-// result is a test and why it did not pass.
+// Verdicts on tests. A test that skips itself says why.
+const (
+	passed  = "passed"
+	failed  = "FAILED"
+	skipped = "skipped"
+)
+
+// result is what came of a test that was selected.
 type result struct {
-	name, reason string
+	group, name, verdict, reason string
 }
 
-// readReport reads the JUnit report of a run. Tests that were not selected are left out of it.
-func readReport(file string) (*outcome, error) {
+// results of a run, by group and name.
+type results []result
+
+// readReport reads the report of a run. Tests that were not selected are left out of it.
+func readReport(file string) (results, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var report struct {
-		Suites []struct {
-			Cases []struct {
-				Name    string `xml:"name,attr"`
-				Status  string `xml:"status,attr"`
-				Skipped *struct {
-					Message string `xml:"message,attr"`
-				} `xml:"skipped"`
-				Failure *message `xml:"failure"`
-				Error   *message `xml:"error"`
-			} `xml:"testcase"`
-		} `xml:"testsuite"`
+	var suites []struct {
+		SpecReports []struct {
+			ContainerHierarchyTexts    []string
+			LeafNodeType, LeafNodeText string
+			State                      string
+			Failure                    struct{ Message string }
+		}
 	}
-	if err := xml.Unmarshal(data, &report); err != nil {
+	if err := json.Unmarshal(data, &suites); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	o := &outcome{}
-	for _, suite := range report.Suites {
-		for _, test := range suite.Cases {
-			name, isTest := strings.CutPrefix(test.Name, "[It] ")
-			switch {
-			case test.Failure != nil:
-				o.failed = append(o.failed, result{name, test.Failure.firstLine()})
-			case test.Error != nil:
-				o.failed = append(o.failed, result{name, test.Error.firstLine()})
-			case !isTest: // set-up and clean-up count only if they fail
-			case test.Skipped == nil:
-				o.passed = append(o.passed, name)
-			case test.Skipped.Message != "skipped": // by the test itself, with a reason
-				o.skipped = append(o.skipped, result{name, strings.TrimPrefix(test.Skipped.Message, "skipped - ")})
+	var all results
+	for _, suite := range suites {
+		for _, spec := range suite.SpecReports {
+			r := result{group: "set-up and clean-up", name: spec.LeafNodeText, verdict: failed}
+			if len(spec.ContainerHierarchyTexts) > 0 {
+				r.group = withoutTags(spec.ContainerHierarchyTexts[0])
+				r.name = strings.Join(append(spec.ContainerHierarchyTexts, spec.LeafNodeText), " ")
+			}
+			r.reason, _, _ = strings.Cut(strings.TrimSpace(spec.Failure.Message), "\n")
+			isTest := spec.LeafNodeType == "It"
+			switch spec.State {
+			case "passed":
+				if r.verdict = passed; !isTest { // set-up and clean-up count only if they fail
+					continue
+				}
+			case "skipped", "pending":
+				if r.verdict = skipped; !isTest || r.reason == "" {
+					continue
+				}
+			}
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, func(a, b result) int {
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.name, b.name))
+	})
+	return all, nil
+}
+
+// withoutTags leaves the name of the group and its special interest group of a text.
+func withoutTags(text string) string {
+	var words []string
+	for _, word := range strings.Fields(text) {
+		if !strings.HasPrefix(word, "[") || strings.HasPrefix(word, "[sig-") {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func (r results) count(verdict string) (n int) {
+	for i := range r {
+		if r[i].verdict == verdict {
+			n++
+		}
+	}
+	return n
+}
+
+// write writes one line for each test.
+func (r results) write(file string) (err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := bufio.NewWriter(f)
+	for i := range r {
+		_, _ = fmt.Fprintf(w, "%-7s  %s\n", r[i].verdict, r[i].name)
+		if r[i].reason != "" {
+			_, _ = fmt.Fprintf(w, "         %s\n", r[i].reason)
+		}
+	}
+	return w.Flush()
+}
+
+// summarize writes the table of groups, and what did not pass.
+func (r results) summarize(w io.Writer) {
+	groups := map[string]results{}
+	for i := range r {
+		groups[r[i].group] = append(groups[r[i].group], r[i])
+	}
+	_, _ = fmt.Fprint(w, "\n| tests | passed | failed | skipped themselves |\n|---|--:|--:|--:|\n")
+	line := func(name string, of results) {
+		_, _ = fmt.Fprintf(w, "| %s | %d | %d | %d |\n", name, of.count(passed), of.count(failed), of.count(skipped))
+	}
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
+		line(group, groups[group])
+	}
+	line("all", r)
+	for _, verdict := range []string{skipped, failed} {
+		for i := range r {
+			if r[i].verdict == verdict {
+				_, _ = fmt.Fprintf(w, "\n%s %s\n        %s\n", verdict, r[i].name, r[i].reason)
 			}
 		}
 	}
-	sort.Strings(o.passed)
-	for _, results := range [][]result{o.failed, o.skipped} {
-		sort.Slice(results, func(i, j int) bool { return results[i].name < results[j].name })
-	}
-	return o, nil
-}
-
-type message struct {
-	Message string `xml:"message,attr"`
-	Text    string `xml:",chardata"`
-}
-
-func (m *message) firstLine() string {
-	text := m.Message
-	if text == "" {
-		text = m.Text
-	}
-	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return line
-}
-
-// print writes the table of results.
-func (o *outcome) print(w io.Writer) {
-	for _, name := range o.passed {
-		_, _ = fmt.Fprintf(w, "passed   %s\n", name)
-	}
-	for _, r := range o.skipped {
-		_, _ = fmt.Fprintf(w, "skipped  %s\n         %s\n", r.name, r.reason)
-	}
-	for _, r := range o.failed {
-		_, _ = fmt.Fprintf(w, "FAILED   %s\n         %s\n", r.name, r.reason)
-	}
-	_, _ = fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped by the tests themselves\n", len(o.passed), len(o.failed), len(o.skipped))
+	_, _ = fmt.Fprintln(w)
 }

@@ -31,6 +31,8 @@ type Options struct {
 	Focus, Skip string
 	// Processes is how many tests run at a time.
 	Processes int
+	// Seed is what the order of the tests follows from.
+	Seed int
 	// Timeout bounds the run.
 	Timeout time.Duration
 	// Report is the directory of the JUnit report and of the output of the tests.
@@ -39,6 +41,9 @@ type Options struct {
 	Keep bool
 	Out  io.Writer
 }
+
+// kubeletPort is where tests look for a kubelet, without asking its Node.
+const kubeletPort = 10250
 
 // Run runs the tests. It returns an error if any failed.
 func Run(ctx context.Context, o Options) (err error) {
@@ -60,6 +65,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	o.Cluster.Devices, o.Cluster.Runtime, o.Cluster.Images = 1, local.RuntimeContainerd, images
 	o.Cluster.NamespaceTaint = string(v1alpha1.NamespaceTaintNone)
+	o.Cluster.KubeletPort = kubeletPort
 	cluster, err := local.Up(ctx, o.Cluster)
 	if err != nil {
 		return err
@@ -68,6 +74,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() {
 			err = errors.Join(err, local.Down(context.WithoutCancel(ctx), cluster.Dir, false, o.Out))
 		}()
+	}
+	if err := openPods(ctx, cluster.State()); err != nil {
+		_, _ = fmt.Fprintf(o.Out, "Tests that call pods by their addresses will fail: %v\n", err)
 	}
 	return o.test(ctx, cluster)
 }
@@ -89,13 +98,13 @@ func (o *Options) test(ctx context.Context, cluster *local.Cluster) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	report := filepath.Join(o.Report, "junit.xml")
+	report := filepath.Join(o.Report, reportFile)
 	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	args := append([]string{
 		"--procs=" + strconv.Itoa(o.Processes), "--timeout=" + o.Timeout.String(), "--no-color", "--keep-going",
-		"--output-dir=" + o.Report, "--junit-report=junit.xml",
+		"--seed=" + strconv.Itoa(o.Seed), "--output-dir=" + o.Report, "--json-report=" + reportFile, "--junit-report=junit.xml",
 	}, o.selection()...)
 	args = append(args, o.program("e2e.test"), "--",
 		"--provider=local", "--kubeconfig="+cluster.Kubeconfig(), "--kubectl-path="+filepath.Join(cluster.Dir, "bin", "kubectl"),
@@ -113,12 +122,15 @@ func (o *Options) test(ctx context.Context, cluster *local.Cluster) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("the tests left no report, see %s: %w", log.Name(), runErr), err)
 	}
-	result.print(o.Out)
-	_, _ = fmt.Fprintf(o.Out, "%s; the report is %s\n", time.Since(begin).Round(time.Second), report)
-	if len(result.failed) > 0 {
-		return fmt.Errorf("%d tests failed", len(result.failed))
+	if err := result.write(filepath.Join(o.Report, "results.txt")); err != nil {
+		return err
 	}
-	if len(result.passed) == 0 {
+	result.summarize(o.Out)
+	_, _ = fmt.Fprintf(o.Out, "%s; every test is in %s\n", time.Since(begin).Round(time.Second), filepath.Join(o.Report, "results.txt"))
+	if n := result.count(failed); n > 0 {
+		return fmt.Errorf("%d tests failed", n)
+	}
+	if result.count(passed) == 0 {
 		return errors.New("no test ran")
 	}
 	if runErr != nil {

@@ -1,11 +1,11 @@
 package conformance
 
-// What applies to a device, unless somebody chooses otherwise: sig-node's and sig-storage's tests of what
-// an executor of pods must do, but for those that take long, must be alone, or are of features that a
-// cluster has to be set up for.
+// What applies to a device, unless somebody chooses otherwise: the tests of sig-node, sig-storage and sig-cli
+// (kubectl logs, exec, port-forward and the like), but for those that take long, must be alone, are of
+// features that a cluster has to be set up for, or are for one provider of machines.
 const (
-	defaultFocus = `\[sig-(node|storage)\].*\[NodeConformance\]`
-	defaultSkip  = `\[Slow\]|\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Feature:|\[FeatureGate:|\[Alpha\]|\[Beta\]`
+	defaultFocus = `\[sig-(node|storage|cli)\]`
+	defaultSkip  = `\[Slow\]|\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Feature:|\[FeatureGate:|\[Alpha\]|\[Beta\]|\[Provider:`
 )
 
 // selection returns Ginkgo's arguments that choose the tests.

@@ -61,6 +61,8 @@ type Options struct {
 	Etcd string
 	// NamespaceTaint is spec.node.namespaceTaint of the EdgeDevices; empty for the API's default.
 	NamespaceTaint string
+	// KubeletPort is where kube-apiserver reaches the kubelet endpoint. By default it is any that is free.
+	KubeletPort int
 	// KubernetesOnly leaves aranya and the devices out.
 	KubernetesOnly bool
 	// ExtraArgs are further arguments of programs of the cloud side, by their service's name.

@@ -94,7 +94,7 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 	state.Supervisors = map[string]supervisor.Process{}
 	state.Devices, state.Guests = nil, nil
 	p := &state.Ports
-	*p = Ports{}
+	*p = Ports{Kubelet: o.KubeletPort}
 	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet, &p.Broker); err != nil {
 		return nil, false, err
 	}

@@ -26,12 +26,15 @@ const (
 	maxSocketPath = 100
 )
 
+// DefaultSubnet is that of the pods' bridge.
+const DefaultSubnet = "10.88.0.0/16"
+
 // Options say how to run a containerd.
 type Options struct {
 	// Dir holds everything: config, root, state, socket, log. Created if missing; keep it short, as
 	// the socket's path is limited to about 100 bytes.
 	Dir string
-	// Subnet of the pods' bridge. Defaults to 10.88.0.0/16; choose another one for each containerd
+	// Subnet of the pods' bridge. Defaults to DefaultSubnet; choose another one for each containerd
 	// in one network namespace.
 	Subnet string
 	// Command builds the command that runs containerd; a caller may wrap it, for example to enter a
@@ -96,7 +99,7 @@ func Prepare(opts Options) (*Server, []string, error) {
 		s.opts.Command = exec.Command
 	}
 	if s.opts.Subnet == "" {
-		s.opts.Subnet = "10.88.0.0/16"
+		s.opts.Subnet = DefaultSubnet
 	}
 	if err := s.writeConfig(); err != nil {
 		return nil, nil, err
