@@ -1,6 +1,8 @@
 package local
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,14 +11,35 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// removeCgroups removes the cgroups of a device's containers, which a runtime that was killed leaves
-// behind. They are named after the containers, wherever they are. What other runtimes may share, their
-// common parent, stays.
+// removeCgroups removes the cgroups of a device's pods and containers, which a runtime and an agent that were
+// killed leave behind. Those of containers are named after them, wherever they are. What other runtimes may
+// share, their common parent, stays.
 func (c *Cluster) removeCgroups(device string) error {
+	return errors.Join(c.removeContainerCgroups(device), c.removePodCgroups(device))
+}
+
+// removePodCgroups removes what the agent of a device has made: in one hierarchy, or in that of each controller.
+func (c *Cluster) removePodCgroups(device string) error {
+	sum := sha256.Sum256([]byte(c.devicePath(device, "state")))
+	name := cgroups.DefaultRoot + "_" + hex.EncodeToString(sum[:4])
+	var errs []error
+	for _, pattern := range []string{filepath.Join(cgroupRoot, name), filepath.Join(cgroupRoot, "*", name)} {
+		dirs, err := filepath.Glob(pattern)
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			errs = append(errs, removeCgroup(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cluster) removeContainerCgroups(device string) error {
 	tasks, err := filepath.Glob(c.devicePath(device, "containerd", "state", "io.containerd.runtime.v2.task", "*", "*"))
 	if err != nil || len(tasks) == 0 {
 		return err

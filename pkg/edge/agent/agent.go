@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/agent/eviction"
 	"arhat.dev/aranya/pkg/edge/agent/footprint"
@@ -125,6 +127,7 @@ func (a *Agent) build(ctx context.Context) error {
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
 		Node: a.nodeInfo(), Sink: a.outbox, Admit: a.admit, RelistPeriod: a.seams.Period,
 		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
+		Cgroups: a.cgroups(owner), PodPIDs: *a.config.PodPidsLimit,
 	}); err != nil {
 		return err
 	}
@@ -211,6 +214,18 @@ func ownerOf(stateDir string) string {
 	}
 	sum := sha256.Sum256([]byte(stateDir))
 	return pods.DefaultOwner + "-" + hex.EncodeToString(sum[:4])
+}
+
+// cgroups are where those of pods are; nil if nothing here has the kernel confine its containers.
+func (a *Agent) cgroups(owner string) *cgroups.Manager {
+	if a.seams.Runtime != nil || a.config.Runtime == config.RuntimeProcess {
+		return nil
+	}
+	root := cgroups.DefaultRoot
+	if id, ok := strings.CutPrefix(owner, pods.DefaultOwner+"-"); ok {
+		root += "_" + id
+	}
+	return cgroups.New(cgroups.DefaultMount, root)
 }
 
 func agentLog(f *config.LoggingFile) string {

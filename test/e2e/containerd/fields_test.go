@@ -2,6 +2,9 @@ package containerd_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -74,7 +77,9 @@ func resizeCondition(p *corev1.Pod) *corev1.PodCondition {
 func TestFieldsOfTheCluster(t *testing.T) {
 	e := suite.Get(t)
 	skipOtherLinks(t)
-	class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: suite.Name("class")}, Handler: "runc"}
+	class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: suite.Name("class")}, Handler: "runc", Overhead: &nodev1.Overhead{
+		PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("16Mi")},
+	}}
 	if _, err := e.Kube.NodeV1().RuntimeClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -107,5 +112,23 @@ func TestFieldsOfTheCluster(t *testing.T) {
 	pod = e.RunPod(t, pod)
 	if r := pod.Status.Resources; r != nil && r.Limits.Memory().String() != "64Mi" {
 		t.Errorf("got resources %v", r)
+	}
+	// Neither in the container nor by the API does one see what the pod's cgroup has: limit and overhead.
+	var limits []string
+	for _, pattern := range []string{"/sys/fs/cgroup/memory/kubepods_*/burstable/pod%s/memory.limit_in_bytes", "/sys/fs/cgroup/kubepods_*/burstable/pod%s/memory.max"} {
+		files, err := filepath.Glob(fmt.Sprintf(pattern, pod.UID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Error(err)
+			}
+			limits = append(limits, strings.TrimSpace(string(data)))
+		}
+	}
+	if want := fmt.Sprint((64 + 16) << 20); len(limits) != 1 || limits[0] != want {
+		t.Errorf("the pod's memory is limited to %v, want %s", limits, want)
 	}
 }

@@ -3,8 +3,10 @@ package containerd_test
 import (
 	"context"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +53,10 @@ func TestDownAfterKill(t *testing.T) {
 	if err != nil || len(containers) != 2 {
 		t.Fatalf("containers %v, %v", containers, err)
 	}
+	left := cgroupsOf(t, containers)
+	if len(left) == 0 {
+		t.Error("the containers have no cgroups")
+	}
 	state := c.State()
 	for _, p := range state.Supervisors {
 		if err := p.Signal(syscall.SIGKILL); err != nil {
@@ -63,11 +69,26 @@ func TestDownAfterKill(t *testing.T) {
 	if left := suite.Traces(t, state.ID, dir); len(left) != 0 {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
-	for _, container := range containers {
-		left, err := filepath.Glob("/sys/fs/cgroup/*/*/" + filepath.Base(container))
-		if err != nil || len(left) != 0 {
-			t.Errorf("cgroups left behind: %v, %v", left, err)
+	for _, dir := range left {
+		// Neither the container's nor the pod's.
+		if _, err := os.Stat(filepath.Dir(dir)); !os.IsNotExist(err) {
+			t.Errorf("%s is left behind: %v", filepath.Dir(dir), err)
 		}
 	}
 	e.Kubectl(t, "get", "nodes", device)
+}
+
+// cgroupsOf finds the cgroups that are named after containers, wherever they are.
+func cgroupsOf(t *testing.T, containers []string) (dirs []string) {
+	t.Helper()
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && slices.ContainsFunc(containers, func(c string) bool { return filepath.Base(c) == entry.Name() }) {
+			dirs = append(dirs, path)
+		}
+		return nil // others may go meanwhile
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dirs
 }

@@ -72,6 +72,7 @@ func TestValidate(t *testing.T) {
 		"percentage":          {"evictionHard: {memory.available: 101%}", "must be a percentage from 0% to 100%"},
 		"soft without grace":  {"evictionSoft: {memory.available: 1Gi}", "evictionSoftGracePeriod[memory.available]: Required value"},
 		"grace period":        {"evictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: -1s}", "evictionSoftGracePeriod[memory.available]: Invalid value"},
+		"processes of a pod":  {"podPidsLimit: 0", "podPidsLimit: Invalid value"},
 		"longest grace":       {"evictionMaxPodGracePeriod: -1", "evictionMaxPodGracePeriod: Invalid value"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -24,6 +24,9 @@ type Housekeeping struct {
 	ContainerLogMaxSize  string `yaml:"containerLogMaxSize,omitempty"`
 	ContainerLogMaxFiles *int   `yaml:"containerLogMaxFiles,omitempty"`
 
+	// PodPidsLimit is how many processes and threads a pod may have; -1 is as many as the device has.
+	PodPidsLimit *int64 `yaml:"podPidsLimit,omitempty"`
+
 	// EvictionHard and the others map signals such as "memory.available" to quantities or percentages.
 	EvictionHard            map[string]string `yaml:"evictionHard,omitempty"`
 	EvictionSoft            map[string]string `yaml:"evictionSoft,omitempty"`
@@ -67,6 +70,7 @@ func (h *Housekeeping) setDefaults() {
 	setDefault(&h.ImageGCLowThresholdPercent, ptr.To(80))
 	setDefault(&h.ContainerLogMaxSize, "10Mi")
 	setDefault(&h.ContainerLogMaxFiles, ptr.To(5))
+	setDefault(&h.PodPidsLimit, ptr.To[int64](-1))
 	setDefault(&h.EvictionPressureTransitionPeriod, "5m")
 	if h.EvictionHard == nil {
 		h.EvictionHard = maps.Clone(defaultEvictionHard)
@@ -90,6 +94,9 @@ func (h *Housekeeping) validate() (errs field.ErrorList) {
 	errs = append(errs, validateQuantity(h.ContainerLogMaxSize, field.NewPath("containerLogMaxSize"), 1)...)
 	if *h.ContainerLogMaxFiles < 2 {
 		errs = append(errs, field.Invalid(field.NewPath("containerLogMaxFiles"), *h.ContainerLogMaxFiles, "must be at least 2"))
+	}
+	if n := *h.PodPidsLimit; n != -1 && n < 1 {
+		errs = append(errs, field.Invalid(field.NewPath("podPidsLimit"), n, "must be at least 1, or -1 for no limit"))
 	}
 	if h.EvictionMaxPodGracePeriod < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("evictionMaxPodGracePeriod"), h.EvictionMaxPodGracePeriod, "must be seconds, at least 0"))

@@ -106,7 +106,8 @@ func (p *pass) createSandbox(ctx context.Context, attempt uint32) error {
 	if p.waiting("") {
 		return nil
 	}
-	p.node.CgroupParent = p.w.m.cgroupParent(ctx)
+	p.makeCgroup(ctx)
+	p.node.CgroupParent = p.cgroupParent(ctx)
 	config, warnings, err := criconfig.Sandbox(p.pod, p.node, attempt)
 	for _, warning := range warnings {
 		p.event(v1.EventTypeWarning, "DNSConfigForming", warning)
@@ -160,7 +161,7 @@ func (p *pass) purgeInit(ctx context.Context) error {
 // image is still being pulled wait for it, as the order of starts is part of what users rely on.
 func (p *pass) startContainers(ctx context.Context, a actions, files criconfig.Files) error {
 	sandbox := p.st.ReadySandbox()
-	p.node.CgroupParent = p.w.m.cgroupParent(ctx)
+	p.node.CgroupParent = p.cgroupParent(ctx)
 	config, _, err := criconfig.Sandbox(p.pod, p.node, a.attempt)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
+	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -55,9 +56,10 @@ type Config struct {
 	// instance of a container, the one being written included. They default to 10 MiB and 5.
 	LogMaxSize  int64
 	LogMaxFiles int
-	// CgroupParent is the parent of the pods' cgroups in the runtime's own notation. Defaults to
-	// "arhat.slice" with the systemd driver, and to the runtime's own choice with cgroupfs.
-	CgroupParent string
+	// Cgroups gives each pod a cgroup of its own. Nil: pods have none.
+	Cgroups *cgroups.Manager
+	// PodPIDs is how many processes and threads a pod may have; 0 or less is as many as the device has.
+	PodPIDs int64
 }
 
 // NodeInfo is what pods may know of the device, and what their status says about it.

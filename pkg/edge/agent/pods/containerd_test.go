@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
@@ -47,6 +48,8 @@ type device struct {
 	clock clock.WithTicker
 	// allocatable from the next start on.
 	allocatable v1.ResourceList
+	// podPIDs from the next start on.
+	podPIDs int64
 }
 
 // collector keeps what a Sink is told.
@@ -147,6 +150,7 @@ func newDevice(t *testing.T) *device {
 		if err := unmountAndRemove(dir); err != nil {
 			t.Error(err)
 		}
+		d.removeCgroupRoot()
 	})
 	d.start()
 	return d
@@ -169,6 +173,7 @@ func (d *device) start() {
 		Node:         NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable},
 		Clock:        d.clock,
 		RelistPeriod: 200 * time.Millisecond,
+		Cgroups:      cgroups.New(cgroups.DefaultMount, d.cgroupRoot()), PodPIDs: d.podPIDs,
 	})
 	if err != nil {
 		d.t.Fatal(err)
@@ -295,6 +300,9 @@ func (d *device) remove(pod *v1.Pod, grace int64) {
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			d.t.Errorf("%s is left behind: %v", path, err)
 		}
+	}
+	if dirs := d.cgroupsOf(pod); len(dirs) > 0 {
+		d.t.Errorf("cgroups left behind: %v", dirs)
 	}
 	if records, errs := d.manager.store.Load(); records[string(pod.UID)] != nil || len(errs) > 0 {
 		d.t.Errorf("record left behind: %v, %v", records, errs)

@@ -89,6 +89,7 @@ func (p *pass) killPod(ctx context.Context, grace *int64) error {
 		}
 		return err
 	}
+	p.removeCgroup(ctx)
 	return nil
 }
 

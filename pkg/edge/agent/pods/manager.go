@@ -13,7 +13,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/flowcontrol"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/images"
@@ -52,6 +51,7 @@ type Manager struct {
 
 	runtimeName  func(context.Context) string
 	cgroupDriver func(context.Context) string
+	sharesMu     sync.Mutex // over the cpu shares that pods have together
 
 	mu      sync.Mutex
 	node    NodeInfo
@@ -231,14 +231,6 @@ func (m *Manager) all() []*worker {
 		workers = append(workers, w)
 	}
 	return workers
-}
-
-// cgroupParent of pods, in the runtime's notation.
-func (m *Manager) cgroupParent(ctx context.Context) string {
-	if m.cfg.CgroupParent == "" && m.cgroupDriver(ctx) == runtimeapi.CgroupDriver_SYSTEMD.String() {
-		return DefaultSystemdSlice // systemd takes nothing but slices
-	}
-	return m.cfg.CgroupParent
 }
 
 // nodeConfig is the device as the configuration of pods needs it.

@@ -61,10 +61,12 @@ func (r *relister) run(ctx context.Context) {
 	ticker := r.m.cfg.Clock.NewTicker(r.m.cfg.RelistPeriod)
 	defer ticker.Stop()
 	gc := r.m.cfg.Clock.Now()
+	r.m.sweepCgroups(ctx)
 	for {
 		r.once(ctx)
 		if now := r.m.cfg.Clock.Now(); now.Sub(gc) > time.Minute {
 			r.m.backOff.GC()
+			r.m.sweepCgroups(ctx)
 			gc = now
 		}
 		select {

@@ -42,6 +42,7 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	if err := p.removeAll(ctx); err != nil {
 		return false, err
 	}
+	p.removeCgroup(ctx)
 	if err := w.m.volumes.Teardown(w.uid); err != nil {
 		p.event(v1.EventTypeWarning, "FailedKillPod", "error removing volumes: "+err.Error())
 		return false, err

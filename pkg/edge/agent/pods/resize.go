@@ -26,6 +26,8 @@ type resizing struct {
 	pending *status.Reason
 	// failed is why the last change could not be brought into force.
 	failed string
+	// podLimits are those that the pod's cgroup was given; nil if that is not known.
+	podLimits *runtimeapi.LinuxContainerResources
 	// under is set while granted resources are not in force everywhere.
 	under bool
 }
@@ -160,6 +162,9 @@ func (p *pass) bringIntoForce(ctx context.Context, a *actions) error {
 	}
 	r.under = r.under || under
 	var errs []error
+	if under {
+		errs = append(errs, p.loosenCgroup(ctx))
+	}
 	for _, c := range update {
 		if err := p.updateContainer(ctx, c, p.st.FindActive(c.Name)); err != nil {
 			errs = append(errs, fmt.Errorf("resize container %s: %w", c.Name, err))
@@ -169,6 +174,9 @@ func (p *pass) bringIntoForce(ctx context.Context, a *actions) error {
 		a.restartContainer(p.pod, c.Name, kill{instance: p.st.FindActive(c.Name), message: fmt.Sprintf("Container %s resize requires restart", c.Name)})
 	}
 	err := errors.Join(errs...)
+	if err == nil && len(restart) == 0 {
+		err = p.tightenCgroup(ctx)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

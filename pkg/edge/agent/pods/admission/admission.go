@@ -35,6 +35,7 @@ type Ledger struct {
 type claim struct {
 	requests map[v1.ResourceName]int64
 	ports    []hostPort
+	qos      v1.PodQOSClass
 }
 
 type hostPort struct {
@@ -81,6 +82,18 @@ func (l *Ledger) Release(podUID string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.claims, podUID)
+}
+
+// CPU is what there is for pods, and what the pods of a QoS class have asked for, in thousandths.
+func (l *Ledger) CPU(class v1.PodQOSClass) (allocatable, requested int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.claims {
+		if c.qos == class {
+			requested += c.requests[v1.ResourceCPU]
+		}
+	}
+	return amount(v1.ResourceCPU, l.allocatable[v1.ResourceCPU]), requested
 }
 
 // insufficient returns the first resource that there is too little of, in the kubelet's order.
@@ -132,7 +145,7 @@ func order(requests map[v1.ResourceName]int64) []v1.ResourceName {
 }
 
 func claimOf(pod *v1.Pod) claim {
-	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}}
+	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}, qos: podutil.QOSClass(pod)}
 	for name, q := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
 		c.requests[name] = amount(name, q)
 	}

@@ -22,7 +22,7 @@ type Node struct {
 	ResolvConf string
 	// SeccompRoot is where localhost seccomp profiles lie.
 	SeccompRoot string
-	// CgroupParent of all pods, in the runtime's own notation.
+	// CgroupParent of the pod's sandbox and containers, in the runtime's own notation.
 	CgroupParent string
 	// Owner marks what belongs to this agent.
 	Owner string

@@ -58,7 +58,7 @@ func containerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.Li
 		CpuQuota:           quota(cpuLimit.MilliValue()),
 		MemoryLimitInBytes: memoryLimit.Value(),
 		OomScoreAdj:        oomScoreAdj(pod, c, node.MemoryCapacity),
-		HugepageLimits:     hugepageLimits(c),
+		HugepageLimits:     hugepageLimits(c.Resources.Limits),
 	}
 	// An oom kill takes the whole container, and containers do not swap, where the kernel can do that.
 	if cgroupV2() {
@@ -99,6 +99,9 @@ func limit(pod *v1.Pod, c *v1.Container, name v1.ResourceName) resource.Quantity
 	return resource.Quantity{}
 }
 
+// Shares are the cpu.shares of a request in thousandths of a cpu.
+func Shares(milliCPU int64) int64 { return shares(milliCPU) }
+
 func shares(milliCPU int64) int64 {
 	return min(max(milliCPU*sharesPerCPU/milliPerCPU, minShares), maxShares)
 }
@@ -111,10 +114,10 @@ func quota(milliCPU int64) int64 {
 	return max(milliCPU*quotaPeriod/milliPerCPU, minQuota)
 }
 
-// hugepageLimits are the sizes that the container names; the runtime's default, none, is for others.
-func hugepageLimits(c *v1.Container) []*runtimeapi.HugepageLimit {
+// hugepageLimits are the sizes that are named; the runtime's default, none, is for others.
+func hugepageLimits(resources v1.ResourceList) []*runtimeapi.HugepageLimit {
 	var limits []*runtimeapi.HugepageLimit
-	for name, q := range c.Resources.Limits {
+	for name, q := range resources {
 		size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
 		if !ok {
 			continue

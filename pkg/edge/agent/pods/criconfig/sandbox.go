@@ -61,6 +61,7 @@ func sandboxLinux(pod *v1.Pod, node *Node) (*runtimeapi.LinuxPodSandboxConfig, e
 			Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		},
 	}
+	linux.Resources, linux.Overhead = sandboxResources(pod)
 	sc := pod.Spec.SecurityContext
 	if sc == nil {
 		return linux, nil

@@ -1,0 +1,68 @@
+package criconfig
+
+import (
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+)
+
+// PodLimits are the limits of a pod as a whole, for its cgroup. They hold the overhead. What is not
+// limited is said to be so.
+func PodLimits(pod *v1.Pod) *runtimeapi.LinuxContainerResources {
+	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	r := &runtimeapi.LinuxContainerResources{
+		CpuShares: shares(requests.Cpu().MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: unlimited, MemoryLimitInBytes: unlimited,
+		HugepageLimits: hugepageLimits(requests),
+	}
+	if podutil.QOSClass(pod) == v1.PodQOSBestEffort {
+		r.CpuShares = minShares
+		return r
+	}
+	// The sum is a limit only if nothing in it is without one.
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	if cpu := limits.Cpu().MilliValue(); cpu > 0 && limited(pod, v1.ResourceCPU) {
+		r.CpuQuota = quota(cpu)
+	}
+	if memory := limits.Memory().Value(); memory > 0 && limited(pod, v1.ResourceMemory) {
+		r.MemoryLimitInBytes = memory
+	}
+	return r
+}
+
+// limited tells whether a pod has a limit for a resource, as a whole or for each of its containers.
+func limited(pod *v1.Pod, name v1.ResourceName) bool {
+	if r := pod.Spec.Resources; r != nil {
+		if q, ok := r.Limits[name]; ok && !q.IsZero() {
+			return true
+		}
+	}
+	all := true
+	podutil.Containers(pod, func(c *v1.Container, list string) bool {
+		q := c.Resources.Limits[name]
+		all = list == "spec.ephemeralContainers" || !q.IsZero()
+		return all
+	})
+	return all
+}
+
+// sandboxResources are for runtimes that put a pod into a machine of its own: what the containers need
+// together, and what comes on top.
+func sandboxResources(pod *v1.Pod) (resources, overhead *runtimeapi.LinuxContainerResources) {
+	without := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	requests, limits := resourcehelper.PodRequests(pod, without), resourcehelper.PodLimits(pod, without)
+	cpu, ok := requests[v1.ResourceCPU]
+	if !ok {
+		cpu = *limits.Cpu()
+	}
+	return linuxResources(cpu, *limits.Cpu(), *limits.Memory()),
+		linuxResources(*pod.Spec.Overhead.Cpu(), *pod.Spec.Overhead.Cpu(), *pod.Spec.Overhead.Memory())
+}
+
+func linuxResources(cpuRequest, cpuLimit, memory resource.Quantity) *runtimeapi.LinuxContainerResources {
+	return &runtimeapi.LinuxContainerResources{
+		CpuShares: shares(cpuRequest.MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: quota(cpuLimit.MilliValue()), MemoryLimitInBytes: memory.Value(),
+	}
+}

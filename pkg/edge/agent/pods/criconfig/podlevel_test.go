@@ -1,0 +1,75 @@
+package criconfig
+
+import (
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+func list(cpu, memory string) v1.ResourceList {
+	l := v1.ResourceList{}
+	if cpu != "" {
+		l[v1.ResourceCPU] = resource.MustParse(cpu)
+	}
+	if memory != "" {
+		l[v1.ResourceMemory] = resource.MustParse(memory)
+	}
+	return l
+}
+
+func TestPodLimits(t *testing.T) {
+	container := func(requests, limits v1.ResourceList) v1.Container {
+		return v1.Container{Resources: v1.ResourceRequirements{Requests: requests, Limits: limits}}
+	}
+	for name, tc := range map[string]struct {
+		spec                  v1.PodSpec
+		shares, quota, memory int64
+	}{
+		"best effort": {v1.PodSpec{Containers: []v1.Container{{}}}, 2, -1, -1},
+		"guaranteed": {v1.PodSpec{Containers: []v1.Container{
+			container(list("500m", "64Mi"), list("500m", "64Mi")), container(list("1", "64Mi"), list("1", "64Mi")),
+		}}, 1536, 150000, 128 << 20},
+		"one container without a limit": {v1.PodSpec{Containers: []v1.Container{
+			container(list("500m", ""), list("500m", "64Mi")), container(nil, list("", "64Mi")),
+		}}, 512, -1, 128 << 20},
+		"an init container with more": {v1.PodSpec{
+			InitContainers: []v1.Container{container(list("2", ""), list("2", "1Gi"))},
+			Containers:     []v1.Container{container(list("1", ""), list("1", "64Mi"))},
+		}, 2048, 200000, 1 << 30},
+		"limits of the pod": {v1.PodSpec{
+			Resources: &v1.ResourceRequirements{Requests: list("1", ""), Limits: list("2", "256Mi")}, Containers: []v1.Container{{}, {}},
+		}, 1024, 200000, 256 << 20},
+		"overhead": {v1.PodSpec{
+			Overhead: list("250m", "64Mi"), Containers: []v1.Container{container(list("500m", "64Mi"), list("500m", "64Mi"))},
+		}, 768, 75000, 128 << 20},
+		"overhead without limits": {v1.PodSpec{
+			Overhead: list("250m", "64Mi"), Containers: []v1.Container{container(list("500m", ""), nil)},
+		}, 768, -1, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := PodLimits(&v1.Pod{Spec: tc.spec})
+			if got.CpuShares != tc.shares || got.CpuQuota != tc.quota || got.MemoryLimitInBytes != tc.memory || got.CpuPeriod != 100000 {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// TestSandboxResources checks what runtimes are told that put a pod into a machine of its own.
+func TestSandboxResources(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{
+		Overhead:   list("250m", "64Mi"),
+		Containers: []v1.Container{{Resources: v1.ResourceRequirements{Requests: list("500m", "32Mi"), Limits: list("1", "128Mi")}}},
+	}}
+	config, _, err := Sandbox(pod, &Node{LogDir: "/logs"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := config.Linux.Resources; r.CpuShares != 512 || r.CpuQuota != 100000 || r.MemoryLimitInBytes != 128<<20 {
+		t.Errorf("got resources %v", r)
+	}
+	if o := config.Linux.Overhead; o.CpuShares != 256 || o.CpuQuota != 25000 || o.MemoryLimitInBytes != 64<<20 {
+		t.Errorf("got overhead %v", o)
+	}
+}
