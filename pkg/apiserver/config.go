@@ -128,9 +128,10 @@ func (o *Options) kubeConfig() (*restclient.Config, error) {
 	return config, nil
 }
 
-// Limits of the events that are written, per second and in a burst, as the kubelet has them.
+// Limits of the events that are written, per second and in a burst: enough for anybody who reads them,
+// and little beside what the Nodes of a thousand devices that come at once cost.
 const (
-	eventQPS   = 50
+	eventQPS   = 20
 	eventBurst = 100
 )
 

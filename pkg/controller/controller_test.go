@@ -307,7 +307,9 @@ func TestSpecDrift(t *testing.T) {
 	ed.Spec.Node.Unschedulable = true
 	c := newCluster(t, time.Hour, ed)
 	c.connect(newSession(ed))
-	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	eventually(t, "Node ready", func() bool {
+		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady)
+	})
 
 	n := c.node("d1").DeepCopy()
 	n.Labels["users"], n.Labels["zone"] = "stays", "spoilt"

@@ -118,19 +118,28 @@ func identifyPod(action clienttesting.Action) (bool, runtime.Object, error) {
 	return false, nil, nil
 }
 
-// versionNode gives a Node a new resource version with each change, and refuses a patch of an old one,
+// versionNode gives a Node a new resource version with each change, and refuses a change of an old one,
 // as kube-apiserver does.
 func (c *cluster) versionNode(action clienttesting.Action) (bool, runtime.Object, error) {
 	gvr := corev1.SchemeGroupVersion.WithResource("nodes")
-	if patch, ok := action.(clienttesting.PatchAction); ok {
+	var name, version string
+	switch a := action.(type) {
+	case clienttesting.PatchAction:
 		var wanted corev1.Node
-		current, err := c.kube.Tracker().Get(gvr, "", patch.GetName())
-		if err != nil {
-			return true, nil, err
+		if err := json.Unmarshal(a.GetPatch(), &wanted); err == nil {
+			version = wanted.ResourceVersion
 		}
-		if err := json.Unmarshal(patch.GetPatch(), &wanted); err == nil && wanted.ResourceVersion != "" && wanted.ResourceVersion != current.(*corev1.Node).ResourceVersion {
-			return true, nil, apierrors.NewConflict(gvr.GroupResource(), patch.GetName(), errors.New("changed meanwhile"))
-		}
+		name = a.GetName()
+	case clienttesting.UpdateAction:
+		n := a.GetObject().(*corev1.Node)
+		name, version = n.Name, n.ResourceVersion
+	}
+	current, err := c.kube.Tracker().Get(gvr, "", name)
+	if err != nil {
+		return true, nil, err
+	}
+	if version != "" && version != current.(*corev1.Node).ResourceVersion {
+		return true, nil, apierrors.NewConflict(gvr.GroupResource(), name, errors.New("changed meanwhile"))
 	}
 	_, object, err := clienttesting.ObjectReaction(c.kube.Tracker())(action)
 	if err != nil {

@@ -41,6 +41,7 @@ type Options struct {
 // Fleet is a number of devices. Its methods may be called concurrently.
 type Fleet struct {
 	options Options
+	machine agent.Machine
 	gate    gate
 
 	mu      sync.Mutex
@@ -73,7 +74,7 @@ func New(o Options) (*Fleet, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
-	return &Fleet{options: o, devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
+	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
 }
 
 // configure returns a valid configuration and the device's own dialer.
@@ -114,7 +115,7 @@ func (f *Fleet) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	seams := agent.Seams{Runtime: fakecri.New(f.options.Runtime), Dialer: dialer, Period: lookPeriod, Shared: true}
+	seams := agent.Seams{Runtime: fakecri.New(f.options.Runtime), Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
 	a, err := agent.NewWith(ctx, cfg, seams)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)

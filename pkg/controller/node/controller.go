@@ -211,7 +211,7 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
 	klog.FromContext(ctx).Info("Created the Node")
 	c.leases.start(n, true)
-	return c.adjust(ctx, ed, n, n.Status.NodeInfo, isReady(&status))
+	return c.untaint(ctx, n, isReady(&status))
 }
 
 // online brings the Node of a connected device up to date.

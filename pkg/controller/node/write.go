@@ -51,6 +51,27 @@ func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	return nil
 }
 
+// untaint takes off a Node that was just created what admission has put on it, if it is ready. To
+// replace what is known whole costs the API server less than a patch; should somebody have been faster,
+// the informer leads to adjust.
+func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) error {
+	taints := withoutTaints(n.Spec.Taints, lifecycleTaints)
+	if !ready || len(taints) == len(n.Spec.Taints) {
+		return nil
+	}
+	n = n.DeepCopy()
+	n.Spec.Taints = taints
+	written, err := c.config.Kube.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("untaint Node %s: %w", n.Name, err)
+	}
+	c.written.Mutation(written)
+	return nil
+}
+
 // unusable tells that a Node cannot be made of what the device or its spec say. It is tried again when
 // one of them changes.
 func (c *Controller) unusable(ctx context.Context, ed *aranya.EdgeDevice, err error) error {

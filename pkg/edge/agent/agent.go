@@ -113,6 +113,7 @@ func (a *Agent) build(ctx context.Context) error {
 	a.node = node.New(node.Config{
 		Runtime: a.runtime, Reserved: a.reserved, NodeIP: a.config.NodeIP,
 		StateDir: a.config.StateDir, Version: version.String(), Pressure: a.underPressure, Period: a.seams.Period,
+		Machine: a.seams.Machine.node,
 	})
 	a.link.remembered = a.recall(ctx)
 	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
@@ -120,7 +121,8 @@ func (a *Agent) build(ctx context.Context) error {
 	owner := ownerOf(a.config.StateDir)
 	a.stats = stats.New(stats.Config{
 		Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir,
-		Local: func(podUID string) stats.LocalPaths { return a.pods.LocalPaths(podUID) },
+		Local:   func(podUID string) stats.LocalPaths { return a.pods.LocalPaths(podUID) },
+		Machine: a.seams.Machine.stats,
 	})
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{

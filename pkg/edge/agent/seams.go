@@ -3,8 +3,11 @@ package agent
 import (
 	"time"
 
+	"arhat.dev/aranya/pkg/edge/agent/node"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/pkg/edge/agent/stats"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/version"
 )
 
 // Seams replace what an agent takes from the machine that it runs on, for a program that runs many
@@ -16,7 +19,21 @@ type Seams struct {
 	Dialer link.Dialer
 	// Period is how often runtime and machine are looked at. 0: as often as on a device.
 	Period time.Duration
+	// Machine is what the agent takes for the machine, measured once, instead of looking at it all the time.
+	Machine Machine
 	// Shared says that the process is not the agent's own: its memory is left alone, and who starts the
 	// agents sees to it that no two have one state directory.
 	Shared bool
+}
+
+// Machine is a machine as it was at one moment. Agents may share it. The zero value is the real machine.
+type Machine struct {
+	node  *node.Snapshot
+	stats *stats.Snapshot
+}
+
+// MeasureMachine measures the machine that this program runs on. The state of the agents lies in the
+// file system of dir.
+func MeasureMachine(dir string) Machine {
+	return Machine{node: node.TakeSnapshot(dir, version.String()), stats: stats.TakeSnapshot()}
 }

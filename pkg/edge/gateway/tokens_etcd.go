@@ -8,16 +8,28 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// etcdTokens keeps each token under the hash of its secret, on a lease that ends with it.
+// leaseSpread is how much later than its token a lease may end, so that tokens of about the same time
+// share one: a lease costs etcd as much as the token itself.
+const leaseSpread = time.Minute
+
+// etcdTokens keeps each token under the hash of its secret, on a lease that ends with it or soon after.
 type etcdTokens struct {
 	client *clientv3.Client
 	prefix string
+
+	mu sync.Mutex
+	// lease is for tokens that expire in the minute until leaseUntil. Tokens mostly have the same life, so
+	// that the last one is the one to use again.
+	lease      clientv3.LeaseID
+	leaseUntil time.Time
 }
 
 // tokenValue is the value of a token's key.
@@ -37,21 +49,49 @@ func NewEtcdTokens(client *clientv3.Client, prefix string) TokenStore {
 
 // Create implements TokenStore.
 func (t *etcdTokens) Create(ctx context.Context, record TokenRecord) error {
-	ttl := time.Until(record.Expires)
-	if ttl <= 0 {
+	if !time.Now().Before(record.Expires) {
 		return errors.New("the token would have expired before it was kept")
 	}
-	lease, err := t.client.Grant(ctx, int64(math.Ceil(ttl.Seconds())))
+	lease, shared, err := t.leaseFor(ctx, record.Expires)
 	if err != nil {
 		return fmt.Errorf("keeping the enrolment token: %w", err)
 	}
-	record.lease = int64(lease.ID)
-	if err := t.put(ctx, &record); err != nil {
-		// Without its key the lease is of no use. It ends by itself should this fail too.
-		_, _ = t.client.Revoke(context.WithoutCancel(ctx), lease.ID)
-		return err
+	record.lease = int64(lease)
+	err = t.put(ctx, &record)
+	if shared && errors.Is(err, rpctypes.ErrLeaseNotFound) { // revoked by somebody else
+		t.forget(lease)
+		if lease, _, err = t.leaseFor(ctx, record.Expires); err != nil {
+			return fmt.Errorf("keeping the enrolment token: %w", err)
+		}
+		record.lease = int64(lease)
+		err = t.put(ctx, &record)
 	}
-	return nil
+	return err
+}
+
+// leaseFor returns a lease that ends with a token or up to leaseSpread later, and whether others have it
+// too. One that no token uses in the end expires by itself.
+func (t *etcdTokens) leaseFor(ctx context.Context, expires time.Time) (lease clientv3.LeaseID, shared bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock() // while others would ask for the same lease
+	if spread := t.leaseUntil.Sub(expires); t.lease != 0 && spread >= 0 && spread <= leaseSpread {
+		return t.lease, true, nil
+	}
+	until := expires.Add(leaseSpread)
+	granted, err := t.client.Grant(ctx, int64(math.Ceil(time.Until(until).Seconds())))
+	if err != nil {
+		return 0, false, err
+	}
+	t.lease, t.leaseUntil = granted.ID, until
+	return granted.ID, false, nil
+}
+
+func (t *etcdTokens) forget(lease clientv3.LeaseID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lease == lease {
+		t.lease = 0
+	}
 }
 
 func (t *etcdTokens) put(ctx context.Context, record *TokenRecord) error {
@@ -89,8 +129,8 @@ func (t *etcdTokens) Get(ctx context.Context, hash string) (*TokenRecord, error)
 	if err := json.Unmarshal(resp.Kvs[0].Value, &v); err != nil {
 		return nil, fmt.Errorf("the record of the enrolment token is damaged: %w", err)
 	}
-	// etcd found the key by the hash; compare all of it again in constant time, and do not rely on the
-	// lease alone, which may end late after a change of leader.
+	// etcd found the key by the hash; compare all of it again in constant time. The lease ends later than
+	// the token.
 	if subtle.ConstantTimeCompare([]byte(v.Hash), []byte(hash)) != 1 || !time.Now().Before(v.Expires) {
 		return nil, ErrTokenUnknown
 	}

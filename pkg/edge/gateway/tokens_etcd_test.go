@@ -66,7 +66,7 @@ func TestEtcdTokens(t *testing.T) {
 	if string(kv.Key) != "/registry/aranya/enrollment-tokens/"+token.Hash() || strings.Contains(string(kv.Value), token.Secret) || kv.Lease == 0 {
 		t.Errorf("kept %s: %s, lease %x", kv.Key, kv.Value, kv.Lease)
 	}
-	if ttl, err := client.TimeToLive(ctx, clientv3.LeaseID(kv.Lease)); err != nil || ttl.TTL < 3500 || ttl.TTL > 3601 {
+	if ttl, err := client.TimeToLive(ctx, clientv3.LeaseID(kv.Lease)); err != nil || ttl.TTL < 3600 || ttl.TTL > 3661 {
 		t.Errorf("lease %v, error %v", ttl, err)
 	}
 
@@ -119,17 +119,76 @@ func TestEtcdTokensExpire(t *testing.T) {
 	if err := store.Create(t.Context(), record); err != nil {
 		t.Fatal(err)
 	}
-	// By the clock at once, and in etcd when the lease ends.
+	// By the clock, and in etcd when the lease ends.
 	eventually(t, "the token has expired", func() bool {
 		_, err := store.Get(t.Context(), "hash")
 		return errors.Is(err, gateway.ErrTokenUnknown)
 	})
-	eventually(t, "etcd has forgotten it", func() bool {
-		resp, err := client.Get(t.Context(), "/aranya/", clientv3.WithPrefix())
-		return err == nil && len(resp.Kvs) == 0
-	})
 	if err := store.Create(t.Context(), gateway.TokenRecord{Hash: "late", Expires: time.Now()}); err == nil {
 		t.Error("a token that has expired was kept")
+	}
+}
+
+// leaseSpread is how much longer than its token a lease may last.
+const leaseSpread = time.Minute
+
+// leases returns the lease of each token.
+func leases(t *testing.T, client *clientv3.Client) map[string]clientv3.LeaseID {
+	t.Helper()
+	resp, err := client.Get(t.Context(), "/aranya/", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]clientv3.LeaseID{}
+	for _, kv := range resp.Kvs {
+		found[string(kv.Key[len("/aranya/enrollment-tokens/"):])] = clientv3.LeaseID(kv.Lease)
+	}
+	return found
+}
+
+// Tokens of about the same life are on one lease, which outlives each of them by a minute at most.
+func TestEtcdTokensShareLeases(t *testing.T) {
+	client := newEtcd(t)
+	store := gateway.NewEtcdTokens(client, "aranya")
+	now := time.Now()
+	tokens := []struct {
+		hash  string
+		life  time.Duration
+		lease int
+	}{
+		{"a", time.Hour, 1}, {"b", time.Hour, 1}, {"c", time.Hour + leaseSpread, 1}, {"d", time.Hour + leaseSpread + time.Second, 2},
+		{"e", 3 * time.Hour, 3}, {"f", 3*time.Hour - time.Second, 4},
+	}
+	for _, token := range tokens {
+		if err := store.Create(t.Context(), gateway.TokenRecord{Hash: token.hash, Expires: now.Add(token.life)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := leases(t, client)
+	numbers := map[clientv3.LeaseID]int{}
+	for _, token := range tokens {
+		lease := got[token.hash]
+		if numbers[lease] == 0 {
+			numbers[lease] = len(numbers) + 1
+		}
+		if numbers[lease] != token.lease {
+			t.Errorf("token %s is on lease %d, want %d", token.hash, numbers[lease], token.lease)
+		}
+		ttl, err := client.TimeToLive(t.Context(), lease)
+		if left := int64(time.Until(now.Add(token.life)).Seconds()); err != nil || ttl.TTL < left || ttl.TTL > left+62 {
+			t.Errorf("%s, good for %d s, has a lease for %v, error %v", token.hash, left, ttl, err)
+		}
+	}
+
+	// A lease that is gone is not held on to, and takes its tokens with it.
+	if _, err := client.Revoke(t.Context(), got["f"]); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Create(t.Context(), gateway.TokenRecord{Hash: "g", Expires: now.Add(3 * time.Hour)}); err != nil {
+		t.Errorf("after the shared lease was revoked: %v", err)
+	}
+	if got := leases(t, client); got["g"] == 0 || got["f"] != 0 {
+		t.Errorf("after the revocation: %v", got)
 	}
 }
 

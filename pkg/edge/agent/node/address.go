@@ -33,8 +33,10 @@ func HostIPs(configured string) []string {
 			add(addr)
 		}
 	}
-	for _, addr := range interfaceAddrs() {
-		add(addr)
+	if len(found) < len(probes) { // a family without a default route
+		for _, addr := range interfaceAddrs() {
+			add(addr)
+		}
 	}
 	if len(found) == 0 {
 		found = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})} // a device without any network

@@ -47,7 +47,10 @@ type Config struct {
 	// Clock defaults to the real one.
 	Clock clock.WithTicker
 
-	system system // where facts come from; tests have their own
+	// Machine is taken for the machine instead of what it is at the moment.
+	Machine *Snapshot
+
+	system facts // where facts come from; tests have their own
 }
 
 // Collector keeps the status of the device. Its methods may be called concurrently.
@@ -57,7 +60,8 @@ type Collector struct {
 
 	mu         sync.Mutex
 	status     *v1.NodeStatus
-	capacity   int32 // pods; 0: not known yet
+	hostIPs    []string // at the time of status
+	capacity   int32    // pods; 0: not known yet
 	conditions conditions
 	version    string // of the runtime
 	images     []v1.ContainerImage
@@ -72,7 +76,11 @@ func New(c Config) *Collector {
 	if c.Period <= 0 {
 		c.Period = period
 	}
-	if c.system.root == "" {
+	switch {
+	case c.system != nil:
+	case c.Machine != nil:
+		c.system = c.Machine
+	default:
 		c.system = hostSystem
 	}
 	return &Collector{config: c, poke: make(chan struct{}, 1), conditions: conditions{clock: c.Clock}}
@@ -104,9 +112,12 @@ func (c *Collector) Status() *v1.NodeStatus {
 	return c.status
 }
 
-// HostIPs are the addresses of the device that its pods have, primary first, one per family.
+// HostIPs are the addresses of the device that its pods have, primary first, one per family. Those of
+// the last status; they must not be modified.
 func (c *Collector) HostIPs() []string {
-	return c.config.system.hostIPs(c.config.NodeIP)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hostIPs
 }
 
 // Run looks at the device until ctx ends and calls changed after each change of its status, from
@@ -138,6 +149,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	measured := c.config.system.measure(c.config.StateDir)
+	ips := c.config.system.hostIPs(c.config.NodeIP)
 	runtimeState := c.askRuntime(ctx)
 
 	c.mu.Lock()
@@ -145,7 +157,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	status := &v1.NodeStatus{
 		Capacity:        capacity(measured, c.capacity),
 		NodeInfo:        c.config.system.info(c.config.Version),
-		Addresses:       c.addresses(measured.hostname),
+		Addresses:       addresses(ips, measured.hostname),
 		Images:          c.images,
 		RuntimeHandlers: runtimeState.handlers,
 		Features:        runtimeState.features,
@@ -153,6 +165,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	status.NodeInfo.ContainerRuntimeVersion = c.version
 	status.Allocatable = allocatable(status.Capacity, c.config.Reserved(status.Capacity))
 	status.Conditions = c.conditions.update(c.config.Pressure, runtimeState)
+	c.hostIPs = ips
 	if c.status != nil && equality.Semantic.DeepEqual(c.status, status) {
 		return c.status, false
 	}
@@ -160,9 +173,9 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	return status, true
 }
 
-func (c *Collector) addresses(hostname string) []v1.NodeAddress {
+func addresses(ips []string, hostname string) []v1.NodeAddress {
 	var list []v1.NodeAddress
-	for _, ip := range c.HostIPs() {
+	for _, ip := range ips {
 		list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
 	}
 	if hostname != "" {

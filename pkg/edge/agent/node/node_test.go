@@ -96,7 +96,7 @@ func (m *machine) collector(r runtime.Runtime, clk clock.WithTicker) *Collector 
 		Reserved: func(v1.ResourceList) v1.ResourceList {
 			return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("100")}
 		},
-		system: system{root: m.root, hostIPs: func(string) []string { return []string{"192.0.2.7"} }},
+		system: system{root: m.root, ips: func(string) []string { return []string{"192.0.2.7"} }},
 	})
 }
 

@@ -24,13 +24,40 @@ func KubeletVersion(agent string) string {
 	return KubernetesVersion + "-arhat." + strings.TrimPrefix(agent, "v")
 }
 
-// system is where facts come from: the files below root, and functions that a test can replace.
-type system struct {
-	root    string // "/"
-	hostIPs func(configured string) []string
+// facts are what a Collector learns of the machine.
+type facts interface {
+	measure(stateDir string) measured
+	info(version string) v1.NodeSystemInfo
+	hostIPs(configured string) []string
 }
 
-var hostSystem = system{root: "/", hostIPs: HostIPs}
+// system reads the facts of a machine from the files below root, and from functions that a test can
+// replace.
+type system struct {
+	root string // "/"
+	ips  func(configured string) []string
+}
+
+var hostSystem = system{root: "/", ips: HostIPs}
+
+func (s system) hostIPs(configured string) []string { return s.ips(configured) }
+
+// Snapshot holds the facts of this machine at one moment. A program that runs many agents has them
+// measured once.
+type Snapshot struct {
+	of        measured
+	system    v1.NodeSystemInfo
+	addresses []string
+}
+
+// TakeSnapshot measures this machine, with the file system of dir for its disk.
+func TakeSnapshot(dir, version string) *Snapshot {
+	return &Snapshot{of: hostSystem.measure(dir), system: hostSystem.info(version), addresses: HostIPs("")}
+}
+
+func (s *Snapshot) measure(string) measured       { return s.of }
+func (s *Snapshot) info(string) v1.NodeSystemInfo { return s.system }
+func (s *Snapshot) hostIPs(string) []string       { return s.addresses }
 
 // measured is one look at the machine. A number that could not be learned is 0.
 type measured struct {

@@ -29,6 +29,20 @@ type machine struct {
 	processes, processesMax, threadMax uint64
 }
 
+// Snapshot holds the figures of this machine at one moment. A program that runs many agents has them
+// read once.
+type Snapshot struct{ machine machine }
+
+// TakeSnapshot reads the figures of this machine.
+func TakeSnapshot() *Snapshot { return &Snapshot{machine: readMachine("/")} }
+
+func (c *Collector) read() machine {
+	if c.config.Machine != nil {
+		return c.config.Machine.machine
+	}
+	return readMachine(c.config.root)
+}
+
 func readMachine(root string) machine {
 	read := func(name string) string {
 		data, err := os.ReadFile(filepath.Join(root, name))

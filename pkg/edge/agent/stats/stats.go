@@ -43,6 +43,9 @@ type Config struct {
 	// Clock defaults to the real one.
 	Clock clock.PassiveClock
 
+	// Machine is taken for the machine instead of what it is at the moment.
+	Machine *Snapshot
+
 	root string // of the kernel's files; tests have their own
 }
 
@@ -88,7 +91,7 @@ func (c *Collector) SetNodeName(name string) {
 // Usage is what the device uses: CPU averaged since the last call, and the memory that cannot be
 // reclaimed. It is 0 if it is not known.
 func (c *Collector) Usage() (cpuNanoCores, memoryBytes uint64) {
-	m := readMachine(c.config.root)
+	m := c.read()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.usage = next(c.usage, c.config.Clock.Now(), m.cpuNanos)
@@ -152,7 +155,7 @@ func (c *Collector) Node(ctx context.Context) statsapi.NodeStats {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	now := c.config.Clock.Now()
-	m := readMachine(c.config.root)
+	m := c.read()
 	stats := m.nodeStats("", now, nil)
 	stats.Fs = fsStats(c.config.StateDir, now)
 	stats.Runtime = c.imageFs(ctx, now)
@@ -161,7 +164,7 @@ func (c *Collector) Node(ctx context.Context) statsapi.NodeStats {
 
 // summarize makes a summary of what was told. Complete says whether that is everything.
 func (c *Collector) summarize(now time.Time, sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, podStats []*runtimeapi.PodSandboxStats, complete bool) *statsapi.Summary {
-	m := readMachine(c.config.root)
+	m := c.read()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	samples := map[string]sample{"": next(c.samples[""], now, m.cpuNanos)}
