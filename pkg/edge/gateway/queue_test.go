@@ -60,8 +60,9 @@ func TestManySmallQueued(t *testing.T) {
 	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")), func(d *device, _ *uplink.Config) { d.slow = slow })
 	receive(t, d.connected, "the device to connect")
 	s := w.handler.next(t, "started").s
+	// Small enough for their number to count, and not their size.
 	n := 0
-	for ; n < 1<<20 && s.Send(runPod("p", 8<<10)) == nil; n++ {
+	for ; n < 1<<20 && s.Send(runPod("p", 4<<10)) == nil; n++ {
 	}
 	if n < 1024 || n > 1024+1024 {
 		t.Errorf("%d messages were queued", n)
