@@ -95,17 +95,24 @@ func TestResourceValues(t *testing.T) {
 		Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")},
 	}}
 	node := &Node{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1500m"), v1.ResourceMemory: resource.MustParse("1Gi")}}
+	pod := &v1.Pod{}
 	for _, tc := range []struct{ name, divisor, want string }{
 		{"limits.memory", "0", "104857600"}, {"limits.memory", "1Mi", "100"}, {"limits.cpu", "0", "2"}, {"limits.cpu", "1m", "1500"},
 		{"requests.cpu", "1m", "250"}, {"requests.cpu", "0", "1"}, {"requests.memory", "0", "0"}, {"limits.hugepages-2Mi", "1Mi", "4"},
 	} {
 		ref := &v1.ResourceFieldSelector{Resource: tc.name, Divisor: resource.MustParse(tc.divisor)}
-		if got, err := ResourceValue(c, node, ref); err != nil || got != tc.want {
+		if got, err := ResourceValue(pod, c, node, ref); err != nil || got != tc.want {
 			t.Errorf("%s / %s: got %q, %v; want %q", tc.name, tc.divisor, got, err, tc.want)
 		}
 	}
+	pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1250m"), v1.ResourceMemory: resource.MustParse("200Mi")}}
+	for name, want := range map[string]string{"limits.cpu": "1250", "limits.memory": "104857600"} { // the container's own comes first
+		if got, err := ResourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name, Divisor: resource.MustParse("1m")}); err != nil || got != want {
+			t.Errorf("%s of a pod with limits: got %q, %v; want %q", name, got, err, want)
+		}
+	}
 	for _, name := range []string{"limits.gpu", "cpu", "usage.cpu"} {
-		if _, err := ResourceValue(c, node, &v1.ResourceFieldSelector{Resource: name}); err == nil {
+		if _, err := ResourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name}); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}

@@ -51,7 +51,7 @@ func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files F
 				return "", fmt.Errorf("container %s not found", name)
 			}
 		}
-		return ResourceValue(target, node, source.ResourceFieldRef)
+		return ResourceValue(pod, target, node, source.ResourceFieldRef)
 	case source.FileKeyRef != nil:
 		return fileValue(files, source.FileKeyRef)
 	}

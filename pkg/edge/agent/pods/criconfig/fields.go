@@ -82,8 +82,8 @@ func formatMap(m map[string]string) string {
 }
 
 // ResourceValue returns the value of a resourceFieldRef for a container. Limits that the container
-// does not have are the device's allocatable resources.
-func ResourceValue(c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (string, error) {
+// does not have are those of its pod, or else the device's allocatable resources.
+func ResourceValue(pod *v1.Pod, c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (string, error) {
 	kind, name, _ := strings.Cut(ref.Resource, ".")
 	resourceName := v1.ResourceName(name)
 	var list v1.ResourceList
@@ -103,7 +103,9 @@ func ResourceValue(c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (
 	switch {
 	case resourceName == v1.ResourceCPU, resourceName == v1.ResourceMemory, resourceName == v1.ResourceEphemeralStorage:
 		if (!ok || quantity.IsZero()) && kind == "limits" {
-			quantity = node.Allocatable[resourceName]
+			if quantity = podLimit(pod, resourceName); quantity.IsZero() {
+				quantity = node.Allocatable[resourceName]
+			}
 		}
 	case strings.HasPrefix(name, v1.ResourceHugePagesPrefix):
 	default:
@@ -113,6 +115,14 @@ func ResourceValue(c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (
 		return ceil(quantity.MilliValue(), divisor.MilliValue()), nil
 	}
 	return ceil(quantity.Value(), divisor.Value()), nil
+}
+
+// podLimit is the limit of the pod as a whole, zero if there is none. Pods have limits of cpu and memory.
+func podLimit(pod *v1.Pod, name v1.ResourceName) (limit resource.Quantity) {
+	if pod.Spec.Resources != nil && (name == v1.ResourceCPU || name == v1.ResourceMemory) {
+		limit = pod.Spec.Resources.Limits[name]
+	}
+	return limit
 }
 
 func ceil(value, divisor int64) string {
@@ -129,7 +139,7 @@ func DownwardFile(pod *v1.Pod, node *Node, podIPs []string, item *v1.DownwardAPI
 		for _, containers := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 			for i := range containers {
 				if containers[i].Name == item.ResourceFieldRef.ContainerName {
-					value, err := ResourceValue(&containers[i], node, item.ResourceFieldRef)
+					value, err := ResourceValue(pod, &containers[i], node, item.ResourceFieldRef)
 					return []byte(value), err
 				}
 			}
