@@ -22,6 +22,7 @@ import (
 	_ "k8s.io/kubernetes/test/e2e/common"  // [NodeConformance], most of it
 	_ "k8s.io/kubernetes/test/e2e/kubectl" // kubectl logs, exec, port-forward, debug
 	_ "k8s.io/kubernetes/test/e2e/node"    // sig-node's tests of pods through the API
+	_ "k8s.io/kubernetes/test/e2e/storage" // sig-storage's, of which those of volumes without a driver apply
 
 	_ "k8s.io/kubernetes/test/e2e/framework/debug/init"   // what is logged when a test fails
 	_ "k8s.io/kubernetes/test/e2e/framework/metrics/init" // ditto
