@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,6 +157,7 @@ func TestDecodeBoundsWhatADeviceSays(t *testing.T) {
 		NodeInfo:   corev1.NodeSystemInfo{OperatingSystem: "not a label", Architecture: "arm", KernelVersion: strings.Repeat("x", 5000)},
 		Conditions: []corev1.NodeCondition{{Type: "Ready", Status: "Maybe"}, {Type: "DiskPressure", Status: corev1.ConditionTrue, Message: strings.Repeat("x", 5000)}},
 	}
+	status.DeclaredFeatures = []string{"Later", "Earlier", "Later", "not one", "Part/of", "under/Scored", strings.Repeat("X", 500)}
 	for range 200 {
 		status.Images = append(status.Images, corev1.ContainerImage{Names: make([]string, 20)})
 		status.Addresses = append(status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "10.0.0.1"})
@@ -172,6 +174,9 @@ func TestDecodeBoundsWhatADeviceSays(t *testing.T) {
 		got.NodeInfo.KubeletVersion == "" || len(got.Conditions) != 1 || len(got.Conditions[0].Message) != maxMessage ||
 		len(got.Images) != maxImages || len(got.Images[0].Names) != maxImageNames || len(got.Addresses) != maxAddresses {
 		t.Errorf("decoded: %+v", got)
+	}
+	if want := []string{"Earlier", "Later", "Part/of"}; !slices.Equal(got.DeclaredFeatures, want) {
+		t.Errorf("declared features: %q, want %q", got.DeclaredFeatures, want)
 	}
 	if _, err := Decode(&edgeapi.NodeStatus{Status: []byte{0xff}}); err == nil {
 		t.Error("rubbish was decoded")

@@ -2,6 +2,8 @@ package node
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +37,7 @@ const (
 	maxAddresses  = 32
 	maxResources  = 64
 	maxHandlers   = 32
+	maxFeatures   = 64
 	maxText       = 256
 	maxMessage    = 1024
 )
@@ -51,6 +54,8 @@ func Decode(reported *edgeapi.NodeStatus) (*corev1.NodeStatus, error) {
 		Allocatable: cleanResources(status.Allocatable),
 		NodeInfo:    status.NodeInfo,
 		Features:    status.Features,
+
+		DeclaredFeatures: cleanFeatures(status.DeclaredFeatures),
 	}
 	clean.RuntimeHandlers = status.RuntimeHandlers[:min(len(status.RuntimeHandlers), maxHandlers)]
 	for i := range clean.RuntimeHandlers {
@@ -101,6 +106,21 @@ func cleanConditions(conditions []corev1.NodeCondition) []corev1.NodeCondition {
 	return clean
 }
 
+// featureName is a name of a feature as the API lets a Node declare it.
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]{0,99}(/[a-zA-Z][a-zA-Z0-9]{0,99})?$`)
+
+// cleanFeatures are sorted and without duplicates, as the API demands.
+func cleanFeatures(features []string) []string {
+	var clean []string
+	for _, name := range features[:min(len(features), maxFeatures)] {
+		if featureName.MatchString(name) {
+			clean = append(clean, name)
+		}
+	}
+	slices.Sort(clean)
+	return slices.Compact(clean)
+}
+
 func cleanResources(list corev1.ResourceList) corev1.ResourceList {
 	clean := corev1.ResourceList{}
 	for name, quantity := range list {
@@ -134,6 +154,7 @@ func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev
 	}
 	status.NodeInfo, status.Images = reported.NodeInfo, reported.Images
 	status.Features, status.RuntimeHandlers = reported.Features, reported.RuntimeHandlers
+	status.DeclaredFeatures = reported.DeclaredFeatures
 	// Only addresses of the kubelet endpoint: kube-apiserver would try any other first.
 	status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: e.address}}
 	status.DaemonEndpoints.KubeletEndpoint.Port = e.port

@@ -161,6 +161,8 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 		Images:          c.images,
 		RuntimeHandlers: runtimeState.handlers,
 		Features:        runtimeState.features,
+		// To be compared and sent, not to be changed.
+		DeclaredFeatures: declaredFeatures,
 	}
 	status.NodeInfo.ContainerRuntimeVersion = c.version
 	status.Allocatable = allocatable(status.Capacity, c.config.Reserved(status.Capacity))

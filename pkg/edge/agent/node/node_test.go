@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -128,6 +129,9 @@ func TestStatus(t *testing.T) {
 		if q := s.Allocatable[name]; q.Cmp(resource.MustParse(want)) != 0 {
 			t.Errorf("allocatable %s is %s, want %s", name, q.String(), want)
 		}
+	}
+	if !slices.IsSorted(s.DeclaredFeatures) || !slices.Contains(s.DeclaredFeatures, "RestartAllContainersOnContainerExits") {
+		t.Errorf("declared features are %v", s.DeclaredFeatures)
 	}
 	if q := s.Capacity[v1.ResourceEphemeralStorage]; q.Sign() <= 0 {
 		t.Errorf("ephemeral storage is %s", q.String())

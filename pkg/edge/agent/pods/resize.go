@@ -11,7 +11,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
-	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 )
@@ -129,9 +128,7 @@ func (p *pass) resizes() (update, restart []*v1.Container) {
 		}
 	}
 	for i := range p.pod.Spec.InitContainers {
-		if podutil.IsSidecar(&p.pod.Spec.InitContainers[i]) {
-			check(&p.pod.Spec.InitContainers[i])
-		}
+		check(&p.pod.Spec.InitContainers[i])
 	}
 	for i := range p.pod.Spec.Containers {
 		check(&p.pod.Spec.Containers[i])

@@ -88,6 +88,31 @@ func TestResizeOfThePod(t *testing.T) {
 	})
 }
 
+// TestResizeOfAnInitContainer changes one while it runs.
+func TestResizeOfAnInitContainer(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		init := box("init")
+		init.Resources = resources("1", "1", "64Mi")
+		pod := newPod("p", box("main"))
+		pod.Spec.InitContainers = []v1.Container{init}
+		a.run(pod)
+		pod = pod.DeepCopy()
+		pod.Generation++
+		pod.Spec.InitContainers[0].Resources = resources("1", "3", "64Mi")
+		a.run(pod)
+		a.runtime.set(func() {
+			if n := len(a.runtime.updates); n != 1 || a.runtime.updates[0].CpuQuota != 300000 {
+				t.Errorf("%d updates: %v, want one of the init container", n, a.runtime.updates)
+			}
+		})
+		s := a.status(pod)
+		if r := s.InitContainerStatuses[0].Resources; r == nil || r.Limits.Cpu().String() != "3" || conditionOf(s, v1.PodResizeInProgress) != nil {
+			t.Errorf("got %v, conditions %v", r, s.Conditions)
+		}
+		a.delete(pod, 0)
+	})
+}
+
 func TestNotEnforced(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.runtime.unenforced = []string{"resources.limits", "capabilities"}
