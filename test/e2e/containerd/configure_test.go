@@ -16,6 +16,12 @@ import (
 // again. It is taken away at the end of the test at the latest.
 func reconfigure(t *testing.T, e *suite.Env, name, extra string) (restore func()) {
 	t.Helper()
+	return rewrite(t, e, name, func(plain []byte) []byte { return append(slices.Clip(plain), extra...) })
+}
+
+// rewrite is reconfigure for another change than an addition.
+func rewrite(t *testing.T, e *suite.Env, name string, change func([]byte) []byte) (restore func()) {
+	t.Helper()
 	path := filepath.Join(e.Cluster.Dir, "devices", name, "arhat.yaml")
 	plain, err := os.ReadFile(path)
 	if err != nil {
@@ -39,7 +45,7 @@ func reconfigure(t *testing.T, e *suite.Env, name, extra string) (restore func()
 	}
 	restore = sync.OnceFunc(func() { set(plain) })
 	t.Cleanup(restore)
-	set(append(slices.Clip(plain), extra...))
+	set(change(plain))
 	return restore
 }
 

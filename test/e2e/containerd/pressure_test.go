@@ -3,6 +3,7 @@ package containerd_test
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/test/framework/suite"
 )
@@ -30,10 +32,7 @@ func TestRefusedPods(t *testing.T) {
 		pod := suite.Busybox(device, "exec sleep 1000")
 		pod.Spec.NodeName = device
 		tc.change(pod)
-		failed := e.WaitPod(t, e.CreatePod(t, pod), "refused", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
-		if failed.Status.Reason != tc.reason || !strings.HasPrefix(failed.Status.Message, tc.message) {
-			t.Errorf("got %s, %q, want %s, %q", failed.Status.Reason, failed.Status.Message, tc.reason, tc.message)
-		}
+		waitRefused(t, e, pod, tc.reason, tc.message)
 	}
 }
 
@@ -74,4 +73,45 @@ func TestNodePressure(t *testing.T) {
 	restore()
 	suite.Eventually(t, suite.PodTimeout, "the pressure is over", pressure(corev1.ConditionFalse, false))
 	e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
+}
+
+// TestForbiddenByDevice has a device whose owner permits less than the cluster wants.
+func TestForbiddenByDevice(t *testing.T) {
+	e := suite.Get(t)
+	skipOtherLinks(t)
+	const name = "device-2"
+	rewrite(t, e, name, func(plain []byte) []byte {
+		return regexp.MustCompile(`(privilegedPods|hostNetwork): true`).ReplaceAll(plain, []byte("$1: false"))
+	})
+	for message, change := range map[string]func(*corev1.PodSpec){
+		`the device's own policy forbids privileged containers ("main") (policy.privilegedPods in its arhat.yaml)`: func(s *corev1.PodSpec) {
+			s.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		},
+		`the device's own policy forbids pods in the device's network (hostNetwork) (policy.hostNetwork in its arhat.yaml)`: func(s *corev1.PodSpec) {
+			s.HostNetwork = true
+		},
+	} {
+		pod := suite.Busybox(name, "exec sleep 1000")
+		change(&pod.Spec)
+		waitRefused(t, e, pod, "ForbiddenByDevice", "Pod was rejected: "+message)
+	}
+}
+
+// waitRefused creates a pod and waits until its status and an event say why a device does not run it.
+func waitRefused(t *testing.T, e *suite.Env, pod *corev1.Pod, reason, message string) {
+	t.Helper()
+	failed := e.WaitPod(t, e.CreatePod(t, pod), "refused", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if failed.Status.Reason != reason || !strings.HasPrefix(failed.Status.Message, message) {
+		t.Errorf("got %s, %q, want %s, %q", failed.Status.Reason, failed.Status.Message, reason, message)
+	}
+	suite.Eventually(t, suite.PodTimeout, "an event tells why", func(ctx context.Context) error {
+		events, err := e.Kube.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + reason + ",involvedObject.uid=" + string(failed.UID)})
+		if err != nil {
+			return err
+		}
+		if len(events.Items) == 0 || !strings.HasPrefix("Pod was rejected: "+events.Items[0].Message, message) {
+			return fmt.Errorf("got events %v", events.Items)
+		}
+		return nil
+	})
 }

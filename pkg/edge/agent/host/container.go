@@ -104,7 +104,8 @@ func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *e
 	if err != nil {
 		return lookupError(err, ref)
 	}
-	options := &logs.LogOptions{Follow: r.GetFollow() && !r.GetPrevious(), Timestamp: r.GetTimestamps()}
+	// What is not there any more writes no more.
+	options := &logs.LogOptions{Follow: r.GetFollow() && !r.GetPrevious() && id != "", Timestamp: r.GetTimestamps()}
 	if ns := r.GetSinceNs(); ns > 0 {
 		options.Since = time.Unix(0, ns)
 	}

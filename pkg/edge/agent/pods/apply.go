@@ -221,11 +221,11 @@ func (p *pass) prune(ctx context.Context) error {
 	keep, done := p.w.kept()
 	defer done()
 	if keep == 0 {
-		return errors.Join(p.removeAll(ctx), p.w.m.volumes.Teardown(p.w.uid))
+		return errors.Join(p.removeAll(ctx), p.pruneLogs(0), p.w.m.volumes.Teardown(p.w.uid))
 	}
 	kept := map[string]int{}
 	holds := map[string]bool{}
-	var errs []error
+	errs := []error{p.pruneLogs(keep)}
 	for _, c := range p.st.Containers { // newest first
 		if kept[c.Name] < keep || !c.Exited() {
 			kept[c.Name]++

@@ -127,27 +127,22 @@ func (m *Manager) SandboxID(podUID string) (string, error) {
 }
 
 // ContainerLog returns the path of a container's log and the runtime's id of that instance: the newest
-// one, or the one before if previous is set.
+// one, or the one before if previous is set. The id is empty if the runtime does not know it any more.
 func (m *Manager) ContainerLog(podUID, container string, previous bool) (path, containerID string, err error) {
 	pod, view, last, err := m.lookup(podUID, container)
 	if err != nil {
 		return "", "", err
 	}
-	var found []*state.Container
-	for _, c := range view.Containers {
-		if c.Name == container && !c.StartedAt.IsZero() {
-			found = append(found, c)
-		}
-	}
+	found := m.logInstances(pod, container, view)
 	switch {
 	case !previous && len(found) > 0:
-		return found[0].LogPath, found[0].ID, nil
+		return found[0].path, found[0].id, nil
 	case !previous:
 		return "", "", fmt.Errorf("container %q in pod %q is waiting to start: %s", container, pod.Name, describeState(last, container))
+	case len(found) > 0 && found[0].ended && isWaiting(last, container):
+		return found[0].path, found[0].id, nil // it has ended and waits for its next start
 	case len(found) > 1:
-		return found[1].LogPath, found[1].ID, nil
-	case len(found) == 1 && found[0].Exited() && isWaiting(last, container):
-		return found[0].LogPath, found[0].ID, nil // it has ended and waits for its next start
+		return found[1].path, found[1].id, nil
 	}
 	return "", "", fmt.Errorf("previous terminated container %q in pod %q not found", container, pod.Name)
 }
