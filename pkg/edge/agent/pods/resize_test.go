@@ -131,6 +131,38 @@ func TestNotEnforced(t *testing.T) {
 }
 
 // TestRestartAllBackOff has a container that makes its pod begin anew again and again.
+// TestRestartAllBySidecar has a sidecar whose exit makes a container start anew that would not by itself.
+func TestRestartAllBySidecar(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		trigger := box("trigger")
+		trigger.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+		trigger.RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
+		pod := newPod("p", box("main"))
+		pod.Spec.InitContainers = []v1.Container{trigger}
+		pod.Spec.RestartPolicy = v1.RestartPolicyNever
+		a.run(pod)
+		main := a.runtime.running()["main"]
+		a.runtime.end(a.runtime.running()["trigger"], 42)
+		a.settle()
+		a.settle()
+		if now := a.runtime.running(); now["trigger"] == "" || now["main"] == "" || now["main"] == main {
+			t.Errorf("got %v, want both anew", now)
+		}
+		s := a.status(pod)
+		if cs := s.ContainerStatuses[0]; cs.RestartCount != 1 || cs.LastTerminationState.Terminated == nil || cs.LastTerminationState.Terminated.Reason != "RestartingAllContainers" {
+			t.Errorf("got %v", cs)
+		}
+		if cs := s.InitContainerStatuses[0]; cs.RestartCount != 1 || cs.LastTerminationState.Terminated == nil || cs.LastTerminationState.Terminated.ExitCode != 42 {
+			t.Errorf("got %v", cs)
+		}
+		if s.Phase != v1.PodRunning {
+			t.Errorf("got phase %s", s.Phase)
+		}
+		a.delete(pod, 0)
+	})
+}
+
 func TestRestartAllBackOff(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		trigger := box("trigger")

@@ -16,6 +16,9 @@ const (
 	reasonInitializing = "PodInitializing"
 	reasonUnknown      = "ContainerStatusUnknown"
 	exitKilled         = 137
+	// reasonRestartingAll is why a container has ended that starts anew with all others, whatever its own
+	// restart policy.
+	reasonRestartingAll = "RestartingAllContainers"
 )
 
 // containerStatuses returns the statuses of one list of the pod's containers, in its order.
@@ -177,6 +180,9 @@ func applyReason(in Input, c *v1.Container, cs *v1.ContainerStatus, init bool) {
 			reason.Reason = reasonCreating
 		}
 		cs.LastTerminationState = cs.State
+		if c.Name != in.RestartingAll.Name {
+			cs.LastTerminationState.Terminated.Reason = reasonRestartingAll
+		}
 		cs.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason.Reason, Message: reason.Message}}
 		return
 	}

@@ -75,7 +75,7 @@ func (n *counts) addInit(pod *v1.Pod, c *v1.Container, cs *v1.ContainerStatus) {
 	}
 	if end == nil {
 		n.pendingInit++
-	} else if end.ExitCode != 0 && !podutil.ShouldRestart(pod, c, end.ExitCode) {
+	} else if end.ExitCode != 0 && !restarts(pod, c, end) {
 		n.failedForGood++
 	}
 }
@@ -117,9 +117,14 @@ func (n *counts) addRegular(pod *v1.Pod, c *v1.Container, cs *v1.ContainerStatus
 		return
 	}
 	n.stopped++
-	if !podutil.ShouldRestart(pod, c, end.ExitCode) {
+	if !restarts(pod, c, end) {
 		n.stoppedForGood++
 	}
+}
+
+// restarts tells whether a container that has ended is started again.
+func restarts(pod *v1.Pod, c *v1.Container, end *v1.ContainerStateTerminated) bool {
+	return end.Reason == reasonRestartingAll || podutil.ShouldRestart(pod, c, end.ExitCode)
 }
 
 func find(statuses []v1.ContainerStatus, name string) *v1.ContainerStatus {
