@@ -56,8 +56,9 @@ func (a *Agent) underPressure(condition v1.NodeConditionType) bool {
 }
 
 // admit refuses pods that the device's policy forbids, or that it has no resources for at the moment.
-func (a *Agent) admit(pod *v1.Pod) (reason, message string, ok bool) {
-	if reason, message, ok = admitter(&a.config.Policy)(pod); !ok {
+// Those that it runs already are the business of eviction, which stops one at a time.
+func (a *Agent) admit(pod *v1.Pod, known bool) (reason, message string, ok bool) {
+	if reason, message, ok = admitter(&a.config.Policy)(pod); !ok || known {
 		return reason, message, ok
 	}
 	return a.eviction.Admit(pod)

@@ -15,11 +15,13 @@ import (
 func (e *Env) CRI(t testing.TB, device string) internalapi.RuntimeService {
 	t.Helper()
 	socket := filepath.Join(e.Cluster.Dir, "devices", device, "containerd.sock")
-	client, err := cri.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + socket).
-		WithConnectionTimeout(10 * time.Second).WithTracerProvider(nil).Build(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var client internalapi.RuntimeService
+	// A runtime that has just been started listens before it serves.
+	Eventually(t, time.Minute, "container runtime serves", func(ctx context.Context) (err error) {
+		client, err = cri.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + socket).
+			WithConnectionTimeout(10 * time.Second).WithTracerProvider(nil).Build(ctx)
+		return err
+	})
 	t.Cleanup(func() { _ = client.Close(context.Background()) })
 	return client
 }

@@ -149,7 +149,7 @@ func FuzzServerMessage(f *testing.F) {
 		simulate(t, func(t *testing.T, a *agent) {
 			// A path of the host is the owner's business; here it would be this machine's.
 			a.stop()
-			a.admit = func(pod *v1.Pod) (string, string, bool) {
+			a.admit = func(pod *v1.Pod, _ bool) (string, string, bool) {
 				return "Fuzz", "no hostPath", !strings.Contains(pod.String(), "HostPath:&")
 			}
 			a.start()

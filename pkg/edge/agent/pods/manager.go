@@ -137,16 +137,16 @@ func (m *Manager) reclaim() {
 	workers := slices.Collect(maps.Values(m.workers))
 	workers = slices.DeleteFunc(workers, func(w *worker) bool { return w.desired == nil })
 	slices.SortFunc(workers, func(a, b *worker) int {
-		return cmp.Or(cmp.Compare(known(b), known(a)), a.desired.pod.CreationTimestamp.Compare(b.desired.pod.CreationTimestamp.Time), cmp.Compare(a.uid, b.uid))
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), a.desired.pod.CreationTimestamp.Compare(b.desired.pod.CreationTimestamp.Time), cmp.Compare(a.uid, b.uid))
 	})
 	for _, w := range workers {
 		w.claim()
 	}
 }
 
-// known is 1 for a pod that has had a status on this device.
-func known(w *worker) int {
-	if w.last != nil {
+// rank is 1 for a pod that has run here before.
+func rank(w *worker) int {
+	if w.known() {
 		return 1
 	}
 	return 0

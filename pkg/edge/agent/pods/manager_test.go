@@ -27,7 +27,7 @@ type agent struct {
 	manager *Manager
 	sink    *collector
 	stop    func()
-	admit   func(*v1.Pod) (string, string, bool)
+	admit   func(*v1.Pod, bool) (string, string, bool)
 }
 
 // simulate runs a test in a bubble.
@@ -165,10 +165,32 @@ func TestPolicyThatHasBecomeStricter(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("p", box("main"))
 		a.run(pod)
-		a.admit = func(*v1.Pod) (string, string, bool) { return "HostPolicy", "forbidden by now", false }
+		a.admit = func(*v1.Pod, bool) (string, string, bool) { return "HostPolicy", "forbidden by now", false }
 		a.restart()
 		if len(a.runtime.running()) != 0 || a.status(pod).Phase != v1.PodFailed {
 			t.Errorf("the pod still runs: %v", a.status(pod))
+		}
+	})
+}
+
+// What runs already is not refused for want of resources when the agent starts: it is told apart.
+func TestAdmissionOfKnownPods(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		asked := map[string]bool{}
+		a.admit = func(pod *v1.Pod, known bool) (string, string, bool) {
+			asked[pod.Name] = known
+			return "", "", true
+		}
+		a.restart()
+		a.run(newPod("old", box("main")))
+		if known, ok := asked["old"]; !ok || known {
+			t.Errorf("a new pod: asked %t, known %t", ok, known)
+		}
+		clear(asked)
+		a.restart()
+		a.run(newPod("new", box("main")))
+		if !asked["old"] || asked["new"] || len(asked) != 2 {
+			t.Errorf("after a restart: %v", asked)
 		}
 	})
 }

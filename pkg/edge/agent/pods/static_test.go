@@ -119,7 +119,7 @@ func TestStaticPodChanged(t *testing.T) {
 func TestStaticPodsAreNotSubjectToThePolicy(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.stop()
-		a.admit = func(*v1.Pod) (string, string, bool) { return "ForbiddenByDevice", "no", false }
+		a.admit = func(*v1.Pod, bool) (string, string, bool) { return "ForbiddenByDevice", "no", false }
 		a.start()
 		static, cloud := newPod("static", box("static")), newPod("cloud", box("cloud"))
 		a.manager.SetStatic([]*v1.Pod{static})

@@ -76,6 +76,9 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	return p.next, errors.Join(err, p.prune(ctx))
 }
 
+// known tells whether the pod has had a status on this device.
+func (w *worker) known() bool { return w.last != nil }
+
 // admit decides once: by the device's policy, and by what there is room for. It returns the status of a
 // pod that is refused.
 func (w *worker) admit(p *pass) *v1.PodStatus {
@@ -88,7 +91,7 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 		ok = reason == ""
 		// The policy is about what the cloud may have the device do.
 		if ok && w.m.cfg.Admit != nil && !p.d.message.Static {
-			reason, message, ok = w.m.cfg.Admit(p.pod)
+			reason, message, ok = w.m.cfg.Admit(p.pod, w.known())
 		}
 		if ok && w.noRoom != nil {
 			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
