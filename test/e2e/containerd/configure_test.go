@@ -48,11 +48,3 @@ func rewrite(t *testing.T, e *suite.Env, name string, change func([]byte) []byte
 	set(change(plain))
 	return restore
 }
-
-// skipOtherLinks leaves out what does not depend on the link when it is not the first one.
-func skipOtherLinks(t *testing.T) {
-	t.Helper()
-	if link := os.Getenv(suite.LinkVariable); link != "" && link != local.LinkGRPC {
-		t.Skip("does not depend on the link, and was tested over grpc")
-	}
-}

@@ -18,6 +18,7 @@ import (
 // Whatever dies, the containers keep running, and all is consistent again without help.
 func TestCrash(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	for _, test := range []struct {
 		service string
 		group   *supervisor.Client

@@ -21,7 +21,7 @@ import (
 // TestResize changes what a running pod may use, by kubectl.
 func TestResize(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	pod := suite.Busybox(device, "exec sleep 1000")
 	pod.Spec.Containers[0].Resources = corev1.ResourceRequirements{
 		Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m")}, Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")},
@@ -76,7 +76,7 @@ func resizeCondition(p *corev1.Pod) *corev1.PodCondition {
 // TestFieldsOfTheCluster is about what of a pod the cluster has to resolve for a device.
 func TestFieldsOfTheCluster(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: suite.Name("class")}, Handler: "runc", Overhead: &nodev1.Overhead{
 		PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("16Mi")},
 	}}

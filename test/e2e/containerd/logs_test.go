@@ -16,7 +16,7 @@ import (
 // kubectl.
 func TestLogsAcrossRotation(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	const name = "device-2"
 	reconfigure(t, e, name, "containerLogMaxSize: 16Ki\n")
 	pod := e.RunPod(t, suite.Busybox(name, `i=0; until [ -e /stop ]; do i=$((i+1)); echo "line $i of a log that is rotated while it is read"; sleep 0.02; done; exit 3`))

@@ -16,7 +16,7 @@ import (
 // TestMetricsServer has the stock metrics-server collect from devices, and stock kubectl show it.
 func TestMetricsServer(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	if err := e.Cluster.StartMetricsServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}

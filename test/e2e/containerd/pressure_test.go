@@ -40,7 +40,7 @@ func TestRefusedPods(t *testing.T) {
 // controller-manager puts the taint on it, and pods go.
 func TestNodePressure(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	const name = "device-2"
 	pod := e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
 	restore := reconfigure(t, e, name, "evictionHard: {memory.available: 99%}\n")
@@ -78,7 +78,7 @@ func TestNodePressure(t *testing.T) {
 // TestForbiddenByDevice has a device whose owner permits less than the cluster wants.
 func TestForbiddenByDevice(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	const name = "device-2"
 	rewrite(t, e, name, func(plain []byte) []byte {
 		return regexp.MustCompile(`(privilegedPods|hostNetwork): true`).ReplaceAll(plain, []byte("$1: false"))

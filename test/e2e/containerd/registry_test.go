@@ -24,7 +24,7 @@ const (
 // service accounts.
 func TestPullSecrets(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	r := startRegistry(t, e)
 	right, wrong := pullSecret(t, e, r.Host(), registryPassword), pullSecret(t, e, r.Host(), "not-"+registryPassword)
 	account := serviceAccount(t, e, right)

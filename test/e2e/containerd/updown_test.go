@@ -22,6 +22,7 @@ import (
 // taken down while pods run.
 func TestDownAfterKill(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	dir, err := os.MkdirTemp("", "aranya-down-") // short, for the sake of sockets
 	if err != nil {
 		t.Fatal(err)

@@ -180,6 +180,7 @@ func TestLifecycle(t *testing.T) {
 
 func TestImageThatIsNotThere(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	pod := e.CreatePod(t, suite.Pod(device, "test.local/none:1"))
 	e.WaitPod(t, pod, "waiting for its image", func(p *corev1.Pod) bool {
 		s := p.Status.ContainerStatuses

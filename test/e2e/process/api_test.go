@@ -17,6 +17,7 @@ func manifest(name, spec string) string {
 
 func TestUnknownFieldsAreReported(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	// Until kube-apiserver has merged aranya's OpenAPI document into its own, kubectl validates by
 	// itself and says it in other words.
 	suite.Eventually(t, 60*time.Second, "the server tells of both fields", func(context.Context) error {
@@ -33,6 +34,7 @@ func TestUnknownFieldsAreReported(t *testing.T) {
 
 func TestInvalidFieldsAreRefused(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	for spec, want := range map[string]string{
 		"{connectivity: {method: pigeon}}":                                "spec.connectivity.method: Unsupported value",
 		"{connectivity: {method: mqtt}}":                                  "spec.connectivity.mqttConfig: Required value",
@@ -51,6 +53,7 @@ func TestInvalidFieldsAreRefused(t *testing.T) {
 
 func TestServerSideApply(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	name := suite.Name("ssa")
 	t.Cleanup(func() {
 		if out, err := e.Cluster.Kubectl(context.Background(), "-n", "edge", "delete", "edgedevice", name).CombinedOutput(); err != nil {
@@ -81,6 +84,7 @@ func TestServerSideApply(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	for path, want := range map[string]string{
 		"edgedevices":                 "An? EdgeDevice|EdgeDevice is a machine at the edge",
 		"ed.spec.connectivity":        `mqttConfig\s+<MQTTConfig>`,
@@ -110,6 +114,7 @@ func TestColumns(t *testing.T) {
 
 func TestFieldSelectors(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	name := suite.Name("selected")
 	e.Apply(t, manifest(name, "{connectivity: {method: mqtt, mqttConfig: {server: 'broker:1883'}}}"))
 	for selector, want := range map[string][]string{
@@ -156,6 +161,7 @@ func TestDescribeTellsTheStory(t *testing.T) {
 // The status is aranya's: users cannot write it through the main resource, nor the certificate at all.
 func TestStatusIsNotTheUsers(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	before := e.Kubectl(t, "-n", "edge", "get", "ed", device, "-o", "jsonpath={.status.certificate}")
 	e.Kubectl(t, "-n", "edge", "patch", "ed", device, "--type=merge", `-p={"status":{"certificate":{"publicKeySHA256":"00"}}}`)
 	e.TryKubectl(t, "", "-n", "edge", "patch", "ed", device, "--subresource=status", "--type=merge", `-p={"status":{"certificate":{"publicKeySHA256":"00"}}}`)

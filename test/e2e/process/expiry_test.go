@@ -69,9 +69,7 @@ func readCertificate(t *testing.T, path string) *x509.Certificate {
 // A device that was off for so long that its certificate has expired comes back by itself.
 func TestExpiredCertificateHealsItself(t *testing.T) {
 	e := suite.Get(t)
-	if e.Cluster.State().Link != local.LinkGRPC {
-		t.Skip("the certificate is the same over every link")
-	}
+	suite.OnOneLink(t)
 	agent := e.Cluster.Device(device)
 	if err := agent.Stop(t.Context(), local.ServiceArhat); err != nil {
 		t.Fatal(err)

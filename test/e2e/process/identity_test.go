@@ -147,6 +147,7 @@ func TestTokenIsOfOneDeviceAndOneUse(t *testing.T) {
 // A token is worth nothing once its EdgeDevice is deleted, even if there is a new one of that name.
 func TestTokenOfADeletedDevice(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	name, token := newDevice(t, e)
 	e.Kubectl(t, "-n", "edge", "delete", "ed", name)
 	_, err := enrol(t, e, token, name)
@@ -158,6 +159,7 @@ func TestTokenOfADeletedDevice(t *testing.T) {
 
 func TestNoConnectionWithoutCertificate(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	_, err := connect(t, e, nil)
 	wantCode(t, "no certificate", err, codes.Unauthenticated)
 

@@ -49,6 +49,7 @@ func statusOf(t *testing.T, config *rest.Config, url string) int {
 // Whoever reaches the kubelet endpoint must be known, and have rights on the Node.
 func TestKubeletEndpointIsGuarded(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	pod := e.RunPod(t, suite.Pod(device, "host", "sleep", "1000"))
 	paths := []string{"/pods", "/stats/summary", "/containerLogs/edge/" + pod.Name + "/main", "/exec/edge/" + pod.Name + "/main?command=id&output=1"}
 	anonymous := rest.AnonymousClientConfig(e.Config)
@@ -70,6 +71,7 @@ func TestKubeletEndpointIsGuarded(t *testing.T) {
 // The serving certificate comes from the cluster's own signer, so that kube-apiserver can verify it.
 func TestKubeletServingCertificate(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	config, err := rest.TLSConfigFor(e.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +111,7 @@ func TestNodeProxy(t *testing.T) {
 // What a device keeps of Secrets is for the user it runs as alone.
 func TestDeviceStateIsPrivate(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	name := suite.Name("private")
 	e.Apply(t, fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {namespace: edge, name: %s}\nstringData: {word: open-sesame}\n", name))
 	pod := suite.Pod(device, "host", "sh", "-c", `echo "$WORD"; exec sleep 1000`)

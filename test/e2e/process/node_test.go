@@ -108,6 +108,7 @@ func TestDeviceThatIsAway(t *testing.T) {
 // A Node that aranya did not make is never touched; the conflict is told.
 func TestForeignNodeOfTheSameName(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	name := suite.Name("foreign")
 	foreign, err := e.Kube.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: name, Labels: map[string]string{"whose": "theirs"}}}, metav1.CreateOptions{})

@@ -73,6 +73,7 @@ func TestPluginPorts(t *testing.T) {
 
 func TestPluginTop(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	// Usage is known once the device has answered its first heartbeat.
 	suite.Eventually(t, 30*time.Second, "top knows everything", func(context.Context) error {
 		lines := strings.Split(strings.TrimSpace(e.Kubectl(t, edge("top", device)...)), "\n")
@@ -106,6 +107,7 @@ func TestPluginToken(t *testing.T) {
 
 func TestPluginCompletion(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	// As kubectl itself calls it for the shell.
 	out := e.Kubectl(t, "__complete", "edge", "exec", "-n", suite.Namespace, "device-")
 	if names := strings.Fields(out); !slices.Contains(names, device) || !slices.Contains(names, "device-2") {

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
@@ -20,9 +19,7 @@ import (
 // has added, not from one that somebody has written, and nothing from pods that are not for devices.
 func TestKeepPodsPolicy(t *testing.T) {
 	e := suite.Get(t)
-	if e.Cluster.State().Link != local.LinkGRPC {
-		t.Skip("no device takes part")
-	}
+	suite.OnOneLink(t)
 	policy, err := os.ReadFile(filepath.Join(e.Cluster.State().Source, "artifacts", "samples", "keep-pods-policy.yaml"))
 	if err != nil {
 		t.Fatal(err)

@@ -134,6 +134,7 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %[1]s}]
 // A WebSocket client starts with GET: that alone must not let a user in who may only get.
 func TestGetIsNotEnough(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	for who, rules := range map[string]string{
 		"get on the resource":     "{apiGroups: [aranya.arhat.dev], resources: [edgedevices], verbs: [get, list]}",
 		"get on the subresources": "{apiGroups: [aranya.arhat.dev], resources: [edgedevices/exec, edgedevices/attach, edgedevices/portforward], verbs: [get]}",

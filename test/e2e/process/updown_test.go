@@ -16,6 +16,7 @@ import (
 // another one that runs beside it is not disturbed.
 func TestUpAndDown(t *testing.T) {
 	e := suite.Get(t)
+	suite.OnOneLink(t)
 	dir := filepath.Join(t.TempDir(), "cluster")
 	options := local.Options{Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: 1, Out: io.Discard}
 	c, err := local.Up(t.Context(), options)

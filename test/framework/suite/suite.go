@@ -166,6 +166,14 @@ func Get(t testing.TB) *Env {
 // Name returns a name that no other test of the package gets.
 func Name(prefix string) string { return fmt.Sprintf("%s-%d", prefix, names.Add(1)) }
 
+// OnOneLink leaves out, on all links but the first, what is the same over every link.
+func OnOneLink(t testing.TB) {
+	t.Helper()
+	if link := os.Getenv(LinkVariable); link != "" && link != local.LinkGRPC {
+		t.Skip("it does not depend on the link, and is tested over grpc")
+	}
+}
+
 // Eventually waits until check returns no error.
 func Eventually(t testing.TB, timeout time.Duration, what string, check func(ctx context.Context) error) {
 	t.Helper()

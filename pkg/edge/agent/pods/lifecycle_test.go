@@ -21,7 +21,9 @@ func TestAdmission(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		a := &agent{t: t, dir: dir, runtime: newFakeRuntime(clock.RealClock{}),
-			admit: func(*v1.Pod, bool) (string, string, bool) { return "HostPolicy", "privileged pods are forbidden", false }}
+			admit: func(*v1.Pod, bool) (string, string, bool) {
+				return "HostPolicy", "privileged pods are forbidden", false
+			}}
 		a.start()
 		pod := newPod("refused", box("main"))
 		a.run(pod)
