@@ -79,7 +79,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	edgeInformers := externalversions.NewSharedInformerFactory(edge, 0)
+	edgeInformers := externalversions.NewSharedInformerFactoryWithOptions(edge, 0, externalversions.WithTransform(controller.SlimDevice))
 	if err := s.addControllers(c, edge, edgeInformers); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,6 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
-	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/broker"
 	"arhat.dev/aranya/pkg/controller/certificate"
 	"arhat.dev/aranya/pkg/controller/device"
@@ -31,7 +30,6 @@ import (
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/controller/pod"
-	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/controller/service"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
@@ -198,14 +196,6 @@ func (c *Controllers) buildEntries(ctx context.Context) (err error) {
 // Certificate returns the certificate that a device names for a host name, nil if none does.
 func (c *Controllers) Certificate(serverName string) *tls.Certificate {
 	return c.certificates.Get(serverName)
-}
-
-// slim drops what nobody here reads. Images are only compared on Nodes of aranya's own.
-func slim(object any) (any, error) {
-	if n, ok := object.(*corev1.Node); ok && n.Annotations[aranya.AnnotationUID] == "" {
-		n.Status.Images = nil
-	}
-	return queue.StripManagedFields(object)
 }
 
 // SetDisconnect sets what cuts the link of a device. It may be called at any time.

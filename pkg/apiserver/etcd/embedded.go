@@ -28,6 +28,8 @@ const (
 	// compactionHistory is the number of revisions that a compaction leaves. The API server compacts
 	// by time as well; this bounds the history if it does not get round to it.
 	compactionHistory = "100000"
+	// catchUpEntries of the log stay in memory for members that lag behind, of which there are none.
+	catchUpEntries = 100
 )
 
 // lockTimeout is how long to wait for a process that is on its way out. Tests have less patience.
@@ -122,6 +124,7 @@ func embedConfig(cfg EmbeddedConfig, socket string, logger *zap.Logger) *embed.C
 	c.QuotaBackendBytes = cfg.QuotaBytes
 	c.AutoCompactionMode = embed.CompactorModeRevision
 	c.AutoCompactionRetention = compactionHistory
+	c.SnapshotCatchUpEntries = catchUpEntries
 	c.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
 	c.AdvertiseClientUrls = c.ListenClientUrls
 	// A member needs a peer URL as part of its identity; nothing listens there.

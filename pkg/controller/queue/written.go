@@ -11,7 +11,7 @@ const (
 	// writtenTime and writtenObjects bound what is kept of one's own writes until the informer has seen
 	// them, usually some milliseconds later.
 	writtenTime    = 30 * time.Second
-	writtenObjects = 4096
+	writtenObjects = 1024
 )
 
 // Written reads from an informer's memory, but returns an object as it was last written here

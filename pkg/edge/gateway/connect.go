@@ -18,7 +18,15 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 	if err != nil {
 		return err
 	}
-	s, err := g.newSession(call, info)
+	// What it takes to admit a device would stay on the stack of this goroutine as long as the device is
+	// connected.
+	var s *session
+	admitted := make(chan struct{})
+	go func() {
+		defer close(admitted)
+		s, err = g.newSession(call, info)
+	}()
+	<-admitted
 	if err != nil {
 		g.logger.V(2).Info("Refused a device", "edgeDevice", klog.KRef(info.device.Namespace, info.device.Name),
 			"remote", remoteAddress(info.conn), "reason", status.Convert(err).Message())
@@ -61,9 +69,10 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 		gateway: g, device: info.device, keyHash: info.keyHash, conn: info.conn,
 		logger: g.logger.WithValues(
 			"edgeDevice", klog.KRef(info.device.Namespace, info.device.Name), "remote", remoteAddress(info.conn)),
-		hello: hello, welcome: g.welcomeFor(ed), since: time.Now(),
+		welcome: g.welcomeFor(ed), since: time.Now(),
 		done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	s.hello.Store(hello)
 	s.nodeStatus.Store(hello.GetNodeStatus())
 	s.certificate(info.cert.NotBefore, info.cert.NotAfter)
 	s.out.send = call.Send

@@ -28,11 +28,11 @@ type session struct {
 	keyHash string
 	conn    *deviceConn
 	logger  klog.Logger
-	hello   *edgeapi.Hello
 	since   time.Time
 	out     outbox
 	pings   pingState
 
+	hello      atomic.Pointer[edgeapi.Hello]
 	nodeStatus atomic.Pointer[edgeapi.NodeStatus]
 	usage      atomic.Pointer[edgeapi.Pong]
 	traffic    atomic.Pointer[[]*edgeapi.LinkTraffic] // that the device has told
@@ -57,7 +57,7 @@ var _ Session = &session{}
 func (s *session) Device() Device { return s.device }
 
 // Hello implements Session.
-func (s *session) Hello() *edgeapi.Hello { return s.hello }
+func (s *session) Hello() *edgeapi.Hello { return s.hello.Load() }
 
 // Done implements Session.
 func (s *session) Done() <-chan struct{} { return s.done }
@@ -120,23 +120,34 @@ var errDeviceLeft = errors.New("the device closed the link")
 // receive reads what the device says until the call is over. It is the goroutine that calls the
 // handler.
 func (s *session) receive(recv func() (*edgeapi.DeviceMessage, error)) {
-	defer close(s.ended)
-	handler := s.gateway.config.Handler
-	handler.SessionStarted(s)
-	for {
-		msg, err := recv()
-		if err != nil {
-			s.Close(s.receiveError(err))
-			break
-		}
-		if err := s.handle(msg); err != nil {
-			s.Close(err)
-			break
-		}
+	s.gateway.config.Handler.SessionStarted(s)
+	s.take(recv)
+}
+
+// take takes the next message. Each is taken by a goroutine of its own, one after the other: what a
+// goroutine needs to decode and to handle a message would stay with it while it waits for the next one,
+// and most links are silent most of the time.
+func (s *session) take(recv func() (*edgeapi.DeviceMessage, error)) {
+	msg, err := recv()
+	if err != nil {
+		err = s.receiveError(err)
+	} else {
+		err = s.handle(msg)
 	}
+	if err != nil {
+		s.Close(err)
+		s.over()
+		return
+	}
+	s.gateway.work.Go(func() { s.take(recv) })
+}
+
+// over is the end of a session, after the last message.
+func (s *session) over() {
+	defer close(s.ended)
 	s.count()
 	s.logger.V(2).Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", s.conn.BytesIn(), "bytesOut", s.conn.BytesOut())
-	handler.SessionEnded(s, s.reason)
+	s.gateway.config.Handler.SessionEnded(s, s.reason)
 }
 
 // broken is the reason of a session whose link failed. gRPC often says only that a context has ended.
@@ -167,11 +178,23 @@ func (s *session) handle(msg *edgeapi.DeviceMessage) error {
 		// A kind of message from a later version. It would be announced as a feature first.
 	case *edgeapi.DeviceMessage_NodeStatus:
 		s.nodeStatus.Store(m.NodeStatus)
+		s.forgetStatus()
 		s.gateway.config.Handler.DeviceMessage(s, msg)
 	default:
 		s.gateway.config.Handler.DeviceMessage(s, msg)
 	}
 	return nil
+}
+
+// forgetStatus drops the node status that the device sent first, for which there is a newer one.
+func (s *session) forgetStatus() {
+	old := s.hello.Load()
+	if old.GetNodeStatus() == nil {
+		return
+	}
+	s.hello.Store(&edgeapi.Hello{
+		AgentVersion: old.GetAgentVersion(), Features: old.GetFeatures(), Pods: old.GetPods(),
+	})
 }
 
 // refresh looks at the EdgeDevice again: it ends the session if the device may not stay, and tells the

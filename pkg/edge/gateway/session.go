@@ -18,7 +18,8 @@ type Device = identity.Device
 // another replica. All methods may be called concurrently.
 type Session interface {
 	Device() Device
-	// Hello is what the device said when it connected. Not to be modified.
+	// Hello is what the device said when it connected, without the node status once there is a newer one
+	// (Info). Not to be modified.
 	Hello() *edgeapi.Hello
 	// Send queues a message for the device without blocking. It returns ErrBusy if the device's queue
 	// is full and ErrClosed if the session is over; the caller tries again later, or leaves it to the
