@@ -11,6 +11,8 @@ func All() []harness.Scenario {
 		deploy,
 		idle,
 		storm,
+		replace,
+		pods,
 		agent,
 		streams,
 		links,

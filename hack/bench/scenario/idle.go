@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"arhat.dev/aranya/hack/bench/harness"
 	"arhat.dev/aranya/hack/bench/measure"
 	"arhat.dev/aranya/hack/bench/report"
@@ -85,8 +87,10 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 	if r.Link == local.LinkMQTT {
 		target = report.AtMost(32)
 	}
-	r.Figure(report.Figure{Name: "memory of aranya per connected device", Value: float64(full-empty) / 1024 / float64(r.N), Unit: "KiB", Target: target,
-		Note: "heap and stacks after a garbage collection, above its empty size; the EdgeDevice in all caches included"})
+	memoryFigures(r, empty, full, target)
+	if !r.Smoke {
+		return nil // what it takes to delete them is measured by deploy
+	}
 	return errors.Join(withNodes.deleteAll(ctx, nodes), without.deleteAll(ctx, nodes))
 }
 
@@ -127,29 +131,67 @@ func atRest(ctx context.Context, r *harness.Run, withNodes, without *devices, pa
 	return nil
 }
 
-// leaveProfiles leaves beside the report what uses aranya's memory.
+// leaveProfiles leaves beside the report what uses aranya's memory, and its CPU at rest.
 func leaveProfiles(ctx context.Context, r *harness.Run, direct *sessions) error {
-	for _, name := range []string{"heap", "goroutine"} {
-		data, err := direct.client.Discovery().RESTClient().Get().AbsPath("/debug/pprof/" + name).DoRaw(ctx)
+	cpu := "20"
+	if r.Smoke {
+		cpu = "1"
+	}
+	get := direct.client.Discovery().RESTClient().Get
+	for file, request := range map[string]*rest.Request{
+		"heap":       get().AbsPath("/debug/pprof/heap"),
+		"goroutines": get().AbsPath("/debug/pprof/goroutine"),
+		"cpu":        get().AbsPath("/debug/pprof/profile").Param("seconds", cpu),
+	} {
+		data, err := request.DoRaw(ctx)
 		if err != nil {
 			return fmt.Errorf("profile of aranya: %w", err)
 		}
-		if err := r.Leave(name+".pb.gz", data); err != nil {
+		if err := r.Leave(file+".pb.gz", data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// liveMemory is what aranya uses of its heap and for stacks after a garbage collection, in bytes.
-func liveMemory(ctx context.Context, direct *sessions) (int64, error) {
+// memory is what aranya uses after a garbage collection, in bytes.
+type memory struct {
+	// objects is what is reachable on the heap, heap what of it is not free for other objects only, and
+	// stacks those of goroutines.
+	objects, heap, stacks float64
+	goroutines            float64
+}
+
+func liveMemory(ctx context.Context, direct *sessions) (*memory, error) {
 	client := direct.client.Discovery().RESTClient()
-	if _, err := client.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
-		return 0, fmt.Errorf("collect the garbage of aranya: %w", err)
+	for range 2 { // what is pooled survives the first one
+		if _, err := client.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
+			return nil, fmt.Errorf("collect the garbage of aranya: %w", err)
+		}
 	}
 	metrics, err := measure.Scrape(ctx, client)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil) + metrics.Sum("go_memstats_stack_inuse_bytes", nil)), nil
+	return &memory{
+		objects:    metrics.Sum("go_memstats_alloc_bytes", nil),
+		heap:       metrics.Sum("go_memstats_heap_inuse_bytes", nil),
+		stacks:     metrics.Sum("go_memstats_stack_inuse_bytes", nil),
+		goroutines: metrics.Sum("go_goroutines", nil),
+	}, nil
+}
+
+// memoryFigures tells what aranya uses for each device above what it used when it was empty.
+func memoryFigures(r *harness.Run, empty, full *memory, target *report.Target) {
+	each := func(a, b float64) float64 { return (b - a) / float64(r.N) }
+	r.Figure(report.Figure{Name: "memory of aranya per connected device", Target: target, Unit: "KiB",
+		Value: each(empty.objects+empty.stacks, full.objects+full.stacks) / 1024,
+		Note:  "objects on the heap and stacks, above its empty size; the EdgeDevice and the Node in all caches included"})
+	for _, f := range []report.Figure{
+		{Name: "of this, stacks", Value: each(empty.stacks, full.stacks) / 1024, Unit: "KiB", Note: fmt.Sprintf("%.1f goroutines", each(empty.goroutines, full.goroutines))},
+		{Name: "heap in use and stacks per connected device", Value: each(empty.heap+empty.stacks, full.heap+full.stacks) / 1024, Unit: "KiB", Note: "with what lies free between objects"},
+		{Name: "memory of aranya, empty", Value: (empty.objects + empty.stacks) / (1 << 20), Unit: "MiB"},
+	} {
+		r.Figure(f)
+	}
 }
