@@ -71,6 +71,19 @@ func New(o Options) *Runtime { return &Runtime{options: o} }
 
 var _ runtime.Runtime = &Runtime{}
 
+// Pods is how many pods have a sandbox that runs.
+func (r *Runtime) Pods() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, s := range r.sandboxes {
+		if s.state == runtimeapi.PodSandboxState_SANDBOX_READY {
+			n++
+		}
+	}
+	return n
+}
+
 // delay waits as long as a start takes, and fails as often as starts are to fail.
 func (r *Runtime) delay(ctx context.Context, what string) error {
 	if d := r.options.StartDelay; d > 0 {

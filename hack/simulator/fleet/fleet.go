@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/hack/simulator/fakecri"
 	"arhat.dev/aranya/pkg/edge/agent"
@@ -49,9 +50,10 @@ type Fleet struct {
 }
 
 type device struct {
-	stop context.CancelFunc
-	done chan struct{}
-	err  error // valid when done is closed
+	runtime *fakecri.Runtime
+	stop    context.CancelFunc
+	done    chan struct{}
+	err     error // valid when done is closed
 }
 
 // New returns a fleet without devices. It raises the limit of open files of this process as far as it
@@ -83,6 +85,11 @@ func (f *Fleet) configure(name string, device identity.Device) (*config.Configur
 	cfg.StateDir = filepath.Join(f.options.Dir, name)
 	cfg.LogDir = filepath.Join(cfg.StateDir, "logs")
 	cfg.Logging.File.Disabled = true
+	// The host is whatever machine this runs on: nobody who reaches a simulated device is to reach it.
+	cfg.Policy = config.Policy{
+		HostExec: ptr.To(false), HostAttach: ptr.To(false), HostLog: config.HostLog{Allow: ptr.To(false)},
+		HostPortForward: config.HostPortForward{AllowLoopback: ptr.To(false)},
+	}
 	if err := cfg.Finish(); err != nil {
 		return nil, nil, fmt.Errorf("device %s: %w", name, err)
 	}
@@ -115,13 +122,14 @@ func (f *Fleet) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	seams := agent.Seams{Runtime: fakecri.New(f.options.Runtime), Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
+	runtime := fakecri.New(f.options.Runtime)
+	seams := agent.Seams{Runtime: runtime, Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
 	a, err := agent.NewWith(ctx, cfg, seams)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
 	}
 	ctx, stop := context.WithCancel(ctx)
-	d := &device{stop: stop, done: make(chan struct{})}
+	d := &device{runtime: runtime, stop: stop, done: make(chan struct{})}
 	f.mu.Lock()
 	former := f.devices[name]
 	if former == nil {
@@ -170,11 +178,25 @@ func (f *Fleet) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(f.options.Dir))...)
 }
 
+// StateDir is where a device keeps its pods' files, among others.
+func (f *Fleet) StateDir(name string) string { return filepath.Join(f.options.Dir, name) }
+
 // Len is how many devices run.
 func (f *Fleet) Len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.devices)
+}
+
+// Pods is how many pods the devices run.
+func (f *Fleet) Pods() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, d := range f.devices {
+		n += d.runtime.Pods()
+	}
+	return n
 }
 
 // Links is how many connections the devices have, and Bytes what went over all that they ever had: from

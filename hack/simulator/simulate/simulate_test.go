@@ -1,0 +1,81 @@
+package simulate
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"arhat.dev/aranya/hack/simulator/fakecri"
+)
+
+func valid() Options {
+	return Options{Cluster: &rest.Config{}, Namespace: "edge", Prefix: "sim", Devices: 3, Server: "gw:7443", Workers: 1, Period: time.Second}
+}
+
+func TestValidate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*Options)
+		want   string // part of the error; empty: valid
+	}{
+		"valid":               {func(*Options) {}, ""},
+		"tokens":              {func(o *Options) { o.Cluster, o.Devices, o.Tokens = nil, 0, []string{"t"} }, ""},
+		"tokens and devices":  {func(o *Options) { o.Tokens = []string{"t"} }, "as many as tokens"},
+		"tokens, no server":   {func(o *Options) { o.Devices, o.Tokens, o.Server = 0, []string{"t"}, "" }, "server: tokens do not tell"},
+		"no devices":          {func(o *Options) { o.Devices = 0 }, "at least one"},
+		"no cluster":          {func(o *Options) { o.Cluster = nil }, "neither a cluster nor tokens"},
+		"prefix":              {func(o *Options) { o.Prefix = "Sim_" }, `prefix "Sim_"`},
+		"failure rate":        {func(o *Options) { o.Runtime = fakecri.Options{FailureRate: 1.5} }, "failure rate 1.5"},
+		"start delay":         {func(o *Options) { o.Runtime = fakecri.Options{StartDelay: -1} }, "start delay -1ns"},
+		"workers":             {func(o *Options) { o.Workers = 0 }, "workers 0"},
+		"period":              {func(o *Options) { o.Period = 0 }, "period 0s"},
+		"EdgeDevice template": {func(o *Options) { o.EdgeDevice = "spec: {nodes: {}}" }, `unknown field "nodes"`},
+		"agent template":      {func(o *Options) { o.Agent = "apiVersion: arhat.dev/v1alpha1\nkind: ArhatConfiguration\nservers: x" }, "servers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := valid()
+			tt.change(&o)
+			err := o.validate()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestTemplates(t *testing.T) {
+	o := valid()
+	o.NoNode = true
+	o.EdgeDevice = "metadata: {labels: {device: $(NAME)}}\nspec: {connectivity: {method: mqtt}}"
+	ed, err := o.edgeDevice("sim-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ed.Namespace != "edge" || ed.Name != "sim-2" || ed.Labels["device"] != "sim-2" || ed.Spec.Connectivity.Method != "mqtt" || !ed.Spec.Node.Disabled {
+		t.Errorf("EdgeDevice %+v", ed)
+	}
+
+	o.Agent = "apiVersion: arhat.dev/v1alpha1\nkind: ArhatConfiguration\nserver: mqtts://broker:8883\nmqtt: {username: $(NAME)}"
+	for _, tt := range []struct{ flag, given, want string }{
+		{"", "gw:7443", "mqtts://broker:8883"},
+		{"mqtts://other:8883", "gw:7443", "mqtts://other:8883"},
+	} {
+		o.Server = tt.flag
+		c, err := o.agent("sim-2", tt.given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Server != tt.want || c.MQTT.Username != "sim-2" {
+			t.Errorf("server %s, user %s", c.Server, c.MQTT.Username)
+		}
+	}
+	o.Agent, o.Server = "", ""
+	if c, err := o.agent("sim-2", "gw:7443"); err != nil || c.Server != "gw:7443" {
+		t.Errorf("configuration %+v, %v", c, err)
+	}
+	if _, err := o.agent("sim-2", ""); err == nil || !errors.Is(err, errNoServer) {
+		t.Errorf("without an address: %v", err)
+	}
+}
