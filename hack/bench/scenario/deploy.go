@@ -40,7 +40,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	defer stopWatch()
-	d, err := newDevices(ctx, r, r.N, false, fakecri.Options{PodIP: "10.0.0.2"})
+	d, err := newDevices(ctx, r, r.N, r.N, fakecri.Options{PodIP: "10.0.0.2"})
 	if err != nil {
 		return err
 	}

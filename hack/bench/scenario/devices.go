@@ -35,18 +35,19 @@ const memoryDir = "/dev/shm"
 // devices are the simulated devices of a scenario.
 type devices struct {
 	*fleet.Fleet
-	r        *harness.Run
-	names    []string
-	nodeless bool
+	r     *harness.Run
+	names []string
+	// withNodes is how many of them have a Node: the first ones.
+	withNodes int
 }
 
-// newDevices prepares n devices. Close must be called.
-func newDevices(ctx context.Context, r *harness.Run, n int, nodeless bool, runtime fakecri.Options) (*devices, error) {
+// newDevices prepares n devices, some of them with a Node. Close must be called.
+func newDevices(ctx context.Context, r *harness.Run, n, withNodes int, runtime fakecri.Options) (*devices, error) {
 	dir, err := os.MkdirTemp(memoryDir, "aranya-bench-")
 	if err != nil {
 		return nil, err
 	}
-	d := &devices{r: r, nodeless: nodeless}
+	d := &devices{r: r, withNodes: withNodes}
 	prefix := simulatedPrefix + strings.ToLower(filepath.Base(dir)[len("aranya-bench-"):])
 	configurations := map[string]*config.Configuration{}
 	for i := range n {
@@ -88,16 +89,16 @@ func linkConfiguration(ctx context.Context, r *harness.Run, name, dir string) (*
 }
 
 // create creates the EdgeDevice of a device.
-func (d *devices) create(ctx context.Context, name string) error {
+func (d *devices) create(ctx context.Context, i int) error {
 	data, err := json.Marshal(d.r.Cluster.Connectivity())
 	if err != nil {
 		return err
 	}
-	ed := &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	ed := &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Name: d.names[i]}}
 	if err := json.Unmarshal(data, &ed.Spec.Connectivity); err != nil {
 		return err
 	}
-	ed.Spec.Node.Disabled = d.nodeless
+	ed.Spec.Node.Disabled = i >= d.withNodes
 	_, err = d.r.Edge.AranyaV1alpha1().EdgeDevices(local.Namespace).Create(ctx, ed, metav1.CreateOptions{})
 	return err
 }
@@ -115,7 +116,7 @@ func (d *devices) enrol(ctx context.Context, name string) error {
 func (d *devices) deploy(ctx context.Context) error {
 	_, err := harness.Parallel(ctx, len(d.names), harness.Workers, func(callCtx context.Context, i int) error {
 		name := d.names[i]
-		if err := d.create(callCtx, name); err != nil {
+		if err := d.create(callCtx, i); err != nil {
 			return err
 		}
 		if err := d.enrol(callCtx, name); err != nil {
@@ -126,9 +127,9 @@ func (d *devices) deploy(ctx context.Context) error {
 	return err
 }
 
-// startDevices brings n devices up with their Nodes. They must be closed, unless there is an error.
-func startDevices(ctx context.Context, r *harness.Run, n int) (*devices, *nodeWatch, error) {
-	d, err := newDevices(ctx, r, n, false, fakecri.Options{PodIP: "10.0.0.2"})
+// startDevices brings n devices up, some of them with their Nodes. They must be closed, unless there is an error.
+func startDevices(ctx context.Context, r *harness.Run, n, withNodes int) (*devices, *nodeWatch, error) {
+	d, err := newDevices(ctx, r, n, withNodes, fakecri.Options{PodIP: "10.0.0.2"})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,7 +141,7 @@ func startDevices(ctx context.Context, r *harness.Run, n int) (*devices, *nodeWa
 		err = d.waitLinks(ctx)
 	}
 	if err == nil {
-		err = nodes.wait(ctx, n, n)
+		err = nodes.wait(ctx, withNodes, withNodes)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 	"arhat.dev/aranya/hack/bench/measure"
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/cluster/local"
-	"arhat.dev/aranya/hack/simulator/fakecri"
 )
 
 var idle = harness.Scenario{
@@ -41,31 +39,11 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 	if err != nil {
 		return err
 	}
-	withNodes, err := newDevices(ctx, r, r.N/2, false, fakecri.Options{PodIP: "10.0.0.2"})
+	d, nodes, err := startDevices(ctx, r, r.N, r.N/2)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = withNodes.Close() }() // the devices go with their files, whatever they say
-	without, err := newDevices(ctx, r, r.N-r.N/2, true, fakecri.Options{})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = without.Close() }()
-	nodes, err := watchNodes(ctx, r, r.Series("Nodes that are Ready and schedulable", "Nodes", "1"))
-	if err != nil {
-		return err
-	}
-	for _, d := range []*devices{withNodes, without} {
-		if err := d.deploy(ctx); err != nil {
-			return err
-		}
-		if err := d.waitLinks(ctx); err != nil {
-			return err
-		}
-	}
-	if err := nodes.wait(ctx, len(withNodes.names), len(withNodes.names)); err != nil {
-		return err
-	}
+	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
 	pause, calm := restSpan, calmTime
 	if r.Smoke {
 		pause, calm = restSmokeSpan, restSmokeSpan
@@ -73,7 +51,7 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 	if err := sleep(ctx, calm); err != nil {
 		return err
 	}
-	if err := atRest(ctx, r, withNodes, without, pause); err != nil {
+	if err := d.atRest(ctx, pause); err != nil {
 		return err
 	}
 	full, err := liveMemory(ctx, direct)
@@ -91,18 +69,15 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 	if !r.Smoke {
 		return nil // what it takes to delete them is measured by deploy
 	}
-	return errors.Join(withNodes.deleteAll(ctx, nodes), without.deleteAll(ctx, nodes))
+	return d.deleteAll(ctx, nodes)
 }
 
 // atRest measures what happens while nothing happens.
-func atRest(ctx context.Context, r *harness.Run, withNodes, without *devices, pause time.Duration) error {
+func (d *devices) atRest(ctx context.Context, pause time.Duration) error {
+	r := d.r
 	total := func() int64 {
-		var sum int64
-		for _, d := range []*devices{withNodes, without} {
-			sent, received := d.Bytes()
-			sum += sent + received
-		}
-		return sum
+		sent, received := d.Bytes()
+		return sent + received
 	}
 	before, err := startCosts(ctx, r)
 	if err != nil {
@@ -120,7 +95,7 @@ func atRest(ctx context.Context, r *harness.Run, withNodes, without *devices, pa
 	seconds := after.at.Sub(before.at).Seconds()
 	note := fmt.Sprintf("in %.0f s", seconds)
 	for _, f := range []report.Figure{
-		{Name: "writes to Kubernetes' etcd per device with a Node", Value: float64(after.kube-before.kube) / seconds / float64(len(withNodes.names)), Unit: "1/s", Target: report.AtMost(0.05)},
+		{Name: "writes to Kubernetes' etcd per device with a Node", Value: float64(after.kube-before.kube) / seconds / float64(d.withNodes), Unit: "1/s", Target: report.AtMost(0.05)},
 		{Name: "writes to aranya's etcd per device", Value: float64(after.aranya-before.aranya) / seconds / float64(r.N), Unit: "1/s", Target: report.AtMost(0.001)},
 		{Name: "CPU of aranya", Value: 100 * (after.usage[local.ServiceAranya].CPU - before.usage[local.ServiceAranya].CPU).Seconds() / seconds, Unit: "% of a core", Target: report.AtMost(10)},
 		{Name: "bytes per device", Value: float64(bytes) / seconds / float64(r.N), Unit: "B/s", Target: report.AtMost(10)},

@@ -36,7 +36,7 @@ func runNoise(ctx context.Context, r *harness.Run) (err error) {
 	if r.Smoke {
 		count = noiseSmokeDevices
 	}
-	d, nodes, err := startDevices(ctx, r, count)
+	d, nodes, err := startDevices(ctx, r, count, count)
 	if err != nil {
 		return err
 	}

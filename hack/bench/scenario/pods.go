@@ -37,7 +37,7 @@ var pods = harness.Scenario{
 }
 
 func runPods(ctx context.Context, r *harness.Run) error {
-	d, nodes, err := startDevices(ctx, r, r.N)
+	d, nodes, err := startDevices(ctx, r, r.N, r.N)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (b *podBench) change(ctx context.Context) error {
 func (b *podBench) files() ([]string, error) {
 	var files []string
 	for _, name := range b.names {
-		found, err := filepath.Glob(filepath.Join(b.StateDir(name), "pods", "*", "volumes", "kubernetes.io~configmap", podsConfig, "key"))
+		found, err := filepath.Glob(filepath.Join(b.StateDir(name), "pods", "pods", "*", "volumes", "kubernetes.io~configmap", podsConfig, "key"))
 		if err != nil {
 			return nil, err
 		}

@@ -36,7 +36,7 @@ var replace = harness.Scenario{
 }
 
 func runReplace(ctx context.Context, r *harness.Run) error {
-	d, nodes, err := startDevices(ctx, r, r.N)
+	d, nodes, err := startDevices(ctx, r, r.N, r.N)
 	if err != nil {
 		return err
 	}
@@ -58,11 +58,12 @@ func runReplace(ctx context.Context, r *harness.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := poll(ctx, func(context.Context) error { return load.healthy() }); err != nil {
+		return err
+	}
 	stop()
 	for _, k := range load.kinds {
-		if err := k.figures(r); err != nil {
-			return err
-		}
+		k.figures(r)
 	}
 	r.Figure(report.Figure{Name: "open sessions that ended", Value: float64(len(ended)), Unit: "1", Note: fmt.Sprintf("of %d; there is one replica, and a session lives on it", openSessions)})
 	return d.deleteAll(ctx, nodes)
@@ -162,13 +163,23 @@ func (k *loadKind) note(err error, now time.Time) {
 	k.succeeded, k.failing = now, nil
 }
 
-// figures tells how the calls went. That they still fail in the end is an error.
-func (k *loadKind) figures(r *harness.Run) error {
+// healthy says whether the last call of each kind succeeded.
+func (l *load) healthy() error {
+	for _, k := range l.kinds {
+		k.mu.Lock()
+		err := k.failing
+		k.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("%s fails still: %w", k.name, err)
+		}
+	}
+	return nil
+}
+
+// figures tells how the calls went.
+func (k *loadKind) figures(r *harness.Run) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.failing != nil {
-		return fmt.Errorf("%s fails still: %w", k.name, k.failing)
-	}
 	for _, f := range []report.Figure{
 		{Name: "failed calls", Value: float64(k.failed), Unit: "1", Note: fmt.Sprintf("of %d, by %d clients that try again after %s", k.calls, loadWorkers, loadPause)},
 		{Name: "longest time without success", Value: k.longest.Seconds(), Unit: "s"},
@@ -176,5 +187,4 @@ func (k *loadKind) figures(r *harness.Run) error {
 		f.Name = k.name + ": " + f.Name
 		r.Figure(f)
 	}
-	return nil
 }
