@@ -11,6 +11,7 @@ func All() []harness.Scenario {
 		deploy,
 		idle,
 		storm,
+		large,
 		replace,
 		pods,
 		agent,

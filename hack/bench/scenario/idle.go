@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,19 +32,41 @@ const (
 )
 
 func runIdle(ctx context.Context, r *harness.Run) error {
-	direct, err := newSessions(r.Direct())
-	if err != nil {
-		return err
-	}
-	empty, err := liveMemory(ctx, direct)
-	if err != nil {
-		return err
-	}
-	d, nodes, err := startDevices(ctx, r, r.N, r.N/2)
+	d, nodes, err := devicesAtRest(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
+	if !r.Smoke {
+		return nil // what it takes to delete them is measured by deploy
+	}
+	return d.deleteAll(ctx, nodes)
+}
+
+// devicesAtRest brings devices up, half of them with a Node, and measures while they rest. They must be
+// closed, unless there is an error.
+func devicesAtRest(ctx context.Context, r *harness.Run) (*devices, *nodeWatch, error) {
+	direct, err := newSessions(r.Direct())
+	if err != nil {
+		return nil, nil, err
+	}
+	empty, err := liveMemory(ctx, direct)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, nodes, err := startDevices(ctx, r, r.N, r.N/2)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.rest(ctx, direct, empty); err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	return d, nodes, nil
+}
+
+// rest measures devices that rest.
+func (d *devices) rest(ctx context.Context, direct *sessions, empty *memory) error {
+	r := d.r
 	pause, calm := restSpan, calmTime
 	if r.Smoke {
 		pause, calm = restSmokeSpan, restSmokeSpan
@@ -66,10 +89,7 @@ func runIdle(ctx context.Context, r *harness.Run) error {
 		target = report.AtMost(32)
 	}
 	memoryFigures(r, empty, full, target)
-	if !r.Smoke {
-		return nil // what it takes to delete them is measured by deploy
-	}
-	return d.deleteAll(ctx, nodes)
+	return nil
 }
 
 // atRest measures what happens while nothing happens.

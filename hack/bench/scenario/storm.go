@@ -27,6 +27,35 @@ func runStorm(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
+	if err := d.storms(ctx, nodes); err != nil {
+		return err
+	}
+	return d.deleteAll(ctx, nodes)
+}
+
+// large is for numbers of devices that take long to deploy.
+var large = harness.Scenario{
+	Name:    "large",
+	Doc:     "idle, and then storm with the same devices",
+	N:       10000,
+	SmokeN:  20,
+	Cluster: oneDevice,
+	Run: func(ctx context.Context, r *harness.Run) error {
+		d, nodes, err := devicesAtRest(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = d.Close() }() // the devices go with their files, whatever they say
+		if err := d.storms(ctx, nodes); err != nil || !r.Smoke {
+			return err
+		}
+		return d.deleteAll(ctx, nodes)
+	},
+}
+
+// storms lets all that can happen to all links happen.
+func (d *devices) storms(ctx context.Context, nodes *nodeWatch) error {
+	r := d.r
 	restart := func(service string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := r.Cluster.Cloud().Stop(ctx, service); err != nil {
@@ -45,11 +74,9 @@ func runStorm(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	if r.Link == local.LinkMQTT {
-		if err := d.weather(ctx, nodes, "after a restart of the broker", restart(local.ServiceBroker)); err != nil {
-			return err
-		}
+		return d.weather(ctx, nodes, "after a restart of the broker", restart(local.ServiceBroker))
 	}
-	return d.deleteAll(ctx, nodes)
+	return nil
 }
 
 // aftermath is how long to look for late effects: a little more than controller-manager's
