@@ -29,6 +29,7 @@ import (
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/controller/pod/bundles"
 	"arhat.dev/aranya/pkg/controller/pod/objects"
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
 	"arhat.dev/aranya/pkg/controller/queue"
@@ -73,6 +74,7 @@ type Controller struct {
 	written  cache.MutationCache // of pods
 	resolver *resolve.Resolver
 	objects  *objects.Manager[key]
+	bundles  *bundles.Manager
 	tokens   *tokenCache
 
 	// sync holds pods to compare with what the device holds, status those to compare with what the
@@ -141,7 +143,10 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 			c.sync.Add(k)
 		}
 	})
-	c.resolver = &resolve.Resolver{Objects: c.objects, Tokens: c.tokens, Services: config.Services, RuntimeClasses: config.RuntimeClasses}
+	c.bundles = bundles.New(ctx, config.Kube, c.bundlesChanged)
+	c.resolver = &resolve.Resolver{
+		Objects: c.objects, Tokens: c.tokens, Bundles: c.bundles, Services: config.Services, RuntimeClasses: config.RuntimeClasses,
+	}
 	_, podErr := config.Pods.AddEventHandler(c.podHandler())
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	return c, errors.Join(podErr, nodeErr)
@@ -150,6 +155,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
 	defer c.objects.Close()
+	defer c.bundles.Close()
 	var running sync.WaitGroup
 	running.Go(func() { queue.Run(ctx, c.sync, workers, c.syncPod) })
 	running.Go(func() { queue.Run(ctx, c.status, workers, c.syncStatus) })

@@ -28,6 +28,12 @@ type Objects interface {
 	Secret(namespace, name string) (*corev1.Secret, error)
 }
 
+// Bundles finds the trust anchors that a pod takes from ClusterTrustBundles, in PEM. As long as they are
+// being looked up the error is ErrPending.
+type Bundles interface {
+	Anchors(source *corev1.ClusterTrustBundleProjection) ([]byte, error)
+}
+
 // Tokens issues service account tokens that are bound to a pod. Refresh is when the token should be
 // replaced.
 type Tokens interface {
@@ -38,6 +44,7 @@ type Tokens interface {
 type Resolver struct {
 	Objects  Objects
 	Tokens   Tokens
+	Bundles  Bundles
 	Services corelisters.ServiceLister
 	// RuntimeClasses of the cluster: a device is told their handlers.
 	RuntimeClasses nodelisters.RuntimeClassLister

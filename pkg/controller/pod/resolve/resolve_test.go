@@ -70,6 +70,16 @@ var objects = known{
 	},
 }
 
+// trust has bundles of any name but "no".
+type trust struct{}
+
+func (trust) Anchors(source *corev1.ClusterTrustBundleProjection) ([]byte, error) {
+	if *source.Name == "no" {
+		return nil, errors.New("no bundle no")
+	}
+	return []byte("anchors of " + *source.Name), nil
+}
+
 func resolver(services ...*corev1.Service) *Resolver {
 	indexer := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	for _, s := range services {
@@ -81,7 +91,7 @@ func resolver(services ...*corev1.Service) *Resolver {
 	if err := classes.Add(&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "sandboxed"}, Handler: "runsc"}); err != nil {
 		panic(err)
 	}
-	return &Resolver{Objects: objects, Tokens: tokens{token: "t1", refresh: time.Unix(1000, 0)},
+	return &Resolver{Bundles: trust{}, Objects: objects, Tokens: tokens{token: "t1", refresh: time.Unix(1000, 0)},
 		Services: corelisters.NewServiceLister(indexer), RuntimeClasses: nodelisters.NewRuntimeClassLister(classes)}
 }
 

@@ -136,7 +136,10 @@ func (r *Resolver) projected(ctx context.Context, pod *corev1.Pod, c *content, v
 				tokens, err = err, nil
 			}
 		case source.ClusterTrustBundle != nil:
-			err = errors.New("clusterTrustBundle sources are not available on edge devices")
+			var anchors []byte
+			if anchors, err = r.Bundles.Anchors(source.ClusterTrustBundle); err == nil {
+				c.add(source.ClusterTrustBundle.Path, anchors, volume.DefaultMode)
+			}
 		case source.PodCertificate != nil:
 			err = errors.New("podCertificate sources are not available on edge devices")
 		}

@@ -90,8 +90,16 @@ func TestVolumes(t *testing.T) {
 			missing: `MountVolume.SetUp failed for volume "v" : configmaps "no" not found`,
 		},
 		"trust bundle": {
-			source:  projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}),
-			missing: `MountVolume.SetUp failed for volume "v" : clusterTrustBundle sources are not available on edge devices`,
+			source: projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: ptr.To("b"), Path: "ca.pem"}}),
+			want:   []*edgeapi.File{file("ca.pem", "anchors of b", 0o640)},
+		},
+		"trust bundle, missing": {
+			source:  projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: ptr.To("no"), Path: "ca.pem"}}),
+			missing: `MountVolume.SetUp failed for volume "v" : no bundle no`,
+		},
+		"pod certificate": {
+			source:  projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{}}),
+			missing: `MountVolume.SetUp failed for volume "v" : podCertificate sources are not available on edge devices`,
 		},
 	} {
 		t.Run(n, func(t *testing.T) {

@@ -157,9 +157,6 @@ var refusals = map[string]func(*testing.T) string{
 	"LifecycleHandler.tcpSocket": func(t *testing.T) string {
 		return (&pass{}).runHook(t.Context(), nil, "", &v1.LifecycleHandler{TCPSocket: &v1.TCPSocketAction{}}, 1).Error()
 	},
-	"VolumeProjection.clusterTrustBundle": func(t *testing.T) string {
-		return projectionRefused(t, v1.VolumeProjection{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{}})
-	},
 	"VolumeProjection.podCertificate": func(t *testing.T) string {
 		return projectionRefused(t, v1.VolumeProjection{PodCertificate: &v1.PodCertificateProjection{}})
 	},
@@ -172,6 +169,8 @@ var refusals = map[string]func(*testing.T) string{
 	"ProjectedVolumeSource.defaultUser": userRefused(v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{DefaultUser: someUser}}),
 	"ServiceAccountTokenProjection.user": userRefused(v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
 		{ServiceAccountToken: &v1.ServiceAccountTokenProjection{User: someUser}}}}}),
+	"ClusterTrustBundleProjection.user": userRefused(v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+		{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{User: someUser}}}}}),
 }
 
 // processRefusals are those of the process runtime alone.

@@ -128,7 +128,8 @@ func hasFileUser(volume *v1.Volume) bool {
 	found := volume.Projected.DefaultUser != nil
 	for _, s := range volume.Projected.Sources {
 		found = found || (s.ConfigMap != nil && keys(s.ConfigMap.Items)) || (s.Secret != nil && keys(s.Secret.Items)) ||
-			(s.DownwardAPI != nil && downward(s.DownwardAPI.Items)) || (s.ServiceAccountToken != nil && s.ServiceAccountToken.User != nil)
+			(s.DownwardAPI != nil && downward(s.DownwardAPI.Items)) || (s.ServiceAccountToken != nil && s.ServiceAccountToken.User != nil) ||
+			(s.ClusterTrustBundle != nil && s.ClusterTrustBundle.User != nil)
 	}
 	return found
 }
