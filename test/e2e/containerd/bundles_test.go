@@ -24,7 +24,7 @@ import (
 // TestClusterTrustBundles has a pod trust what the cluster says, while that changes.
 func TestClusterTrustBundles(t *testing.T) {
 	e := suite.Get(t)
-	skipOtherLinks(t)
+	suite.OnOneLink(t)
 	client := e.Kube.CertificatesV1().ClusterTrustBundles()
 	first, second := trustAnchor(t), trustAnchor(t)
 	bundle, err := client.Create(t.Context(), &certificatesv1.ClusterTrustBundle{

@@ -60,7 +60,8 @@ func TestMounts(t *testing.T) {
 	}
 	id := d.run(config)
 	second := d.run(config)
-	d.waitLog("ready")
+	// Both: they share a log and the files that they write, and writing begins with making a file empty.
+	eventually(t, "both containers have written all", func() bool { return strings.Count(d.log(), "ready") == 2 })
 	for _, want := range []string{"t0ken", "data", "1.2.3.4 pod", "stdout F read-only", "inner"} {
 		if !strings.Contains(d.log(), want) {
 			t.Errorf("%q is missing in %s", want, d.log())
