@@ -164,30 +164,64 @@ func (r *reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	select {
-	case <-r.discard:
-		return 0, io.ErrClosedPipe
-	default:
-	}
-	if len(r.rest) == 0 {
-		select {
-		case <-r.discard:
-			return 0, io.ErrClosedPipe
-		case <-r.stream.closed:
-			return 0, ErrClosed
-		case data, ok := <-r.frames:
-			if !ok {
-				return 0, r.endErr()
-			}
-			r.rest = data
-		}
+	if err := r.fill(); err != nil {
+		return 0, err
 	}
 	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	if len(r.rest) == 0 {
+	r.taken(n)
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo, for io.Copy: without a buffer, which a session at rest would hold for
+// nothing.
+func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if err := r.fill(); err != nil {
+			if err == io.EOF {
+				err = nil
+			}
+			return written, err
+		}
+		n, err := w.Write(r.rest)
+		r.taken(n)
+		written += int64(n)
+		if err == nil && len(r.rest) > 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// fill waits until rest holds something.
+func (r *reader) fill() error {
+	select {
+	case <-r.discard:
+		return io.ErrClosedPipe
+	default:
+	}
+	if len(r.rest) > 0 {
+		return nil
+	}
+	select {
+	case <-r.discard:
+		return io.ErrClosedPipe
+	case <-r.stream.closed:
+		return ErrClosed
+	case data, ok := <-r.frames:
+		if !ok {
+			return r.endErr()
+		}
+		r.rest = data
+		return nil
+	}
+}
+
+func (r *reader) taken(n int) {
+	if r.rest = r.rest[n:]; len(r.rest) == 0 {
 		r.rest = nil
 	}
-	return n, nil
 }
 
 func (r *reader) endErr() error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -26,6 +27,62 @@ func (w *writer) Write(p []byte) (int, error) {
 		written += n
 	}
 	return written, nil
+}
+
+// quietBuffer is what a writer waits for data with, in bytes: enough for keys and short answers.
+const quietBuffer = 512
+
+// ReadFrom implements io.ReaderFrom, for io.Copy. It holds a large buffer only as long as much comes at a
+// time: sessions are mostly at rest.
+func (w *writer) ReadFrom(from io.Reader) (written int64, err error) {
+	quiet := make([]byte, quietBuffer)
+	var large *[sendFrame]byte
+	defer func() { largeBuffers.put(large) }()
+	for {
+		buffer := quiet
+		if large != nil {
+			buffer = large[:]
+		}
+		n, readErr := from.Read(buffer)
+		if n > 0 {
+			sent, err := w.Write(buffer[:n])
+			written += int64(sent)
+			if err != nil {
+				return written, err
+			}
+		}
+		if readErr == io.EOF {
+			return written, nil
+		}
+		if readErr != nil {
+			return written, readErr
+		}
+		switch {
+		case large == nil && n == len(quiet):
+			large = largeBuffers.get()
+		case large != nil && n < len(quiet):
+			largeBuffers.put(large)
+			large = nil
+		}
+	}
+}
+
+// largeBuffers are shared by the writers of all streams.
+var largeBuffers bufferPool
+
+type bufferPool struct{ pool sync.Pool }
+
+func (p *bufferPool) get() *[sendFrame]byte {
+	if b, ok := p.pool.Get().(*[sendFrame]byte); ok {
+		return b
+	}
+	return new([sendFrame]byte)
+}
+
+func (p *bufferPool) put(b *[sendFrame]byte) {
+	if b != nil {
+		p.pool.Put(b)
+	}
 }
 
 func (w *writer) writeFrame(p []byte) error {
@@ -75,15 +132,35 @@ func (s *Stream) Conn() *Conn {
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	if errors.Is(err, io.EOF) {
-		if result := c.stream.Result(); result.GetReason() != "" {
-			err = fmt.Errorf("the device ended the connection: %s", result.GetMessage())
+		if cut := c.cut(); cut != nil {
+			err = cut
 		}
+	}
+	return n, err
+}
+
+// cut tells, at the end, why the device could not carry the connection that far; nil if it has.
+func (c *Conn) cut() error {
+	if result := c.stream.Result(); result.GetReason() != "" {
+		return fmt.Errorf("the device ended the connection: %s", result.GetMessage())
+	}
+	return nil
+}
+
+// WriteTo implements io.WriterTo, for io.Copy.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, c.r)
+	if err == nil {
+		err = c.cut()
 	}
 	return n, err
 }
 
 // Write implements io.Writer.
 func (c *Conn) Write(p []byte) (int, error) { return c.w.Write(p) }
+
+// ReadFrom implements io.ReaderFrom, for io.Copy.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.w, r) }
 
 // CloseWrite half-closes the connection: the peer reads EOF.
 func (c *Conn) CloseWrite() error { return c.w.Close() }

@@ -106,10 +106,10 @@ func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = drainPatience
 	if want.stdout {
-		cmd.Stdout = plainWriter{s.Writer(edgeapi.Channel_STDOUT)}
+		cmd.Stdout = s.Writer(edgeapi.Channel_STDOUT)
 	}
 	if want.stderr {
-		cmd.Stderr = plainWriter{s.Writer(edgeapi.Channel_STDERR)}
+		cmd.Stderr = s.Writer(edgeapi.Channel_STDERR)
 	}
 	var stdin io.WriteCloser
 	if want.stdin {
@@ -147,9 +147,9 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 	var copies sync.WaitGroup
 	stop := make(chan struct{})
 	copies.Go(func() {
-		out := io.Discard
+		out := io.Writer(io.Discard)
 		if want.stdout {
-			out = plainWriter{s.Writer(edgeapi.Channel_STDOUT)}
+			out = s.Writer(edgeapi.Channel_STDOUT)
 		}
 		_, _ = io.Copy(out, master) // until EIO: the last process has let go of the terminal
 	})
@@ -223,6 +223,3 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 	}
 	return cmd.Wait()
 }
-
-// plainWriter hides that a writer can do more, lest io.Copy finds other ways.
-type plainWriter struct{ io.Writer }

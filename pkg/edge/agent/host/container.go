@@ -95,8 +95,11 @@ func forwardSizes(ctx context.Context, from <-chan *edgeapi.TerminalSize, to cha
 	}
 }
 
-// plainReader hides that a reader can do more, so that only this package closes it.
-type plainReader struct{ io.Reader }
+// plainReader and plainWriter hide that a stream can do more, so that only this package closes it.
+type (
+	plainReader struct{ io.Reader }
+	plainWriter struct{ io.Writer }
+)
 
 // logContainer reads the log file that the runtime writes.
 func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *edgeapi.Log, s *stream.Stream) error {

@@ -159,7 +159,7 @@ func splice(ctx context.Context, link *stream.Conn, conn runtime.Conn) error {
 
 // copyHalf carries one direction and its end.
 func copyHalf(to io.Writer, from io.Reader, closeWrite func() error) error {
-	if _, err := io.Copy(plainWriter{to}, plainReader{from}); err != nil {
+	if _, err := io.Copy(to, from); err != nil {
 		return err
 	}
 	// A peer that is gone needs no end of data.

@@ -91,19 +91,54 @@ type outputReader struct {
 
 func (r *outputReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	if err == nil {
-		return n, nil
+	if err != nil {
+		err = r.end(err)
 	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo, for io.Copy: a log that is followed holds no buffer.
+func (r *outputReader) WriteTo(w io.Writer) (int64, error) {
+	out := &sink{Writer: w}
+	n, err := io.Copy(out, r.r)
+	if out.err != nil {
+		return n, out.err
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	if err = r.end(err); err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// end says why there is no more to read, for an error of reading.
+func (r *outputReader) end(err error) error {
 	if r.ctx.Err() != nil {
-		return n, context.Cause(r.ctx)
+		return context.Cause(r.ctx)
 	}
 	// The result comes after the last byte.
 	result, waitErr := r.stream.Wait(r.ctx)
 	if waitErr != nil {
-		return n, broken(r.session, waitErr)
+		return broken(r.session, waitErr)
 	}
 	if resultErr := gateway.ResultError(r.session.Device(), result); resultErr != nil {
-		return n, resultErr
+		return resultErr
+	}
+	return err
+}
+
+// sink tells errors of writing from those of reading.
+type sink struct {
+	io.Writer
+	err error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	if err != nil {
+		s.err = err
 	}
 	return n, err
 }
