@@ -55,8 +55,11 @@ func Watch(ctx context.Context, pid int, memory, cpu *Series) {
 		if now, err = Process(pid); err != nil {
 			return
 		}
-		cpu.Add((now.CPU - last.CPU).Seconds() / time.Since(at).Seconds())
-		last, at = now, time.Now()
+		// On a busy machine one tick may come right after the last.
+		if span := time.Since(at); span >= samplePeriod/2 {
+			cpu.Add((now.CPU - last.CPU).Seconds() / span.Seconds())
+			last, at = now, time.Now()
+		}
 	}
 }
 
