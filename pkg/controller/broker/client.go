@@ -139,7 +139,7 @@ func (s *subscriptions) subscribe(ctx context.Context, ns string) error {
 	pool, c := s.client.pool, s.client
 	listener, err := s.broker.Listen(ctx, ns, mqtt.ListenOptions{
 		Admit: func(namespace, name string) error {
-			return pool.permit(c, ns, types.NamespacedName{Namespace: namespace, Name: name})
+			return pool.admit(c, ns, types.NamespacedName{Namespace: namespace, Name: name})
 		},
 	})
 	if err != nil {

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/pod/objects"
@@ -92,6 +92,8 @@ type Pool struct {
 	ctx     context.Context // of Run; clients live in it
 	devices map[types.NamespacedName]*assignment
 	clients map[string]*client
+	// strangers are devices that asked to be let in before they were known, and since when.
+	strangers *lru.Cache
 }
 
 // assignment is how a device is reached.
@@ -119,7 +121,7 @@ func New(ctx context.Context, config Config) (*Pool, error) {
 			return b, nil
 		},
 		devices: map[types.NamespacedName]*assignment{},
-		clients: map[string]*client{},
+		clients: map[string]*client{}, strangers: lru.New(maxStrangers),
 	}
 	p.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []types.NamespacedName) {
 		for _, key := range users {
@@ -379,24 +381,4 @@ func (p *Pool) tell(users []types.NamespacedName) {
 	for _, key := range users {
 		p.config.Changed(key)
 	}
-}
-
-// permit says whether a device may use its topics at a broker.
-func (p *Pool) permit(c *client, namespace string, key types.NamespacedName) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if a := p.devices[key]; a == nil || a.client != c || a.namespace != namespace {
-		return fmt.Errorf("EdgeDevice %s does not exist or is not reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
-			key, namespace, c.server)
-	}
-	return nil
-}
-
-// permitDevice is permit for a device that has proved who it is.
-func (p *Pool) permitDevice(c *client, namespace string, device gateway.Device, remote net.Addr) error {
-	key := types.NamespacedName{Namespace: device.Namespace, Name: device.Name}
-	if topic := c.server + namespace + "/" + key.String() + "/up"; remote == nil || remote.String() != topic {
-		return fmt.Errorf("the certificate or token is for EdgeDevice %s, but it came over %v instead of %s", key, remote, topic)
-	}
-	return p.permit(c, namespace, key)
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	fcache "k8s.io/client-go/tools/cache/testing"
 	"k8s.io/klog/v2/ktesting"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -323,6 +324,38 @@ func TestPermits(t *testing.T) {
 	w.device("ns", "mine", func(c *aranya.MQTTConfig) { c.Server = "other:1883" })
 	w.eventually("moved", func() bool { return w.pool.permitDevice(c, ns, mine, topicAddr("broker:8883"+ns+"/ns/mine/up")) != nil })
 	w.eventually("its link was looked at", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.checked["ns/mine"] })
+}
+
+// A device may come before what makes it known is in memory. It gets a moment; who stays unknown is told so.
+func TestStrangersGetAMoment(t *testing.T) {
+	w := newWorld(t)
+	now := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	w.pool.config.Clock = now // nothing looks at it before there is a device
+	c := &client{pool: w.pool, server: "broker:8883"}
+	key := types.NamespacedName{Namespace: "ns", Name: "new"}
+	admit := func() error { return w.pool.admit(c, mqtt.DefaultMessageNamespace, key) }
+	for i, tt := range []struct {
+		pass  time.Duration
+		later bool
+	}{{0, true}, {strangerPatience - 1, true}, {1, false}, {strangerMemory - strangerPatience - 1, false}, {1, true}} {
+		now.Step(tt.pass)
+		if err := admit(); errors.Is(err, mqtt.ErrLater) != tt.later || err == nil {
+			t.Errorf("asked for the %d. time: %v", i+1, err)
+		}
+	}
+	// Its Secret has not been read yet, and then it turns out to be missing.
+	w.device("ns", "new", withPassword)
+	w.eventually("decided", func() bool { return w.state("ns", "new").Reason == ReasonSecretNotFound })
+	if err := admit(); err == nil || errors.Is(err, mqtt.ErrLater) {
+		t.Errorf("a device with a problem: %v", err)
+	}
+	// One that is known not to use MQTT is refused at once.
+	key.Name = "grpc"
+	w.device("ns", "grpc", nil)
+	w.eventually("known", func() bool { return w.pool.known(key) })
+	if err := admit(); err == nil || errors.Is(err, mqtt.ErrLater) {
+		t.Errorf("a device without MQTT: %v", err)
+	}
 }
 
 type topicAddr string

@@ -147,7 +147,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 	var copies sync.WaitGroup
 	stop := make(chan struct{})
 	copies.Go(func() {
-		out := io.Writer(io.Discard)
+		out := io.Discard
 		if want.stdout {
 			out = s.Writer(edgeapi.Channel_STDOUT)
 		}

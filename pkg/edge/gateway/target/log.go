@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -107,7 +108,7 @@ func (r *outputReader) WriteTo(w io.Writer) (int64, error) {
 	if err == nil {
 		err = io.EOF
 	}
-	if err = r.end(err); err == io.EOF {
+	if err = r.end(err); errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return n, err

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
@@ -207,6 +208,9 @@ func (b *Broker) open(topic string, f *frame) {
 	down := downTopic(messageNamespace, namespace, name)
 	if err == nil {
 		err = b.accept(l, topic, down, f)
+	}
+	if errors.Is(err, ErrLater) {
+		return
 	}
 	if err != nil {
 		b.client.counters.refused.Add(1)

@@ -14,6 +14,9 @@ const (
 	// openInterval is after which a device without an answer asks again: the server may have come to
 	// the broker meanwhile.
 	openInterval = 5 * time.Second
+	// firstInterval is the same for the first time; it doubles from then on. The server may be about to hear
+	// of the device.
+	firstInterval = 300 * time.Millisecond
 	// openTime is how long a device asks. The limit for TLS and everything else is the caller's.
 	openTime = 20 * time.Second
 )
@@ -93,14 +96,17 @@ func (d *device) open(ctx context.Context, messageNamespace string) error {
 	d.mu.Lock()
 	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.limit)})
 	d.mu.Unlock()
-	ticker := time.NewTicker(openInterval)
-	defer ticker.Stop()
+	interval := firstInterval
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
 		t := d.client.publish(d.topic, request)
 		select {
 		case err := <-d.answer:
 			return err
-		case <-ticker.C:
+		case <-timer.C:
+			interval = min(2*interval, openInterval)
+			timer.Reset(interval)
 		case <-d.again:
 		case <-d.client.done:
 			return d.client.lost()

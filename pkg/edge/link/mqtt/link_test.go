@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,6 +207,22 @@ func TestServerLeaves(t *testing.T) {
 	_ = b.Close()
 	if _, err := device.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the device's end: %v", err)
+	}
+}
+
+// A device that the server has not heard of yet comes in as soon as it has.
+func TestAdmittedLater(t *testing.T) {
+	m := brokertest.Start(t, "")
+	var asked atomic.Int32
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{Admit: func(string, string) error {
+		if asked.Add(1) < 3 {
+			return ErrLater
+		}
+		return nil
+	}})
+	connectPair(t, dialer(m.Address, "a"), l)
+	if n := asked.Load(); n != 3 || b.Stats().Refused != 0 {
+		t.Errorf("asked %d times, %d refusals", n, b.Stats().Refused)
 	}
 }
 

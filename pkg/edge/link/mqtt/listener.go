@@ -10,10 +10,14 @@ import (
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
+// ErrLater says that it is not known yet whether a device is admitted.
+var ErrLater = errors.New("not known yet")
+
 // ListenOptions are optional.
 type ListenOptions struct {
 	// Admit is asked for each connection that a device opens. Its error is told to the device (the first
-	// 128 bytes), and the connection is not made. It must be quick: all devices of the broker wait.
+	// 128 bytes), and the connection is not made. With ErrLater the device is told nothing, and asks again.
+	// It must be quick: all devices of the broker wait.
 	Admit func(namespace, name string) error
 }
 
