@@ -20,6 +20,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/agent/links"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 )
@@ -158,10 +159,10 @@ func (f *Fleet) Stop(name string) error {
 	}
 	d.stop()
 	<-d.done
-	return errors.Join(d.err, os.RemoveAll(filepath.Join(f.options.Dir, name)))
+	return errors.Join(d.err, volumes.RemoveAll(f.StateDir(name)))
 }
 
-// Close ends all devices.
+// Close ends all devices and forgets what they had. Their pods, which outlive an agent, have volumes mounted.
 func (f *Fleet) Close() error {
 	f.mu.Lock()
 	devices := f.devices
@@ -175,7 +176,7 @@ func (f *Fleet) Close() error {
 		<-d.done
 		errs = append(errs, d.err)
 	}
-	return errors.Join(append(errs, os.RemoveAll(f.options.Dir))...)
+	return errors.Join(append(errs, volumes.RemoveAll(f.options.Dir))...)
 }
 
 // StateDir is where a device keeps its pods' files, among others.

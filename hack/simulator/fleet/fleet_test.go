@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
@@ -28,6 +33,32 @@ func (pipeDialer) Dial(context.Context, string) (*link.Conn, error) {
 		}
 	}()
 	return link.NewConn(a, link.MethodGRPC), nil
+}
+
+// What pods have mounted goes with the devices.
+func TestCloseUnmounts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	dir := filepath.Join(t.TempDir(), "fleet")
+	f, err := New(Options{Dir: dir, Configure: func(string) *config.Configuration { return &config.Configuration{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	volume := filepath.Join(f.StateDir("d"), "pods", "p", "token")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, "size=4096"); err != nil {
+		t.Skipf("this machine does not let us mount: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		_ = unix.Unmount(volume, unix.MNT_DETACH)
+		t.Errorf("the directory is still there: %v", err)
+	}
 }
 
 func TestGate(t *testing.T) {

@@ -148,6 +148,11 @@ func (v *Volumes) Teardown(podUID string) error {
 	if podUID == "" || filepath.Dir(dir) != filepath.Clean(v.dir) {
 		return fmt.Errorf("pod UID %q is no directory name", podUID)
 	}
+	return RemoveAll(dir)
+}
+
+// RemoveAll removes a directory with all that is in it, and unmounts what is mounted there first.
+func RemoveAll(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err // what is still mounted must not be deleted
 	}
