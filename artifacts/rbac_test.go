@@ -44,6 +44,7 @@ var calls = []call{
 	{why: "pods on devices", resource: "pods/status", verbs: "patch"},
 	{why: "what pods refer to", resource: "secrets", verbs: "list watch"},
 	{why: "what pods refer to", resource: "configmaps", verbs: "list watch"},
+	{why: "what pods refer to", group: "certificates.k8s.io", resource: "clustertrustbundles", verbs: "list watch"},
 	{why: "environment of pods", resource: "services", verbs: "list watch"},
 	{why: "Services of devices", resource: "services", verbs: "list watch create update delete"},
 	{why: "Services of devices", group: "discovery.k8s.io", resource: "endpointslices", verbs: "get create update delete"},

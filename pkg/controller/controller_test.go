@@ -180,9 +180,25 @@ func TestLostLinkMakesNodeUnknown(t *testing.T) {
 	}
 }
 
+// describe tells actions as a person wants to read them.
+func describe(actions []clienttesting.Action) string {
+	var lines []string
+	for _, a := range actions {
+		line := a.GetVerb() + " " + a.GetResource().Resource + " " + a.GetSubresource()
+		if patch, ok := a.(clienttesting.PatchAction); ok {
+			line += " " + patch.GetName() + ": " + string(patch.GetPatch())
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // TestManyLostLinks has all links of some devices cut at once: nothing is written unless they stay away.
 func TestManyLostLinks(t *testing.T) {
-	const devices = 15
+	const (
+		devices = 15
+		settled = 300 * time.Millisecond // longer than a write waits for others
+	)
 	clock := clocktesting.NewFakeClock(time.Now())
 	var objects []runtime.Object
 	for i := range devices {
@@ -212,6 +228,10 @@ func TestManyLostLinks(t *testing.T) {
 	}
 	sessions := connect()
 	all("online", online)
+	for range 20 { // what the first links have led to is over
+		clock.Step(settled)
+		time.Sleep(time.Millisecond)
+	}
 	kube, edge := len(writesOf(c.kube.Actions(), "nodes")), len(writesOf(c.edge.Actions(), "edgedevices"))
 
 	for _, s := range sessions {
@@ -229,10 +249,10 @@ func TestManyLostLinks(t *testing.T) {
 	}
 	all("online again", online)
 	if got := writesOf(c.kube.Actions(), "nodes")[kube:]; len(got) > 0 {
-		t.Errorf("writes to Nodes: %v", got)
+		t.Errorf("writes to Nodes: %s", describe(got))
 	}
 	if got := writesOf(c.edge.Actions(), "edgedevices")[edge:]; len(got) > 0 {
-		t.Errorf("writes to EdgeDevices: %v", got)
+		t.Errorf("writes to EdgeDevices: %s", describe(got))
 	}
 	if got := c.events("EdgeDevice", "d0"); slices.Contains(got, "Disconnected") {
 		t.Errorf("events: %v", got)

@@ -41,7 +41,8 @@ type cluster struct {
 	edge        *edgefake.Clientset
 	controllers *Controllers
 
-	version int // of Nodes
+	version       int // of Nodes
+	deviceVersion int // the same of EdgeDevices
 
 	mu           sync.Mutex
 	disconnected []gateway.Device
@@ -64,12 +65,13 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	}
 	_, ctx := ktesting.NewTestContext(t)
 	ctx, cancel := context.WithCancel(ctx)
-	c := &cluster{t: t, ctx: ctx, kube: kubefake.NewClientset(kube...), edge: edgefake.NewClientset(edge...), version: 1}
+	c := &cluster{t: t, ctx: ctx, kube: kubefake.NewClientset(kube...), edge: edgefake.NewClientset(edge...), version: 1, deviceVersion: 1}
 	c.kube.PrependReactor("create", "nodes", admitNode)
 	c.kube.PrependReactor("patch", "nodes", c.versionNode)
 	c.kube.PrependReactor("update", "nodes", c.versionNode)
 	c.kube.PrependReactor("create", "pods", identifyPod)
 	c.kube.PrependReactor("delete", "pods", c.deletePod)
+	c.edge.PrependReactor("patch", "edgedevices", c.versionDevice)
 	c.edge.PrependReactor("patch", "edgedevices", c.dropFinalized)
 	factory := externalversions.NewSharedInformerFactory(c.edge, 0)
 	var err error
@@ -165,6 +167,19 @@ func (c *cluster) deletePod(action clienttesting.Action) (bool, runtime.Object, 
 	pod := object.(*corev1.Pod).DeepCopy()
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now()}, &grace
 	return true, pod, c.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, deletion.Namespace)
+}
+
+// versionDevice gives an EdgeDevice a new resource version with each patch: by it the controllers tell that
+// what they have written themselves is newer than what an informer has seen.
+func (c *cluster) versionDevice(action clienttesting.Action) (bool, runtime.Object, error) {
+	_, object, err := clienttesting.ObjectReaction(c.edge.Tracker())(action)
+	if err != nil {
+		return true, nil, err
+	}
+	ed := object.(*aranya.EdgeDevice).DeepCopy()
+	c.deviceVersion++
+	ed.ResourceVersion = strconv.Itoa(c.deviceVersion)
+	return true, ed, c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), ed, ed.Namespace)
 }
 
 // dropFinalized deletes an EdgeDevice whose last finalizer is taken off, as the API server does.
@@ -382,7 +397,7 @@ func (s *session) deletes() []*edgeapi.DeletePod {
 
 func edgeDevice(name string) *aranya.EdgeDevice {
 	return &aranya.EdgeDevice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name, UID: types.UID("uid-of-" + name), Generation: 1},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: name, UID: types.UID("uid-of-" + name), Generation: 1, ResourceVersion: "1"},
 		Status:     aranya.EdgeDeviceStatus{Certificate: &aranya.CertificateStatus{SerialNumber: "1", PublicKeySHA256: "a"}},
 	}
 }

@@ -172,13 +172,17 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	// What was read may be overlaid with live fields: then a new link is written in any case. Its loss
 	// always is.
 	overlaid := ed.Status.Link != nil || history.down
+	if news { // before anybody can have read it
+		c.setAnnounced(key, history, true)
+	}
 	if !same(&ed.Status, status) || news && overlaid {
 		if err := c.write(ctx, ed, status); err != nil {
+			c.setAnnounced(key, history, history.announced)
 			return 0, err
 		}
 	}
-	if news {
-		c.announce(key, ed, history)
+	if news && history.down {
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", history.lost)
 	}
 	c.tellConflict(ed, status)
 	c.tellBroker(ed, status)

@@ -72,17 +72,13 @@ func (c *Controller) remember(key types.NamespacedName, history linkHistory) {
 	c.links[key] = history
 }
 
-// announce notes that the stored status tells of a device's last link, and tells who watches events of its
-// loss.
-func (c *Controller) announce(key types.NamespacedName, ed *aranya.EdgeDevice, history linkHistory) {
+// setAnnounced notes whether the stored status tells of a link, unless there has been another since.
+func (c *Controller) setAnnounced(key types.NamespacedName, history linkHistory, announced bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if now, ok := c.links[key]; ok && now.turn == history.turn {
-		now.announced = true
+		now.announced = announced
 		c.links[key] = now
-	}
-	c.mu.Unlock()
-	if history.down {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", history.lost)
 	}
 }
 

@@ -31,9 +31,9 @@ func TestAgent(t *testing.T) {
 	d := newDevice(t, c)
 	s := c.connected()
 
-	status := decodeNode(t, s.Hello().NodeStatus)
+	status := decodeNode(t, s.Info().NodeStatus)
 	if got := status.NodeInfo; got.KubeletVersion == "" || !strings.HasPrefix(got.KubeletVersion, node.KubernetesVersion) || !strings.HasPrefix(got.ContainerRuntimeVersion, "process://") {
-		t.Errorf("Hello says %v", got)
+		t.Errorf("the device says %v", got)
 	}
 	c.eventually("the node has the capacity for pods from Welcome", func() bool {
 		return len(c.nodes) > 0 && c.nodes[len(c.nodes)-1].Capacity.Pods().Value() == 110

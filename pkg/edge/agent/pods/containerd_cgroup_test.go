@@ -167,7 +167,8 @@ func TestContainerdCgroups(t *testing.T) {
 // TestContainerdWithoutCgroups is a device on which pods cannot have cgroups of their own.
 func TestContainerdWithoutCgroups(t *testing.T) {
 	d := newDevice(t)
-	d.manager.cfg.Cgroups = cgroups.New(filepath.Join(d.dir, "not-mounted"), "kubepods")
+	d.cgroupMount = filepath.Join(d.dir, "not-mounted")
+	d.restart()
 	plain, limited := newPod("plain", script("main", forever)), newPod("limited-"+uuid.NewString()[:4], script("main", forever))
 	limited.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")}}
 	for _, p := range []*v1.Pod{plain, limited} {

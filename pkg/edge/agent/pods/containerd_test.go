@@ -2,6 +2,7 @@ package pods
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -48,6 +49,8 @@ type device struct {
 	clock clock.WithTicker
 	// allocatable from the next start on.
 	allocatable v1.ResourceList
+	// cgroupMount from the next start on, if it is not the machine's own.
+	cgroupMount string
 	// podPIDs from the next start on.
 	podPIDs int64
 }
@@ -173,7 +176,7 @@ func (d *device) start() {
 		Node:         NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable},
 		Clock:        d.clock,
 		RelistPeriod: 200 * time.Millisecond,
-		Cgroups:      cgroups.New(cgroups.DefaultMount, d.cgroupRoot()), PodPIDs: d.podPIDs,
+		Cgroups:      cgroups.New(cmp.Or(d.cgroupMount, cgroups.DefaultMount), d.cgroupRoot()), PodPIDs: d.podPIDs,
 	})
 	if err != nil {
 		d.t.Fatal(err)

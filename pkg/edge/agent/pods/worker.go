@@ -56,6 +56,7 @@ type worker struct {
 	saved         *desired
 	savedDeletion *edgeapi.DeletePod
 	admitted      bool
+	changedAt     time.Time // when a pass has last done something
 	rejected      *v1.PodStatus
 	noRoom        *admission.Rejection // set before the goroutine starts
 	reasons       map[string]status.Reason
