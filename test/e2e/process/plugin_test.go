@@ -36,7 +36,8 @@ func TestPluginTerminals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			term := e.KubectlTerminal(t, 33, 111, args...)
-			term.Type(t, "echo size=$(stty size)\n")
+			// The size comes by a channel of its own, and may be overtaken by what is typed.
+			term.Type(t, `until [ "$(stty size)" = "33 111" ]; do sleep 0.05; done; echo size=$(stty size)`+"\n")
 			term.Expect(t, `size=33 111`)
 			term.Type(t, "exit 7\n")
 			if code := term.Wait(t); code != 7 {
