@@ -79,7 +79,7 @@ func TestHostExecTerminal(t *testing.T) {
 		queue <- remotecommand.TerminalSize{Width: 123, Height: 45}
 		stdin, keys := io.Pipe()
 		var stdout bytes.Buffer
-		query := url.Values{"command": {"sh", "-c", "read x; stty size; exit 3"}, "stdin": {"true"}, "stdout": {"true"}, "tty": {"true"}}
+		query := url.Values{"command": {"sh", "-c", `read x; until [ "$(stty size)" != "0 0" ]; do sleep 0.05; done; stty size; exit 3`}, "stdin": {"true"}, "stdout": {"true"}, "tty": {"true"}}
 		go func() { _, _ = io.WriteString(keys, "go\n") }()
 		err := stream(t, e.Config, protocol, subresource(t, e.Config, device, "exec", query), remotecommand.StreamOptions{
 			Stdin: stdin, Stdout: &stdout, Tty: true, TerminalSizeQueue: queue})
