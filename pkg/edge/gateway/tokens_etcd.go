@@ -52,38 +52,40 @@ func (t *etcdTokens) Create(ctx context.Context, record TokenRecord) error {
 	if !time.Now().Before(record.Expires) {
 		return errors.New("the token would have expired before it was kept")
 	}
-	lease, shared, err := t.leaseFor(ctx, record.Expires)
-	if err != nil {
-		return fmt.Errorf("keeping the enrolment token: %w", err)
-	}
-	record.lease = int64(lease)
-	err = t.put(ctx, &record)
-	if shared && errors.Is(err, rpctypes.ErrLeaseNotFound) { // revoked by somebody else
-		t.forget(lease)
-		if lease, _, err = t.leaseFor(ctx, record.Expires); err != nil {
-			return fmt.Errorf("keeping the enrolment token: %w", err)
-		}
-		record.lease = int64(lease)
-		err = t.put(ctx, &record)
+	err := t.putOnLease(ctx, &record)
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) { // the one at hand was revoked by somebody else
+		err = t.putOnLease(ctx, &record)
 	}
 	return err
 }
 
-// leaseFor returns a lease that ends with a token or up to leaseSpread later, and whether others have it
-// too. One that no token uses in the end expires by itself.
-func (t *etcdTokens) leaseFor(ctx context.Context, expires time.Time) (lease clientv3.LeaseID, shared bool, err error) {
+func (t *etcdTokens) putOnLease(ctx context.Context, record *TokenRecord) error {
+	lease, err := t.leaseFor(ctx, record.Expires)
+	if err != nil {
+		return fmt.Errorf("keeping the enrolment token: %w", err)
+	}
+	record.lease = int64(lease)
+	if err = t.put(ctx, record); errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		t.forget(lease)
+	}
+	return err
+}
+
+// leaseFor returns a lease that ends with a token or up to leaseSpread later. One that no token uses in
+// the end expires by itself.
+func (t *etcdTokens) leaseFor(ctx context.Context, expires time.Time) (clientv3.LeaseID, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock() // while others would ask for the same lease
 	if spread := t.leaseUntil.Sub(expires); t.lease != 0 && spread >= 0 && spread <= leaseSpread {
-		return t.lease, true, nil
+		return t.lease, nil
 	}
 	until := expires.Add(leaseSpread)
 	granted, err := t.client.Grant(ctx, int64(math.Ceil(time.Until(until).Seconds())))
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	t.lease, t.leaseUntil = granted.ID, until
-	return granted.ID, false, nil
+	return granted.ID, nil
 }
 
 func (t *etcdTokens) forget(lease clientv3.LeaseID) {
