@@ -51,18 +51,24 @@ func TestContainerdNames(t *testing.T) {
 	named.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.9", Hostnames: []string{"x.example", "y.example"}}}
 	shared := newPod("shared", script("main", forever), script("peer", forever))
 	shared.Spec.ShareProcessNamespace = ptr.To(true)
+	shared.Spec.DNSPolicy, shared.Spec.DNSConfig = v1.DNSClusterFirst, &v1.PodDNSConfig{Searches: []string{"c.example"}}
 	host := newPod("host", script("main", forever))
-	host.Spec.HostPID, host.Spec.HostIPC, host.Spec.HostNetwork = true, true, true
-	for _, pod := range []*v1.Pod{named, shared, host} {
+	host.Spec.HostPID, host.Spec.HostIPC, host.Spec.HostNetwork, host.Spec.DNSPolicy = true, true, true, v1.DNSClusterFirst
+	hostOfCluster := newPod("host-of-cluster", script("main", forever))
+	hostOfCluster.Spec.HostNetwork, hostOfCluster.Spec.DNSPolicy = true, v1.DNSClusterFirstWithHostNet
+	d.manager.SetNode(NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable, PodDNS: &v1.PodDNSConfig{
+		Nameservers: []string{"192.0.2.10"}, Searches: []string{"svc.cluster.example"}}})
+	all := []*v1.Pod{named, shared, host, hostOfCluster}
+	for _, pod := range all {
 		d.run(pod)
 	}
-	for _, pod := range []*v1.Pod{named, shared, host} {
+	for _, pod := range all {
 		d.waitReady(pod)
 	}
 	ip := d.status(named).PodIP
 	d.expect(named, "main", map[string]string{
-		"hostname":                   "web.sub.default.svc",
-		"grep " + ip + " /etc/hosts": ip + "\tweb.sub.default.svc\tweb",
+		"hostname":                   "web.sub.default.svc.cluster.example",
+		"grep " + ip + " /etc/hosts": ip + "\tweb.sub.default.svc.cluster.example\tweb",
 		"grep 192.0.2.9 /etc/hosts":  "192.0.2.9\tx.example\ty.example",
 		"head -1 /etc/hosts":         "# Kubernetes-managed hosts file.",
 		"sort /etc/resolv.conf":      "nameserver 192.0.2.53\noptions ndots:3 rotate\nsearch a.example b.example",
@@ -70,13 +76,18 @@ func TestContainerdNames(t *testing.T) {
 	if out := d.mustExec(named, "main", "cat", "/proc/1/comm"); out != "sh" {
 		t.Errorf("the first process of a pod with processes of its own is %q", out)
 	}
-	d.expect(shared, "main", map[string]string{"ps | grep -c '[t]rap'": "2"})
+	d.expect(shared, "main", map[string]string{
+		"ps | grep -c '[t]rap'": "2",
+		"sort /etc/resolv.conf": "nameserver 192.0.2.10\nsearch svc.cluster.example c.example",
+	})
+	d.expect(hostOfCluster, "main", map[string]string{"grep nameserver /etc/resolv.conf": "nameserver 192.0.2.10"})
 	d.expect(host, "main", map[string]string{
-		"hostname":                   hostname(t),
-		"readlink /proc/self/ns/pid": link(t, "/proc/self/ns/pid"),
-		"readlink /proc/self/ns/ipc": link(t, "/proc/self/ns/ipc"),
-		"readlink /proc/self/ns/net": link(t, "/proc/self/ns/net"),
-		"head -1 /etc/hosts":         "# Kubernetes-managed hosts file (host network).",
+		"hostname":                                    hostname(t),
+		"readlink /proc/self/ns/pid":                  link(t, "/proc/self/ns/pid"),
+		"readlink /proc/self/ns/ipc":                  link(t, "/proc/self/ns/ipc"),
+		"readlink /proc/self/ns/net":                  link(t, "/proc/self/ns/net"),
+		"head -1 /etc/hosts":                          "# Kubernetes-managed hosts file (host network).",
+		"grep -c 192.0.2.10 /etc/resolv.conf || true": "0", // the resolver is the device's own
 	})
 	if s := d.status(host); s.PodIP != s.HostIP {
 		t.Errorf("got pod IP %s on host %s", s.PodIP, s.HostIP)
@@ -119,14 +130,18 @@ func TestContainerdSecurity(t *testing.T) {
 	}
 	local := script("local", forever)
 	local.SecurityContext = &v1.SecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("nodirs.json")}}
-	pod := newPod("secure", plain, dropped, added, privileged, local)
+	unmasked := script("unmasked", forever)
+	unmasked.SecurityContext = &v1.SecurityContext{ProcMount: ptr.To(v1.UnmaskedProcMount)}
+	pod := newPod("secure", plain, dropped, added, privileged, local, unmasked)
 	pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1001), RunAsGroup: ptr.To[int64](1002),
 		SupplementalGroups: []int64{1003}, FSGroup: ptr.To[int64](1004), Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "80"}}}
 	root := newPod("root", script("main", forever))
 	root.Spec.SecurityContext = &v1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}
 	unsafe := newPod("unsafe", script("main", forever))
 	unsafe.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}
-	for _, p := range []*v1.Pod{pod, root, unsafe} {
+	armoured := newPod("armoured", script("main", forever))
+	armoured.Spec.SecurityContext = &v1.PodSecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeRuntimeDefault}}
+	for _, p := range []*v1.Pod{pod, root, unsafe, armoured} {
 		d.run(p)
 	}
 	d.waitReady(pod)
@@ -141,10 +156,12 @@ func TestContainerdSecurity(t *testing.T) {
 		bounding:                             "00000000a80425fb",
 		seccomp:                              "0",
 		"test -s /proc/kcore || echo masked": "masked",
+		"grep -c ' /proc/sys ' /proc/self/mountinfo":                                    "1",
 		"touch /proc/sys/kernel/x 2>&1 | grep -c -i 'read-only\\|no such\\|permission'": "1",
 	})
 	d.expect(pod, "dropped", map[string]string{bounding: "0000000000000400", seccomp: "2"})
 	d.expect(pod, "local", map[string]string{seccomp: "2", "mkdir /tmp/local 2>&1 | grep -c 'not permitted'": "1"})
+	d.expect(pod, "unmasked", map[string]string{"grep -c ' /proc/' /proc/self/mountinfo || true": "0"}) // nothing is mounted over it
 	d.expect(pod, "added", map[string]string{"id -u": "0", bounding: "00000000aa0425fb"})
 	if got := d.mustExec(pod, "privileged", "/bin/sh", "-c", bounding); got <= "00000000aa0425fb" {
 		t.Errorf("the privileged container has the capabilities %s", got)
@@ -152,6 +169,14 @@ func TestContainerdSecurity(t *testing.T) {
 	d.waitWaiting(root, "CreateContainerConfigError", "container has runAsNonRoot and image will run as root (pod: \"root_default(")
 	d.waitPhase(unsafe, v1.PodFailed)
 	if s := d.status(unsafe); s.Reason != "SysctlForbidden" || s.Message != `Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted` {
+		t.Errorf("got %q, %q", s.Reason, s.Message)
+	}
+	if _, err := os.Stat("/sys/kernel/security/apparmor"); err == nil {
+		d.waitReady(armoured)
+		return
+	}
+	d.waitPhase(armoured, v1.PodFailed)
+	if s := d.status(armoured); s.Reason != "AppArmor" || s.Message != "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host" {
 		t.Errorf("got %q, %q", s.Reason, s.Message)
 	}
 }
@@ -309,9 +334,12 @@ func TestContainerdEnds(t *testing.T) {
 	words := newPod("words", script("main", "echo only in the log; exit 4"))
 	words.Spec.RestartPolicy = v1.RestartPolicyNever
 	words.Spec.Containers[0].TerminationMessagePolicy = v1.TerminationMessageFallbackToLogsOnError
+	path := newPod("path", script("main", "echo left behind > /tmp/words; exit 4"))
+	path.Spec.RestartPolicy = v1.RestartPolicyNever
+	path.Spec.Containers[0].TerminationMessagePath = "/tmp/words"
 	slow := newPod("slow", box("main", "/bin/sh", "-c", "trap '' TERM; "+forever))
 	slow.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}}
-	for _, pod := range []*v1.Pod{gated, late, words, slow} {
+	for _, pod := range []*v1.Pod{gated, late, words, path, slow} {
 		d.run(pod)
 	}
 	readiness := func(containers, pod v1.ConditionStatus, reason string) func() bool {
@@ -339,6 +367,10 @@ func TestContainerdEnds(t *testing.T) {
 	if end := d.status(words).ContainerStatuses[0].State.Terminated; end == nil || end.Message != "only in the log\n" || end.ExitCode != 4 {
 		t.Errorf("got %v", end)
 	}
+	d.waitPhase(path, v1.PodFailed)
+	if end := d.status(path).ContainerStatuses[0].State.Terminated; end == nil || end.Message != "left behind\n" {
+		t.Errorf("got %v", end)
+	}
 	// A container that ignores SIGTERM is killed when its grace period is over, of which the hook is a part.
 	d.waitReady(slow)
 	begun := time.Now()
@@ -349,7 +381,7 @@ func TestContainerdEnds(t *testing.T) {
 	if d.sink.hasEvent("FailedPreStopHook") {
 		t.Error("the hook failed")
 	}
-	for _, pod := range []*v1.Pod{gated, late, words} {
+	for _, pod := range []*v1.Pod{gated, late, words, path} {
 		d.remove(pod, 0)
 	}
 }

@@ -47,6 +47,8 @@ type device struct {
 	sink    *collector
 	// clock of the agent; nil for the real one.
 	clock clock.WithTicker
+	// wrap is what the agent has between itself and the runtime, from the next start on; nil for nothing.
+	wrap func(runtime.Runtime) runtime.Runtime
 	// allocatable from the next start on.
 	allocatable v1.ResourceList
 	// cgroupMount from the next start on, if it is not the machine's own.
@@ -162,9 +164,13 @@ func newDevice(t *testing.T) *device {
 // start starts the agent's part, as after a restart of the agent.
 func (d *device) start() {
 	d.t.Helper()
-	rt, err := cri.New(d.t.Context(), d.server.Endpoint())
+	var rt runtime.Runtime
+	client, err := cri.New(d.t.Context(), d.server.Endpoint())
 	if err != nil {
 		d.t.Fatal(err)
+	}
+	if rt = client; d.wrap != nil {
+		rt = d.wrap(client)
 	}
 	d.runtime = rt
 	d.sink = newCollector()

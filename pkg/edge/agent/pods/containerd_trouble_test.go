@@ -121,3 +121,90 @@ func TestContainerdClockJumps(t *testing.T) {
 	d.remove(crash, 0)
 	d.remove(steady, 0)
 }
+
+// TestContainerdMalformedPods gives a device pods that cannot work: each is told of, and the one that can is
+// not affected.
+func TestContainerdMalformedPods(t *testing.T) {
+	d := newDevice(t)
+	good := newPod("good", script("main", forever))
+	d.run(good)
+	d.waitReady(good)
+	container := d.status(good).ContainerStatuses[0].ContainerID
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, message := range malformed() {
+		if name == "absurd numbers" {
+			continue // the API server's limits are none that the runtime objects to
+		}
+		d.sink.mu.Lock()
+		told := len(d.sink.events)
+		delete(d.sink.statuses, message.Uid)
+		d.sink.mu.Unlock()
+		d.manager.RunPod(message)
+		d.wait(name+": somebody to be told", func() bool {
+			d.sink.mu.Lock()
+			defer d.sink.mu.Unlock()
+			return len(d.sink.events) > told && d.sink.statuses[message.Uid] != nil
+		})
+		d.sink.mu.Lock()
+		s := d.sink.statuses[message.Uid]
+		d.sink.mu.Unlock()
+		if s.Phase != v1.PodFailed && s.Phase != v1.PodPending {
+			t.Errorf("%s: %v", name, s)
+		}
+		d.manager.DeletePod(&edgeapi.DeletePod{Uid: message.Uid, Namespace: "default", Name: "bad"})
+		d.wait(name+": it to go", func() bool {
+			d.sink.mu.Lock()
+			defer d.sink.mu.Unlock()
+			gone := d.sink.removed[message.Uid]
+			delete(d.sink.removed, message.Uid)
+			return gone
+		})
+	}
+	if s := d.status(good); s.ContainerStatuses[0].ContainerID != container || !s.ContainerStatuses[0].Ready {
+		t.Errorf("the good one: %v", s.ContainerStatuses)
+	}
+	if after, err := os.ReadDir(d.dir); err != nil || len(after) != len(entries) {
+		t.Errorf("there is more beside the agent's directories: %v, %v", after, err)
+	}
+	d.remove(good, 0)
+}
+
+// TestContainerdCorruptRecord damages what lies on the disk of one of two pods while there is no agent.
+func TestContainerdCorruptRecord(t *testing.T) {
+	d := newDevice(t)
+	lost, kept := newPod("lost", script("main", forever)), newPod("kept", script("main", forever))
+	containers := map[*v1.Pod]string{}
+	for _, pod := range []*v1.Pod{lost, kept} {
+		d.run(pod)
+		d.waitReady(pod)
+		containers[pod] = d.status(pod).ContainerStatuses[0].ContainerID
+	}
+	d.stop()
+	path := filepath.Join(d.dir, "state", "desired", string(lost.UID)+".pod")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	told := "Warning CorruptState : the record " + path + " cannot be used and was renamed to"
+	d.wait("somebody to be told", func() bool { return d.sink.hasEvent(told) })
+	if digests := d.manager.Digests(); len(digests) != 1 || digests[0].Uid != string(kept.UID) {
+		t.Errorf("the agent knows %v", digests)
+	}
+	d.run(lost) // as the cloud does, because the agent does not know it
+	d.manager.ResendStatuses()
+	for pod, before := range containers {
+		d.waitReady(pod)
+		if cs := d.status(pod).ContainerStatuses[0]; cs.ContainerID != before || cs.RestartCount != 0 {
+			t.Errorf("%s: container %s before, %v now", pod.Name, before, cs)
+		}
+		d.remove(pod, 0)
+	}
+}
