@@ -246,7 +246,7 @@ func TestMissingReferences(t *testing.T) {
 	eventually(t, "status says what is missing", func() bool {
 		statuses := c.pod("p").Status.ContainerStatuses
 		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
-			statuses[0].State.Waiting.Message == `configmaps "cm" not found`
+			statuses[0].State.Waiting.Message == `configmap "cm" not found`
 	})
 	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
 		t.Error("the pod is not held back")

@@ -132,3 +132,42 @@ func TestFieldsOfTheCluster(t *testing.T) {
 		t.Errorf("the pod's memory is limited to %v, want %s", limits, want)
 	}
 }
+
+// TestPodDNS has pods use the resolver that the EdgeDevice names for them.
+func TestPodDNS(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	const name = "device-2"
+	patch := func(dns string) {
+		t.Helper()
+		out, err := e.Cluster.Kubectl(context.Background(), "-n", suite.Namespace, "patch", "ed", name, "--type=merge", `-p={"spec":{"pod":{"dns":`+dns+`}}}`).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	t.Cleanup(func() { patch("null") })
+	patch(`{"nameservers":["192.0.2.53"],"searches":["svc.edge.example"],"options":[{"name":"ndots","value":"5"}]}`)
+	resolver := func(change func(*corev1.PodSpec)) string {
+		t.Helper()
+		pod := suite.Busybox(name, "exec sleep 1000")
+		change(&pod.Spec)
+		pod = e.RunPod(t, pod)
+		return e.Kubectl(t, "-n", pod.Namespace, "exec", pod.Name, "--", "sort", "/etc/resolv.conf")
+	}
+	const want = "nameserver 192.0.2.53\noptions ndots:5\nsearch svc.edge.example\n"
+	suite.Eventually(t, suite.PodTimeout, "the device knows the resolver", func(context.Context) error {
+		if got := resolver(func(*corev1.PodSpec) {}); got != want {
+			return fmt.Errorf("got %q", got)
+		}
+		return nil
+	})
+	got := resolver(func(s *corev1.PodSpec) {
+		s.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"more.example"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("2")}}}
+	})
+	if want := "nameserver 192.0.2.53\noptions ndots:2\nsearch svc.edge.example more.example\n"; got != want {
+		t.Errorf("with dnsConfig: got %q, want %q", got, want)
+	}
+	if got := resolver(func(s *corev1.PodSpec) { s.DNSPolicy = corev1.DNSDefault }); strings.Contains(got, "192.0.2.53") {
+		t.Errorf("with dnsPolicy Default: got %q", got)
+	}
+}

@@ -36,14 +36,14 @@ func TestRefusedPods(t *testing.T) {
 	}
 }
 
-// TestNodePressure lets a device find that it has too little memory: its Node says so, the stock
-// controller-manager puts the taint on it, and pods go.
+// TestNodePressure lets a device find that it has too little memory and too few processes: its Node says so, the
+// stock controller-manager puts the taints on it, and pods go. TestContainerdFullDisk has the disk fill.
 func TestNodePressure(t *testing.T) {
 	e := suite.Get(t)
 	suite.OnOneLink(t)
 	const name = "device-2"
 	pod := e.RunPod(t, suite.Busybox(name, "exec sleep 1000"))
-	restore := reconfigure(t, e, name, "evictionHard: {memory.available: 99%}\n")
+	restore := reconfigure(t, e, name, "evictionHard: {memory.available: 99%, pid.available: \"1000000000\"}\n")
 	evicted := e.WaitPod(t, pod, "evicted", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 	if evicted.Status.Reason != "Evicted" || !strings.HasPrefix(evicted.Status.Message, "The node was low on resource: memory. Threshold quantity: ") {
 		t.Errorf("got %s, %q", evicted.Status.Reason, evicted.Status.Message)
@@ -59,12 +59,14 @@ func TestNodePressure(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			hasCondition := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-				return c.Type == corev1.NodeMemoryPressure && c.Status == want
-			})
-			hasTaint := slices.ContainsFunc(n.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == corev1.TaintNodeMemoryPressure })
-			if !hasCondition || hasTaint != tainted {
-				return fmt.Errorf("conditions %v, taints %v", n.Status.Conditions, n.Spec.Taints)
+			for condition, key := range map[corev1.NodeConditionType]string{
+				corev1.NodeMemoryPressure: corev1.TaintNodeMemoryPressure, corev1.NodePIDPressure: corev1.TaintNodePIDPressure,
+			} {
+				hasCondition := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == condition && c.Status == want })
+				hasTaint := slices.ContainsFunc(n.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == key })
+				if !hasCondition || hasTaint != tainted {
+					return fmt.Errorf("%s: conditions %v, taints %v", condition, n.Status.Conditions, n.Spec.Taints)
+				}
 			}
 			return nil
 		}

@@ -1,8 +1,10 @@
 package containerd_test
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"arhat.dev/aranya/test/framework/suite"
 )
@@ -117,5 +121,27 @@ func TestPortForward(t *testing.T) {
 		if err != nil || string(body) != "hello from the device\n" {
 			t.Errorf("status %s, body %q, %v", resp.Status, body, err)
 		}
+	}
+}
+
+// TestDebug puts a container with tools beside one that has a process of interest.
+func TestDebug(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	pod := e.RunPod(t, suite.Busybox(device, "exec sleep 4321"))
+	e.Kubectl(t, "-n", pod.Namespace, "debug", pod.Name, "--image="+suite.BusyboxImage, "--image-pull-policy=IfNotPresent", "--target=main", "--container=tools",
+		"--", "sh", "-c", "ps -o args; exec sleep 1000")
+	after := e.WaitPod(t, pod, "debugged", func(p *corev1.Pod) bool {
+		s := p.Status.EphemeralContainerStatuses
+		return len(s) == 1 && s[0].Name == "tools" && s[0].State.Running != nil
+	})
+	suite.Eventually(t, suite.PodTimeout, "the tools see the process", func(context.Context) error {
+		if out := e.Kubectl(t, "-n", pod.Namespace, "logs", pod.Name, "-c", "tools"); !strings.Contains(out, "sleep 4321") {
+			return fmt.Errorf("they see %q", out)
+		}
+		return nil
+	})
+	if b, n := pod.Status.ContainerStatuses[0], after.Status.ContainerStatuses[0]; b.ContainerID != n.ContainerID || n.RestartCount != 0 {
+		t.Errorf("%+v before, %+v now", b, n)
 	}
 }

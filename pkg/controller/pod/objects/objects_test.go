@@ -140,7 +140,7 @@ func TestPendingThenDenied(t *testing.T) {
 	h.Use("p", sets.New(secret))
 	h.eventually("denial told", func() bool {
 		_, err := h.Secret("ns", "s")
-		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "secrets ns/s") && h.wasTold("p")
+		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "secret ns/s") && h.wasTold("p")
 	})
 }
 

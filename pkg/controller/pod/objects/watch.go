@@ -164,7 +164,7 @@ func expected(ref resolve.Reference) runtime.Object {
 
 func resource(ref resolve.Reference) schema.GroupResource {
 	if ref.Secret {
-		return corev1.Resource("secrets")
+		return corev1.Resource("secret")
 	}
-	return corev1.Resource("configmaps")
+	return corev1.Resource("configmap")
 }

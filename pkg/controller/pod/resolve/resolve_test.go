@@ -32,7 +32,7 @@ func (k known) ConfigMap(_, name string) (*corev1.ConfigMap, error) {
 	if o := k.configMaps[name]; o != nil {
 		return o, nil
 	}
-	return nil, apierrors.NewNotFound(corev1.Resource("configmaps"), name)
+	return nil, apierrors.NewNotFound(corev1.Resource("configmap"), name)
 }
 
 func (k known) Secret(_, name string) (*corev1.Secret, error) {
@@ -42,7 +42,7 @@ func (k known) Secret(_, name string) (*corev1.Secret, error) {
 	if o := k.secrets[name]; o != nil {
 		return o, nil
 	}
-	return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+	return nil, apierrors.NewNotFound(corev1.Resource("secret"), name)
 }
 
 type tokens struct {
@@ -153,8 +153,8 @@ func TestEnv(t *testing.T) {
 		"device's own stay":       {env: []corev1.EnvVar{field, limit}, want: []corev1.EnvVar{field, limit}},
 		"config map key, literal": {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "cost", false)}}, want: []corev1.EnvVar{{Name: "A", Value: "$$5 $$(A)"}}},
 		"secret key, literal":     {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("s", "password", false)}}, want: []corev1.EnvVar{{Name: "A", Value: "x$$y"}}},
-		"missing config map":      {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", false)}}, missing: `configmaps "no" not found`},
-		"missing secret":          {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("no", "a", false)}}, missing: `secrets "no" not found`},
+		"missing config map":      {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", false)}}, missing: `configmap "no" not found`},
+		"missing secret":          {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("no", "a", false)}}, missing: `secret "no" not found`},
 		"missing key":             {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("cm", "no", false)}}, missing: "couldn't find key no in ConfigMap ns/cm"},
 		"missing secret key":      {env: []corev1.EnvVar{{Name: "A", ValueFrom: secretKey("s", "no", false)}}, missing: "couldn't find key no in Secret ns/s"},
 		"optional config map":     {env: []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", true)}, {Name: "B", Value: "b"}}, want: []corev1.EnvVar{{Name: "B", Value: "b"}}},
@@ -169,7 +169,7 @@ func TestEnv(t *testing.T) {
 			env: []corev1.EnvVar{{Name: "P_password", Value: "mine"}}, from: []corev1.EnvFromSource{fromSecret("P_", "s", false)},
 			want: []corev1.EnvVar{{Name: "P_password", Value: "x$$y"}, {Name: "P_password", Value: "mine"}},
 		},
-		"envFrom missing":  {from: []corev1.EnvFromSource{fromSecret("", "no", false)}, missing: `secrets "no" not found`},
+		"envFrom missing":  {from: []corev1.EnvFromSource{fromSecret("", "no", false)}, missing: `secret "no" not found`},
 		"envFrom optional": {from: []corev1.EnvFromSource{fromSecret("", "no", true), fromConfigMap("", "no", true)}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -47,7 +47,7 @@ func TestVolumes(t *testing.T) {
 		},
 		"missing config map": {
 			source:  corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("no"), DefaultMode: mode}},
-			missing: `MountVolume.SetUp failed for volume "v" : configmaps "no" not found`,
+			missing: `MountVolume.SetUp failed for volume "v" : configmap "no" not found`,
 		},
 		"optional config map": {
 			source: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: name("no"), Optional: ptr.To(true)}},
@@ -69,7 +69,7 @@ func TestVolumes(t *testing.T) {
 		},
 		"missing secret": {
 			source:  corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "no"}},
-			missing: `MountVolume.SetUp failed for volume "v" : secrets "no" not found`,
+			missing: `MountVolume.SetUp failed for volume "v" : secret "no" not found`,
 		},
 		"missing secret item": {
 			source:  corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: items("no")}},
@@ -87,7 +87,7 @@ func TestVolumes(t *testing.T) {
 		},
 		"projected, missing": {
 			source:  projected(corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: name("no")}}),
-			missing: `MountVolume.SetUp failed for volume "v" : configmaps "no" not found`,
+			missing: `MountVolume.SetUp failed for volume "v" : configmap "no" not found`,
 		},
 		"trust bundle": {
 			source: projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: ptr.To("b"), Path: "ca.pem"}}),

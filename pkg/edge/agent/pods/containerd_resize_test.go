@@ -71,6 +71,9 @@ func TestContainerdResize(t *testing.T) {
 	if cs.ContainerID != id || cs.RestartCount != 0 || cs.AllocatedResources.Cpu().String() != "150m" {
 		t.Errorf("got container %s, restarts %d, allocated %v; want %s as it was", cs.ContainerID, cs.RestartCount, cs.AllocatedResources, id)
 	}
+	if s := d.status(pod); s.AllocatedResources.Cpu().String() != "150m" || s.Resources == nil || s.Resources.Limits.Cpu().String() != "500m" {
+		t.Errorf("of the pod as a whole: allocated %v, in force %v", s.AllocatedResources, s.Resources)
+	}
 	for _, reason := range []string{"ResizeStarted", "ResizeCompleted"} {
 		if !d.sink.hasEvent(reason) {
 			t.Errorf("no event %s", reason)

@@ -55,6 +55,8 @@ type device struct {
 	cgroupMount string
 	// podPIDs from the next start on.
 	podPIDs int64
+	// logMaxSize from the next start on; 0 for the default.
+	logMaxSize int64
 }
 
 // collector keeps what a Sink is told.
@@ -183,6 +185,7 @@ func (d *device) start() {
 		Clock:        d.clock,
 		RelistPeriod: 200 * time.Millisecond,
 		Cgroups:      cgroups.New(cmp.Or(d.cgroupMount, cgroups.DefaultMount), d.cgroupRoot()), PodPIDs: d.podPIDs,
+		LogMaxSize: d.logMaxSize,
 	})
 	if err != nil {
 		d.t.Fatal(err)

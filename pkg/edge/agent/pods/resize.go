@@ -98,14 +98,17 @@ func (p *pass) inForceOf(containerID string) *v1.ResourceRequirements {
 	return nil
 }
 
-// podInForce is for the status: what the containers together were last given.
+// podInForce is for the status: what the containers together were last given, or what theirs sums up to.
 func (p *pass) podInForce() *v1.ResourceRequirements {
 	for _, c := range p.st.Containers {
 		if have, ok := p.w.resize.inForce[c.ID]; ok && have.pod != nil {
 			return have.pod
 		}
 	}
-	return p.pod.Spec.Resources
+	if r := p.pod.Spec.Resources; r != nil {
+		return r
+	}
+	return criconfig.SumOfContainers(p.pod)
 }
 
 // resizes are the running containers that do not have what they were granted, and whether each has to

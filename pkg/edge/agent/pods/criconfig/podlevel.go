@@ -32,6 +32,22 @@ func PodLimits(pod *v1.Pod) *runtimeapi.LinuxContainerResources {
 	return r
 }
 
+// SumOfContainers is what a pod that has no resources as a whole may use because its containers may: what the
+// kubelet reads from its cgroup.
+func SumOfContainers(pod *v1.Pod) *v1.ResourceRequirements {
+	requests, limits := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}), resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	r := &v1.ResourceRequirements{Requests: v1.ResourceList{}, Limits: v1.ResourceList{}}
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		if q, ok := requests[name]; ok {
+			r.Requests[name] = q
+		}
+		if q, ok := limits[name]; ok && limited(pod, name) {
+			r.Limits[name] = q
+		}
+	}
+	return r
+}
+
 // limited tells whether a pod has a limit for a resource, as a whole or for each of its containers.
 func limited(pod *v1.Pod, name v1.ResourceName) bool {
 	if r := pod.Spec.Resources; r != nil {

@@ -52,6 +52,14 @@ func TestPodLimits(t *testing.T) {
 			if got.CpuShares != tc.shares || got.CpuQuota != tc.quota || got.MemoryLimitInBytes != tc.memory || got.CpuPeriod != 100000 {
 				t.Errorf("got %v", got)
 			}
+			// The status tells the same, without the kernel's own minimum.
+			if tc.spec.Resources != nil {
+				return
+			}
+			sum := SumOfContainers(&v1.Pod{Spec: tc.spec})
+			if max(2, sum.Requests.Cpu().MilliValue()*1024/1000) != tc.shares || sum.Limits.Cpu().MilliValue()*100 != max(tc.quota, 0) || sum.Limits.Memory().Value() != max(tc.memory, 0) {
+				t.Errorf("the sum is %v", sum)
+			}
 		})
 	}
 }

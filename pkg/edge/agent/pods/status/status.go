@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
@@ -44,7 +45,7 @@ type Input struct {
 	Runtime string
 	// Resources returns what a container was last given, nil if that is not known: what its spec says.
 	Resources func(containerID string) *v1.ResourceRequirements
-	// PodResources is what the pod as a whole was last given.
+	// PodResources is what the pod as a whole was last given, or what its containers sum up to.
 	PodResources *v1.ResourceRequirements
 	Resize       Resize
 	// RestartingAll is a container that has made all of the pod start anew, nil if there is none.
@@ -81,10 +82,8 @@ func Generate(in Input) *v1.PodStatus {
 	}
 	s.EphemeralContainerStatuses = containerStatuses(in, ephemeral, old.EphemeralContainerStatuses, hasInit, false)
 
-	if pod.Spec.Resources != nil {
-		s.AllocatedResources = pod.Spec.Resources.Requests.DeepCopy()
-		s.Resources = in.PodResources.DeepCopy()
-	}
+	s.AllocatedResources = resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	s.Resources = in.PodResources.DeepCopy()
 	setProbeResults(in, s)
 	setPhase(in, s)
 	setConditions(in, s)
