@@ -12,30 +12,28 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
+	"arhat.dev/aranya/pkg/registry/edgedevice/direct"
 )
 
-// installAPI serves the API group.
-func (s *Server) installAPI(c CompletedConfig) error {
-	resources, err := s.storage(c)
+// installAPI serves the API group, and lets edge use its storage.
+func (s *Server) installAPI(c CompletedConfig, edge *direct.Client) error {
+	devices, err := edgedevice.NewStorage(scheme.Scheme, c.Generic.RESTOptionsGetter, newLiveStatus(s.gateway))
 	if err != nil {
 		return err
 	}
 	// With metav1.ParameterCodec the options of connect requests would be unknown.
 	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
 	group.NegotiatedSerializer = withoutProtobuf{group.NegotiatedSerializer}
-	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = resources
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = s.resources(c, devices)
 	if err := s.Generic.InstallAPIGroup(&group); err != nil {
 		return fmt.Errorf("install the API %s: %w", v1alpha1.SchemeGroupVersion, err)
 	}
+	edge.SetStorage(devices)
 	return nil
 }
 
-// storage returns all resources and subresources.
-func (s *Server) storage(c CompletedConfig) (map[string]rest.Storage, error) {
-	devices, err := edgedevice.NewStorage(scheme.Scheme, c.Generic.RESTOptionsGetter, newLiveStatus(s.gateway))
-	if err != nil {
-		return nil, err
-	}
+// resources returns all resources and subresources.
+func (s *Server) resources(c CompletedConfig, devices *edgedevice.Storage) map[string]rest.Storage {
 	connector := &edgedevice.Connector{
 		Devices:       devices.EdgeDevice,
 		Sessions:      s.gateway,
@@ -58,5 +56,5 @@ func (s *Server) storage(c CompletedConfig) (map[string]rest.Storage, error) {
 		"edgedevices/portforward": edgedevice.NewPortForwardREST(connector),
 		"edgedevices/proxy":       edgedevice.NewProxyREST(connector),
 		"edgedevices/token":       edgedevice.NewTokenREST(devices.EdgeDevice, s.gateway, gatewayAddress, recorder),
-	}, nil
+	}
 }

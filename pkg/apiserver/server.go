@@ -21,6 +21,7 @@ import (
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 	"arhat.dev/aranya/pkg/kubelet"
+	"arhat.dev/aranya/pkg/registry/edgedevice/direct"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -75,7 +76,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 		streaming: streaming.NewServer(streaming.Config{}),
 		events:    record.NewBroadcaster(record.WithContext(context.WithoutCancel(ctx))),
 	}
-	edge, err := c.loopbackClient()
+	edge, err := c.directClient()
 	if err != nil {
 		return nil, err
 	}
@@ -101,16 +102,16 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if s.Generic, err = c.Generic.New("aranya-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, fmt.Errorf("set up the API server: %w", err)
 	}
-	if err := s.installAPI(c); err != nil {
+	if err := s.installAPI(c, edge); err != nil {
 		s.Generic.Destroy()
 		return nil, err
 	}
 	return s, s.addHooks()
 }
 
-// loopbackClient is a client of our own API that acts as the server itself. Nothing but priority and
+// directClient is a client of our own API that acts as the server itself. Nothing but priority and
 // fairness limits it, from which it is exempt.
-func (c CompletedConfig) loopbackClient() (versioned.Interface, error) {
+func (c CompletedConfig) directClient() (*direct.Client, error) {
 	config := restclient.CopyConfig(c.Generic.LoopbackClientConfig)
 	config.QPS = -1
 	config.UserAgent = userAgent()
@@ -118,7 +119,7 @@ func (c CompletedConfig) loopbackClient() (versioned.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for our own API: %w", err)
 	}
-	return client, nil
+	return direct.New(client), nil
 }
 
 func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) (err error) {

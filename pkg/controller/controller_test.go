@@ -346,12 +346,10 @@ func TestSpecDrift(t *testing.T) {
 	}
 	eventually(t, "spoilt label restored", func() bool { return c.node("d1").Labels["zone"] == "a" })
 
-	d := c.device("d1").DeepCopy()
-	d.Generation = 2
-	d.Spec.Node = aranya.NodeSpec{Labels: map[string]string{"zone": "b"}, NamespaceTaint: aranya.NamespaceTaintNone}
-	if _, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Update(c.ctx, d, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	c.change("d1", func(d *aranya.EdgeDevice) {
+		d.Generation = 2
+		d.Spec.Node = aranya.NodeSpec{Labels: map[string]string{"zone": "b"}, NamespaceTaint: aranya.NamespaceTaintNone}
+	})
 	eventually(t, "Node follows", func() bool {
 		n := c.node("d1")
 		_, tier := n.Labels["tier"]
@@ -368,11 +366,7 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	s := c.connect(newSession(ed))
 	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 
-	d := c.device("d1").DeepCopy()
-	d.DeletionTimestamp = &metav1.Time{Time: time.Now()}
-	if err := c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), d, "edge"); err != nil {
-		t.Fatal(err)
-	}
+	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
 	if !hasTaint(c.node("d1"), "arhat.dev/removing") {
 		t.Error("the Node takes new pods while it is drained")
@@ -397,11 +391,7 @@ func TestDeletionOfAbsentDevice(t *testing.T) {
 	ed.Finalizers = []string{aranya.FinalizerNode}
 	n := ownNode(ed)
 	c := newCluster(t, time.Hour, ed, n, edgePod("p", "d1"))
-	d := c.device("d1").DeepCopy()
-	d.DeletionTimestamp = &metav1.Time{Time: time.Now()}
-	if err := c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), d, "edge"); err != nil {
-		t.Fatal(err)
-	}
+	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
@@ -439,11 +429,7 @@ func TestNodeDisabled(t *testing.T) {
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
 	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
-	d := c.device("d1").DeepCopy()
-	d.Generation, d.Spec.Node.Disabled = 2, true
-	if _, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Update(c.ctx, d, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	c.change("d1", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
 	eventually(t, "Node gone", func() bool { return c.node("d1") == nil })
 	eventually(t, "told", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -71,8 +72,8 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	c.kube.PrependReactor("update", "nodes", c.versionNode)
 	c.kube.PrependReactor("create", "pods", identifyPod)
 	c.kube.PrependReactor("delete", "pods", c.deletePod)
-	c.edge.PrependReactor("patch", "edgedevices", c.versionDevice)
-	c.edge.PrependReactor("patch", "edgedevices", c.dropFinalized)
+	c.edge.PrependReactor("update", "edgedevices", c.versionDevice)
+	c.edge.PrependReactor("update", "edgedevices", c.dropFinalized)
 	factory := externalversions.NewSharedInformerFactory(c.edge, 0)
 	var err error
 	c.controllers, err = New(Config{
@@ -169,36 +170,45 @@ func (c *cluster) deletePod(action clienttesting.Action) (bool, runtime.Object, 
 	return true, pod, c.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, deletion.Namespace)
 }
 
-// versionDevice gives an EdgeDevice a new resource version with each patch: by it the controllers tell that
-// what they have written themselves is newer than what an informer has seen.
+var edgeDevices = aranya.SchemeGroupVersion.WithResource("edgedevices")
+
+// versionDevice gives an EdgeDevice a new resource version with each update, and refuses an update of an
+// old one, as the API server does. By it the controllers tell that what they have written themselves is
+// newer than what an informer has seen.
 func (c *cluster) versionDevice(action clienttesting.Action) (bool, runtime.Object, error) {
-	_, object, err := clienttesting.ObjectReaction(c.edge.Tracker())(action)
+	ed := action.(clienttesting.UpdateAction).GetObject().(*aranya.EdgeDevice).DeepCopy()
+	current, err := c.edge.Tracker().Get(edgeDevices, ed.Namespace, ed.Name)
 	if err != nil {
 		return true, nil, err
 	}
-	ed := object.(*aranya.EdgeDevice).DeepCopy()
+	if ed.ResourceVersion != current.(*aranya.EdgeDevice).ResourceVersion {
+		return true, nil, apierrors.NewConflict(edgeDevices.GroupResource(), ed.Name, errors.New("changed meanwhile"))
+	}
 	c.deviceVersion++
 	ed.ResourceVersion = strconv.Itoa(c.deviceVersion)
-	return true, ed, c.edge.Tracker().Update(aranya.SchemeGroupVersion.WithResource("edgedevices"), ed, ed.Namespace)
+	return true, ed, c.edge.Tracker().Update(edgeDevices, ed, ed.Namespace)
 }
 
 // dropFinalized deletes an EdgeDevice whose last finalizer is taken off, as the API server does.
 func (c *cluster) dropFinalized(action clienttesting.Action) (bool, runtime.Object, error) {
-	patch := action.(clienttesting.PatchAction)
-	var fields struct {
-		Metadata struct {
-			Finalizers *[]string `json:"finalizers"`
-		} `json:"metadata"`
+	ed := action.(clienttesting.UpdateAction).GetObject().(*aranya.EdgeDevice)
+	if ed.DeletionTimestamp == nil || len(ed.Finalizers) > 0 {
+		return false, nil, nil
 	}
-	if err := json.Unmarshal(patch.GetPatch(), &fields); err != nil || fields.Metadata.Finalizers == nil || len(*fields.Metadata.Finalizers) > 0 {
-		return false, nil, err
+	return true, ed, c.edge.Tracker().Delete(edgeDevices, ed.Namespace, ed.Name)
+}
+
+// change updates an EdgeDevice as a user does.
+func (c *cluster) change(name string, mutate func(*aranya.EdgeDevice)) {
+	c.t.Helper()
+	if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		ed := c.device(name).DeepCopy()
+		mutate(ed)
+		_, err := c.edge.AranyaV1alpha1().EdgeDevices("edge").Update(c.ctx, ed, metav1.UpdateOptions{})
+		return err
+	}); err != nil {
+		c.t.Fatal(err)
 	}
-	gvr := aranya.SchemeGroupVersion.WithResource("edgedevices")
-	object, err := c.edge.Tracker().Get(gvr, patch.GetNamespace(), patch.GetName())
-	if err != nil {
-		return true, nil, err
-	}
-	return true, object, c.edge.Tracker().Delete(gvr, patch.GetNamespace(), patch.GetName())
 }
 
 // eventually waits until a condition holds.

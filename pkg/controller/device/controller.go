@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -178,6 +177,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	if !same(&ed.Status, status) || news && overlaid {
 		if err := c.write(ctx, ed, status); err != nil {
 			c.setAnnounced(key, history, history.announced)
+			if apierrors.IsConflict(err) {
+				return settle, nil // the informer is about to tell of the change
+			}
 			return 0, err
 		}
 	}
@@ -195,34 +197,12 @@ func awaitsNode(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) bool {
 	return status.Phase == aranya.EdgeDeviceOnline && !ed.Spec.Node.Disabled && ready != nil && ready.Reason == aranya.ReasonNoNode
 }
 
-// write patches the fields of the status that are the controller's; the others belong to the gateway
-// or exist on reads only.
+// write replaces the stored status. It fails with a conflict if the EdgeDevice was changed since it was
+// read, by the gateway above all, whose part of the status the certificate is.
 func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) error {
-	fields := map[string]any{
-		"phase":              status.Phase,
-		"conditions":         status.Conditions,
-		"agentVersion":       status.AgentVersion,
-		"observedGeneration": status.ObservedGeneration,
-		"nodeName":           nil,
-	}
-	if status.NodeName != "" {
-		fields["nodeName"] = status.NodeName
-	}
-	if status.LastSeen != nil {
-		fields["lastSeen"] = status.LastSeen
-	}
-	if status.Device != nil {
-		device, err := replaced(status.Device, ed.Status.Device)
-		if err != nil {
-			return err
-		}
-		fields["device"] = device
-	}
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": ed.UID}, "status": fields})
-	if err != nil {
-		return err
-	}
-	written, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+	ed = ed.DeepCopy()
+	ed.Status = *status
+	written, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).UpdateStatus(ctx, ed, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

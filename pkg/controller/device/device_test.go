@@ -2,14 +2,11 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -48,12 +45,8 @@ func TestDirectory(t *testing.T) {
 	if err != nil || got.Status.Certificate == nil || got.Status.Certificate.SerialNumber != "5" || got.Status.Phase != aranya.EdgeDeviceOnline {
 		t.Errorf("status: %+v %v", got.Status, err)
 	}
-	var patch map[string]any
-	if err := json.Unmarshal(client.Actions()[0].(interface{ GetPatch() []byte }).GetPatch(), &patch); err != nil {
-		t.Fatal(err)
-	}
-	if patch["metadata"].(map[string]any)["uid"] != "u" {
-		t.Error("the certificate could be given to another EdgeDevice of that name")
+	if err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "d", UID: "former"}, certificate, true); !apierrors.IsConflict(err) {
+		t.Errorf("certificate for another EdgeDevice of that name: %v", err)
 	}
 	for key, renewed := range map[string]bool{"a": true, "b": false} {
 		next := aranya.CertificateStatus{SerialNumber: "6", PublicKeySHA256: key}
@@ -64,24 +57,6 @@ func TestDirectory(t *testing.T) {
 	}
 	if err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "deleting", UID: "u"}, certificate, true); !apierrors.IsConflict(err) {
 		t.Errorf("certificate for what is being deleted: %v", err)
-	}
-}
-
-func TestReplaced(t *testing.T) {
-	before := &aranya.DeviceInfo{
-		KernelVersion: "5", OSImage: "old", Capacity: corev1.ResourceList{"cpu": resource.MustParse("1"), "example.com/gpu": resource.MustParse("1")},
-	}
-	after := &aranya.DeviceInfo{KernelVersion: "6", Capacity: corev1.ResourceList{"cpu": resource.MustParse("2")}}
-	want := map[string]any{"kernelVersion": "6", "osImage": nil, "capacity": map[string]any{"cpu": "2", "example.com/gpu": nil}}
-	got, err := replaced(after, before)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-	if got, err = replaced(after, nil); err != nil || len(got) != 2 {
-		t.Errorf("from nothing: %v %v", got, err)
 	}
 }
 

@@ -2,12 +2,10 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -28,41 +26,44 @@ func (d Directory) Get(namespace, name string) (*aranya.EdgeDevice, error) {
 }
 
 // SetCertificate records the certificate in force. It fails with a conflict if the EdgeDevice of that
-// name has another UID and, unless rekey is set, if the certificate in force is for another key.
+// name has another UID or is being deleted and, unless rekey is set, if the certificate in force is for
+// another key.
 func (d Directory) SetCertificate(ctx context.Context, device gateway.Device, certificate aranya.CertificateStatus, rekey bool) error {
-	if rekey {
-		return d.patchCertificate(ctx, device, certificate, "")
+	client := d.Client.AranyaV1alpha1().EdgeDevices(device.Namespace)
+	ed, err := d.Get(device.Namespace, device.Name) // what lags behind makes a conflict
+	if err != nil {
+		ed = nil
 	}
 	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		ed, err := d.Client.AranyaV1alpha1().EdgeDevices(device.Namespace).Get(ctx, device.Name, metav1.GetOptions{})
-		if err != nil {
+		if ed == nil {
+			if ed, err = client.Get(ctx, device.Name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+		}
+		next := ed.DeepCopy()
+		ed = nil
+		if err := mayHold(next, device, certificate, rekey); err != nil {
 			return err
 		}
-		if current := ed.Status.Certificate; current == nil || current.PublicKeySHA256 != certificate.PublicKeySHA256 {
-			return apierrors.NewConflict(aranya.SchemeGroupVersion.WithResource("edgedevices").GroupResource(), device.Name,
-				errors.New("the certificate in force is for another key"))
-		}
-		return d.patchCertificate(ctx, device, certificate, ed.ResourceVersion)
+		next.Status.Certificate = &certificate
+		_, err := client.UpdateStatus(ctx, next, metav1.UpdateOptions{})
+		return err
 	})
 }
 
-func (d Directory) patchCertificate(ctx context.Context, device gateway.Device, certificate aranya.CertificateStatus, resourceVersion string) error {
-	metadata := map[string]any{"uid": device.UID}
-	if resourceVersion != "" {
-		metadata["resourceVersion"] = resourceVersion
+// mayHold says why an EdgeDevice cannot be given a certificate.
+func mayHold(ed *aranya.EdgeDevice, device gateway.Device, certificate aranya.CertificateStatus, rekey bool) error {
+	conflict := func(reason string) error {
+		return apierrors.NewConflict(aranya.SchemeGroupVersion.WithResource("edgedevices").GroupResource(), device.Name, errors.New(reason))
 	}
-	if ed, err := d.Get(device.Namespace, device.Name); err == nil && ed.UID == device.UID && ed.DeletionTimestamp != nil {
-		return apierrors.NewConflict(aranya.SchemeGroupVersion.WithResource("edgedevices").GroupResource(), device.Name,
-			errors.New("the EdgeDevice is being deleted"))
+	current := ed.Status.Certificate
+	switch {
+	case ed.UID != device.UID:
+		return conflict("there is another EdgeDevice of that name now")
+	case ed.DeletionTimestamp != nil:
+		return conflict("the EdgeDevice is being deleted")
+	case !rekey && (current == nil || current.PublicKeySHA256 != certificate.PublicKeySHA256):
+		return conflict("the certificate in force is for another key")
 	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": metadata,
-		"status":   map[string]any{"certificate": certificate},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = d.Client.AranyaV1alpha1().EdgeDevices(device.Namespace).Patch(ctx, device.Name,
-		types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "aranya-gateway"}, "status")
-	return err
+	return nil
 }

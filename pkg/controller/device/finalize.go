@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,14 +52,9 @@ func (c *Controller) removeFinalizer(ctx context.Context, ed *aranya.EdgeDevice)
 	if !slices.Contains(ed.Finalizers, aranya.FinalizerNode) {
 		return nil
 	}
-	left := slices.DeleteFunc(slices.Clone(ed.Finalizers), func(f string) bool { return f == aranya.FinalizerNode })
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": ed.UID, "resourceVersion": ed.ResourceVersion, "finalizers": left,
-	}})
-	if err != nil {
-		return err
-	}
-	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	ed = ed.DeepCopy()
+	ed.Finalizers = slices.DeleteFunc(ed.Finalizers, func(f string) bool { return f == aranya.FinalizerNode })
+	_, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Update(ctx, ed, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("remove the finalizer %s: %w", aranya.FinalizerNode, err)
 	}

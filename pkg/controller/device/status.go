@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya.EdgeDeviceStatus, time.Duration) {
 	status := ed.Status.DeepCopy()
 	status.ObservedGeneration = ed.Generation
+	status.Link, status.Usage, status.Traffic = nil, nil, nil // exist on reads only
 	var set setCondition = func(t string, s metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: t, Status: s, Reason: reason, Message: message,
@@ -188,41 +188,6 @@ func same(stored, status *aranya.EdgeDeviceStatus) bool {
 		stored.ObservedGeneration == status.ObservedGeneration &&
 		apiequality.Semantic.DeepEqual(stored.Conditions, status.Conditions) &&
 		apiequality.Semantic.DeepEqual(stored.Device, status.Device)
-}
-
-// replaced encodes after for a JSON merge patch that replaces before: fields that are gone are set to
-// null.
-func replaced[T any](after, before *T) (map[string]any, error) {
-	var old, fields map[string]any
-	for _, step := range []struct {
-		from *T
-		to   *map[string]any
-	}{{before, &old}, {after, &fields}} {
-		data, err := json.Marshal(step.from)
-		if err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal(data, step.to); err != nil {
-			return nil, err
-		}
-	}
-	nullAbsent(fields, old)
-	return fields, nil
-}
-
-func nullAbsent(fields, old map[string]any) {
-	for k, v := range old {
-		now, there := fields[k]
-		if !there {
-			fields[k] = nil
-			continue
-		}
-		oldMap, ok1 := v.(map[string]any)
-		nowMap, ok2 := now.(map[string]any)
-		if ok1 && ok2 {
-			nullAbsent(nowMap, oldMap)
-		}
-	}
 }
 
 func findCondition(conditions []metav1.Condition, t string) *metav1.Condition {

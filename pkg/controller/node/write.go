@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -85,13 +84,9 @@ func (c *Controller) ensureFinalizer(ctx context.Context, ed *aranya.EdgeDevice)
 	if slices.Contains(ed.Finalizers, aranya.FinalizerNode) {
 		return nil
 	}
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": ed.UID, "resourceVersion": ed.ResourceVersion, "finalizers": append(slices.Clone(ed.Finalizers), aranya.FinalizerNode),
-	}})
-	if err != nil {
-		return err
-	}
-	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Patch(ctx, ed.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	ed = ed.DeepCopy()
+	ed.Finalizers = append(ed.Finalizers, aranya.FinalizerNode)
+	_, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).Update(ctx, ed, metav1.UpdateOptions{})
 	if err != nil {
 		return fmt.Errorf("add the finalizer %s: %w", aranya.FinalizerNode, err)
 	}
