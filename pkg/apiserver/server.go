@@ -179,12 +179,14 @@ func (c cutLinks) OnDelete(obj any) {
 	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = last.Obj
 	}
-	c.changed(obj)
+	if ed, ok := obj.(*v1alpha1.EdgeDevice); ok {
+		c.gateway.DeviceDeleted(gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID})
+	}
 }
 
 func (c cutLinks) changed(obj any) {
-	if device, ok := obj.(*v1alpha1.EdgeDevice); ok {
-		c.gateway.DeviceChanged(device.Namespace, device.Name)
+	if ed, ok := obj.(*v1alpha1.EdgeDevice); ok {
+		c.gateway.DeviceChanged(ed.Namespace, ed.Name)
 	}
 }
 

@@ -79,8 +79,14 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		Ceiling: &limit.Ready, Note: "the target is 60 % of the ceiling, and 100/s"})
 	deployed := busy
 
+	if costs, err = startCosts(ctx, r); err != nil {
+		return err
+	}
 	took, busy, err = timed(ctx, r, "delete", func() error { return d.deleteAll(ctx, nodes) })
 	if err != nil {
+		return err
+	}
+	if err := costs.figures(ctx, r, "deleted"); err != nil {
 		return err
 	}
 	r.Figure(report.Figure{Name: "deleted", Value: harness.Rate(r.N, took), Unit: "1/s", Target: report.AtLeast(max(100, 0.6*limit.Gone)),

@@ -2,11 +2,12 @@ package device
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,8 +17,9 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
-// errDeleted is told to a device whose EdgeDevice is gone.
-var errDeleted = errors.New("the EdgeDevice was deleted")
+// errDeleted is told to a device whose EdgeDevice is gone. By the code it knows that to come back soon is
+// of no use.
+var errDeleted = status.Error(codes.PermissionDenied, "the EdgeDevice was deleted")
 
 // finalize removes what belongs to an EdgeDevice that is being deleted: the pods on its Node, the
 // link, the Node with its Lease, at last the finalizer. New links are refused by the gateway.

@@ -16,6 +16,9 @@ const (
 	lookupInterval = 50 * time.Millisecond
 	// freshCertificate is how old a certificate may be for the cache to be given time.
 	freshCertificate = 2 * time.Minute
+	// rememberedDeletions is of how many EdgeDevices it is known that they are gone for good. Their devices
+	// come back for as long as nobody stops them, many at once if many are deleted.
+	rememberedDeletions = 16384
 )
 
 const enrolAnew = "To enrol it, create a token with \"kubectl edge token\" and run " +
@@ -60,7 +63,7 @@ func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.Edge
 		return nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
 	}
 	ed, no := g.judge(info.device, info.keyHash, true)
-	if no != nil && no.reason != refusedError && time.Since(info.cert.NotBefore) < clockSkew+freshCertificate {
+	if no != nil && g.mayLag(no, info) {
 		_ = wait.PollUntilContextTimeout(ctx, lookupInterval, g.config.CacheLag, false, func(context.Context) (bool, error) {
 			ed, no = g.judge(info.device, info.keyHash, true)
 			return no == nil, nil
@@ -71,6 +74,18 @@ func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.Edge
 		return nil, no.err
 	}
 	return ed, nil
+}
+
+// mayLag says whether the directory, which may be a moment behind, could let a device in soon that was just
+// enrolled.
+func (g *Gateway) mayLag(no *refusal, info *peerInfo) bool {
+	if no.reason == refusedError || no.reason == refusedDeleting {
+		return false
+	}
+	if _, deleted := g.deleted.Get(info.device.UID); deleted {
+		return false
+	}
+	return time.Since(info.cert.NotBefore) < clockSkew+freshCertificate
 }
 
 // enrollable waits for the EdgeDevice of a token to show up in the cache.

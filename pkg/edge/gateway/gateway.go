@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/lru"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
@@ -48,6 +49,7 @@ type Gateway struct {
 	registry registry
 	pending  pendingStreams
 	pinger   *pinger
+	deleted  *lru.Cache // of the UIDs of EdgeDevices
 
 	server  *grpc.Server
 	started atomic.Bool
@@ -73,6 +75,7 @@ func New(c Config) (*Gateway, error) {
 	g.registry.init()
 	g.pending.init()
 	g.pinger = newPinger()
+	g.deleted = lru.New(rememberedDeletions)
 	g.server = g.newServer()
 	edgeapi.RegisterEdgeServer(g.server, g)
 	if _, err := g.serving.get(time.Now()); err != nil {
@@ -237,6 +240,13 @@ func (g *Gateway) DeviceChanged(namespace, name string) {
 	if s := g.registry.get(namespace, name); s != nil {
 		s.refresh()
 	}
+}
+
+// DeviceDeleted is to be called when an EdgeDevice is gone: its device is cut off, and not given the time
+// that one may need whose EdgeDevice has just been created.
+func (g *Gateway) DeviceDeleted(device Device) {
+	g.deleted.Add(device.UID, nil)
+	g.DeviceChanged(device.Namespace, device.Name)
 }
 
 // remoteAddress is nil-safe for transports without addresses.

@@ -61,6 +61,18 @@ func TestDeleted(t *testing.T) {
 	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "")
 }
 
+// What is known to be gone is not waited for, unlike what a cache may not know yet.
+func TestDeletedForGood(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config) { c.CacheLag = 10 * deadline })
+	device := w.directory.put("device-1", "uid-1")
+	dir := w.enrol(t, device)
+	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "is being deleted")
+	w.directory.remove("device-1")
+	w.DeviceDeleted(device)
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "was deleted")
+}
+
 // The heartbeat notices a deletion by itself too.
 func TestDeletedNoticedByHeartbeat(t *testing.T) {
 	w := newWorld(t)
