@@ -236,9 +236,10 @@ func (s *Server) startParts(ctx context.Context) {
 	s.parts.start(ctx, part{"gateway", s.runGateway})
 }
 
-// recordEvents writes events to the main cluster, where "kubectl describe" looks for them.
+// recordEvents writes events to the main cluster, where "kubectl describe" looks for them, within the limit
+// that all of aranya's events share.
 func (s *Server) recordEvents(ctx context.Context) {
-	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.config.Kube.CoreV1().Events("")})
+	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.config.EventClient.CoreV1().Events("")})
 	<-ctx.Done()
 	s.events.Shutdown()
 }
