@@ -43,23 +43,30 @@ func (s *Server) ServePortForward(w http.ResponseWriter, r *http.Request, opts P
 	defer session.end()
 	tw := http.ResponseWriter(&trackedWriter{ResponseWriter: w, session: session})
 	r = r.WithContext(session.ctx)
-	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
-		if tw, r, err = openTunnel(tw, r); err != nil {
-			return // the client has its answer already
-		}
-	}
-	// cri-streaming has no context for its sessions: the end of ours cuts the connection.
+	// Not all that serves a session looks at its context: the end of it cuts the connection.
 	stop := context.AfterFunc(session.ctx, session.abort)
 	defer stop()
-	forwarder := &forwarder{ctx: session.ctx, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
-	criportforward.ServePortForward(tw, r, forwarder, opts.Name, "", &criportforward.V4Options{Ports: opts.Ports},
-		s.config.IdleTimeout, s.config.StreamCreationTimeout, criportforward.SupportedProtocols)
+	f := &forwarder{ctx: session.ctx, name: opts.Name, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
+	switch {
+	case wsstream.IsWebSocketRequestWithTunnelingProtocol(r):
+		if conn, err := openTunnel(tw, r); err == nil {
+			f.serveSPDY(conn, conn, s.config)
+		}
+	case wsstream.IsWebSocketRequest(r):
+		criportforward.ServePortForward(tw, r, f, opts.Name, "", &criportforward.V4Options{Ports: opts.Ports},
+			s.config.IdleTimeout, s.config.StreamCreationTimeout, criportforward.SupportedProtocols)
+	default:
+		if conn, reader, _, err := openSPDY(tw, r, criportforward.SupportedProtocols); err == nil {
+			f.serveSPDY(conn, reader, s.config)
+		}
+	}
 }
 
 // forwarder connects the streams of a client to dialled connections.
 type forwarder struct {
 	// ctx of the session: the library passes none.
 	ctx  context.Context
+	name string
 	dial DialFunc
 	// slots bounds the connections that are open at a time.
 	slots chan struct{}

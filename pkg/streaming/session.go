@@ -15,6 +15,10 @@ import (
 // lingerTimeout is how long a closing connection waits for its client to close as well.
 const lingerTimeout = time.Second
 
+// bufferSize is that of each direction of a hijacked connection: enough for the headers of frames, and
+// for keys. What is larger passes it by.
+const bufferSize = 512
+
 // session is one streaming request, from before the upgrade to the end of its handler. Its context
 // ends when the client is gone, when the server shuts down, or when the session is over.
 type session struct {
@@ -87,7 +91,7 @@ func (w *trackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if len(early) > 0 {
 		reader = io.MultiReader(bytes.NewReader(early), conn)
 	}
-	return conn, bufio.NewReadWriter(bufio.NewReader(reader), bufio.NewWriter(conn)), nil
+	return conn, bufio.NewReadWriter(bufio.NewReaderSize(reader, bufferSize), bufio.NewWriterSize(conn, bufferSize)), nil
 }
 
 // trackedConn tells its session when the client is gone.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/gorilla/websocket"
 	"k8s.io/client-go/tools/portforward"
@@ -13,44 +14,41 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
-// tunnelBufferSize of each direction. SPDY writes frame headers and data separately; more would not
-// make messages larger.
+// tunnelBufferSize is that of what is written: a message of it holds a frame of SPDY.
 const tunnelBufferSize = 32 << 10
 
-// openTunnel upgrades a request to a WebSocket whose messages carry a SPDY connection. The writer
-// and the request that it returns look like a SPDY upgrade, so that what serves SPDY serves it.
-func openTunnel(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request, error) {
+// tunnelBuffers are in use while a message is written. A connection at rest has none.
+var tunnelBuffers sync.Pool
+
+// openTunnel upgrades a request to a WebSocket whose messages carry a SPDY connection. After an error
+// the client has its answer already.
+func openTunnel(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
 	upgrader := websocket.Upgrader{
-		ReadBufferSize:  tunnelBufferSize,
+		// For reading, the buffer of the hijacked connection serves: large reads pass it by.
 		WriteBufferSize: tunnelBufferSize,
+		WriteBufferPool: &tunnelBuffers,
 		Subprotocols:    []string{criportforward.WebsocketsSPDYTunnelingPortForwardV1},
 		// A browser cannot be tricked into this: it takes credentials that browsers do not add.
 		CheckOrigin: func(*http.Request) bool { return true },
 	}
 	ws, err := upgrader.Upgrade(w, r, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	conn := portforward.NewTunnelingConnectionWithLogger(klog.LoggerWithName(klog.FromContext(r.Context()), "tunnel"), ws)
-	r = r.Clone(r.Context())
-	r.Header.Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
-	r.Header.Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
-	r.Header.Set(httpstream.HeaderProtocolVersion, criportforward.ProtocolV1Name)
-	return &tunnelWriter{header: http.Header{}, conn: conn}, r, nil
+	return portforward.NewTunnelingConnectionWithLogger(klog.LoggerWithName(klog.FromContext(r.Context()), "tunnel"), ws), nil
 }
 
-// tunnelWriter hands out a connection on which the upgrade has happened already: the answer to it
-// goes nowhere.
-type tunnelWriter struct {
-	header http.Header
-	conn   net.Conn
-}
-
-func (w *tunnelWriter) Header() http.Header         { return w.header }
-func (w *tunnelWriter) Write(p []byte) (int, error) { return len(p), nil }
-func (w *tunnelWriter) WriteHeader(int)             {}
-
-// Hijack implements http.Hijacker.
-func (w *tunnelWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
+// openSPDY upgrades a request to SPDY. After an error the client has its answer already.
+func openSPDY(w http.ResponseWriter, r *http.Request, protocols []string) (conn net.Conn, reader *bufio.Reader, protocol string, err error) {
+	if protocol, err = httpstream.Handshake(r, w, protocols); err != nil {
+		return nil, nil, "", err
+	}
+	w.Header().Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
+	w.Header().Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, "", err
+	}
+	return conn, rw.Reader, protocol, nil
 }

@@ -66,7 +66,8 @@ func (s *Server) serveWebSocketCommand(w http.ResponseWriter, r *http.Request, o
 		go readSizes(channels[criremotecommand.StreamResize], sizes)
 	}
 	status := commandStatus(run(ctx, streams))
-	if err := writeStatus(channels[criremotecommand.StreamErr], protocol, status); err != nil {
+	asJSON := protocol == v4Binary || protocol == v4Base64 || protocol == v5Binary
+	if err := writeStatus(channels[criremotecommand.StreamErr], asJSON, status); err != nil {
 		klog.FromContext(ctx).V(4).Info("Could not report the end of a session to its client", "err", err)
 	}
 }
@@ -137,10 +138,10 @@ func commandStatus(err error) *metav1.Status {
 	return &status
 }
 
-// writeStatus reports the end on the error channel. Before v4 only failures were reported, as text.
-func writeStatus(w io.Writer, protocol string, status *metav1.Status) error {
-	switch protocol {
-	case v4Binary, v4Base64, v5Binary:
+// writeStatus reports the end on the error channel. Before the fourth version only failures were
+// reported, as text.
+func writeStatus(w io.Writer, asJSON bool, status *metav1.Status) error {
+	if asJSON {
 		data, err := json.Marshal(status)
 		if err != nil {
 			return err

@@ -223,9 +223,10 @@ func (b *streamBench) holdMany(ctx context.Context, n int, kind string) error {
 		return errors.Join(usageErr, err)
 	}
 	perSession := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(n) }
-	f := report.Figure{Name: fmt.Sprintf("memory of %s, each of %d at a time", kind, n), Unit: "KiB",
-		Value: perSession(during.live - before.live + max(0, during.arhat-before.arhat)),
-		Note:  fmt.Sprintf("heap and stacks of aranya %.0f, RSS of the agents %.0f", perSession(during.live-before.live), perSession(during.arhat-before.arhat))}
+	live, stacks, arhat := perSession(during.live-before.live), perSession(during.stacks-before.stacks), perSession(during.arhat-before.arhat)
+	f := report.Figure{Name: fmt.Sprintf("memory of %s, each of %d at a time", kind, n), Unit: "KiB", Value: live + max(0, arhat),
+		Note: fmt.Sprintf("heap of aranya %.0f (%.0f of it objects), stacks %.0f; RSS of the agents %.0f",
+			live-stacks, perSession(during.objects-before.objects), stacks, arhat)}
 	if n == 1000 {
 		f.Target = report.AtMost(100)
 	}
@@ -262,7 +263,9 @@ type streamUsage struct {
 	arhat int64
 	// live is what aranya uses of its heap and for stacks: unlike the memory of the process it does not
 	// depend on what ran before.
-	live                   int64
+	live int64
+	// stacks and objects are parts of it; the rest lies free between objects.
+	stacks, objects        int64
 	goroutines             float64
 	aranyaFiles, arhatFile int
 }
@@ -279,7 +282,9 @@ func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 		return u, err
 	}
 	u.goroutines = metrics.Sum("go_goroutines", nil)
-	u.live = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil) + metrics.Sum("go_memstats_stack_inuse_bytes", nil))
+	u.stacks = int64(metrics.Sum("go_memstats_stack_inuse_bytes", nil))
+	u.live = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil)) + u.stacks
+	u.objects = int64(metrics.Sum("go_memstats_alloc_bytes", nil))
 	process, err := measure.Process(b.aranya)
 	if err != nil {
 		return u, err
