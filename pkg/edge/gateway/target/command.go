@@ -67,10 +67,14 @@ func (c *Command) Run(ctx context.Context, streams streaming.IO) error {
 	if streams.Resize != nil {
 		go c.resize(streams.Resize)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { c.receive(edgeapi.Channel_STDOUT, streams.Stdout) })
-	wg.Go(func() { c.receive(edgeapi.Channel_STDERR, streams.Stderr) })
-	wg.Wait()
+	var stderr sync.WaitGroup
+	if streams.Stderr != nil {
+		stderr.Go(func() { c.receive(edgeapi.Channel_STDERR, streams.Stderr) })
+	} else {
+		c.stream.Reader(edgeapi.Channel_STDERR).Close()
+	}
+	c.receive(edgeapi.Channel_STDOUT, streams.Stdout) // here, not in one more goroutine: sessions are many
+	stderr.Wait()
 
 	result, err := c.stream.Wait(ctx)
 	switch {
