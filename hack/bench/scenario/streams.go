@@ -303,7 +303,7 @@ func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 const (
 	// leakTime bounds how long sessions are opened and closed, and settleTime how long what they used may
 	// take to go.
-	leakTime, settleTime = 5 * time.Minute, 30 * time.Second
+	leakTime, settleTime = 8 * time.Minute, 30 * time.Second
 	// warmUp is how many sessions come before the first look: pools fill, and code is loaded.
 	warmUp = 1000
 	// Tolerances: other goroutines and files come and go, and the garbage collector has a will of its
