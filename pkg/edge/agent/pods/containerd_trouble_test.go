@@ -158,10 +158,17 @@ func TestContainerdMalformedPods(t *testing.T) {
 		d.wait(name+": it to go", func() bool {
 			d.sink.mu.Lock()
 			defer d.sink.mu.Unlock()
-			gone := d.sink.removed[message.Uid]
-			delete(d.sink.removed, message.Uid)
-			return gone
+			return d.sink.removed[message.Uid]
 		})
+		// The next one has the same UID, which happens here alone.
+		d.wait(name+": nothing of it to be left", func() bool {
+			d.manager.mu.Lock()
+			defer d.manager.mu.Unlock()
+			return d.manager.workers[message.Uid] == nil
+		})
+		d.sink.mu.Lock()
+		delete(d.sink.removed, message.Uid)
+		d.sink.mu.Unlock()
 	}
 	if s := d.status(good); s.ContainerStatuses[0].ContainerID != container || !s.ContainerStatuses[0].Ready {
 		t.Errorf("the good one: %v", s.ContainerStatuses)
