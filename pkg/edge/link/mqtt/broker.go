@@ -242,7 +242,7 @@ func (b *Broker) accept(l *listener, up, down string, f *frame) error {
 	}
 	b.conns[key] = c
 	b.devices[up] = append(b.devices[up], c)
-	b.work.Go(c.run)
+	c.start(b.work.Go)
 	return nil
 }
 

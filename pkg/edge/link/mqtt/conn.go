@@ -47,7 +47,7 @@ type token interface {
 	Error() error
 }
 
-// conn is a net.Conn. Its frames come in by receive and leave by a goroutine, run.
+// conn is a net.Conn. Its frames come in by receive and leave by a goroutine, run, that is there while some do.
 type conn struct {
 	publisher     publisher
 	topic         string // to publish to
@@ -58,20 +58,24 @@ type conn struct {
 	// gone is called once, when nothing more is sent or received.
 	gone func()
 
-	mu                        sync.Mutex
-	readable, writable, ready sync.Cond // for Read, Write and run
-	id                        connID
-	accepted                  bool // the device has the answer; the server's first frame is sent
-	in                        receiveState
-	out                       sendState
-	readDeadline              deadline
-	writeDeadline             deadline
-	closed                    bool  // by Close
-	peerClosed                bool  // by the other end
-	err                       error // what ended the connection, if not a close
-	linger                    *time.Timer
-	failed                    chan struct{} // closed with err set
-	over                      chan struct{} // closed when run has returned
+	pending []token // PUBLISH without PUBACK, for run
+
+	mu                 sync.Mutex
+	readable, writable sync.Cond    // for Read and Write
+	spawn              func(func()) // starts run, nil before start
+	running            bool         // run is at it, or the connection is over
+	id                 connID
+	accepted           bool // the device has the answer; the server's first frame is sent
+	in                 receiveState
+	out                sendState
+	readDeadline       deadline
+	writeDeadline      deadline
+	closed             bool  // by Close
+	peerClosed         bool  // by the other end
+	err                error // what ended the connection, if not a close
+	linger             *time.Timer
+	failed             chan struct{} // closed with err set
+	over               chan struct{} // closed when nothing more is sent or received
 }
 
 // receiveState is the half of a connection that receives.
@@ -101,7 +105,7 @@ func newConn(p publisher, topic string, maxPayload int, id connID) *conn {
 		failed: make(chan struct{}),
 		over:   make(chan struct{}),
 	}
-	c.readable.L, c.writable.L, c.ready.L = &c.mu, &c.mu, &c.mu
+	c.readable.L, c.writable.L = &c.mu, &c.mu
 	return c
 }
 
@@ -120,7 +124,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		case len(c.in.queue) > 0:
 			n := c.in.read(p)
 			if c.in.creditDue() {
-				c.ready.Signal()
+				c.wake()
 			}
 			return n, nil
 		case c.err != nil:
@@ -177,7 +181,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		if m > 0 {
 			c.out.buffer = append(c.out.buffer, p[n:n+m]...)
 			n += m
-			c.ready.Signal()
+			c.wake()
 		}
 		if n == len(p) {
 			return n, nil
@@ -224,7 +228,7 @@ func (c *conn) failLocked(err error) {
 func (c *conn) broadcast() {
 	c.readable.Broadcast()
 	c.writable.Broadcast()
-	c.ready.Broadcast()
+	c.wake()
 }
 
 // LocalAddr implements net.Conn.

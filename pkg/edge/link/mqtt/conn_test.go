@@ -87,7 +87,7 @@ func newEnd(t *testing.T) *end {
 	e.conn.out.limitBytes, e.conn.out.limitFrames, e.conn.out.maxPayload = windowBytes, windowFrames, 1024
 	e.conn.reset = func(f *frame) { e.resets = append(e.resets, *f) }
 	e.conn.gone = func() { close(e.gone) }
-	go e.run()
+	e.start(func(run func()) { go run() })
 	t.Cleanup(func() {
 		e.fail(net.ErrClosed)
 		<-e.over

@@ -16,7 +16,7 @@ var errRestarted = errors.New("the server started anew")
 // serve runs the connection and leaves the broker when it is over.
 func (d *device) serve() {
 	defer close(d.ended)
-	go d.run()
+	d.start(func(run func()) { go run() })
 	select {
 	case <-d.over:
 	case <-d.client.done:

@@ -6,34 +6,60 @@ import (
 	"net"
 )
 
-// run sends frames until the connection is over. It is the connection's only goroutine.
+// start lets frames be sent. Spawn starts goroutines.
+func (c *conn) start(spawn func(func())) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spawn = spawn
+	c.wake()
+}
+
+// wake has run started if there is something to do for it, and it is not at it. It is called with mu held.
+// A connection at rest has no goroutine: a server would hold thousands of stacks.
+func (c *conn) wake() {
+	if c.spawn != nil && !c.running && c.todo() != nothing {
+		c.running = true
+		c.spawn(c.run)
+	}
+}
+
+// run sends what there is to send. The one that finds the connection over is the last.
 func (c *conn) run() {
-	defer close(c.over)
-	defer c.gone()
-	var pending []token
+	if c.sendAll() {
+		c.gone()
+		close(c.over)
+	}
+}
+
+// sendAll sends until there is nothing more to send, or the connection is over.
+func (c *conn) sendAll() (over bool) {
 	for {
-		payload, last := c.next()
-		if payload == nil {
-			return
+		payload, what := c.next()
+		switch what {
+		case nothing:
+			return false
+		case theEnd:
+			return true
 		}
-		for len(pending) >= maxInFlight || last && len(pending) > 0 {
-			if !c.await(pending[0]) {
-				return
+		last := what == sendClose
+		for len(c.pending) >= maxInFlight || last && len(c.pending) > 0 {
+			if !c.await(c.pending[0]) {
+				return true
 			}
-			pending = pending[1:]
+			c.pending = c.pending[1:]
 		}
 		sent := c.publisher.publish(c.topic, payload)
 		if last {
 			c.await(sent)
 			c.finish()
-			return
+			return true
 		}
-		pending = append(pending, sent)
-		for len(pending) > 0 && isDone(pending[0]) {
-			if !c.await(pending[0]) {
-				return
+		c.pending = append(c.pending, sent)
+		for len(c.pending) > 0 && isDone(c.pending[0]) {
+			if !c.await(c.pending[0]) {
+				return true
 			}
-			pending = pending[1:]
+			c.pending = c.pending[1:]
 		}
 	}
 }
@@ -71,35 +97,61 @@ func (c *conn) finish() {
 	c.failLocked(net.ErrClosed)
 }
 
-// next waits until there is something to send and encodes it. The payload is nil when the connection is
-// over, and last is set when it will be over with this frame.
-func (c *conn) next() (payload []byte, last bool) {
+// action is what there is to do for run.
+type action int
+
+const (
+	nothing action = iota
+	theEnd         // of the connection: no frame is sent any more
+	sendAccept
+	sendData
+	sendCredit
+	sendClose // the last frame
+)
+
+// todo is what comes next. It is called with mu held.
+func (c *conn) todo() action {
+	switch {
+	case c.err != nil, c.peerClosed && c.closed:
+		return theEnd
+	case c.peerClosed:
+		return nothing
+	case !c.accepted:
+		return sendAccept
+	case len(c.out.buffer) > 0 && c.out.bytes < c.out.limitBytes && c.out.frames < c.out.limitFrames:
+		return sendData
+	case len(c.out.buffer) == 0 && c.closed:
+		return sendClose
+	case c.in.creditDue():
+		return sendCredit
+	}
+	return nothing
+}
+
+// next encodes the frame that is to be sent next. With nothing to do, it notes that run is over for now.
+func (c *conn) next() (payload []byte, what action) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		switch {
-		case c.err != nil:
-			if c.linger != nil {
-				c.linger.Stop()
-			}
-			return nil, false
-		case c.peerClosed && c.closed:
-			c.failLocked(net.ErrClosed)
-			continue
-		case c.peerClosed:
-			c.out.buffer = nil
-		case !c.accepted:
-			c.accepted = true
-			return c.encode(&frame{kind: frameAccept, maxPayload: uint64(c.maxPayload)}), false
-		case len(c.out.buffer) > 0 && c.out.bytes < c.out.limitBytes && c.out.frames < c.out.limitFrames:
-			return c.nextData(), false
-		case len(c.out.buffer) == 0 && c.closed:
-			return c.encodeNumbered(&frame{kind: frameClose}), true
-		case c.in.creditDue():
-			return c.encodeNumbered(&frame{kind: frameCredit}), false
+	what = c.todo()
+	switch what {
+	case nothing:
+		c.running = false
+	case theEnd:
+		if c.linger != nil {
+			c.linger.Stop()
 		}
-		c.ready.Wait()
+		c.failLocked(net.ErrClosed) // if it has not failed
+	case sendAccept:
+		c.accepted = true
+		payload = c.encode(&frame{kind: frameAccept, maxPayload: uint64(c.maxPayload)})
+	case sendData:
+		payload = c.nextData()
+	case sendCredit:
+		payload = c.encodeNumbered(&frame{kind: frameCredit})
+	case sendClose:
+		payload = c.encodeNumbered(&frame{kind: frameClose})
 	}
+	return payload, what
 }
 
 // nextData takes a frame's worth out of the send buffer.
@@ -108,7 +160,7 @@ func (c *conn) nextData() []byte {
 	n := int(min(uint64(len(c.out.buffer)), limit))
 	payload := c.encodeNumbered(&frame{kind: frameData, data: c.out.buffer[:n]})
 	c.out.buffer = c.out.buffer[:copy(c.out.buffer, c.out.buffer[n:])]
-	if cap(c.out.buffer) > idleBuffer && len(c.out.buffer) == 0 {
+	if len(c.out.buffer) == 0 {
 		c.out.buffer = nil // an idle link should not hold it
 	}
 	c.out.bytes += uint64(n)
@@ -116,9 +168,6 @@ func (c *conn) nextData() []byte {
 	c.writable.Broadcast()
 	return payload
 }
-
-// idleBuffer is how much of an empty send buffer may be kept, in bytes.
-const idleBuffer = 4 << 10
 
 func (c *conn) encodeNumbered(f *frame) []byte {
 	c.out.seq++
@@ -169,6 +218,7 @@ func (c *conn) receive(f *frame, s *counters) {
 		c.receiveData(f.data)
 	case frameClose:
 		c.peerClosed = true
+		c.out.buffer = nil
 		c.broadcast()
 	}
 }
@@ -177,7 +227,7 @@ func (c *conn) receive(f *frame, s *counters) {
 func (c *conn) grant(bytes, frames uint64) {
 	c.out.limitBytes = max(c.out.limitBytes, bytes)
 	c.out.limitFrames = max(c.out.limitFrames, frames)
-	c.ready.Signal()
+	c.wake()
 }
 
 func (c *conn) receiveData(data []byte) {
