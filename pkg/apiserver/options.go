@@ -81,7 +81,7 @@ func NewOptions() *Options {
 	o := &Options{
 		ServerRun: genericoptions.NewServerRunOptionsForComponent(basecompatibility.DefaultKubeComponent, registry),
 		Recommended: genericoptions.NewRecommendedOptions(
-			defaultEtcdPrefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
+			defaultEtcdPrefix, storageCodec{scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)}),
 		CoreAPI: genericoptions.NewCoreAPIOptions(),
 		Logs:    logsapi.NewLoggingConfiguration(),
 		Metrics: metrics.NewOptions(),

@@ -1,12 +1,11 @@
 package controller
 
 import (
-	"unique"
-
 	corev1 "k8s.io/api/core/v1"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/intern"
 )
 
 // SlimDevice is the transformer for the informer of EdgeDevices: there is one in memory for each device, of
@@ -19,13 +18,11 @@ func SlimDevice(object any) (any, error) {
 		if s.Link != nil {
 			s.Link = &aranya.LinkStatus{}
 		}
-		share(&s.AgentVersion)
-		for i := range s.Conditions {
-			c := &s.Conditions[i]
-			share(&c.Type, &c.Reason, &c.Message)
-		}
+		intern.Strings(&s.AgentVersion)
+		intern.Conditions(s.Conditions)
 		if d := s.Device; d != nil {
-			share(&d.OperatingSystem, &d.Architecture, &d.KernelVersion, &d.OSImage, &d.ContainerRuntimeVersion)
+			intern.Strings(&d.OperatingSystem, &d.Architecture, &d.KernelVersion, &d.OSImage, &d.ContainerRuntimeVersion)
+			d.Capacity, d.Allocatable = intern.Keys(d.Capacity), intern.Keys(d.Allocatable)
 		}
 	}
 	return queue.StripManagedFields(object)
@@ -38,32 +35,15 @@ func slim(object any) (any, error) {
 		if n.Annotations[aranya.AnnotationUID] == "" {
 			n.Status.Images = nil
 		}
-		n.Labels, n.Annotations = shared(n.Labels), shared(n.Annotations)
+		n.Labels, n.Annotations = intern.Keys(n.Labels), intern.Keys(n.Annotations)
 		for i := range n.Status.Conditions {
 			c := &n.Status.Conditions[i]
-			share((*string)(&c.Type), &c.Reason, &c.Message)
+			intern.Strings(&c.Reason, &c.Message)
+			intern.Strings(&c.Type)
 		}
+		n.Status.Capacity, n.Status.Allocatable = intern.Keys(n.Status.Capacity), intern.Keys(n.Status.Allocatable)
 		info := &n.Status.NodeInfo
-		share(&info.OperatingSystem, &info.Architecture, &info.KernelVersion, &info.OSImage, &info.ContainerRuntimeVersion, &info.KubeletVersion)
+		intern.Strings(&info.OperatingSystem, &info.Architecture, &info.KernelVersion, &info.OSImage, &info.ContainerRuntimeVersion, &info.KubeletVersion)
 	}
 	return queue.StripManagedFields(object)
-}
-
-// share lets strings that are the same on many objects lie in memory once.
-func share(texts ...*string) {
-	for _, text := range texts {
-		*text = unique.Make(*text).Value()
-	}
-}
-
-// shared does so with the keys of a map.
-func shared(m map[string]string) map[string]string {
-	if m == nil {
-		return nil
-	}
-	same := make(map[string]string, len(m))
-	for key, value := range m {
-		same[unique.Make(key).Value()] = value
-	}
-	return same
 }

@@ -28,6 +28,9 @@ const (
 	leaseInterval = 30 * time.Second
 	// leaseSlack is how late a renewal may be on purpose.
 	leaseSlack = 5 * time.Second
+	// leaseStep is what the moments of renewals are rounded to: with thousands of Nodes, those that are due
+	// together wake the process up once.
+	leaseStep = 100 * time.Millisecond
 	// leaseWorkers bounds how many are renewed at the same time.
 	leaseWorkers = 8
 )
@@ -153,7 +156,7 @@ func (l *leases) write(ctx context.Context, nodeName string, st *leaseState) (*c
 func (l *leases) untilTurn(node types.UID) time.Duration {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(node))
-	phase := time.Duration(h.Sum64() % uint64(leaseInterval))
+	phase := leaseStep * time.Duration(h.Sum64()%uint64(leaseInterval/leaseStep))
 	now := time.Duration(l.clock.Now().UnixNano())
 	return leaseInterval - (now-phase+leaseInterval)%leaseInterval
 }

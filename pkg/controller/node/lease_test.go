@@ -85,6 +85,9 @@ func TestRenewalsAreSpreadEvenly(t *testing.T) {
 			if wait <= 0 || wait > leaseInterval {
 				t.Errorf("renewal after %s", wait)
 			}
+			if at := time.Now().Add(wait).UnixNano(); at%int64(leaseStep) != 0 {
+				t.Errorf("renewal between two steps, after %s", wait)
+			}
 			due[int(wait/(5*time.Second))]++
 		}
 		for slot := range int(leaseInterval / (5 * time.Second)) {

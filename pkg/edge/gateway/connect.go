@@ -67,11 +67,10 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 
 	s := &session{
 		gateway: g, device: info.device, keyHash: info.keyHash, conn: info.conn,
-		logger: g.logger.WithValues(
-			"edgeDevice", klog.KRef(info.device.Namespace, info.device.Name), "remote", remoteAddress(info.conn)),
-		welcome: g.welcomeFor(ed), since: time.Now(),
-		done: make(chan struct{}), ended: make(chan struct{}),
+		since: time.Now(), done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	welcome := g.welcomeFor(ed)
+	s.welcome, s.welcomeVersion = digest(welcome), ed.ResourceVersion
 	s.hello.Store(hello)
 	s.nodeStatus.Store(hello.GetNodeStatus())
 	s.certificate(info.cert.NotBefore, info.cert.NotAfter)
@@ -81,15 +80,14 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	if err := g.install(ctx, s); err != nil {
 		return nil, err
 	}
-	welcome := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: s.welcome}}
-	if err := call.Send(welcome); err != nil {
+	if err := call.Send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}); err != nil {
 		s.abandon(err)
 		return nil, err
 	}
 	info.conn.hold()
 	s.out.open()
-	g.pinger.add(s, time.Duration(s.welcome.HeartbeatIntervalMs)*time.Millisecond)
-	s.logger.V(2).Info("A device connected", "method", info.conn.Method(), "agentVersion", hello.GetAgentVersion())
+	g.pinger.add(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
+	s.log().Info("A device connected", "method", info.conn.Method(), "agentVersion", hello.GetAgentVersion())
 	return s, nil
 }
 

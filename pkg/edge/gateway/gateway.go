@@ -27,10 +27,13 @@ const (
 	streamWindow = 512 << 10
 	// connWindow is the same for all streams of a device together, as far as gRPC goes by it.
 	connWindow = 2 << 20
-	// readBuffer and writeBuffer of a link, in bytes. TLS has a buffer of its own below the former;
-	// the latter is there only while something is written.
-	readBuffer  = 1 << 10
+	// readBuffer and writeBuffer of a link, in bytes. There is none to read, because TLS has one of its
+	// own; the latter is there only while something is written.
+	readBuffer  = 0
 	writeBuffer = 16 << 10
+	// headerTable is how many bytes of headers are kept for each link, to be named by index later: it
+	// carries few calls.
+	headerTable = 0
 	// maxHeaders limits the headers of a call, in bytes.
 	maxHeaders = 8 << 10
 	// drainTime is how long Run waits at the end for devices to take note.
@@ -158,6 +161,7 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.MaxRecvMsgSize(MaxDeviceMessage),
 		grpc.MaxSendMsgSize(MaxServerMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.HeaderTableSize(headerTable),
 		// Connect, Renew, and streams that end while others begin.
 		grpc.MaxConcurrentStreams(uint32(g.config.MaxStreams)+16),
 		grpc.StaticStreamWindowSize(streamWindow),

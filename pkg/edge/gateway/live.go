@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,6 @@ type session struct {
 	device  Device
 	keyHash string
 	conn    *deviceConn
-	logger  klog.Logger
 	since   time.Time
 	out     outbox
 	pings   pingState
@@ -43,12 +43,14 @@ type session struct {
 
 	countMu   sync.Mutex // guards what of the traffic was added to the metric
 	counted   traffic.Sums
-	welcomeMu sync.Mutex // guards welcome
-	welcome   *edgeapi.Welcome
-	closeOnce sync.Once
-	reason    error         // set before done is closed
-	done      chan struct{} // the session is over
-	ended     chan struct{} // the handler was told so
+	welcomeMu sync.Mutex // guards what the device was told of its EdgeDevice
+	welcome   [sha256.Size]byte
+	// welcomeVersion is the resource version that welcome follows from, empty if that is not known.
+	welcomeVersion string
+	closeOnce      sync.Once
+	reason         error         // set before done is closed
+	done           chan struct{} // the session is over
+	ended          chan struct{} // the handler was told so
 }
 
 var _ Session = &session{}
@@ -146,7 +148,7 @@ func (s *session) take(recv func() (*edgeapi.DeviceMessage, error)) {
 func (s *session) over() {
 	defer close(s.ended)
 	s.count()
-	s.logger.V(2).Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", s.conn.BytesIn(), "bytesOut", s.conn.BytesOut())
+	s.log().Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", s.conn.BytesIn(), "bytesOut", s.conn.BytesOut())
 	s.gateway.config.Handler.SessionEnded(s, s.reason)
 }
 
@@ -212,18 +214,38 @@ func (s *session) refresh() {
 		s.Close(err)
 		return
 	}
-	welcome := s.gateway.welcomeFor(ed)
 	s.welcomeMu.Lock()
 	defer s.welcomeMu.Unlock()
-	if proto.Equal(welcome, s.welcome) {
+	if ed.ResourceVersion != "" && ed.ResourceVersion == s.welcomeVersion {
+		return
+	}
+	welcome := s.gateway.welcomeFor(ed)
+	sum := digest(welcome)
+	if sum == s.welcome {
+		s.welcomeVersion = ed.ResourceVersion
 		return
 	}
 	msg := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}
 	if err := s.out.put(msg, false); err != nil {
 		return // busy: refresh is called again at the next heartbeat
 	}
-	s.welcome = welcome
+	s.welcome, s.welcomeVersion = sum, ed.ResourceVersion
 	s.gateway.pinger.reset(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
+}
+
+// digest tells one Welcome from another, without being kept whole for each device.
+func digest(w *edgeapi.Welcome) [sha256.Size]byte {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(w)
+	if err != nil {
+		return [sha256.Size]byte{} // cannot be sent either
+	}
+	return sha256.Sum256(data)
+}
+
+// log is made when it is used, for events that are told at verbosity 2.
+func (s *session) log() klog.Logger {
+	return s.gateway.logger.V(2).WithValues(
+		"edgeDevice", klog.KRef(s.device.Namespace, s.device.Name), "remote", remoteAddress(s.conn))
 }
 
 // count adds the traffic since the last time to the metric.

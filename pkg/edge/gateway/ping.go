@@ -23,6 +23,9 @@ const (
 	// silentTimeouts is how many ping timeouts a device may be silent while the network still takes
 	// bytes for it, because a ping may be queued behind a large message on a slow link.
 	silentTimeouts = 6
+	// pingStep is what the moments of pings are rounded to: with thousands of links, what is sent together
+	// wakes the process up once.
+	pingStep = 100 * time.Millisecond
 	// renewalInterval is how often a device is reminded to renew its certificate.
 	renewalInterval = 6 * time.Hour
 )
@@ -44,12 +47,22 @@ type pingState struct {
 
 // pinger probes all sessions from one goroutine, each when its link has been silent for long enough.
 type pinger struct {
+	start time.Time // what steps are counted from
+
 	mu   sync.Mutex
 	due  pingHeap
 	wake chan struct{}
 }
 
-func newPinger() *pinger { return &pinger{wake: make(chan struct{}, 1)} }
+func newPinger() *pinger { return &pinger{start: time.Now(), wake: make(chan struct{}, 1)} }
+
+// step is the end of the step that a moment lies in.
+func (p *pinger) step(at time.Time) time.Time {
+	if rest := at.Sub(p.start) % pingStep; rest > 0 {
+		return at.Add(pingStep - rest)
+	}
+	return at
+}
 
 func (p *pinger) add(s *session, interval time.Duration) {
 	p.mu.Lock()
@@ -59,7 +72,9 @@ func (p *pinger) add(s *session, interval time.Duration) {
 		return
 	default:
 	}
-	s.pings.interval = interval
+	if s.pings.interval == 0 { // else it was changed meanwhile
+		s.pings.interval = interval
+	}
 	s.pings.next = time.Now().Add(rand.N(firstPing))
 	heap.Push(&p.due, s)
 	p.poke()
@@ -83,7 +98,7 @@ func (p *pinger) remove(s *session) {
 
 func (p *pinger) at(s *session, next time.Time) {
 	if s.pings.index >= 0 && s.pings.index < len(p.due) && p.due[s.pings.index] == s {
-		s.pings.next = next
+		s.pings.next = p.step(next)
 		heap.Fix(&p.due, s.pings.index)
 		p.poke()
 	}

@@ -40,7 +40,7 @@ func newChecked(t *testing.T) *checked {
 	g.registry.init()
 	c := &checked{session: &session{
 		gateway: g, keyHash: "key", conn: &deviceConn{Conn: link.NewConn(wire{}, link.MethodGRPC)},
-		welcome: g.welcomeFor(ed), done: make(chan struct{}),
+		welcome: digest(g.welcomeFor(ed)), done: make(chan struct{}),
 	}}
 	c.conn.admit1.Do(func() { c.conn.isIn.Store(true) })
 	c.out.send = func(m *edgeapi.ServerMessage) error {
@@ -118,6 +118,18 @@ func TestHeartbeat(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Pings are due at the ends of steps, and not before their time.
+func TestPingStep(t *testing.T) {
+	p := newPinger()
+	for _, after := range []time.Duration{0, 1, pingStep - 1, pingStep, pingStep + 1, time.Hour + 1} {
+		at := p.start.Add(after)
+		step := p.step(at)
+		if late := step.Sub(at); late < 0 || late >= pingStep || step.Sub(p.start)%pingStep != 0 {
+			t.Errorf("what is due after %s is done after %s", after, step.Sub(p.start))
+		}
 	}
 }
 

@@ -148,8 +148,15 @@ func Name(kind edgeapi.TrafficKind) string {
 	if kind == edgeapi.TrafficKind_TRAFFIC_UNKNOWN || !slices.Contains(Kinds(), kind) {
 		return ""
 	}
-	return strings.ToLower(strings.TrimPrefix(kind.String(), "TRAFFIC_"))
+	return names[kind]
 }
+
+var names = func() (all [maxKinds]string) {
+	for kind := range edgeapi.TrafficKind(kinds) {
+		all[kind] = strings.ToLower(strings.TrimPrefix(kind.String(), "TRAFFIC_"))
+	}
+	return all
+}()
 
 var allKinds = func() (all []edgeapi.TrafficKind) {
 	for kind := edgeapi.TrafficKind(1); int(kind) < kinds; kind++ {

@@ -1,0 +1,38 @@
+package apiserver
+
+import (
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/intern"
+)
+
+// storageCodec encodes and decodes what is stored. The watch cache keeps each EdgeDevice and, of the last minutes,
+// its former versions: what is the same on all of them, and on other devices, should lie in memory once.
+type storageCodec struct{ runtime.Codec }
+
+// Decode implements runtime.Decoder.
+func (c storageCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	object, kind, err := c.Codec.Decode(data, defaults, into)
+	if ed, ok := object.(*aranya.EdgeDevice); ok && err == nil {
+		internDevice(ed)
+	}
+	return object, kind, err
+}
+
+func internDevice(ed *aranya.EdgeDevice) {
+	intern.Strings(&ed.Namespace)
+	intern.ManagedFields(ed.ManagedFields)
+	for i := range ed.Finalizers {
+		intern.Strings(&ed.Finalizers[i])
+	}
+	s := &ed.Status
+	intern.Strings(&s.Phase)
+	intern.Strings(&s.AgentVersion)
+	intern.Conditions(s.Conditions)
+	if d := s.Device; d != nil {
+		intern.Strings(&d.OperatingSystem, &d.Architecture, &d.KernelVersion, &d.OSImage, &d.MachineID, &d.BootID, &d.ContainerRuntimeVersion)
+		d.Capacity, d.Allocatable = intern.Keys(d.Capacity), intern.Keys(d.Allocatable)
+	}
+}

@@ -1,0 +1,57 @@
+package intern
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"unsafe"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// fresh returns a string that nothing else points to.
+func fresh(s string) string { return strings.Clone(s) }
+
+func TestStrings(t *testing.T) {
+	a, b, empty := fresh("same"), fresh("same"), ""
+	if unsafe.StringData(a) == unsafe.StringData(b) {
+		t.Fatal("the strings lie in one place before")
+	}
+	Strings(&a, &b, &empty)
+	if a != "same" || b != "same" || empty != "" || unsafe.StringData(a) != unsafe.StringData(b) {
+		t.Errorf("got %q, %q and %q", a, b, empty)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	if Keys[string, string](nil) != nil {
+		t.Error("nil became a map")
+	}
+	m := map[string]string{fresh("key"): "value"}
+	if same := Keys(m); !reflect.DeepEqual(same, m) {
+		t.Errorf("got %v", same)
+	}
+}
+
+func TestObjects(t *testing.T) {
+	conditions := func() []metav1.Condition {
+		return []metav1.Condition{{Type: fresh("Ready"), Status: metav1.ConditionTrue, Reason: fresh("Good"), Message: fresh("All is well")}}
+	}
+	fields := func() []metav1.ManagedFieldsEntry {
+		return []metav1.ManagedFieldsEntry{{
+			Manager: fresh("somebody"), Operation: metav1.ManagedFieldsOperationApply, APIVersion: fresh("v1"),
+			FieldsType: fresh("FieldsV1"), Subresource: fresh("status"), FieldsV1: &metav1.FieldsV1{},
+		}}
+	}
+	a, b, fa, fb := conditions(), conditions(), fields(), fields()
+	Conditions(a)
+	Conditions(b)
+	ManagedFields(fa)
+	ManagedFields(fb)
+	if !reflect.DeepEqual(a, conditions()) || !reflect.DeepEqual(fa, fields()) {
+		t.Errorf("got %v and %v", a, fa)
+	}
+	if unsafe.StringData(a[0].Message) != unsafe.StringData(b[0].Message) || unsafe.StringData(fa[0].Manager) != unsafe.StringData(fb[0].Manager) {
+		t.Error("equal strings lie in two places")
+	}
+}
