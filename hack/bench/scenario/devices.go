@@ -308,3 +308,21 @@ func (w *nodeWatch) wait(ctx context.Context, wantAll, wantUsable int) error {
 		}
 	}
 }
+
+// calm waits until no Node has changed for a time.
+func (w *nodeWatch) calm(ctx context.Context, span time.Duration) error {
+	last, _ := w.history()
+	since := time.Now()
+	for begin := since; time.Since(since) < span; {
+		if time.Since(begin) > calmLimit {
+			return fmt.Errorf("a Node still changes %s after the last device has come", calmLimit)
+		}
+		if err := sleep(ctx, pollPeriod); err != nil {
+			return err
+		}
+		if now, _ := w.history(); now != last {
+			last, since = now, time.Now()
+		}
+	}
+	return nil
+}
