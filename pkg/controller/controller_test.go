@@ -365,6 +365,8 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
 	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	// A Node whose device is deleted while it is made goes at once.
+	eventually(t, "Node made", func() bool { n := c.node("d1"); return n != nil && !hasTaint(n, corev1.TaintNodeNotReady) })
 
 	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
