@@ -25,12 +25,13 @@ var idle = harness.Scenario{
 }
 
 const (
-	// restSpan is how long nothing happens: all Leases are renewed in it, and every link has a heartbeat.
-	restSpan, restSmokeSpan = time.Minute, time.Second
+	// restSpan is how long nothing happens: all Leases are renewed in it, every link has a heartbeat, and Go's
+	// runtime collects garbage, as it does every two minutes if there is no other reason.
+	restSpan, restSmokeSpan = 2 * time.Minute, time.Second
 	// calmTime is how long no Node must change until what the deployment has left is over: controller-manager,
-	// with its 20 requests/s, goes on for minutes after thousands of devices. calmLimit is how long that
-	// is waited for.
-	calmTime, calmLimit = 10 * time.Second, 10 * time.Minute
+	// with its 20 requests/s, goes on for minutes after thousands of devices, and aranya has a thousand
+	// events to write, also 20 in a second. calmLimit is how long that is waited for.
+	calmTime, calmLimit = time.Minute, 10 * time.Minute
 )
 
 func runIdle(ctx context.Context, r *harness.Run) error {
