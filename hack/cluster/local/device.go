@@ -281,6 +281,8 @@ func (c *Cluster) startAgent(ctx context.Context, d *Device, endpoint string) er
 		"staticPodPath": c.devicePath(d.Name, "manifests"),
 		"logging":       map[string]any{"file": map[string]any{"path": c.devicePath(d.Name, "logs", "arhat.log")}},
 		"policy":        map[string]any{"hostPaths": []string{"/"}, "privilegedPods": true, "hostNetwork": true},
+		// The disk is this machine's, not the device's: that it is 85 % full says nothing of what is tried here.
+		"evictionHard": map[string]any{"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi", "pid.available": "10%"},
 	}
 	if c.state.Network != nil {
 		config["nodeIP"] = d.Address.String()

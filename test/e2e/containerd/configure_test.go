@@ -4,9 +4,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 
 	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/test/framework/suite"
@@ -16,7 +17,19 @@ import (
 // again. It is taken away at the end of the test at the latest.
 func reconfigure(t *testing.T, e *suite.Env, name, extra string) (restore func()) {
 	t.Helper()
-	return rewrite(t, e, name, func(plain []byte) []byte { return append(slices.Clip(plain), extra...) })
+	return rewrite(t, e, name, func(plain []byte) []byte {
+		fields := map[string]any{}
+		for _, part := range [][]byte{plain, []byte(extra)} {
+			if err := yaml.Unmarshal(part, &fields); err != nil {
+				t.Fatal(err)
+			}
+		}
+		data, err := yaml.Marshal(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	})
 }
 
 // rewrite is reconfigure for another change than an addition.
