@@ -9,15 +9,11 @@ import (
 )
 
 // SlimDevice is the transformer for the informer of EdgeDevices: there is one in memory for each device, of
-// which nobody here reads who manages which field, nor the live fields. Of the link only that there was
-// one when the object was read is left: it says that other fields were live as well.
+// which nobody here reads who manages which field, nor the fields that only a live link has.
 func SlimDevice(object any) (any, error) {
 	if ed, ok := object.(*aranya.EdgeDevice); ok {
 		s := &ed.Status
-		s.Usage, s.Traffic = nil, nil
-		if s.Link != nil {
-			s.Link = &aranya.LinkStatus{}
-		}
+		s.Link, s.Usage, s.Traffic = nil, nil, nil
 		intern.Strings(&s.AgentVersion)
 		intern.Conditions(s.Conditions)
 		if d := s.Device; d != nil {

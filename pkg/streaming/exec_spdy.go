@@ -21,15 +21,14 @@ func (s *Server) serveSPDYCommand(w http.ResponseWriter, r *http.Request, opts O
 		return
 	}
 	streams := &commandStreams{kinds: commandStreamKinds(opts, protocol), opened: map[string]*spdy.Stream{}}
-	var conn *spdy.Conn
-	late := time.AfterFunc(s.config.StreamCreationTimeout, func() { conn.Close() })
+	conn := spdy.NewConn(netConn, reader, spdy.Config{IdleTimeout: s.config.IdleTimeout, MaxStreams: len(streams.kinds)}, streams.add)
+	late := time.AfterFunc(s.config.StreamCreationTimeout, conn.Close)
 	defer late.Stop()
 	streams.ready = func() {
 		late.Stop()
 		streams.run(r, opts, protocol, run)
 		conn.Close()
 	}
-	conn = spdy.NewConn(netConn, reader, spdy.Config{IdleTimeout: s.config.IdleTimeout, MaxStreams: len(streams.kinds)}, streams.add)
 	// The end of ctx ends the command, of which the client is still told.
 	if err := conn.Serve(context.WithoutCancel(ctx)); err != nil {
 		klog.FromContext(ctx).V(2).Info("An exec or attach session broke", "err", err)

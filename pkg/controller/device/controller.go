@@ -168,13 +168,10 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	if wait := nodeTime - c.config.Clock.Since(history.since); news && wait > 0 && awaitsNode(ed, status) {
 		return wait, nil // the Node, once it is there, leads here at once
 	}
-	// What was read may be overlaid with live fields: then a new link is written in any case. Its loss
-	// always is.
-	overlaid := ed.Status.Link != nil || history.down
 	if news { // before anybody can have read it
 		c.setAnnounced(key, history, true)
 	}
-	if !same(&ed.Status, status) || news && overlaid {
+	if !same(&ed.Status, status) || news && history.down { // when it was last heard of is part of the loss
 		if err := c.write(ctx, ed, status); err != nil {
 			c.setAnnounced(key, history, history.announced)
 			if apierrors.IsConflict(err) {

@@ -252,6 +252,7 @@ func TestDeletedDeviceIsShutOut(t *testing.T) {
 	if !strings.Contains(err.Error(), "the EdgeDevice was deleted") {
 		t.Errorf("the live link ended with %v", err)
 	}
+	wantCode(t, "the live link", err, codes.PermissionDenied) // on which an agent does not come back at once
 	_, err = connect(t, e, cert)
 	wantCode(t, "a new link", err, codes.PermissionDenied, codes.Unauthenticated)
 	e.KubectlInput(t, manifest(name, "{}"), "create", "-f", "-")
