@@ -33,6 +33,6 @@ func internDevice(ed *aranya.EdgeDevice) {
 	intern.Conditions(s.Conditions)
 	if d := s.Device; d != nil {
 		intern.Strings(&d.OperatingSystem, &d.Architecture, &d.KernelVersion, &d.OSImage, &d.MachineID, &d.BootID, &d.ContainerRuntimeVersion)
-		d.Capacity, d.Allocatable = intern.Keys(d.Capacity), intern.Keys(d.Allocatable)
+		d.Capacity, d.Allocatable = intern.Resources(d.Capacity), intern.Resources(d.Allocatable)
 	}
 }

@@ -18,7 +18,7 @@ func SlimDevice(object any) (any, error) {
 		intern.Conditions(s.Conditions)
 		if d := s.Device; d != nil {
 			intern.Strings(&d.OperatingSystem, &d.Architecture, &d.KernelVersion, &d.OSImage, &d.ContainerRuntimeVersion)
-			d.Capacity, d.Allocatable = intern.Keys(d.Capacity), intern.Keys(d.Allocatable)
+			d.Capacity, d.Allocatable = intern.Resources(d.Capacity), intern.Resources(d.Allocatable)
 		}
 	}
 	return queue.StripManagedFields(object)
@@ -37,7 +37,7 @@ func slim(object any) (any, error) {
 			intern.Strings(&c.Reason, &c.Message)
 			intern.Strings(&c.Type)
 		}
-		n.Status.Capacity, n.Status.Allocatable = intern.Keys(n.Status.Capacity), intern.Keys(n.Status.Allocatable)
+		n.Status.Capacity, n.Status.Allocatable = intern.Resources(n.Status.Capacity), intern.Resources(n.Status.Allocatable)
 		info := &n.Status.NodeInfo
 		intern.Strings(&info.OperatingSystem, &info.Architecture, &info.KernelVersion, &info.OSImage, &info.ContainerRuntimeVersion, &info.KubeletVersion)
 	}

@@ -1,5 +1,6 @@
-// Package intern lets strings that are the same on thousands of objects lie in memory once. What is worth it
-// is known by those who hold the objects.
+// Package intern lets what is the same on thousands of objects, strings above all, lie in memory once. What is
+// worth it is known by those who hold the objects. Whoever uses it for more than strings must not modify the
+// objects afterwards, but copies of them.
 package intern
 
 import (
@@ -39,11 +40,14 @@ func Conditions(conditions []metav1.Condition) {
 	}
 }
 
-// ManagedFields replaces the strings of who manages which fields, other than the fields themselves.
+// ManagedFields replaces the strings of who manages which fields, and lets the sets of fields lie in memory once.
 func ManagedFields(entries []metav1.ManagedFieldsEntry) {
 	for i := range entries {
 		e := &entries[i]
 		Strings(&e.Manager, &e.APIVersion, &e.FieldsType, &e.Subresource)
 		Strings(&e.Operation)
+		if e.FieldsV1 != nil {
+			*e.FieldsV1 = fieldSets.same(e.FieldsV1.GetRawString(), *e.FieldsV1)
+		}
 	}
 }

@@ -55,3 +55,22 @@ func TestObjects(t *testing.T) {
 		t.Error("equal strings lie in two places")
 	}
 }
+
+func TestManagedFieldsShareSets(t *testing.T) {
+	entry := func(set string) []metav1.ManagedFieldsEntry {
+		return []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1(fresh(set))}}
+	}
+	a, b, other := entry(`{"f:spec":{}}`), entry(`{"f:spec":{}}`), entry(`{"f:status":{}}`)
+	for _, entries := range [][]metav1.ManagedFieldsEntry{a, b, other} {
+		ManagedFields(entries)
+	}
+	// Who sets the fields of one must not set those of others.
+	b[0].FieldsV1.SetRawString(`{"f:metadata":{}}`)
+	for want, entries := range map[string][]metav1.ManagedFieldsEntry{
+		`{"f:spec":{}}`: a, `{"f:metadata":{}}`: b, `{"f:status":{}}`: other,
+	} {
+		if got := entries[0].FieldsV1.GetRawString(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

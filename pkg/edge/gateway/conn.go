@@ -131,8 +131,11 @@ type peerInfo struct {
 	// The rest is not set for a connection without a certificate.
 	device  Device
 	keyHash string
-	cert    *x509.Certificate
+	cert    *validity
 }
+
+// validity is what is kept of a device's certificate.
+type validity struct{ NotBefore, NotAfter time.Time }
 
 // AuthType implements credentials.AuthInfo.
 func (*peerInfo) AuthType() string { return "tls" }
@@ -197,14 +200,27 @@ func (s *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		}
 		return conn, info, nil
 	}
-	info.cert = state.PeerCertificates[0] // verified by VerifyConnection
-	info.keyHash = identity.PublicKeyHash(info.cert)
+	cert := state.PeerCertificates[0] // verified by VerifyConnection
+	info.cert = &validity{cert.NotBefore, cert.NotAfter}
+	info.keyHash = identity.PublicKeyHash(cert)
 	var err error
-	if info.device, err = identity.FromCertificate(info.cert); err != nil {
+	if info.device, err = identity.FromCertificate(cert); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
+	forgetCertificates(state)
 	return conn, info, nil
+}
+
+// forgotten stands for certificates that nobody needs any more.
+var forgotten = &x509.Certificate{}
+
+// forgetCertificates has a connection let go of the certificates that it was shown, which are 3.5 KiB for as
+// long as the link is up. The slice in the state is the connection's own.
+func forgetCertificates(state tls.ConnectionState) {
+	for i := range state.PeerCertificates {
+		state.PeerCertificates[i] = forgotten
+	}
 }
 
 func (g *Gateway) countAnonymous(dc *deviceConn) bool {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -174,3 +175,37 @@ type addr string
 
 func (a addr) Network() string { return "tcp" }
 func (a addr) String() string  { return string(a) }
+
+// The state of a TLS connection names the certificates that the connection itself holds: what is forgotten
+// there is free.
+func TestForgetCertificates(t *testing.T) {
+	cert, key, err := makeAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}
+	near, far := net.Pipe()
+	device := tls.Client(far, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: own, InsecureSkipVerify: true})
+	go func() {
+		_ = device.Handshake()
+		_, _ = io.Copy(io.Discard, device)
+	}()
+	conn := tls.Server(near, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: own, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true})
+	defer func() { _ = conn.Close() }()
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	state := conn.ConnectionState()
+	if len(state.PeerCertificates) != 1 || !state.PeerCertificates[0].Equal(cert) {
+		t.Fatalf("%d certificates", len(state.PeerCertificates))
+	}
+	forgetCertificates(state)
+	for _, held := range conn.ConnectionState().PeerCertificates {
+		if held != forgotten {
+			t.Errorf("the connection holds on to the certificate of %s", held.Subject)
+		}
+	}
+	if _, err := conn.Write([]byte("still works")); err != nil {
+		t.Error(err)
+	}
+}
