@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,6 +25,7 @@ import (
 	"arhat.dev/aranya/pkg/apiserver/servingcert"
 	"arhat.dev/aranya/pkg/edge/link"
 	generatedopenapi "arhat.dev/aranya/pkg/generated/openapi"
+	"arhat.dev/aranya/pkg/registry/edgedevice"
 	"arhat.dev/aranya/pkg/version"
 )
 
@@ -218,6 +220,10 @@ func (o *Options) applyGeneric(config *genericapiserver.RecommendedConfig) error
 	// kube-apiserver has the same list: a request that is long there and short here would be cut off.
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(edgedevice.WithRoutine(handler), c)
+	}
 
 	if err := o.Recommended.ApplyTo(config); err != nil {
 		return err

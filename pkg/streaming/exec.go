@@ -11,19 +11,22 @@ import (
 // client's streams, reports how it ended, and returns when the session is over. The caller has asked
 // CheckCommand before.
 func (s *Server) ServeCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) {
-	session, err := s.begin(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
+	if serve := s.UpgradeCommand(w, r, opts, run); serve != nil {
+		serve()
 	}
-	defer session.end()
-	tw := &trackedWriter{ResponseWriter: w, session: session}
-	r = r.WithContext(session.ctx)
-	if wsstream.IsWebSocketRequest(r) {
-		s.serveWebSocketCommand(tw, r, opts, run)
-		return
-	}
-	s.serveSPDYCommand(tw, r, opts, run)
+}
+
+// UpgradeCommand is the first half of ServeCommand, and what it returns the second, which must be called
+// once, before the handler of the request returns. It is nil if there is no session, of which the client
+// has been told. A caller who is at the end of many frames can call it from elsewhere, and give their
+// stack free.
+func (s *Server) UpgradeCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) (serve func()) {
+	return s.upgrade(w, r, func(w *trackedWriter, r *http.Request) func() {
+		if wsstream.IsWebSocketRequest(r) {
+			return s.upgradeWebSocketCommand(w, r, opts, run)
+		}
+		return s.upgradeSPDYCommand(w, r, opts, run)
+	})
 }
 
 // sizes holds the newest terminal size. It has one sender, which never blocks: a command that does

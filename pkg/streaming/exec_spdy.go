@@ -3,6 +3,8 @@ package streaming
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -13,13 +15,17 @@ import (
 	"arhat.dev/aranya/pkg/streaming/spdy"
 )
 
-func (s *Server) serveSPDYCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) {
-	ctx := r.Context()
+func (s *Server) upgradeSPDYCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) (serve func()) {
 	netConn, reader, protocol, err := openSPDY(w, r, criremotecommand.SupportedStreamingProtocols)
 	if err != nil {
-		klog.FromContext(ctx).V(2).Info("Could not upgrade to SPDY", "err", err)
-		return
+		klog.FromContext(r.Context()).V(2).Info("Could not upgrade to SPDY", "err", err)
+		return nil
 	}
+	return func() { s.serveSPDYCommand(netConn, reader, protocol, r, opts, run) }
+}
+
+func (s *Server) serveSPDYCommand(netConn net.Conn, reader io.Reader, protocol string, r *http.Request, opts Options, run CommandFunc) {
+	ctx := r.Context()
 	streams := &commandStreams{kinds: commandStreamKinds(opts, protocol), opened: map[string]*spdy.Stream{}}
 	conn := spdy.NewConn(netConn, reader, spdy.Config{IdleTimeout: s.config.IdleTimeout, MaxStreams: len(streams.kinds)}, streams.add)
 	late := time.AfterFunc(s.config.StreamCreationTimeout, conn.Close)

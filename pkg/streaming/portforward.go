@@ -35,31 +35,46 @@ type PortForwardOptions struct {
 // and leaves the session alive. It returns when the session is over. The caller has asked
 // CheckPortForward before.
 func (s *Server) ServePortForward(w http.ResponseWriter, r *http.Request, opts PortForwardOptions, dial DialFunc) {
-	session, err := s.begin(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
+	if serve := s.UpgradePortForward(w, r, opts, dial); serve != nil {
+		serve()
 	}
-	defer session.end()
-	tw := http.ResponseWriter(&trackedWriter{ResponseWriter: w, session: session})
-	r = r.WithContext(session.ctx)
-	// Not all that serves a session looks at its context: the end of it cuts the connection.
-	stop := context.AfterFunc(session.ctx, session.abort)
-	defer stop()
-	f := &forwarder{ctx: session.ctx, name: opts.Name, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
+}
+
+// UpgradePortForward is to ServePortForward as UpgradeCommand is to ServeCommand.
+func (s *Server) UpgradePortForward(w http.ResponseWriter, r *http.Request, opts PortForwardOptions, dial DialFunc) (serve func()) {
+	return s.upgrade(w, r, func(w *trackedWriter, r *http.Request) func() {
+		f := &forwarder{ctx: r.Context(), name: opts.Name, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
+		serve := f.upgrade(w, r, opts, s.config)
+		if serve == nil {
+			return nil
+		}
+		return func() {
+			// Not all that serves a session looks at its context: the end of it cuts the connection.
+			stop := context.AfterFunc(f.ctx, w.session.abort)
+			defer stop()
+			serve()
+		}
+	})
+}
+
+// upgrade returns what serves the protocol that the client asks for.
+func (f *forwarder) upgrade(w http.ResponseWriter, r *http.Request, opts PortForwardOptions, config Config) (serve func()) {
 	switch {
 	case wsstream.IsWebSocketRequestWithTunnelingProtocol(r):
-		if conn, err := openTunnel(tw, r); err == nil {
-			f.serveSPDY(conn, conn, s.config)
+		if conn, err := openTunnel(w, r); err == nil {
+			return func() { f.serveSPDY(conn, conn, config) }
 		}
+		return nil
 	case wsstream.IsWebSocketRequest(r):
-		criportforward.ServePortForward(tw, r, f, opts.Name, "", &criportforward.V4Options{Ports: opts.Ports},
-			s.config.IdleTimeout, s.config.StreamCreationTimeout, criportforward.SupportedProtocols)
-	default:
-		if conn, reader, _, err := openSPDY(tw, r, criportforward.SupportedProtocols); err == nil {
-			f.serveSPDY(conn, reader, s.config)
+		return func() { // the library does both
+			criportforward.ServePortForward(w, r, f, opts.Name, "", &criportforward.V4Options{Ports: opts.Ports},
+				config.IdleTimeout, config.StreamCreationTimeout, criportforward.SupportedProtocols)
 		}
 	}
+	if conn, reader, _, err := openSPDY(w, r, criportforward.SupportedProtocols); err == nil {
+		return func() { f.serveSPDY(conn, reader, config) }
+	}
+	return nil
 }
 
 // forwarder connects the streams of a client to dialled connections.

@@ -45,6 +45,28 @@ func (s *session) end() {
 	s.server.wg.Done()
 }
 
+// upgrade begins a session. What it returns serves and ends it; it is nil if open returned nothing.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, open func(*trackedWriter, *http.Request) (serve func())) (serve func()) {
+	session, err := s.begin(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return nil
+	}
+	defer func() {
+		if serve == nil {
+			session.end()
+		}
+	}()
+	inner := open(&trackedWriter{ResponseWriter: w, session: session}, r.WithContext(session.ctx))
+	if inner == nil {
+		return nil
+	}
+	return func() {
+		defer session.end()
+		inner()
+	}
+}
+
 // abort cuts the connection, if the request was upgraded.
 func (s *session) abort() {
 	s.mu.Lock()
@@ -91,7 +113,9 @@ func (w *trackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if len(early) > 0 {
 		reader = io.MultiReader(bytes.NewReader(early), conn)
 	}
-	return conn, bufio.NewReadWriter(bufio.NewReaderSize(reader, bufferSize), bufio.NewWriterSize(conn, bufferSize)), nil
+	// In place: the HTTP server refers to its buffers of 4 KiB until the handler returns.
+	*rw.Reader, *rw.Writer = *bufio.NewReaderSize(reader, bufferSize), *bufio.NewWriterSize(conn, bufferSize)
+	return conn, rw, nil
 }
 
 // trackedConn tells its session when the client is gone.

@@ -1,12 +1,14 @@
 package streaming
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,18 +32,22 @@ var commandSubprotocols = []string{v5Binary, v4Binary, v4Base64, wsstream.Channe
 // maxResizeMessage bounds the JSON of one terminal size, which takes about 30 bytes.
 const maxResizeMessage = 4 << 10
 
-func (s *Server) serveWebSocketCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) {
-	ctx := r.Context()
+func (s *Server) upgradeWebSocketCommand(w http.ResponseWriter, r *http.Request, opts Options, run CommandFunc) (serve func()) {
 	conn := wsstream.NewConn(commandChannels(opts))
 	conn.SetIdleTimeout(s.config.IdleTimeout)
 	protocol, channels, err := conn.Open(w, r)
 	if err != nil {
 		// The client has its answer already.
-		klog.FromContext(ctx).V(2).Info("Could not upgrade a WebSocket", "err", err)
-		return
+		klog.FromContext(r.Context()).V(2).Info("Could not upgrade a WebSocket", "err", err)
+		return nil
 	}
-	defer conn.Close()
+	return func() {
+		defer conn.Close()
+		serveChannels(r.Context(), protocol, channels, opts, run)
+	}
+}
 
+func serveChannels(ctx context.Context, protocol string, channels []io.ReadWriteCloser, opts Options, run CommandFunc) {
 	streams := IO{TTY: opts.TTY}
 	if opts.Stdin {
 		streams.Stdin = channels[criremotecommand.StreamStdIn]
@@ -72,9 +78,16 @@ func (s *Server) serveWebSocketCommand(w http.ResponseWriter, r *http.Request, o
 	}
 }
 
+// channelConfigs are what commandChannels has returned for the 16 Options that there are: each session
+// refers to one as long as it lasts.
+var channelConfigs sync.Map
+
 // commandChannels are the channels per subprotocol. Channels that were not asked for are ignored: an
 // unread one would hold up the others.
 func commandChannels(opts Options) map[string]wsstream.ChannelProtocolConfig {
+	if configs, ok := channelConfigs.Load(opts); ok {
+		return configs.(map[string]wsstream.ChannelProtocolConfig)
+	}
 	channel := func(wanted bool, kind wsstream.ChannelType) wsstream.ChannelType {
 		if wanted {
 			return kind
@@ -93,6 +106,7 @@ func commandChannels(opts Options) map[string]wsstream.ChannelProtocolConfig {
 		binary := protocol != v4Base64 && protocol != wsstream.Base64ChannelWebSocketProtocol
 		configs[protocol] = wsstream.ChannelProtocolConfig{Binary: binary, Channels: channels}
 	}
+	channelConfigs.Store(opts, configs)
 	return configs
 }
 

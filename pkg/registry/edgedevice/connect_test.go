@@ -192,6 +192,9 @@ func serveAPI(t *testing.T, authorize authorizer.Authorizer, storage map[string]
 		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, ok, nil
 	})
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(edgedevice.WithRoutine(handler), c)
+	}
 	server, err := config.Complete(informers.NewSharedInformerFactory(fake.NewClientset(), 0)).New("test", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		t.Fatal(err)

@@ -37,11 +37,11 @@ func (c *Connector) portForward(ctx context.Context, device *aranya.EdgeDevice, 
 		}
 		address.PodUID, label = string(staticpod.UIDOnDevice(pod, device.Namespace)), pod.Namespace+"/"+pod.Name
 	}
-	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) {
+	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) func() {
 		if err := c.Streaming.CheckPortForward(r, o.Ports); err != nil {
 			responder.Error(err)
-			return
+			return nil
 		}
-		c.Streaming.ServePortForward(w, r, streaming.PortForwardOptions{Name: label, Ports: o.Ports}, target.Dialer(session, address))
+		return c.Streaming.UpgradePortForward(w, r, streaming.PortForwardOptions{Name: label, Ports: o.Ports}, target.Dialer(session, address))
 	}, nil
 }

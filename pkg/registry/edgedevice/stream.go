@@ -34,9 +34,9 @@ type options[O any] interface {
 	runtime.Object
 }
 
-// streamHandler serves a request that has passed all checks. Errors before the upgrade are API
-// statuses, reported through the responder.
-type streamHandler func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder)
+// streamHandler upgrades a request that has passed all checks, and returns what serves the session. Errors
+// before the upgrade are API statuses, reported through the responder; then it returns nil.
+type streamHandler func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) (serve func())
 
 var (
 	_ rest.Connecter = &StreamREST[aranya.EdgeDeviceExecOptions, *aranya.EdgeDeviceExecOptions]{}
@@ -83,7 +83,9 @@ func (r *StreamREST[O, P]) Connect(ctx context.Context, name string, opts runtim
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		handler(w, req, session, responder)
+		if serve := handler(w, req, session, responder); serve != nil {
+			serveLast(req, serve)
+		}
 	}), nil
 }
 
@@ -93,18 +95,21 @@ type startCommand func(ctx context.Context, session gateway.Session, o streaming
 // serveCommand starts the command before it upgrades the request, so that what the device refuses is
 // answered with an API status; and it starts nothing for a request that cannot be upgraded.
 func (c *Connector) serveCommand(o streaming.Options, start startCommand) streamHandler {
-	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) {
+	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) func() {
 		if err := c.Streaming.CheckCommand(r, o); err != nil {
 			responder.Error(err)
-			return
+			return nil
 		}
 		command, err := start(r.Context(), session, o)
 		if err != nil {
 			responder.Error(err)
-			return
+			return nil
 		}
-		defer command.Close()
-		c.Streaming.ServeCommand(w, r, o, command.Run)
+		serve := c.Streaming.UpgradeCommand(w, r, o, command.Run)
+		if serve == nil {
+			command.Close()
+		}
+		return serve
 	}
 }
 

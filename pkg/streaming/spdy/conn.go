@@ -94,10 +94,10 @@ func (c *Conn) Serve(ctx context.Context) error {
 	defer stop()
 	c.idle = time.AfterFunc(c.config.IdleTimeout, c.Close)
 	defer c.idle.Stop()
-	var err error
-	for err == nil {
-		err = c.readFrame()
-	}
+	// Elsewhere: the caller's stack is often large already, and would grow for this.
+	read := make(chan error, 1)
+	go func() { read <- c.read() }()
+	err := <-read
 	c.Close()
 	c.mu.Lock()
 	open := slices.Collect(maps.Values(c.streams))
@@ -127,6 +127,14 @@ type violation struct{ what string }
 func (v *violation) Error() string { return "SPDY: protocol violation: " + v.what }
 
 func violates(format string, args ...any) error { return &violation{fmt.Sprintf(format, args...)} }
+
+func (c *Conn) read() error {
+	for {
+		if err := c.readFrame(); err != nil {
+			return err
+		}
+	}
+}
 
 func (c *Conn) readFrame() error {
 	var header [frameHeader]byte
