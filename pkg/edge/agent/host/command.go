@@ -182,8 +182,15 @@ func followSize(sizes <-chan *edgeapi.TerminalSize, terminal *os.File, stop <-ch
 
 func cells(n uint32) uint16 { return uint16(min(n, 1<<16-1)) }
 
-// start starts a command and says so. If the server is gone already the command is ended again.
+// start starts a command and says so. If the server is gone already the command is ended again. It does so in
+// a goroutine of its own, whose stack goes with it.
 func start(cmd *exec.Cmd, s *stream.Stream) error {
+	started := make(chan error)
+	go func() { started <- startHere(cmd, s) }()
+	return <-started
+}
+
+func startHere(cmd *exec.Cmd, s *stream.Stream) error {
 	if err := cmd.Start(); err != nil {
 		return failf(metav1.StatusReasonBadRequest, "the device cannot run %q: %v", cmd.Path, err)
 	}
@@ -195,31 +202,4 @@ func start(cmd *exec.Cmd, s *stream.Stream) error {
 		return err
 	}
 	return nil
-}
-
-// wait waits for a command that leads a process group.
-func wait(ctx context.Context, cmd *exec.Cmd) error {
-	pid := cmd.Process.Pid
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		// Without reaping it: until cmd.Wait its id, and so the group's, belongs to nobody else.
-		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
-		}
-	}()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		_ = unix.Kill(-pid, unix.SIGHUP)
-		_ = unix.Kill(-pid, unix.SIGCONT)
-		timer := time.NewTimer(hangupPatience)
-		select {
-		case <-ended:
-		case <-timer.C:
-		}
-		timer.Stop()
-		_ = unix.Kill(-pid, unix.SIGKILL)
-		<-ended
-	}
-	return cmd.Wait()
 }

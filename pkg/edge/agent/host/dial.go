@@ -139,11 +139,9 @@ func splice(ctx context.Context, link *stream.Conn, conn runtime.Conn) error {
 			_ = link.Close() // nobody to send to: stop reading too
 		}
 	})
-	wg.Go(func() {
-		if down = copyHalf(conn, link, conn.CloseWrite); down != nil {
-			_ = conn.Close()
-		}
-	})
+	if down = copyHalf(conn, link, conn.CloseWrite); down != nil { // here: one goroutine less
+		_ = conn.Close()
+	}
 	wg.Wait()
 	_ = conn.Close()
 	switch {

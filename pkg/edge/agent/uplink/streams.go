@@ -72,10 +72,7 @@ func refuseStream(_ context.Context, _ *edgeapi.OpenStream, st *stream.Stream) {
 func (s *streams) serve(logger klog.Logger, req *edgeapi.OpenStream, handle func(context.Context, *edgeapi.OpenStream, *stream.Stream)) {
 	ctx, cancel := context.WithCancel(klog.NewContext(s.ctx, logger))
 	defer cancel()
-	call, err := s.client.Stream(s.traffic.Context(ctx, traffic.KindOf(req)), grpc.MaxCallRecvMsgSize(maxFrame))
-	if err == nil {
-		err = call.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Open{Open: &edgeapi.StreamOpen{Id: req.GetId()}}})
-	}
+	call, err := s.call(s.traffic.Context(ctx, traffic.KindOf(req)), req.GetId())
 	if err != nil {
 		logger.V(2).Info("A stream could not be opened", "reason", plain(err).Error())
 		return
@@ -93,6 +90,20 @@ func (s *streams) serve(logger klog.Logger, req *edgeapi.OpenStream, handle func
 			Message: "the agent ended the session without a result",
 		})
 	}
+}
+
+// call begins a stream. It does so in a goroutine of its own, whose stack goes with it: that of the session
+// would grow for this, and stay large as long as the session lasts.
+func (s *streams) call(ctx context.Context, id string) (call grpc.BidiStreamingClient[edgeapi.StreamFrame, edgeapi.StreamFrame], err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if call, err = s.client.Stream(ctx, grpc.MaxCallRecvMsgSize(maxFrame)); err == nil {
+			err = call.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Open{Open: &edgeapi.StreamOpen{Id: id}}})
+		}
+	}()
+	<-done
+	return call, err
 }
 
 // cut ends all streams.
