@@ -54,6 +54,11 @@ type leaseState struct {
 	fresh bool
 	// lease is the last one written, nil if that is not known.
 	lease *coordinationv1.Lease
+
+	// uid is that of the last Lease written, and gone says that the Node is about to be deleted. Both are
+	// guarded by leases.mu.
+	uid  types.UID
+	gone bool
 }
 
 func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
@@ -80,10 +85,35 @@ func (l *leases) stop(nodeName string) {
 	delete(l.active, nodeName)
 }
 
-// delete removes the Lease.
-func (l *leases) delete(ctx context.Context, nodeName string) error {
-	err := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, nodeName, metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+// release ends the renewals for a Node that is about to be deleted, and deletes its Lease if that was written
+// here. One that is being written now is deleted right after.
+func (l *leases) release(ctx context.Context, n *corev1.Node) (released bool, err error) {
+	l.mu.Lock()
+	st := l.active[n.Name]
+	delete(l.active, n.Name)
+	var uid types.UID
+	if st != nil && st.node == n.UID {
+		st.gone, uid = true, st.uid
+	}
+	l.mu.Unlock()
+	if uid == "" {
+		return false, nil
+	}
+	return true, l.delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+}
+
+// wrote notes which Lease was written. It returns false if the Node is about to be deleted.
+func (l *leases) wrote(st *leaseState, uid types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st.uid = uid
+	return !st.gone
+}
+
+// delete deletes a Lease, unless there is none or one of another UID.
+func (l *leases) delete(ctx context.Context, nodeName string, options metav1.DeleteOptions) error {
+	err := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, nodeName, options)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete Lease of Node %s: %w", nodeName, err)
 	}
 	return nil
@@ -111,6 +141,7 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 		if err == nil {
 			st.lease = lease
 			if turn := l.untilTurn(st.node); l.good(lease, nodeName, st.node, turn) {
+				l.wrote(st, lease.UID)
 				return turn, nil
 			}
 		}
@@ -122,6 +153,9 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 		return 0, fmt.Errorf("renew Lease of Node %s: %w", nodeName, err)
 	}
 	st.lease = written
+	if !l.wrote(st, written.UID) {
+		return 0, l.delete(ctx, nodeName, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &written.UID}})
+	}
 	return l.untilTurn(st.node), nil
 }
 

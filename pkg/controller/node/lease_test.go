@@ -124,10 +124,10 @@ func TestRenewalStopsAndResumes(t *testing.T) {
 		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), n.Name, metav1.GetOptions{})
 		return err == nil && lease.Spec.RenewTime.Time.Equal(clock.Now()) && *lease.Spec.HolderIdentity == n.Name && lease.OwnerReferences[0].UID == n.UID
 	})
-	if err := l.delete(context.Background(), n.Name); err != nil {
+	if err := l.delete(context.Background(), n.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.delete(context.Background(), n.Name); err != nil {
+	if err := l.delete(context.Background(), n.Name, metav1.DeleteOptions{}); err != nil {
 		t.Errorf("deleting what is gone: %v", err)
 	}
 }
@@ -149,5 +149,75 @@ func TestRenewalSurvivesConflictAndLoss(t *testing.T) {
 		clock.Step(time.Second) // the back-off
 		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), "n1", metav1.GetOptions{})
 		return err == nil && len(lease.OwnerReferences) == 1 && lease.OwnerReferences[0].UID == "uid-1"
+	})
+}
+
+// withUIDs gives Leases the UIDs that a real API server would.
+func withUIDs(client *fake.Clientset, created func()) {
+	client.PrependReactor("create", "leases", func(action clienttesting.Action) (bool, kruntime.Object, error) {
+		lease := action.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease)
+		lease.UID = types.UID("lease-" + lease.Name)
+		created()
+		return false, nil, nil
+	})
+}
+
+// deletions returns the UIDs that Leases had to have to be deleted.
+func deletions(client *fake.Clientset) (uids []types.UID) {
+	for _, a := range client.Actions() {
+		if d, ok := a.(clienttesting.DeleteActionImpl); ok {
+			uid := types.UID("any")
+			if p := d.DeleteOptions.Preconditions; p != nil {
+				uid = *p.UID
+			}
+			uids = append(uids, uid)
+		}
+	}
+	return uids
+}
+
+func TestLeaseIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		withUIDs(client, func() {})
+		l := startLeases(t, client, clock.RealClock{})
+		n := namedNode(1)
+		l.start(n, true)
+		synctest.Wait()
+		release := func(what string, n *corev1.Node, want bool) {
+			t.Helper()
+			if released, err := l.release(t.Context(), n); released != want || err != nil {
+				t.Errorf("%s: %v %v", what, released, err)
+			}
+		}
+		other := n.DeepCopy()
+		other.UID = "other"
+		release("the Lease of another Node of this name", other, false)
+		l.start(n, false) // finds the one of before
+		synctest.Wait()
+		release("its own Lease", n, true)
+		release("a Lease that is not known", n, false)
+		if uids := deletions(client); len(uids) != 1 || uids[0] != "lease-n1" {
+			t.Errorf("deleted %v", uids)
+		}
+	})
+}
+
+// A Lease that is being created while its Node is deleted must not stay.
+func TestLeaseCreatedTooLate(t *testing.T) {
+	client := fake.NewClientset()
+	creating, released := make(chan struct{}), make(chan struct{})
+	withUIDs(client, func() { close(creating); <-released })
+	l := startLeases(t, client, clock.RealClock{})
+	l.start(namedNode(1), true)
+	<-creating
+	// Not by the client, which holds a lock meanwhile: the UID is not known yet.
+	if known, err := l.release(t.Context(), namedNode(1)); known || err != nil {
+		t.Errorf("%v %v", known, err)
+	}
+	close(released)
+	poll(t, "deleted", func() bool {
+		uids := deletions(client)
+		return len(uids) == 1 && uids[0] == "lease-n1"
 	})
 }

@@ -119,15 +119,21 @@ func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Tim
 	return now.Time, nil
 }
 
-// Delete deletes a Node and its Lease, without waiting for garbage collection.
+// Delete deletes a Node and its Lease, without waiting for garbage collection. The Lease goes first, if it is
+// known to be the Node's: garbage collection would ask for each one whose Node is gone.
 func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
-	c.leases.stop(n.Name)
-	err := c.config.Kube.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(n.UID))})
+	released, err := c.leases.release(ctx, n)
+	if err != nil {
+		return err
+	}
+	err = c.config.Kube.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(n.UID))})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete Node %s: %w", n.Name, err)
 	}
-	if err := c.leases.delete(ctx, n.Name); err != nil {
-		return err
+	if !released {
+		if err := c.leases.delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil {
+			return err
+		}
 	}
 	klog.FromContext(ctx).Info("Deleted the Node", "node", klog.KObj(n))
 	return nil

@@ -88,7 +88,7 @@ func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*
 		if err == nil || !isTransient(err) {
 			return id, err
 		}
-		pause := retry.next(false)
+		pause := retry.next(notRefused)
 		klog.FromContext(ctx).Info("The server cannot be reached", "server", o.Server, "reason", err.Error(), "retryIn", pause)
 		timer := time.NewTimer(pause)
 		select {

@@ -139,9 +139,9 @@ func (c *Client) Run(ctx context.Context) error {
 		if connected && time.Since(start) >= stableLink {
 			retry.reset()
 		}
-		refused := isRefusal(err)
-		pause := retry.next(refused)
-		if refused {
+		kind := refusalOf(err)
+		pause := retry.next(kind)
+		if kind != notRefused {
 			logger.Error(err, "The server refuses this device", "server", c.config.Server, "edgeDevice", c.Device().String(), "retryIn", pause)
 		} else {
 			logger.Info("The link is down", "server", c.config.Server, "reason", err.Error(), "retryIn", pause)
@@ -169,13 +169,25 @@ func (c *Client) once(ctx context.Context) (connected bool, err error) {
 	return c.serve(ctx, conn)
 }
 
-// isRefusal tells whether trying again soon is of no use, because a person has to do something.
-func isRefusal(err error) bool {
+// refusal is how little the server wants this device.
+type refusal int
+
+const (
+	notRefused refusal = iota
+	// refused says that trying again soon is of no use, because a person has to do something.
+	refused
+	// unwanted says that it is of no use for this identity: the EdgeDevice was deleted, usually.
+	unwanted
+)
+
+func refusalOf(err error) refusal {
 	switch status.Code(err) {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.Aborted:
-		return true
+	case codes.PermissionDenied:
+		return unwanted
+	case codes.Unauthenticated, codes.Aborted:
+		return refused
 	default:
-		return false
+		return notRefused
 	}
 }
 
@@ -187,10 +199,15 @@ type backoff struct {
 
 func (b *backoff) reset() { b.last = 0 }
 
-// next returns the pause before the next attempt, from half of its nominal value up.
-func (b *backoff) next(refused bool) time.Duration {
+// next returns the pause before the next attempt, from half of its nominal value up. Thousands of devices may
+// be unwanted at once, and each attempt costs the server a handshake: they begin with the longest pause of
+// others.
+func (b *backoff) next(why refusal) time.Duration {
 	limit, first := b.max, firstBackoff
-	if refused {
+	switch why {
+	case unwanted:
+		limit, first = limit*refusedFactor, b.max
+	case refused:
 		limit, first = limit*refusedFactor, firstBackoff*refusedFactor
 	}
 	b.last = min(max(b.last*2, first), limit)

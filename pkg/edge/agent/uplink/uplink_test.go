@@ -20,36 +20,43 @@ func TestBackoff(t *testing.T) {
 	b := backoff{max: time.Minute}
 	nominal := firstBackoff
 	for range 20 {
-		if d := b.next(false); d < nominal/2 || d > nominal {
+		if d := b.next(notRefused); d < nominal/2 || d > nominal {
 			t.Errorf("paused %s, expected %s to %s", d, nominal/2, nominal)
 		}
 		nominal = min(2*nominal, time.Minute)
 	}
 	b.reset()
-	if d := b.next(false); d > firstBackoff {
+	if d := b.next(notRefused); d > firstBackoff {
 		t.Errorf("paused %s after a stable link", d)
 	}
 	b.reset()
 	for range 20 {
-		if d := b.next(true); d < refusedFactor*firstBackoff/2 || d > refusedFactor*time.Minute {
+		if d := b.next(refused); d < refusedFactor*firstBackoff/2 || d > refusedFactor*time.Minute {
 			t.Errorf("paused %s after a refusal", d)
 		}
 	}
-	if d := b.next(false); d > time.Minute {
+	b.reset()
+	if d := b.next(unwanted); d < time.Minute/2 || d > time.Minute {
+		t.Errorf("paused %s after the EdgeDevice was deleted", d)
+	}
+	if d := b.next(unwanted); d <= time.Minute/2 || d > 2*time.Minute {
+		t.Errorf("paused %s after a second refusal", d)
+	}
+	if d := b.next(notRefused); d > time.Minute {
 		t.Errorf("paused %s once it was not refused any more", d)
 	}
 }
 
-func TestIsRefusal(t *testing.T) {
-	for code, want := range map[codes.Code]bool{
-		codes.PermissionDenied: true, codes.Unauthenticated: true, codes.Aborted: true,
-		codes.Unavailable: false, codes.Canceled: false, codes.Internal: false,
+func TestRefusalOf(t *testing.T) {
+	for code, want := range map[codes.Code]refusal{
+		codes.PermissionDenied: unwanted, codes.Unauthenticated: refused, codes.Aborted: refused,
+		codes.Unavailable: notRefused, codes.Canceled: notRefused, codes.Internal: notRefused,
 	} {
-		if err := fmt.Errorf("wrapped: %w", plain(status.Error(code, "x"))); isRefusal(err) != want {
-			t.Errorf("%s: %v", code, !want)
+		if err := fmt.Errorf("wrapped: %w", plain(status.Error(code, "x"))); refusalOf(err) != want {
+			t.Errorf("%s: %d", code, refusalOf(err))
 		}
 	}
-	if isRefusal(io.ErrUnexpectedEOF) {
+	if refusalOf(io.ErrUnexpectedEOF) != notRefused {
 		t.Error("a broken link is not a refusal")
 	}
 }
