@@ -12,6 +12,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage"
+	storeerr "k8s.io/apiserver/pkg/storage/errors"
+	"k8s.io/apiserver/pkg/util/dryrun"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
@@ -124,6 +127,9 @@ func (d *devices) Watch(ctx context.Context, options metav1.ListOptions) (watch.
 
 // Update implements typed.EdgeDeviceInterface.
 func (d *devices) Update(ctx context.Context, ed *v1alpha1.EdgeDevice, options metav1.UpdateOptions) (*v1alpha1.EdgeDevice, error) {
+	if ed.DeletionTimestamp != nil && len(ed.Finalizers) == 0 && ed.ResourceVersion != "" {
+		return ed, d.remove(ctx, ed, options)
+	}
 	return d.update(ctx, d.storage.EdgeDevice, ed, options)
 }
 
@@ -143,6 +149,21 @@ func (d *devices) update(ctx context.Context, storage rest.Updater, ed *v1alpha1
 		return nil, err
 	}
 	return external(object)
+}
+
+// remove deletes what no finalizer keeps any more. An update would come down to the same, but only after it had
+// read from etcd what the watch cache knows. It fails with a conflict if the EdgeDevice has changed.
+func (d *devices) remove(ctx context.Context, ed *v1alpha1.EdgeDevice, options metav1.UpdateOptions) error {
+	ctx = d.context(ctx)
+	store := d.storage.EdgeDevice.Store
+	key, err := store.KeyFunc(ctx, ed.Name)
+	if err != nil {
+		return err
+	}
+	preconditions := &storage.Preconditions{UID: &ed.UID, ResourceVersion: &ed.ResourceVersion}
+	err = store.Storage.Delete(ctx, key, &aranya.EdgeDevice{}, preconditions, rest.ValidateAllObjectFunc,
+		dryrun.IsDryRun(options.DryRun), nil, storage.DeleteOptions{})
+	return storeerr.InterpretDeleteError(err, aranya.Resource("edgedevices"), ed.Name)
 }
 
 // keepManagedFields is a rest.TransformFunc.

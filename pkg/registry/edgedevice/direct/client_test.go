@@ -51,16 +51,20 @@ func newDevices(t *testing.T) (*edgedevice.Storage, typed.EdgeDeviceInterface) {
 	return storage, client.AranyaV1alpha1().EdgeDevices("edge")
 }
 
+// requestContext is that of a call to the storage.
+func requestContext(ctx context.Context) context.Context {
+	return (&devices{namespace: "edge"}).context(ctx)
+}
+
 // store stores a device that somebody manages.
 func store(t *testing.T, storage *edgedevice.Storage, name string) {
 	t.Helper()
-	d := &devices{namespace: "edge"}
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{
 		Name: name, Labels: map[string]string{"site": "a"},
 		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", Operation: metav1.ManagedFieldsOperationApply}},
 	}}
 	ed.Spec.Connectivity.Method, ed.Spec.Node.NamespaceTaint = aranya.ConnectivityGRPC, aranya.NamespaceTaintNoSchedule
-	if _, err := storage.EdgeDevice.Create(d.context(t.Context()), ed, rest.ValidateAllObjectFunc, &metav1.CreateOptions{}); err != nil {
+	if _, err := storage.EdgeDevice.Create(requestContext(t.Context()), ed, rest.ValidateAllObjectFunc, &metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -122,6 +126,61 @@ func TestUpdate(t *testing.T) {
 	}
 	if _, err := devices.Get(ctx, "no", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("get of what does not exist: %v", err)
+	}
+}
+
+// TestLastFinalizer takes the last finalizer off a device that is being deleted.
+func TestLastFinalizer(t *testing.T) {
+	storage, devices := newDevices(t)
+	store(t, storage, "d1")
+	ctx := t.Context()
+	get := func() *v1alpha1.EdgeDevice {
+		t.Helper()
+		ed, err := devices.Get(ctx, "d1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ed
+	}
+	ed := get()
+	ed.Finalizers = []string{"arhat.dev/a", "arhat.dev/b"}
+	if _, err := devices.Update(ctx, ed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	server := requestContext(ctx)
+	if _, _, err := storage.EdgeDevice.Delete(server, "d1", rest.ValidateAllObjectFunc, &metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	stale := get()
+	if ed = get(); ed.DeletionTimestamp == nil {
+		t.Fatal("it is not being deleted")
+	}
+	ed.Finalizers = ed.Finalizers[1:]
+	if _, err := devices.Update(ctx, ed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ed = get()
+	former := ed.DeepCopy()
+	former.UID = "former"
+	for what, d := range map[string]*v1alpha1.EdgeDevice{"that has changed since": stale, "of a former device": former} {
+		d.Finalizers = nil
+		if _, err := devices.Update(ctx, d, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+			t.Errorf("the last finalizer of one %s: %v", what, err)
+		}
+	}
+	ed.Finalizers = nil
+	if _, err := devices.Update(ctx, ed, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
+		t.Error("tried only:", err)
+	}
+	get()
+	if _, err := devices.Update(ctx, ed, metav1.UpdateOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := devices.Get(ctx, "d1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if _, err := devices.Update(ctx, ed, metav1.UpdateOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("once more: %v", err)
 	}
 }
 
