@@ -29,7 +29,7 @@ import (
 
 const (
 	// workers is how many EdgeDevices are worked on at the same time.
-	workers = 16
+	workers = 32
 	// settle is how long a change may wait for others: a device that comes, and its Node, cost one
 	// write together.
 	settle = 250 * time.Millisecond

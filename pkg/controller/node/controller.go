@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
@@ -53,12 +52,12 @@ type Config struct {
 // Controller keeps the Nodes and Leases. It is a links.Listener.
 type Controller struct {
 	config  Config
-	nodes   corelisters.NodeLister
 	written cache.MutationCache // of Nodes
 	devices aranyalisters.EdgeDeviceLister
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	leases  *leases
 	start   time.Time
+	count   atomic.Int64 // of the Nodes in the cluster
 
 	mu sync.Mutex
 	// lost holds, for devices whose link was lost since the start, when and why.
@@ -82,7 +81,6 @@ func New(config Config) (*Controller, error) {
 	}
 	c := &Controller{
 		config:  config,
-		nodes:   corelisters.NewNodeLister(config.Nodes.GetIndexer()),
 		written: queue.Written(config.Nodes.GetIndexer()),
 		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
@@ -190,12 +188,8 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 		return err
 	}
 	now := metav1.NewTime(c.config.Clock.Now())
-	others, err := c.nodes.List(labels.Everything())
-	if err != nil {
-		return err
-	}
 	status := onlineStatus(ed, reported, &corev1.NodeStatus{}, endpoint{c.config.Address, c.config.Port}, now)
-	n, err := c.config.Kube.CoreV1().Nodes().Create(ctx, newNode(ed, status, len(others), now), metav1.CreateOptions{})
+	n, err := c.config.Kube.CoreV1().Nodes().Create(ctx, newNode(ed, status, int(c.count.Load()), now), metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return fmt.Errorf("create Node: %w", err) // the informer is about to tell whose it is

@@ -47,9 +47,9 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    notice,
+		AddFunc:    func(object any) { c.count.Add(1); notice(object) },
 		UpdateFunc: func(_, after any) { notice(after) },
-		DeleteFunc: func(object any) { notice(lastState(object)) },
+		DeleteFunc: func(object any) { c.count.Add(-1); notice(lastState(object)) },
 	}
 }
 

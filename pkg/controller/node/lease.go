@@ -32,7 +32,7 @@ const (
 	// together wake the process up once.
 	leaseStep = 100 * time.Millisecond
 	// leaseWorkers bounds how many are renewed at the same time.
-	leaseWorkers = 8
+	leaseWorkers = 16
 )
 
 // leases renews the Leases of the Nodes whose devices are connected. One queue serves all of them:
