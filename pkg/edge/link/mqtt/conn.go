@@ -294,7 +294,8 @@ func (d *deadline) stop() {
 	}
 }
 
-// brokerLost is the error of connections whose broker is gone.
+// brokerLost is the error of connections whose broker is gone. It does not wrap what ended the broker's own
+// connection: io.EOF would look as if the other end of ours had closed it in good order.
 func brokerLost(name string, err error) error {
-	return fmt.Errorf("the connection to the MQTT broker %s is down: %w", name, err)
+	return fmt.Errorf("the connection to the MQTT broker %s is down: %v", name, err) //nolint:errorlint // on purpose
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"arhat.dev/aranya/pkg/edge/link"
 )
 
 // wire is a publisher that keeps what is sent, with PUBACKs at the test's command.
@@ -176,6 +178,21 @@ func TestResetReceived(t *testing.T) {
 	}
 	if len(e.resets) != 0 {
 		t.Error("a reset was answered with a reset")
+	}
+}
+
+// TestBrokerLostIsAFailure: that the broker closed its connection is no end of ours in good order.
+func TestBrokerLostIsAFailure(t *testing.T) {
+	for _, err := range []error{io.EOF, net.ErrClosed} {
+		e := newEnd(t)
+		e.fail(brokerLost("broker:1883", err))
+		l := link.NewConn(e.conn, link.MethodMQTT)
+		if _, err := l.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("read: %v", err)
+		}
+		if failure := l.Failure(); failure == nil || !strings.Contains(failure.Error(), "MQTT broker broker:1883") {
+			t.Errorf("%v: the failure is %v", err, failure)
+		}
 	}
 }
 
