@@ -88,10 +88,6 @@ func TestDeviceGetsNode(t *testing.T) {
 	if !slices.Equal(n.Status.Addresses, want) || n.Status.DaemonEndpoints.KubeletEndpoint.Port != 10250 {
 		t.Errorf("endpoint: %v %v", n.Status.Addresses, n.Status.DaemonEndpoints)
 	}
-	eventually(t, "Lease", func() bool {
-		lease, err := c.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(c.ctx, "d1", metav1.GetOptions{})
-		return err == nil && lease.OwnerReferences[0].UID == n.UID && *lease.Spec.LeaseDurationSeconds == 45
-	})
 	eventually(t, "status of the EdgeDevice", func() bool {
 		s := c.device("d1").Status
 		return s.Phase == aranya.EdgeDeviceOnline && s.AgentVersion == "v1.2.3" && s.NodeName == "d1" && s.ObservedGeneration == 1 &&
@@ -378,9 +374,6 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	}
 	c.removed(s, c.pod("p"), nil)
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
-	if _, err := c.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(c.ctx, "d1", metav1.GetOptions{}); err == nil {
-		t.Error("the Lease is still there")
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !slices.Contains(c.disconnected, s.device) {

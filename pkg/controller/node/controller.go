@@ -178,7 +178,7 @@ func (c *Controller) get(name string) (*corev1.Node, error) {
 	return object.(*corev1.Node), nil
 }
 
-// create creates the Node and its Lease, and takes off the taint that admission put on it.
+// create creates the Node, and takes off the taint that admission put on it.
 func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session gateway.Session) error {
 	reported, err := Decode(c.config.Tracker.NodeStatus(session))
 	if err != nil {

@@ -55,10 +55,10 @@ type leaseState struct {
 	// lease is the last one written, nil if that is not known.
 	lease *coordinationv1.Lease
 
-	// uid is that of the last Lease written, and gone says that the Node is about to be deleted. Both are
-	// guarded by leases.mu.
-	uid  types.UID
-	gone bool
+	// uid is that of the last Lease written, gone says that the Node is about to be deleted, and waits that it
+	// was just created and its Lease was not yet. All are guarded by leases.mu.
+	uid         types.UID
+	gone, waits bool
 }
 
 func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
@@ -67,14 +67,20 @@ func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
 
 func (l *leases) run(ctx context.Context) { queue.Run(ctx, l.queue, leaseWorkers, l.renew) }
 
-// start begins to renew the Lease of a Node, unless that is under way.
+// start begins to renew the Lease of a Node, unless that is under way. A Node that was just created has no
+// Lease until its turn comes: its status is as good a sign of life, and to controller-manager its time
+// begins when it first sees the Node.
 func (l *leases) start(n *corev1.Node, fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if st := l.active[n.Name]; st != nil && st.node == n.UID {
 		return
 	}
-	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh}
+	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh, waits: fresh}
+	if fresh {
+		l.queue.AddAfter(n.Name, l.untilTurn(n.UID))
+		return
+	}
 	l.queue.Add(n.Name)
 }
 
@@ -86,18 +92,19 @@ func (l *leases) stop(nodeName string) {
 }
 
 // release ends the renewals for a Node that is about to be deleted, and deletes its Lease if that was written
-// here. One that is being written now is deleted right after.
+// here; there may be none yet. One that is being written now is deleted right after.
 func (l *leases) release(ctx context.Context, n *corev1.Node) (released bool, err error) {
 	l.mu.Lock()
 	st := l.active[n.Name]
 	delete(l.active, n.Name)
 	var uid types.UID
+	waits := false
 	if st != nil && st.node == n.UID {
-		st.gone, uid = true, st.uid
+		st.gone, uid, waits = true, st.uid, st.waits
 	}
 	l.mu.Unlock()
 	if uid == "" {
-		return false, nil
+		return waits, nil
 	}
 	return true, l.delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 }
@@ -119,16 +126,21 @@ func (l *leases) delete(ctx context.Context, nodeName string, options metav1.Del
 	return nil
 }
 
-func (l *leases) state(nodeName string) *leaseState {
+// turn returns the state of a Node whose Lease is about to be written, nil if it is not to be.
+func (l *leases) turn(nodeName string) *leaseState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.active[nodeName]
+	st := l.active[nodeName]
+	if st != nil {
+		st.waits = false
+	}
+	return st
 }
 
 // renew renews one Lease and says when to do so again. Only one worker at a time has a given name, so
 // that the fields of its state need no lock.
 func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, error) {
-	st := l.state(nodeName)
+	st := l.turn(nodeName)
 	if st == nil {
 		return 0, nil
 	}

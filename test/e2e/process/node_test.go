@@ -69,10 +69,17 @@ func TestNodeOfADevice(t *testing.T) {
 	if node.Status.Allocatable.Cpu().IsZero() || node.Status.Allocatable.Memory().IsZero() || node.Status.Allocatable.Pods().Value() != 110 {
 		t.Errorf("allocatable %v", node.Status.Allocatable)
 	}
-	lease, err := e.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(t.Context(), device, metav1.GetOptions{})
-	if err != nil || lease.Spec.RenewTime == nil || len(lease.OwnerReferences) != 1 || lease.OwnerReferences[0].UID != node.UID {
-		t.Errorf("lease %+v, %v", lease, err)
-	}
+	// A Node that is new gets its Lease within the interval of renewals.
+	suite.Eventually(t, time.Minute, "the node has a lease", func(ctx context.Context) error {
+		lease, err := e.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, device, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if lease.Spec.RenewTime == nil || len(lease.OwnerReferences) != 1 || lease.OwnerReferences[0].UID != node.UID {
+			return fmt.Errorf("lease %+v", lease)
+		}
+		return nil
+	})
 }
 
 // A lost link turns the Node to Unknown at once; a pod on it is as it was when the device is back.
