@@ -9,7 +9,10 @@ import (
 	"strconv"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/hack/cluster/supervisor"
 )
@@ -18,6 +21,8 @@ const (
 	aranyaNamespace = "aranya-system"
 	aranyaService   = "aranya-apiserver"
 	apiServiceName  = "v1alpha1.aranya.arhat.dev"
+	// aranyaTokenTTL is longer than a cluster is up. It gets another token when it is started again.
+	aranyaTokenTTL = 30 * 24 * time.Hour
 )
 
 // kustomization adapts what is applied to a real cluster: aranya runs as a process beside
@@ -75,10 +80,7 @@ func (c *Cluster) startAranya(ctx context.Context, ids *identities) error {
 	if err := c.step("apply artifacts/", func() error { return c.applyManifests(ctx) }); err != nil {
 		return err
 	}
-	// The certificate stands for the service account, with its groups and so its rights.
-	user := "system:serviceaccount:" + aranyaNamespace + ":" + aranyaService
-	if err := c.kubeconfig(ids, c.path("kubeconfigs", "aranya"), "aranya", user,
-		"system:serviceaccounts", "system:serviceaccounts:"+aranyaNamespace); err != nil {
+	if err := c.aranyaKubeconfig(ctx, ids); err != nil {
 		return err
 	}
 	return c.step("start aranya-apiserver", func() error {
@@ -87,6 +89,21 @@ func (c *Cluster) startAranya(ctx context.Context, ids *identities) error {
 		}
 		return c.WaitAranya(ctx)
 	})
+}
+
+// aranyaKubeconfig has aranya come as its service account, by a token as a pod does.
+func (c *Cluster) aranyaKubeconfig(ctx context.Context, ids *identities) error {
+	client, err := c.clientset()
+	if err != nil {
+		return err
+	}
+	token, err := client.CoreV1().ServiceAccounts(aranyaNamespace).CreateToken(ctx, aranyaService, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(aranyaTokenTTL / time.Second))},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("token of the service account %s/%s: %w", aranyaNamespace, aranyaService, err)
+	}
+	return c.writeKubeconfig(ids, c.path("kubeconfigs", "aranya"), aranyaService, &clientcmdapi.AuthInfo{Token: token.Status.Token})
 }
 
 func (c *Cluster) applyManifests(ctx context.Context) error {

@@ -77,15 +77,23 @@ func (c *Cluster) kubeconfig(ids *identities, path, file, user string, groups ..
 	if err != nil {
 		return err
 	}
-	var data [3][]byte
-	for i, name := range []string{ids.ca.CertFile, pair.CertFile, pair.KeyFile} {
+	var data [2][]byte
+	for i, name := range []string{pair.CertFile, pair.KeyFile} {
 		if data[i], err = os.ReadFile(name); err != nil {
 			return err
 		}
 	}
+	return c.writeKubeconfig(ids, path, user, &clientcmdapi.AuthInfo{ClientCertificateData: data[0], ClientKeyData: data[1]})
+}
+
+func (c *Cluster) writeKubeconfig(ids *identities, path, user string, auth *clientcmdapi.AuthInfo) error {
+	ca, err := os.ReadFile(ids.ca.CertFile)
+	if err != nil {
+		return err
+	}
 	config := clientcmdapi.NewConfig()
-	config.Clusters["local"] = &clientcmdapi.Cluster{Server: c.server(), CertificateAuthorityData: data[0]}
-	config.AuthInfos[user] = &clientcmdapi.AuthInfo{ClientCertificateData: data[1], ClientKeyData: data[2]}
+	config.Clusters["local"] = &clientcmdapi.Cluster{Server: c.server(), CertificateAuthorityData: ca}
+	config.AuthInfos[user] = auth
 	config.Contexts["local"] = &clientcmdapi.Context{Cluster: "local", AuthInfo: user}
 	config.CurrentContext = "local"
 	return clientcmd.WriteToFile(*config, path)
