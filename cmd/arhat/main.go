@@ -103,7 +103,7 @@ The token may also come from the environment variable ARHAT_TOKEN, which "ps" do
 			if token == "" {
 				token = os.Getenv("ARHAT_TOKEN")
 			}
-			return run(cmd.Context(), f, func(ctx context.Context, cfg *config.Configuration) error {
+			return run(cmd.Context(), f, func(ctx context.Context, cfg *config.Configuration) (*uplink.Joined, error) {
 				return join(ctx, cfg, token)
 			})
 		},
@@ -115,7 +115,7 @@ The token may also come from the environment variable ARHAT_TOKEN, which "ps" do
 
 // join enrols by the links of the configuration. At an MQTT broker the device is found by the name that the
 // token has.
-func join(ctx context.Context, cfg *config.Configuration, token string) error {
+func join(ctx context.Context, cfg *config.Configuration, token string) (*uplink.Joined, error) {
 	var device identity.Device
 	if t, err := identity.ParseToken(token); err == nil { // what is wrong with it is told by Join
 		device = identity.Device{Namespace: t.Namespace, Name: t.Name}
@@ -131,7 +131,7 @@ func newRunCommand() *cobra.Command {
 		Short: "Run the agent of an enrolled device",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), f, func(context.Context, *config.Configuration) error { return nil })
+			return run(cmd.Context(), f, nil)
 		},
 	}
 	f.add(cmd)
@@ -149,8 +149,8 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// run prepares the device and runs the agent until a signal comes.
-func run(ctx context.Context, f *flags, prepare func(context.Context, *config.Configuration) error) error {
+// run enrols the device, if that is asked for, and runs the agent until a signal comes.
+func run(ctx context.Context, f *flags, enrol func(context.Context, *config.Configuration) (*uplink.Joined, error)) error {
 	cfg, err := f.load()
 	if err != nil {
 		return err
@@ -171,10 +171,14 @@ func run(ctx context.Context, f *flags, prepare func(context.Context, *config.Co
 	}
 	defer closer.Close()
 	ctx = klog.NewContext(ctx, logger)
-	if err := prepare(ctx, cfg); err != nil {
-		return err
+	var seams agent.Seams
+	if enrol != nil {
+		if seams.Joined, err = enrol(ctx, cfg); err != nil {
+			return err
+		}
+		defer seams.Joined.Close()
 	}
-	a, err := agent.New(ctx, cfg)
+	a, err := agent.New(ctx, cfg, seams)
 	if err != nil {
 		return err
 	}

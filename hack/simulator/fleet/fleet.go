@@ -48,6 +48,8 @@ type Fleet struct {
 
 	mu      sync.Mutex
 	devices map[string]*device
+	// joined holds the links of devices that have enrolled and do not run yet, by name.
+	joined map[string]*uplink.Joined
 }
 
 type device struct {
@@ -77,7 +79,7 @@ func New(o Options) (*Fleet, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
-	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
+	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, joined: map[string]*uplink.Joined{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
 }
 
 // configure returns a valid configuration and the device's own dialer.
@@ -92,12 +94,13 @@ func (f *Fleet) configure(name string, device identity.Device) (*config.Configur
 		HostPortForward: config.HostPortForward{AllowLoopback: ptr.To(false)},
 	}
 	if err := cfg.Finish(); err != nil {
-		return nil, nil, fmt.Errorf("device %s: %w", name, err)
+		return nil, nil, err
 	}
 	return cfg, &gated{Dialer: links.New(cfg, device), gate: &f.gate}, nil
 }
 
-// Enrol enrols a device with its token. The device does not run yet.
+// Enrol enrols a device with its token. The device does not run yet; if it is started soon it goes on over
+// the link that it has enrolled by.
 func (f *Fleet) Enrol(ctx context.Context, name, token string) error {
 	t, err := identity.ParseToken(token)
 	if err != nil {
@@ -107,27 +110,58 @@ func (f *Fleet) Enrol(ctx context.Context, name, token string) error {
 	if err != nil {
 		return err
 	}
-	if err := uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir, Dialer: dialer}); err != nil {
+	joined, err := uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir, Dialer: dialer})
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.joined[name].Close()
+	f.joined[name] = joined
+	return nil
+}
+
+// takeJoined returns the link that a device has enrolled by, nil if it did not since it ran last.
+func (f *Fleet) takeJoined(name string) *uplink.Joined {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	joined := f.joined[name]
+	delete(f.joined, name)
+	return joined
+}
+
+// identity returns who an enrolled device is.
+func (f *Fleet) identity(name string, joined *uplink.Joined) (identity.Device, error) {
+	if joined != nil {
+		return joined.Device(), nil
+	}
+	return uplink.LoadDevice(filepath.Join(f.options.Dir, name))
+}
+
+// Start runs an enrolled device until Stop, or until ctx ends.
+func (f *Fleet) Start(ctx context.Context, name string) error {
+	joined := f.takeJoined(name)
+	if err := f.start(ctx, name, joined); err != nil {
+		joined.Close()
 		return fmt.Errorf("device %s: %w", name, err)
 	}
 	return nil
 }
 
-// Start runs an enrolled device until Stop, or until ctx ends.
-func (f *Fleet) Start(ctx context.Context, name string) error {
-	id, err := uplink.LoadDevice(filepath.Join(f.options.Dir, name))
+func (f *Fleet) start(ctx context.Context, name string, joined *uplink.Joined) error {
+	id, err := f.identity(name, joined)
 	if err != nil {
-		return fmt.Errorf("device %s: %w", name, err)
+		return err
 	}
 	cfg, dialer, err := f.configure(name, id)
 	if err != nil {
 		return err
 	}
 	runtime := fakecri.New(f.options.Runtime)
-	seams := agent.Seams{Runtime: runtime, Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
-	a, err := agent.NewWith(ctx, cfg, seams)
+	seams := agent.Seams{Joined: joined, Runtime: runtime, Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
+	a, err := agent.New(ctx, cfg, seams)
 	if err != nil {
-		return fmt.Errorf("device %s: %w", name, err)
+		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	d := &device{runtime: runtime, stop: stop, done: make(chan struct{})}
@@ -139,7 +173,7 @@ func (f *Fleet) Start(ctx context.Context, name string) error {
 	f.mu.Unlock()
 	if former != nil {
 		stop()
-		return errors.Join(fmt.Errorf("device %s runs already", name), a.Close(ctx))
+		return errors.Join(errors.New("it runs already"), a.Close(ctx))
 	}
 	go func() {
 		defer close(d.done)
@@ -167,6 +201,10 @@ func (f *Fleet) Close() error {
 	f.mu.Lock()
 	devices := f.devices
 	f.devices = map[string]*device{}
+	for _, j := range f.joined {
+		j.Close()
+	}
+	clear(f.joined)
 	f.mu.Unlock()
 	for _, d := range devices {
 		d.stop()

@@ -37,7 +37,6 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/stats"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
-	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/version"
 )
 
@@ -76,12 +75,7 @@ type Agent struct {
 
 // New prepares an agent of an enrolled device; the configuration must have passed Finish. It takes
 // the state directory for itself until Run returns, or Close if Run is not called.
-func New(ctx context.Context, cfg *config.Configuration) (*Agent, error) {
-	return NewWith(ctx, cfg, Seams{})
-}
-
-// NewWith is New for an agent that does not have a machine to itself.
-func NewWith(ctx context.Context, cfg *config.Configuration, seams Seams) (*Agent, error) {
+func New(ctx context.Context, cfg *config.Configuration, seams Seams) (*Agent, error) {
 	a := &Agent{config: cfg, outbox: newOutbox(), seams: seams}
 	if err := a.build(ctx); err != nil {
 		return nil, errors.Join(err, a.Close(ctx))
@@ -94,15 +88,10 @@ func (a *Agent) build(ctx context.Context) error {
 		return err
 	}
 	// First of all, because without an identity nothing else is of use.
-	device, err := uplink.LoadDevice(a.config.StateDir)
-	if err != nil {
+	var err error
+	if a.uplink, err = a.newUplink(); err != nil {
 		return err
 	}
-	client, err := uplink.New(a.uplinkConfig(device))
-	if err != nil {
-		return err
-	}
-	a.uplink = client
 	key, err := a.sealKey(ctx)
 	if err != nil {
 		return err
@@ -143,13 +132,17 @@ func (a *Agent) build(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) uplinkConfig(device identity.Device) uplink.Config {
-	c := uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a, Dialer: a.seams.Dialer}
-	if c.Dialer == nil {
+func (a *Agent) newUplink() (*uplink.Client, error) {
+	c := uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a, Dialer: a.seams.Dialer, Joined: a.seams.Joined}
+	if c.Dialer == nil && c.Joined == nil {
+		device, err := uplink.LoadDevice(a.config.StateDir)
+		if err != nil {
+			return nil, err
+		}
 		dialer := links.New(a.config, device)
 		c.Server, c.Dialer = dialer.String(), dialer
 	}
-	return c
+	return uplink.New(c)
 }
 
 func (a *Agent) newRuntime(ctx context.Context) (runtime.Runtime, error) {

@@ -235,9 +235,11 @@ func newDevice(t *testing.T, c *cloud) *device {
 	if err := d.config.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: c.address, Token: token, StateDir: d.config.StateDir}); err != nil {
+	joined, err := uplink.Join(t.Context(), uplink.JoinOptions{Server: c.address, Token: token, StateDir: d.config.StateDir})
+	if err != nil {
 		t.Fatal(err)
 	}
+	joined.Close()
 	d.start()
 	t.Cleanup(d.stop)
 	return d
@@ -246,7 +248,7 @@ func newDevice(t *testing.T, c *cloud) *device {
 func (d *device) start() {
 	d.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	a, err := New(ctx, d.config)
+	a, err := New(ctx, d.config, Seams{})
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -6,13 +6,16 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/node"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/stats"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/version"
 )
 
-// Seams replace what an agent takes from the machine that it runs on, for a program that runs many
-// agents (hack/simulator). The zero value is a device.
+// Seams are what an agent is given instead of making it or taking it from the machine that it runs on, most
+// of it for a program that runs many agents (hack/simulator). The zero value is a device.
 type Seams struct {
+	// Joined is the link over which the device has just enrolled, for the agent to go on with.
+	Joined *uplink.Joined
 	// Runtime runs the containers instead of the one that the configuration names. The agent closes it.
 	Runtime runtime.Runtime
 	// Dialer reaches the server instead of the links of the configuration.

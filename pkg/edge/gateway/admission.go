@@ -57,15 +57,11 @@ func (g *Gateway) judge(device Device, keyHash string, connecting bool) (*v1alph
 }
 
 // authorize lets a device in, or returns a gRPC status that says why not.
-func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.EdgeDevice, error) {
-	if info.cert == nil {
-		refused.WithLabelValues(refusedAnonymous).Inc()
-		return nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
-	}
-	ed, no := g.judge(info.device, info.keyHash, true)
-	if no != nil && g.mayLag(no, info) {
+func (g *Gateway) authorize(ctx context.Context, c *credential) (*v1alpha1.EdgeDevice, error) {
+	ed, no := g.judge(c.device, c.keyHash, true)
+	if no != nil && g.mayLag(no, c) {
 		_ = wait.PollUntilContextTimeout(ctx, lookupInterval, g.config.CacheLag, false, func(context.Context) (bool, error) {
-			ed, no = g.judge(info.device, info.keyHash, true)
+			ed, no = g.judge(c.device, c.keyHash, true)
 			return no == nil, nil
 		})
 	}
@@ -78,14 +74,14 @@ func (g *Gateway) authorize(ctx context.Context, info *peerInfo) (*v1alpha1.Edge
 
 // mayLag says whether the directory, which may be a moment behind, could let a device in soon that was just
 // enrolled.
-func (g *Gateway) mayLag(no *refusal, info *peerInfo) bool {
+func (g *Gateway) mayLag(no *refusal, c *credential) bool {
 	if no.reason == refusedError || no.reason == refusedDeleting {
 		return false
 	}
-	if _, deleted := g.deleted.Get(info.device.UID); deleted {
+	if _, deleted := g.deleted.Get(c.device.UID); deleted {
 		return false
 	}
-	return time.Since(info.cert.NotBefore) < clockSkew+freshCertificate
+	return time.Since(c.notBefore) < clockSkew+freshCertificate
 }
 
 // enrollable waits for the EdgeDevice of a token to show up in the cache.

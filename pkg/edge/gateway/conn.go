@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -118,27 +119,49 @@ func (c *deviceConn) Close() error {
 	c.close1.Do(func() {
 		c.timer.Stop()
 		close(c.closed)
-		if c.anonymous.Load() {
-			c.gateway.anonymous.Add(-1)
-		}
+		c.countKnown()
 	})
 	return c.Conn.Close()
 }
 
-// peerInfo is what a connection's TLS handshake said about its device.
-type peerInfo struct {
-	conn *deviceConn
-	// The rest is not set for a connection without a certificate.
-	device  Device
-	keyHash string
-	cert    *validity
+// countKnown counts the connection as anonymous no more.
+func (c *deviceConn) countKnown() {
+	if c.anonymous.Swap(false) {
+		c.gateway.anonymous.Add(-1)
+	}
 }
 
-// validity is what is kept of a device's certificate.
-type validity struct{ NotBefore, NotAfter time.Time }
+// peerInfo is what is known of the device at the other end of a connection.
+type peerInfo struct {
+	conn *deviceConn
+	// key is the hash of the key that TLS has shown to be the device's, empty if it did not show any.
+	key string
+	// credential is nil until the device has enrolled. It is set once.
+	credential atomic.Pointer[credential]
+}
+
+// credential is what a certificate says that was in force when its device connected or enrolled. The
+// certificate itself would be some KiB for each connection.
+type credential struct {
+	device              Device
+	keyHash             string
+	notBefore, notAfter time.Time
+}
+
+func credentialOf(device Device, keyHash string, cert *x509.Certificate) *credential {
+	return &credential{device: device, keyHash: keyHash, notBefore: cert.NotBefore, notAfter: cert.NotAfter}
+}
 
 // AuthType implements credentials.AuthInfo.
 func (*peerInfo) AuthType() string { return "tls" }
+
+// enrolled makes the connection that of the device that has just enrolled over it, if TLS has shown that
+// the key is at its other end: the certificate would prove no more over another connection.
+func (p *peerInfo) enrolled(c *credential) {
+	if p.key == c.keyHash && p.credential.CompareAndSwap(nil, c) {
+		p.conn.countKnown()
+	}
+}
 
 func peerFrom(ctx context.Context) (*peerInfo, error) {
 	if p, ok := peer.FromContext(ctx); ok {
@@ -147,6 +170,20 @@ func peerFrom(ctx context.Context) (*peerInfo, error) {
 		}
 	}
 	return nil, status.Error(codes.Internal, "the call did not come over a connection of the gateway")
+}
+
+// deviceFrom is peerFrom for calls of devices that have enrolled.
+func deviceFrom(ctx context.Context) (*peerInfo, *credential, error) {
+	p, err := peerFrom(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := p.credential.Load()
+	if c == nil {
+		refused.WithLabelValues(refusedAnonymous).Inc()
+		return nil, nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
+	}
+	return p, c, nil
 }
 
 // serverCredentials does the TLS handshake of the gateway's end.
@@ -162,11 +199,11 @@ func newServerCredentials(g *Gateway) credentials.TransportCredentials {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return g.serving.get(time.Now()) // devices trust no other
 		},
-		// Asked for, but not demanded: a device that enrols has none. It is verified below and not by
-		// crypto/tls, which would refuse one that has expired and may still be renewed.
+		// Asked for, but not demanded: a device that enrols has none, or one of its own making. It is verified
+		// below and not by crypto/tls, which would refuse one that has expired and may still be renewed.
 		ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			if len(state.PeerCertificates) == 0 {
+			if len(state.PeerCertificates) == 0 || selfIssued(state.PeerCertificates[0]) {
 				return nil
 			}
 			_, err := g.config.Authority.verifyDevice(state.PeerCertificates[0], time.Now())
@@ -191,26 +228,38 @@ func (s *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		return nil, nil, err
 	}
 	state := conn.ConnectionState()
-	info := &peerInfo{conn: dc}
-	if len(state.PeerCertificates) == 0 {
-		if !s.gateway.countAnonymous(dc) {
-			refused.WithLabelValues(refusedAnonymous).Inc()
-			_ = conn.Close()
-			return nil, nil, errors.New("too many connections without a device certificate")
-		}
-		return conn, info, nil
-	}
-	cert := state.PeerCertificates[0] // verified by VerifyConnection
-	info.cert = &validity{cert.NotBefore, cert.NotAfter}
-	info.keyHash = identity.PublicKeyHash(cert)
-	var err error
-	if info.device, err = identity.FromCertificate(cert); err != nil {
+	info, err := s.gateway.identify(dc, state.PeerCertificates)
+	if err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
 	forgetCertificates(state)
 	return conn, info, nil
 }
+
+// identify says who is at the other end of a connection, by what VerifyConnection has let pass.
+func (g *Gateway) identify(dc *deviceConn, shown []*x509.Certificate) (*peerInfo, error) {
+	info := &peerInfo{conn: dc}
+	if len(shown) > 0 {
+		info.key = identity.PublicKeyHash(shown[0])
+	}
+	if len(shown) == 0 || selfIssued(shown[0]) {
+		if !g.countAnonymous(dc) {
+			refused.WithLabelValues(refusedAnonymous).Inc()
+			return nil, errors.New("too many connections without a device certificate")
+		}
+		return info, nil
+	}
+	device, err := identity.FromCertificate(shown[0])
+	if err != nil {
+		return nil, err
+	}
+	info.credential.Store(credentialOf(device, info.key, shown[0]))
+	return info, nil
+}
+
+// selfIssued says whether a certificate vouches for nothing but the key in it, and so needs no verifying.
+func selfIssued(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
 
 // forgotten stands for certificates that nobody needs any more.
 var forgotten = &x509.Certificate{}

@@ -14,7 +14,7 @@ import (
 
 // Connect implements the control stream.
 func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage]) error {
-	info, err := peerFrom(call.Context())
+	info, c, err := deviceFrom(call.Context())
 	if err != nil {
 		return err
 	}
@@ -24,11 +24,11 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 	admitted := make(chan struct{})
 	go func() {
 		defer close(admitted)
-		s, err = g.newSession(call, info)
+		s, err = g.newSession(call, info.conn, c)
 	}()
 	<-admitted
 	if err != nil {
-		g.logger.V(2).Info("Refused a device", "edgeDevice", klog.KRef(info.device.Namespace, info.device.Name),
+		g.logger.V(2).Info("Refused a device", "edgeDevice", klog.KRef(c.device.Namespace, c.device.Name),
 			"remote", remoteAddress(info.conn), "reason", status.Convert(err).Message())
 		info.conn.release()
 		return err
@@ -41,21 +41,21 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 }
 
 // newSession admits a device, hears its Hello, and takes the place of its former session.
-func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage], info *peerInfo) (*session, error) {
+func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage], conn *deviceConn, c *credential) (*session, error) {
 	ctx := call.Context()
-	if info.cert != nil && time.Now().After(info.cert.NotAfter) {
+	if time.Now().After(c.notAfter) {
 		refused.WithLabelValues(refusedExpired).Inc()
 		return nil, status.Errorf(codes.Unauthenticated, "the device certificate expired at %s; renew it first",
-			info.cert.NotAfter.UTC().Format(time.RFC3339))
+			c.notAfter.UTC().Format(time.RFC3339))
 	}
-	ed, err := g.authorize(ctx, info)
+	ed, err := g.authorize(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := info.conn.permits(info.device); err != nil {
+	if err := conn.permits(c.device); err != nil {
 		return nil, err
 	}
-	info.conn.admit()
+	conn.admit()
 	first, err := call.Recv() // or the connection is closed by its timer
 	if err != nil {
 		return nil, status.Errorf(codes.Canceled, "no Hello: %s", status.Convert(err).Message())
@@ -66,14 +66,14 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 	}
 
 	s := &session{
-		gateway: g, device: info.device, keyHash: info.keyHash, conn: info.conn,
+		gateway: g, device: c.device, keyHash: c.keyHash, conn: conn,
 		since: time.Now(), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	welcome := g.welcomeFor(ed)
 	s.welcome, s.welcomeVersion = digest(welcome), ed.ResourceVersion
 	s.hello.Store(hello)
 	s.nodeStatus.Store(hello.GetNodeStatus())
-	s.certificate(info.cert.NotBefore, info.cert.NotAfter)
+	s.certificate(c.notBefore, c.notAfter)
 	s.out.send = call.Send
 	s.out.spawn = g.work.Go
 	s.out.fail = func(err error) { s.Close(s.broken(err)) }
@@ -84,10 +84,10 @@ func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage
 		s.abandon(err)
 		return nil, err
 	}
-	info.conn.hold()
+	conn.hold()
 	s.out.open()
 	g.pinger.add(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
-	s.log().Info("A device connected", "method", info.conn.Method(), "agentVersion", hello.GetAgentVersion())
+	s.log().Info("A device connected", "method", conn.Method(), "agentVersion", hello.GetAgentVersion())
 	return s, nil
 }
 

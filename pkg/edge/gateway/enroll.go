@@ -24,7 +24,7 @@ func (g *Gateway) Enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 	if err != nil {
 		return nil, err
 	}
-	resp, err := g.enroll(ctx, req)
+	resp, err := g.enroll(ctx, info, req)
 	code := status.Code(err)
 	enrolments.WithLabelValues(code.String()).Inc()
 	if code == codes.Unauthenticated || code == codes.InvalidArgument {
@@ -34,7 +34,7 @@ func (g *Gateway) Enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 	return resp, err
 }
 
-func (g *Gateway) enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edgeapi.EnrollResponse, error) {
+func (g *Gateway) enroll(ctx context.Context, info *peerInfo, req *edgeapi.EnrollRequest) (*edgeapi.EnrollResponse, error) {
 	// All that may be wrong with the request is found before the token is used up.
 	csr, err := checkCSR(req.GetCsr())
 	if err != nil {
@@ -51,9 +51,7 @@ func (g *Gateway) enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 	if err := g.enrollable(ctx, record.Device); err != nil {
 		return nil, err
 	}
-	if info, err := peerFrom(ctx); err != nil {
-		return nil, err
-	} else if err := info.conn.permits(record.Device); err != nil {
+	if err := info.conn.permits(record.Device); err != nil {
 		return nil, err
 	}
 	if err := g.config.Tokens.Consume(ctx, record); err != nil {
@@ -67,6 +65,7 @@ func (g *Gateway) enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 	if s := g.registry.get(record.Device.Namespace, record.Device.Name); s != nil && s.keyHash != publicKeyHash(csr) {
 		s.Close(status.Errorf(codes.PermissionDenied, "another enrolment as EdgeDevice %s has replaced the key of this device", record.Device))
 	}
+	info.enrolled(credentialOf(record.Device, publicKeyHash(csr), cert))
 	g.logger.Info("Enrolled a device", "edgeDevice", klog.KRef(record.Device.Namespace, record.Device.Name), "token", record.ID,
 		"serialNumber", serialOf(cert), "notAfter", cert.NotAfter)
 	return &edgeapi.EnrollResponse{
@@ -126,36 +125,36 @@ func (g *Gateway) Renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeap
 }
 
 func (g *Gateway) renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeapi.RenewResponse, error) {
-	info, err := peerFrom(ctx)
+	_, c, err := deviceFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if info.cert != nil && time.Now().After(info.cert.NotAfter.Add(g.config.RenewalGrace)) {
+	if time.Now().After(c.notAfter.Add(g.config.RenewalGrace)) {
 		refused.WithLabelValues(refusedExpired).Inc()
 		return nil, status.Errorf(codes.PermissionDenied, "the device certificate expired at %s, longer ago than the grace period of %s. %s",
-			info.cert.NotAfter.UTC().Format(time.RFC3339), g.config.RenewalGrace, enrolAnew)
+			c.notAfter.UTC().Format(time.RFC3339), g.config.RenewalGrace, enrolAnew)
 	}
-	if _, err := g.authorize(ctx, info); err != nil {
+	if _, err := g.authorize(ctx, c); err != nil {
 		return nil, err
 	}
 	csr, err := checkCSR(req.GetCsr())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if publicKeyHash(csr) != info.keyHash {
+	if publicKeyHash(csr) != c.keyHash {
 		return nil, status.Error(codes.InvalidArgument, "a renewal keeps the key of the certificate in force; to change the key, enrol anew")
 	}
-	cert, err := g.issue(ctx, csr, info.device, false)
+	cert, err := g.issue(ctx, csr, c.device, false)
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil, status.Errorf(codes.PermissionDenied, "the certificate of EdgeDevice %s is not renewed: it was deleted or enrolled anew. %s", info.device, enrolAnew)
+		return nil, status.Errorf(codes.PermissionDenied, "the certificate of EdgeDevice %s is not renewed: it was deleted or enrolled anew. %s", c.device, enrolAnew)
 	}
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "renewing failed: %v", err)
 	}
-	if s := g.registry.get(info.device.Namespace, info.device.Name); s != nil && s.keyHash == info.keyHash {
+	if s := g.registry.get(c.device.Namespace, c.device.Name); s != nil && s.keyHash == c.keyHash {
 		s.certificate(cert.NotBefore, cert.NotAfter)
 	}
-	g.logger.V(2).Info("Renewed a device certificate", "edgeDevice", klog.KRef(info.device.Namespace, info.device.Name),
+	g.logger.V(2).Info("Renewed a device certificate", "edgeDevice", klog.KRef(c.device.Namespace, c.device.Name),
 		"serialNumber", serialOf(cert), "notAfter", cert.NotAfter)
 	return &edgeapi.RenewResponse{Certificate: cert.Raw, Ca: g.config.Authority.derBundle()}, nil
 }

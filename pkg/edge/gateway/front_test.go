@@ -49,7 +49,7 @@ func TestOnePortForAllLinks(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir, Dialer: tt.dialer}); err != nil {
+			if err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir, Dialer: tt.dialer}); err != nil {
 				t.Fatal(err)
 			}
 			dev := w.run(t, dir, func(_ *device, c *uplink.Config) { c.Dialer = tt.dialer })

@@ -180,7 +180,7 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 	if err != nil {
 		return nil, err
 	}
-	if p.cert == nil && info.FullMethodName != edgeapi.Edge_Enroll_FullMethodName {
+	if p.credential.Load() == nil && info.FullMethodName != edgeapi.Edge_Enroll_FullMethodName {
 		refused.WithLabelValues(refusedAnonymous).Inc()
 		return nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
 	}

@@ -250,9 +250,16 @@ func (w *world) enrolIn(t testing.TB, device gateway.Device, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
+	if err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// joinAndLeave enrols a device that then connects anew.
+func joinAndLeave(ctx context.Context, o uplink.JoinOptions) error {
+	joined, err := uplink.Join(ctx, o)
+	joined.Close()
+	return err
 }
 
 // device is a running uplink.

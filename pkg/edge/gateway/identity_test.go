@@ -29,6 +29,11 @@ import (
 // rawClient is a client without the manners of an uplink.
 func (w *world) rawClient(t *testing.T, cert *tls.Certificate) edgeapi.EdgeClient {
 	t.Helper()
+	return edgeapi.NewEdgeClient(w.rawConn(t, cert))
+}
+
+func (w *world) rawConn(t *testing.T, cert *tls.Certificate) *grpc.ClientConn {
+	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AddCert(w.config.Authority.Certificate())
 	config := &tls.Config{RootCAs: roots, ServerName: identity.GatewayName, MinVersion: tls.VersionTLS13}
@@ -40,7 +45,7 @@ func (w *world) rawClient(t *testing.T, cert *tls.Certificate) edgeapi.EdgeClien
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return edgeapi.NewEdgeClient(conn)
+	return conn
 }
 
 func newCSR(t *testing.T) ([]byte, *ecdsa.PrivateKey) {

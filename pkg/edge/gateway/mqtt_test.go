@@ -55,7 +55,7 @@ func (w *world) mqttDevice(t testing.TB, address string, change ...func(*device,
 	}
 	dialer := mqtt.Dialer{Broker: mqtt.BrokerConfig{Server: address}, Namespace: id.Namespace, Name: id.Name}
 	dir = t.TempDir()
-	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: dir, Dialer: dialer}); err != nil {
+	if err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: dir, Dialer: dialer}); err != nil {
 		t.Fatal(err)
 	}
 	change = append(change, func(_ *device, c *uplink.Config) {

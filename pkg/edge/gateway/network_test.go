@@ -31,6 +31,12 @@ func (c *countingDialer) Dial(ctx context.Context, address string) (*link.Conn, 
 	return conn, nil
 }
 
+func (c *countingDialer) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.conns)
+}
+
 func (c *countingDialer) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -84,9 +84,9 @@ func TestServeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	err = uplink.Join(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: dir})
+	err = joinAndLeave(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: dir})
 	wantCode(t, err, codes.PermissionDenied, "not by this broker")
-	if err := uplink.Join(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
+	if err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	// nor connecting.

@@ -231,7 +231,7 @@ func (t *control) send() {
 		case id := <-t.pongs:
 			cpu, memory := t.client.config.Handler.Usage()
 			pong := &edgeapi.Pong{
-				Id: id, CpuNanoCores: cpu, MemoryWorkingSetBytes: memory, Traffic: t.report.Changes(&t.client.ledger),
+				Id: id, CpuNanoCores: cpu, MemoryWorkingSetBytes: memory, Traffic: t.report.Changes(t.client.ledger),
 			}
 			if t.sendOne(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Pong{Pong: pong}}) != nil {
 				return

@@ -2,11 +2,14 @@ package uplink
 
 import (
 	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"sync/atomic"
 	"time"
@@ -147,21 +150,34 @@ func (id *deviceIdentity) tls() *tls.Config {
 	return config
 }
 
-// pinnedTLS trusts gateways of the CA with this hash, and tells which it was.
-func pinnedTLS(caHash [sha256.Size]byte, ca **x509.Certificate) *tls.Config {
-	return baseTLS(func(state tls.ConnectionState) error {
-		for _, cert := range state.PeerCertificates {
-			if sha256.Sum256(cert.Raw) != caHash || !cert.IsCA {
-				continue
-			}
-			roots := x509.NewCertPool()
-			roots.AddCert(cert)
-			*ca = cert
-			return verifyGateway(state, roots)
+// enrolTLS shows the key by a certificate that nobody vouches for, so that the connection is the device's
+// once it has enrolled. It trusts gateways of the CA with a hash, and tells which it was.
+func enrolTLS(key crypto.Signer, caHash [sha256.Size]byte) (config *tls.Config, ca **x509.Certificate, err error) {
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca = new(*x509.Certificate)
+	config = baseTLS(func(state tls.ConnectionState) error { return verifyPinned(state, caHash, ca) })
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	}
+	return config, ca, nil
+}
+
+func verifyPinned(state tls.ConnectionState, caHash [sha256.Size]byte, ca **x509.Certificate) error {
+	for _, cert := range state.PeerCertificates {
+		if sha256.Sum256(cert.Raw) != caHash || !cert.IsCA {
+			continue
 		}
-		return errors.New("the server is not the one that the token is for: it does not show the CA certificate " +
-			"that the token names. Check the address; if it is right, somebody may be intercepting the connection")
-	})
+		roots := x509.NewCertPool()
+		roots.AddCert(cert)
+		*ca = cert
+		return verifyGateway(state, roots)
+	}
+	return errors.New("the server is not the one that the token is for: it does not show the CA certificate " +
+		"that the token names. Check the address; if it is right, somebody may be intercepting the connection")
 }
 
 func verifyGateway(state tls.ConnectionState, roots *x509.CertPool) error {

@@ -2,11 +2,13 @@ package uplink
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -40,53 +42,83 @@ const (
 	joinBackoff = 5 * time.Second
 )
 
+// Joined is the link over which a device has enrolled: a Client can go on with it, instead of another
+// handshake.
+type Joined struct {
+	id     *deviceIdentity
+	server string
+	dialer link.Dialer
+	ledger *traffic.Ledger
+	conn   atomic.Pointer[connection]
+}
+
+// Device is who the device is.
+func (j *Joined) Device() identity.Device { return j.id.device }
+
+// Close closes the link, unless a Client has taken it over. It may be called for nil, and again.
+func (j *Joined) Close() {
+	if conn := j.take(); conn != nil {
+		conn.close()
+	}
+}
+
+// take returns the link once, then nil.
+func (j *Joined) take() *connection {
+	if j == nil {
+		return nil
+	}
+	return j.conn.Swap(nil)
+}
+
 // Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in the
 // state directory, where they take the place of a former identity. A server that cannot be reached is
-// tried again for a minute.
-func Join(ctx context.Context, o JoinOptions) error {
+// tried again for a minute. What it returns must be closed; it is nil if the device was enrolled already.
+func Join(ctx context.Context, o JoinOptions) (*Joined, error) {
 	former, err := loadIdentity(o.StateDir)
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
 		if o.Token == "" {
-			return err
+			return nil, err
 		}
 		// What is there cannot be used; enrolling anew is the way out.
 		klog.FromContext(ctx).Info("Replacing a damaged identity", "stateDir", o.StateDir, "problem", err.Error())
 	}
 	if o.Token == "" {
 		if former == nil {
-			return fmt.Errorf("%w: get a token with \"kubectl edge token\" and give it to \"arhat join --token\"", ErrNotEnrolled)
+			return nil, fmt.Errorf("%w: get a token with \"kubectl edge token\" and give it to \"arhat join --token\"", ErrNotEnrolled)
 		}
-		return nil
+		return nil, nil
 	}
 	token, err := identity.ParseToken(o.Token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if former != nil && former.tokenID == token.ID {
-		return nil
+		return nil, nil
 	}
 	if o.Dialer == nil {
 		o.Dialer = link.TCP{}
 	}
-	id, err := enrolPatiently(ctx, o, token)
+	joined, err := enrolPatiently(ctx, o, token)
 	if err != nil {
-		return fmt.Errorf("enrolling with %s: %w", o.Server, err)
+		return nil, fmt.Errorf("enrolling with %s: %w", o.Server, err)
 	}
+	id := joined.id
 	if err := id.save(o.StateDir); err != nil {
-		return fmt.Errorf("keeping the identity of the device: %w", err)
+		joined.Close()
+		return nil, fmt.Errorf("keeping the identity of the device: %w", err)
 	}
 	klog.FromContext(ctx).Info("Enrolled", "edgeDevice", klog.KRef(id.device.Namespace, id.device.Name), "notAfter", id.cert.NotAfter)
-	return nil
+	return joined, nil
 }
 
-func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIdentity, error) {
+func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
 	retry := backoff{max: joinBackoff}
 	for {
-		id, err := enrol(ctx, o, token)
+		joined, err := enrol(ctx, o, token)
 		if err == nil || !isTransient(err) {
-			return id, err
+			return joined, err
 		}
 		pause := retry.next(notRefused)
 		klog.FromContext(ctx).Info("The server cannot be reached", "server", o.Server, "reason", err.Error(), "retryIn", pause)
@@ -114,37 +146,44 @@ func isTransient(err error) bool {
 	}
 }
 
-func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*deviceIdentity, error) {
+func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*Joined, error) {
 	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
+	config, pinned, err := enrolTLS(key, token.CAHash)
+	if err != nil {
+		return nil, err
+	}
+	joined := &Joined{server: o.Server, dialer: o.Dialer, ledger: &traffic.Ledger{}}
+	conn, err := dial(ctx, o.Dialer, o.Server, config, joined.ledger)
+	if err != nil {
+		return nil, err
+	}
+	joined.conn.Store(conn)
+	if joined.id, err = exchange(ctx, conn, key, o.Token, token.ID); err == nil && !slices.ContainsFunc(joined.id.ca, (*pinned).Equal) {
+		err = errors.New("the server's CA certificates do not include the one that the token names")
+	}
+	if err != nil {
+		joined.Close()
+		return nil, err
+	}
+	return joined, nil
+}
+
+// exchange exchanges a token for a certificate.
+func exchange(ctx context.Context, conn *connection, key crypto.Signer, token, tokenID string) (*deviceIdentity, error) {
 	csr, err := request(key)
 	if err != nil {
 		return nil, err
 	}
-	var pinned *x509.Certificate
-	conn, err := dial(ctx, o.Dialer, o.Server, pinnedTLS(token.CAHash, &pinned), new(traffic.Ledger))
-	if err != nil {
-		return nil, err
-	}
-	defer conn.close()
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	resp, err := edgeapi.NewEdgeClient(conn).Enroll(ctx, &edgeapi.EnrollRequest{Token: o.Token, Csr: csr})
+	resp, err := edgeapi.NewEdgeClient(conn).Enroll(ctx, &edgeapi.EnrollRequest{Token: token, Csr: csr})
 	if err != nil {
 		return nil, plain(err)
 	}
-	id, err := newIdentity(key, resp.GetCertificate(), resp.GetCa(), token.ID)
-	if err != nil {
-		return nil, err
-	}
-	for _, ca := range id.ca {
-		if ca.Equal(pinned) {
-			return id, nil
-		}
-	}
-	return nil, errors.New("the server's CA certificates do not include the one that the token names")
+	return newIdentity(key, resp.GetCertificate(), resp.GetCa(), tokenID)
 }
 
 // callError is a gRPC error as a person wants to read it. It keeps the code.

@@ -41,7 +41,7 @@ func (t *control) probe(chooser Chooser) {
 		if better == nil || t.streams.busy() {
 			continue
 		}
-		conn, err := dial(t.ctx, better, t.client.config.Server, t.client.id.Load().tls(), &t.client.ledger)
+		conn, err := dial(t.ctx, better, t.client.config.Server, t.client.id.Load().tls(), t.client.ledger)
 		if err != nil {
 			klog.FromContext(t.ctx).V(4).Info("No link that is preferred works yet", "reason", err.Error())
 			continue

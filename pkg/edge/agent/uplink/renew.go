@@ -23,7 +23,7 @@ func (c *Client) renewExpired(ctx context.Context) error {
 	if time.Now().Before(id.cert.NotAfter) {
 		return nil
 	}
-	conn, err := dial(ctx, c.config.Dialer, c.config.Server, id.tls(), &c.ledger)
+	conn, err := dial(ctx, c.config.Dialer, c.config.Server, id.tls(), c.ledger)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,8 @@ type Config struct {
 	Handler Handler
 	// Dialer is the transport. Default link.TCP{}. It may be a Chooser.
 	Dialer link.Dialer
+	// Joined is the first link, if the device has just enrolled; it takes the place of Server and Dialer.
+	Joined *Joined
 	// ProbeInterval is how often a Chooser's better links are tried. Default 10 minutes.
 	ProbeInterval time.Duration
 	// MaxStreams is how many streams may be open at a time. Default 256.
@@ -80,11 +82,14 @@ const (
 type Client struct {
 	config Config
 	id     atomic.Pointer[deviceIdentity]
-	ledger traffic.Ledger
+	ledger *traffic.Ledger
 }
 
 // New reads the identity of the device. The error is ErrNotEnrolled if there is none.
 func New(c Config) (*Client, error) {
+	if c.Joined != nil {
+		c.Server, c.Dialer = c.Joined.server, c.Joined.dialer
+	}
 	switch {
 	case c.Server == "":
 		return nil, errors.New("no address of the server is given")
@@ -103,11 +108,16 @@ func New(c Config) (*Client, error) {
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = time.Minute
 	}
+	client := &Client{config: c, ledger: &traffic.Ledger{}}
+	if c.Joined != nil {
+		client.ledger = c.Joined.ledger
+		client.id.Store(c.Joined.id)
+		return client, nil
+	}
 	id, err := loadIdentity(c.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	client := &Client{config: c}
 	client.id.Store(id)
 	return client, nil
 }
@@ -158,10 +168,18 @@ func (c *Client) Run(ctx context.Context) error {
 
 // once connects and serves the link until it is down. The error is never nil.
 func (c *Client) once(ctx context.Context) (connected bool, err error) {
+	if conn := c.config.Joined.take(); conn != nil {
+		connected, err = c.serve(ctx, conn)
+		conn.close()
+		if connected || ctx.Err() != nil {
+			return connected, err
+		}
+		klog.FromContext(ctx).V(2).Info("The link over which the device has enrolled is of no use any more", "reason", err.Error())
+	}
 	if err := c.renewExpired(ctx); err != nil {
 		return false, err
 	}
-	conn, err := dial(ctx, c.config.Dialer, c.config.Server, c.id.Load().tls(), &c.ledger)
+	conn, err := dial(ctx, c.config.Dialer, c.config.Server, c.id.Load().tls(), c.ledger)
 	if err != nil {
 		return false, err
 	}

@@ -126,10 +126,11 @@ func connect(t *testing.T) gateway.Session {
 		t.Fatal(err)
 	}
 	dir, server := t.TempDir(), listener.Addr().String()
-	if err := uplink.Join(ctx, uplink.JoinOptions{Server: server, Token: token, StateDir: dir}); err != nil {
+	joined, err := uplink.Join(ctx, uplink.JoinOptions{Server: server, Token: token, StateDir: dir})
+	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := uplink.New(uplink.Config{Server: server, StateDir: dir, Handler: agent{fakedevice.Host(nil)}})
+	client, err := uplink.New(uplink.Config{Joined: joined, StateDir: dir, Handler: agent{fakedevice.Host(nil)}})
 	if err != nil {
 		t.Fatal(err)
 	}
