@@ -188,6 +188,9 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 		refused.WithLabelValues(refusedRate).Inc()
 		return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
 	}
+	if info.FullMethodName == edgeapi.Edge_Stream_FullMethodName {
+		ctx = withAbort(ctx)
+	}
 	return p.conn.traffic.Context(ctx, edgeapi.TrafficKind_TRAFFIC_CONTROL), nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/staticpod"
+	"arhat.dev/aranya/pkg/edge/stream"
 )
 
 // session is the live link of a device of this replica.
@@ -41,6 +42,8 @@ type session struct {
 	notAfter   atomic.Int64 // of the certificate, Unix seconds
 	renewFrom  atomic.Int64 // when to remind the device to renew, Unix seconds
 
+	openMu    sync.Mutex // guards the streams that end with the session
+	open      map[*stream.Stream]struct{}
 	countMu   sync.Mutex // guards what of the traffic was added to the metric
 	counted   traffic.Sums
 	welcomeMu sync.Mutex // guards what the device was told of its EdgeDevice
@@ -100,6 +103,7 @@ func (s *session) Close(reason error) {
 		}
 		s.reason = reason
 		close(s.done)
+		s.cutStreams()
 		s.gateway.registry.remove(s)
 		s.gateway.pinger.remove(s)
 		s.out.close()

@@ -172,11 +172,59 @@ func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edge
 	s := pending.session
 	defer s.freeStream()
 	traffic.SetKind(call.Context(), pending.kind)
-	st := stream.NewServer(call)
-	defer st.Close()
+	st := stream.NewServer(call, abortFrom(call.Context()))
+	s.hold(st)
+	defer s.letGo(st)
 	pending.arrived <- st
-	st.Serve(s.done)
+	st.Serve()
 	return nil
+}
+
+// hold has a stream end with the session.
+func (s *session) hold(st *stream.Stream) {
+	s.openMu.Lock()
+	defer s.openMu.Unlock()
+	if s.open == nil {
+		s.open = map[*stream.Stream]struct{}{}
+	}
+	s.open[st] = struct{}{}
+	select {
+	case <-s.done: // just now
+		st.Close()
+	default:
+	}
+}
+
+func (s *session) letGo(st *stream.Stream) {
+	s.openMu.Lock()
+	defer s.openMu.Unlock()
+	if delete(s.open, st); len(s.open) == 0 {
+		s.open = nil
+	}
+}
+
+// cutStreams ends all streams. It is called when the session is over.
+func (s *session) cutStreams() {
+	s.openMu.Lock()
+	defer s.openMu.Unlock()
+	for st := range s.open {
+		st.Close()
+	}
+}
+
+type abortKey struct{}
+
+// withAbort makes the context that a call has from its beginning one that can be ended: what waits for the
+// device in a handler has no other end from this side.
+func withAbort(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	return context.WithValue(ctx, abortKey{}, cancel)
+}
+
+// abortFrom returns what ends such a context.
+func abortFrom(ctx context.Context) context.CancelFunc {
+	cancel, _ := ctx.Value(abortKey{}).(context.CancelFunc)
+	return cancel
 }
 
 // streamKind names what is asked for, for the metric.

@@ -44,7 +44,8 @@ func FuzzFrames(f *testing.F) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		server := stream.NewServer(&fakeCall{ctx: ctx, frames: frames})
+		server := stream.NewServer(&fakeCall{ctx: ctx, frames: frames}, cancel)
+		go server.Serve()
 		go func() { _, _ = io.Copy(io.Discard, server.Reader(stderr)) }()
 		n, _ := io.Copy(io.Discard, server.Reader(stdout))
 		<-server.Done()

@@ -9,7 +9,8 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
-// receive hands out frames until the call is over. It is the only goroutine of a stream.
+// receive hands out frames until the call is over. What runs it is the only goroutine of a stream: the one of
+// the RPC handler on the server, one of its own on the device.
 func (s *Stream) receive() {
 	err := s.receiveAll()
 	switch {

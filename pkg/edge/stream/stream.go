@@ -45,6 +45,8 @@ type Call interface {
 type Stream struct {
 	call   Call
 	device bool
+	// abort ends the context of a server's call.
+	abort context.CancelFunc
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -71,18 +73,23 @@ type Stream struct {
 }
 
 // NewServer returns the server's end of a call whose StreamOpen frame was already received. The RPC
-// handler must call Serve in order to keep the call open.
-func NewServer(call Call) *Stream {
-	return start(call, false, edgeapi.Channel_STDOUT, edgeapi.Channel_STDERR)
+// handler must call Serve, without which nothing is received. The function abort ends the context of the call;
+// Close needs it.
+func NewServer(call Call, abort context.CancelFunc) *Stream {
+	s := newStream(call, false, edgeapi.Channel_STDOUT, edgeapi.Channel_STDERR)
+	s.abort = abort
+	return s
 }
 
 // NewDevice returns the device's end of a call on which StreamOpen was already sent. Cancelling the
 // call's context ends the stream at once.
 func NewDevice(call Call) *Stream {
-	return start(call, true, edgeapi.Channel_STDIN)
+	s := newStream(call, true, edgeapi.Channel_STDIN)
+	go s.receive()
+	return s
 }
 
-func start(call Call, device bool, readable ...edgeapi.Channel) *Stream {
+func newStream(call Call, device bool, readable ...edgeapi.Channel) *Stream {
 	s := &Stream{
 		call:    call,
 		device:  device,
@@ -100,7 +107,6 @@ func start(call Call, device bool, readable ...edgeapi.Channel) *Stream {
 			s.out[ch] = &writer{stream: s, channel: edgeapi.Channel(ch)}
 		}
 	}
-	go s.receive()
 	return s
 }
 
@@ -218,19 +224,15 @@ func (s *Stream) Close() {
 	s.closeOnce.Do(func() {
 		close(s.closed)
 		s.cancel(ErrClosed)
+		if s.abort != nil {
+			s.abort()
+		}
 	})
 }
 
-// Serve keeps a server's call open until the session is over, this end closes it, or cut is closed. The
-// RPC handler returns right after it, which ends the call.
-func (s *Stream) Serve(cut <-chan struct{}) {
-	select {
-	case <-s.over:
-	case <-s.closed:
-	case <-cut:
-		s.Close()
-	}
-}
+// Serve receives on a server's call until the session is over or this end closes it. The RPC handler returns
+// right after it, which ends the call.
+func (s *Stream) Serve() { s.receive() }
 
 func (s *Stream) send(f *edgeapi.StreamFrame) error {
 	s.sendMu.Lock()

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/grpc/test/bufconn"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -27,7 +28,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	edgeapi.UnimplementedEdgeServer
 	arrived chan *stream.Stream
-	cut     chan struct{}
 	// counted counts the data that were received.
 	counted atomic.Int64
 }
@@ -44,11 +44,18 @@ func (c countingCall) Recv() (*edgeapi.StreamFrame, error) {
 }
 
 func (s *server) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edgeapi.StreamFrame]) error {
-	st := stream.NewServer(countingCall{call, &s.counted})
-	defer st.Close()
+	st := stream.NewServer(countingCall{call, &s.counted}, call.Context().Value(abortKey{}).(context.CancelFunc))
 	s.arrived <- st
-	st.Serve(s.cut)
+	st.Serve()
 	return nil
+}
+
+type abortKey struct{}
+
+// tapAbort is what the gateway does: a handler cannot end the context of its call by itself.
+func tapAbort(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	return context.WithValue(ctx, abortKey{}, cancel), nil
 }
 
 // pair is both ends of a stream over gRPC.
@@ -62,8 +69,8 @@ type pair struct {
 func newPair(t testing.TB, raw bool) *pair {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	impl := &server{arrived: make(chan *stream.Stream, 1), cut: make(chan struct{})}
-	g := grpc.NewServer(grpc.WaitForHandlers(true))
+	impl := &server{arrived: make(chan *stream.Stream, 1)}
+	g := grpc.NewServer(grpc.WaitForHandlers(true), grpc.InTapHandle(tapAbort))
 	edgeapi.RegisterEdgeServer(g, impl)
 	served := make(chan struct{})
 	go func() {
@@ -305,7 +312,6 @@ func TestFinishWhileServerWrites(t *testing.T) {
 func TestCut(t *testing.T) {
 	for name, cut := range map[string]func(*pair){
 		"server closes":     func(p *pair) { p.server.Close() },
-		"server's session":  func(p *pair) { close(p.impl.cut) },
 		"device closes":     func(p *pair) { p.cancel() },
 		"device is stopped": func(p *pair) { p.device.Close(); p.cancel() },
 	} {

@@ -75,11 +75,11 @@ func open(t *testing.T, h *Host, request *edgeapi.OpenStream) *session {
 	up, down := make(chan *edgeapi.StreamFrame), make(chan *edgeapi.StreamFrame)
 	device := stream.NewDevice(&call{ctx: ctx, send: up, receive: down, closeOnce: &sync.Once{}})
 	server := &call{ctx: ctx, send: down, receive: up, closeOnce: &sync.Once{}}
-	s := &session{Stream: stream.NewServer(server), t: t, cancel: cancel, ended: make(chan struct{})}
+	s := &session{Stream: stream.NewServer(server, cancel), t: t, cancel: cancel, ended: make(chan struct{})}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		s.Serve(nil)
+		s.Serve()
 		_ = server.CloseSend() // the RPC handler returns
 	}()
 	go func() {

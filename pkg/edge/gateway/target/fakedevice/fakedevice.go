@@ -81,11 +81,20 @@ func (s *Session) OpenStream(ctx context.Context, req *edgeapi.OpenStream) (*str
 	serverCall, deviceCall, end := newCalls()
 	s.open.Add(1)
 	s.opened.Add(1)
-	server := stream.NewServer(serverCall)
+	server := stream.NewServer(serverCall, end)
+	served := make(chan struct{})
 	s.wg.Go(func() {
 		defer s.open.Add(-1)
-		server.Serve(s.done)
+		server.Serve()
+		close(served)
 		end()
+	})
+	s.wg.Go(func() {
+		select {
+		case <-served:
+		case <-s.done:
+			server.Close()
+		}
 	})
 	s.wg.Go(func() {
 		device := stream.NewDevice(deviceCall)
