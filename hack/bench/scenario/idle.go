@@ -162,10 +162,8 @@ type memory struct {
 
 func liveMemory(ctx context.Context, direct *sessions) (*memory, error) {
 	client := direct.client.Discovery().RESTClient()
-	for range 2 { // what is pooled survives the first one
-		if _, err := client.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
-			return nil, fmt.Errorf("collect the garbage of aranya: %w", err)
-		}
+	if err := collectGarbage(ctx, client); err != nil {
+		return nil, err
 	}
 	metrics, err := measure.Scrape(ctx, client)
 	if err != nil {
@@ -177,6 +175,16 @@ func liveMemory(ctx context.Context, direct *sessions) (*memory, error) {
 		stacks:     metrics.Sum("go_memstats_stack_inuse_bytes", nil),
 		goroutines: metrics.Sum("go_goroutines", nil),
 	}, nil
+}
+
+// collectGarbage of aranya. What is pooled survives the first collection, and stacks are halved once in each.
+func collectGarbage(ctx context.Context, client rest.Interface) error {
+	for range 2 {
+		if _, err := client.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
+			return fmt.Errorf("collect the garbage of aranya: %w", err)
+		}
+	}
+	return nil
 }
 
 // memoryFigures tells what aranya uses for each device above what it used when it was empty.

@@ -270,12 +270,12 @@ type streamUsage struct {
 	aranyaFiles, arhatFile int
 }
 
-// usage is measured after a garbage collection of aranya.
+// usage is measured when aranya has collected its garbage.
 func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 	var u streamUsage
 	client := b.direct.client.Discovery().RESTClient()
-	if _, err := client.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
-		return u, fmt.Errorf("collect the garbage of aranya: %w", err)
+	if err := collectGarbage(ctx, client); err != nil {
+		return u, err
 	}
 	metrics, err := measure.Scrape(ctx, client)
 	if err != nil {
