@@ -63,7 +63,8 @@ var inflaters = sync.Pool{New: func() any { return flate.NewReader(bytes.NewRead
 
 // decompressor reads the headers of a connection, of which all blocks are one zlib stream.
 type decompressor struct {
-	begun   bool
+	begun bool
+	// history is what the headers so far were, without the dictionary before them.
 	history []byte
 }
 
@@ -76,13 +77,13 @@ func (d *decompressor) headers(block []byte) (http.Header, error) {
 			!bytes.Equal(block[2:len(start)], start[2:]) {
 			return nil, errors.New("the headers do not begin with the dictionary of SPDY/3")
 		}
-		d.begun, d.history, block = true, dictionary(), block[len(start):]
+		d.begun, block = true, block[len(start):]
 	}
 	text, err := d.inflate(block)
 	if err != nil {
 		return nil, fmt.Errorf("decompress headers: %w", err)
 	}
-	d.history = tail(append(d.history[:len(d.history):len(d.history)], text...))
+	d.history = tail(append(d.history, text...))
 	return parse(text)
 }
 
@@ -102,7 +103,8 @@ func (d *decompressor) inflate(block []byte) ([]byte, error) {
 	input := bytes.NewReader(append(block[:len(block):len(block)], last...))
 	inflater := inflaters.Get().(io.ReadCloser)
 	defer inflaters.Put(inflater)
-	if err := inflater.(flate.Resetter).Reset(input, d.history); err != nil {
+	dict := dictionary()
+	if err := inflater.(flate.Resetter).Reset(input, append(dict[:len(dict):len(dict)], d.history...)); err != nil {
 		return nil, err
 	}
 	text, err := io.ReadAll(io.LimitReader(inflater, maxHeaderBlock+1))

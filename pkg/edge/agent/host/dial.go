@@ -24,24 +24,33 @@ func (h *Host) dial(ctx context.Context, r *edgeapi.Dial, s *stream.Stream) erro
 	if r.GetPort() == 0 || r.GetPort() > 65535 {
 		return failf(metav1.StatusReasonBadRequest, "%d is not a port: it must be from 1 to 65535", r.GetPort())
 	}
-	port := uint16(r.GetPort())
 	var conn runtime.Conn
 	var err error
-	switch {
-	case r.GetPodUid() != "":
-		conn, err = h.dialPod(ctx, r.GetPodUid(), port)
-	case r.GetHost() == "":
-		conn, err = h.dialLoopback(ctx, port)
-	default:
-		conn, err = h.dialNetwork(ctx, r.GetHost(), port)
-	}
+	connected := make(chan struct{})
+	go func() { // whose stack goes with it; that of the session stays small
+		defer close(connected)
+		if conn, err = h.connect(ctx, r, uint16(r.GetPort())); err != nil {
+			return
+		}
+		if err = s.Ready(); err != nil {
+			err = errors.Join(err, conn.Close())
+		}
+	}()
+	<-connected
 	if err != nil {
 		return err
 	}
-	if err := s.Ready(); err != nil {
-		return errors.Join(err, conn.Close())
-	}
 	return splice(ctx, s.Conn(), conn)
+}
+
+func (h *Host) connect(ctx context.Context, r *edgeapi.Dial, port uint16) (runtime.Conn, error) {
+	switch {
+	case r.GetPodUid() != "":
+		return h.dialPod(ctx, r.GetPodUid(), port)
+	case r.GetHost() == "":
+		return h.dialLoopback(ctx, port)
+	}
+	return h.dialNetwork(ctx, r.GetHost(), port)
 }
 
 func (h *Host) dialPod(ctx context.Context, uid string, port uint16) (runtime.Conn, error) {
