@@ -361,8 +361,6 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
 	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
-	// A Node whose device is deleted while it is made goes at once.
-	eventually(t, "Node made", func() bool { n := c.node("d1"); return n != nil && !hasTaint(n, corev1.TaintNodeNotReady) })
 
 	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
@@ -379,6 +377,29 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	if !slices.Contains(c.disconnected, s.device) {
 		t.Error("the link was not cut")
 	}
+}
+
+// A device that is deleted while its Node is being made is drained like any other.
+func TestDeletionWhileTheNodeIsMade(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	c.kube.PrependReactor("create", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+		for c.ctx.Err() == nil { // until the controllers have seen it
+			if d, err := c.controllers.Directory().Get("edge", "d1"); err == nil && d.DeletionTimestamp != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return false, nil, nil
+	})
+	s := c.connect(newSession(ed))
+	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
+	if c.node("d1") == nil || c.device("d1") == nil {
+		t.Error("the Node or the EdgeDevice went before the pods")
+	}
+	c.removed(s, c.pod("p"), nil)
+	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
 func TestDeletionOfAbsentDevice(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -62,6 +63,8 @@ type Controller struct {
 	mu sync.Mutex
 	// lost holds, for devices whose link was lost since the start, when and why.
 	lost map[types.NamespacedName]loss
+	// creating holds the EdgeDevices whose Nodes are being created.
+	creating sets.Set[types.UID]
 }
 
 type loss struct {
@@ -86,7 +89,7 @@ func New(config Config) (*Controller, error) {
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
 		leases:  newLeases(config.Kube, config.Clock),
 		start:   config.Clock.Now(),
-		lost:    map[types.NamespacedName]loss{},
+		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](),
 	}
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
@@ -178,8 +181,14 @@ func (c *Controller) get(name string) (*corev1.Node, error) {
 	return object.(*corev1.Node), nil
 }
 
-// create creates the Node, and takes off the taint that admission put on it.
+// create creates the Node, and takes off the taint that admission put on it. Nobody removes what belongs to the
+// EdgeDevice meanwhile, see Of.
 func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session gateway.Session) error {
+	c.setCreating(ed.UID, true)
+	defer c.setCreating(ed.UID, false)
+	if c.deleted(ed) {
+		return nil
+	}
 	reported, err := Decode(c.config.Tracker.NodeStatus(session))
 	if err != nil {
 		return c.unusable(ctx, ed, err)
@@ -198,14 +207,29 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	case err != nil:
 		return fmt.Errorf("create Node: %w", err)
 	}
-	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID || now.DeletionTimestamp != nil {
-		// Deleted meanwhile; who cleans up may have looked for the Node before it was there.
-		return c.Delete(ctx, n)
+	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID {
+		return c.Delete(ctx, n) // the finalizer was taken off by force: nobody else will
 	}
 	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
 	klog.FromContext(ctx).Info("Created the Node")
 	c.leases.start(n, true)
 	return c.untaint(ctx, n, isReady(&status))
+}
+
+// deleted says whether an EdgeDevice is gone or about to go.
+func (c *Controller) deleted(ed *aranya.EdgeDevice) bool {
+	now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name)
+	return err != nil || now.UID != ed.UID || now.DeletionTimestamp != nil
+}
+
+func (c *Controller) setCreating(uid types.UID, creating bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if creating {
+		c.creating.Insert(uid)
+	} else {
+		c.creating.Delete(uid)
+	}
 }
 
 // online brings the Node of a connected device up to date.

@@ -139,9 +139,15 @@ func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
 	return nil
 }
 
-// Of returns the Node of an EdgeDevice, nil if it has none. What memory does not know of is asked of
-// the cluster: it may have been created just now.
+// Of returns the Node of an EdgeDevice that is known to be being deleted, nil if it has none. It fails while the
+// Node is being created. What memory does not know of is asked of the cluster: it may have been created just now.
 func (c *Controller) Of(ctx context.Context, ed *aranya.EdgeDevice) (*corev1.Node, error) {
+	c.mu.Lock()
+	creating := c.creating.Has(ed.UID)
+	c.mu.Unlock()
+	if creating {
+		return nil, fmt.Errorf("the Node of EdgeDevice %s is being created", ed.Name)
+	}
 	n, err := c.get(ed.Name)
 	if n == nil && err == nil {
 		n, err = c.config.Kube.CoreV1().Nodes().Get(ctx, ed.Name, metav1.GetOptions{})
