@@ -52,7 +52,8 @@ type leaseState struct {
 	node types.UID
 	// fresh is set if the Node was just created: then there is no Lease yet.
 	fresh bool
-	// lease is the last one written, nil if that is not known.
+	// lease is the last one written, nil if that is not known. It has no managed fields: the API server keeps
+	// those it has if none are sent.
 	lease *coordinationv1.Lease
 
 	// uid is that of the last Lease written, gone says that the Node is about to be deleted, and waits that it
@@ -151,7 +152,7 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 			return 0, fmt.Errorf("read Lease of Node %s: %w", nodeName, err)
 		}
 		if err == nil {
-			st.lease = lease
+			st.lease = withoutManagedFields(lease)
 			if turn := l.untilTurn(st.node); l.good(lease, nodeName, st.node, turn) {
 				l.wrote(st, lease.UID)
 				return turn, nil
@@ -164,11 +165,16 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 		st.lease = nil // read it again
 		return 0, fmt.Errorf("renew Lease of Node %s: %w", nodeName, err)
 	}
-	st.lease = written
+	st.lease = withoutManagedFields(written)
 	if !l.wrote(st, written.UID) {
 		return 0, l.delete(ctx, nodeName, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &written.UID}})
 	}
 	return l.untilTurn(st.node), nil
+}
+
+func withoutManagedFields(lease *coordinationv1.Lease) *coordinationv1.Lease {
+	lease.ManagedFields = nil
+	return lease
 }
 
 // good says whether a Lease that another aranya, or this one before the link was lost, has renewed can

@@ -233,3 +233,28 @@ func TestLeaseCreatedTooLate(t *testing.T) {
 		return len(uids) == 1 && uids[0] == "lease-n1"
 	})
 }
+
+// What the API server says of who manages which field is neither kept nor sent back: without it, it keeps what
+// it has. What others have set stays.
+func TestRenewalsCarryNoManagedFields(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	client := fake.NewClientset(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
+		Namespace: corev1.NamespaceNodeLease, Name: "n1", Labels: map[string]string{"of": "others"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "others"}},
+	}})
+	client.PrependReactor("update", "leases", func(action clienttesting.Action) (bool, kruntime.Object, error) {
+		lease := action.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease)
+		if len(lease.ManagedFields) > 0 || lease.Labels["of"] != "others" {
+			t.Errorf("renewed with %v", lease.ObjectMeta)
+		}
+		answer := lease.DeepCopy()
+		answer.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "aranya"}}
+		return true, answer, nil
+	})
+	l := startLeases(t, client, clock)
+	l.start(namedNode(1), false)
+	poll(t, "renewed again and again", func() bool {
+		clock.Step(time.Second)
+		return writes(client) >= 3
+	})
+}
