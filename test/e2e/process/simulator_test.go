@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,10 +14,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/hack/simulator/fakecri"
 	"arhat.dev/aranya/hack/simulator/simulate"
+	"arhat.dev/aranya/pkg/edge/agent/config"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
@@ -38,21 +41,54 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
+// linkTemplates are what the simulator must be told of the link of this run: nothing if that is TCP.
+func linkTemplates(t *testing.T, e *suite.Env, prefix string, devices int) (edgeDevice, agent string) {
+	t.Helper()
+	if e.Cluster.State().Link == local.LinkGRPC {
+		return "", ""
+	}
+	dir := t.TempDir()
+	for i := range devices {
+		name := fmt.Sprintf("%s-%d", prefix, i)
+		if err := e.Cluster.AdmitGuests(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		own := filepath.Join(dir, name)
+		if err := os.Mkdir(own, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		fields, err := e.Cluster.LinkConfig(t.Context(), name, own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields["apiVersion"], fields["kind"] = config.APIVersion, config.Kind
+		data, err := yaml.Marshal(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent = strings.ReplaceAll(string(data), name, "$(NAME)")
+	}
+	data, err := yaml.Marshal(map[string]any{"spec": map[string]any{"connectivity": e.Cluster.Connectivity()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data), agent
+}
+
 // TestSimulator runs the simulator's devices beside real ones: they get Nodes and pods, and nothing is left
 // of them in the end. Nobody gets into the machine that they run on.
 func TestSimulator(t *testing.T) {
 	e := suite.Get(t)
-	if e.Cluster.State().Link != local.LinkGRPC {
-		t.Skip("the simulator is told of no broker here")
-	}
 	const devices = 3
 	prefix := suite.Name("sim")
+	edgeDevice, agent := linkTemplates(t, e, prefix, devices)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	out, done := &output{}, make(chan error, 1)
 	go func() {
 		done <- simulate.Run(ctx, simulate.Options{
 			Cluster: e.Config, Namespace: local.Namespace, Prefix: prefix, Devices: devices, Workers: devices, Dir: filepath.Join(t.TempDir(), "fleet"),
+			EdgeDevice: edgeDevice, Agent: agent,
 			Runtime: fakecri.Options{PodIP: "192.0.2.1"}, Period: 50 * time.Millisecond, Out: out,
 		})
 	}()
