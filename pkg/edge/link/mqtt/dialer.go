@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
@@ -90,8 +92,11 @@ func (d *device) open(ctx context.Context, messageNamespace string) error {
 		return err
 	}
 	// Not vital: without it the loss of the server is noticed later.
-	if err := d.client.subscribe(ctx, statusTopic(messageNamespace)); err != nil && ctx.Err() != nil {
-		return err
+	if err := d.client.subscribe(ctx, statusTopic(messageNamespace)); err != nil {
+		if ctx.Err() != nil || isLost(d.client) {
+			return err
+		}
+		klog.FromContext(ctx).Error(err, "Will not be told at once when aranya is lost or starts anew")
 	}
 	d.mu.Lock()
 	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.limit)})
@@ -117,6 +122,16 @@ func (d *device) open(ctx context.Context, messageNamespace string) error {
 			return fmt.Errorf("nobody answers at the MQTT broker %s on the topic %q: either aranya is not connected to this broker, "+
 				"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.client.server, d.topic, d.remote, ctx.Err())
 		}
+	}
+}
+
+// isLost says whether the connection to the broker is over.
+func isLost(cl *client) bool {
+	select {
+	case <-cl.done:
+		return true
+	default:
+		return false
 	}
 }
 
