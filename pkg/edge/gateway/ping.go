@@ -86,6 +86,7 @@ func (p *pinger) reset(s *session, interval time.Duration) {
 	defer p.mu.Unlock()
 	s.pings.interval = interval
 	p.at(s, time.Now())
+	p.poke()
 }
 
 func (p *pinger) remove(s *session) {
@@ -100,7 +101,6 @@ func (p *pinger) at(s *session, next time.Time) {
 	if s.pings.index >= 0 && s.pings.index < len(p.due) && p.due[s.pings.index] == s {
 		s.pings.next = p.step(next)
 		heap.Fix(&p.due, s.pings.index)
-		p.poke()
 	}
 }
 
@@ -158,11 +158,16 @@ func (p *pinger) first(now time.Time) (*session, time.Duration) {
 
 // check does what is due for a session and returns when to look again.
 func (s *session) check(now time.Time, interval time.Duration) time.Time {
-	s.count()
-	s.refresh()
-	s.checkCertificate(now)
-
 	p := &s.pings
+	p.mu.Lock()
+	waiting := p.waiting
+	p.mu.Unlock()
+	if !waiting { // else it was done when the ping was sent
+		s.count()
+		s.refresh()
+		s.checkCertificate(now)
+	}
+
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	timeout := s.gateway.config.PingTimeout
