@@ -39,7 +39,7 @@ var calls = []call{
 	{why: "kubelet-serving certificate", group: "certificates.k8s.io", resource: "signers", verbs: "approve", name: "kubernetes.io/kubelet-serving"},
 	{why: "Node per device", resource: "nodes", verbs: "get list watch create update patch delete"},
 	{why: "Node per device", resource: "nodes/status", verbs: "patch"},
-	{why: "Node heartbeat", group: "coordination.k8s.io", resource: "leases", verbs: "get create update delete", namespace: "kube-node-lease"},
+	{why: "Node heartbeat", group: "coordination.k8s.io", resource: "leases", verbs: "get list create update delete", namespace: "kube-node-lease"},
 	{why: "pods on devices", resource: "pods", verbs: "list watch create delete"},
 	{why: "pods on devices", resource: "pods/status", verbs: "patch"},
 	{why: "what pods refer to", resource: "secrets", verbs: "list watch"},

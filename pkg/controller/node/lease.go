@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
@@ -31,6 +32,8 @@ const (
 	// leaseStep is what the moments of renewals are rounded to: with thousands of Nodes, those that are due
 	// together wake the process up once.
 	leaseStep = 100 * time.Millisecond
+	// leaseFindTime is how long to wait at the start for the Leases that there are.
+	leaseFindTime = 10 * time.Second
 	// leaseWorkers bounds how many are renewed at the same time.
 	leaseWorkers = 16
 )
@@ -46,6 +49,9 @@ type leases struct {
 	mu sync.Mutex
 	// active holds the Nodes whose Leases are renewed, by name.
 	active map[string]*leaseState
+	// found holds the Leases that there were at the start, by name, as long as they are of use.
+	found      map[string]*coordinationv1.Lease
+	foundUntil time.Time
 }
 
 type leaseState struct {
@@ -66,7 +72,41 @@ func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
 	return &leases{kube: kube, clock: clock, queue: queue.New[string]("leases", clock), active: map[string]*leaseState{}}
 }
 
-func (l *leases) run(ctx context.Context) { queue.Run(ctx, l.queue, leaseWorkers, l.renew) }
+func (l *leases) run(ctx context.Context) {
+	l.find(ctx)
+	queue.Run(ctx, l.queue, leaseWorkers, l.renew)
+}
+
+// find reads what Leases there are with one request. Those that came due while aranya was down have only some
+// seconds left, at a time when all devices come back: to read them one by one would take longer.
+func (l *leases) find(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaseFindTime)
+	defer cancel()
+	// What the API server has in memory will do: an update fails if it lags behind.
+	list, err := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot list the Leases of Nodes; they are read one by one")
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.found, l.foundUntil = make(map[string]*coordinationv1.Lease, len(list.Items)), l.clock.Now().Add(leaseInterval)
+	for i := range list.Items {
+		l.found[list.Items[i].Name] = &list.Items[i]
+	}
+}
+
+// get returns a Lease, once as it was found at the start, then from the API server.
+func (l *leases) get(ctx context.Context, nodeName string) (*coordinationv1.Lease, error) {
+	l.mu.Lock()
+	lease := l.found[nodeName]
+	delete(l.found, nodeName)
+	l.mu.Unlock()
+	if lease != nil {
+		return lease, nil
+	}
+	return l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, nodeName, metav1.GetOptions{})
+}
 
 // start begins to renew the Lease of a Node, unless that is under way. A Node that was just created has no
 // Lease until its turn comes: its status is as good a sign of life, and to controller-manager its time
@@ -131,6 +171,9 @@ func (l *leases) delete(ctx context.Context, nodeName string, options metav1.Del
 func (l *leases) turn(nodeName string) *leaseState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.found != nil && l.clock.Now().After(l.foundUntil) {
+		l.found = nil
+	}
 	st := l.active[nodeName]
 	if st != nil {
 		st.waits = false
@@ -145,9 +188,8 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 	if st == nil {
 		return 0, nil
 	}
-	client := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	if st.lease == nil && !st.fresh {
-		lease, err := client.Get(ctx, nodeName, metav1.GetOptions{})
+		lease, err := l.get(ctx, nodeName)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("read Lease of Node %s: %w", nodeName, err)
 		}

@@ -157,6 +157,57 @@ func TestRenewalSurvivesConflictAndLoss(t *testing.T) {
 }
 
 // withUIDs gives Leases the UIDs that a real API server would.
+// After a restart one request finds all Leases. Those that came due meanwhile are renewed at once, others when it
+// is their turn.
+func TestLeasesAreFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes = 60
+		client := fake.NewClientset()
+		due := 0
+		turns := &leases{clock: clock.RealClock{}}
+		for i := range nodes {
+			n := namedNode(i)
+			// As written at its last turn, unless that came while nobody was there.
+			written := time.Now().Add(turns.untilTurn(n.UID) - leaseInterval)
+			if i%3 == 0 {
+				written, due = written.Add(-leaseInterval), due+1
+			}
+			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
+				Namespace: corev1.NamespaceNodeLease, Name: n.Name, OwnerReferences: []metav1.OwnerReference{{UID: n.UID}},
+			}}
+			lease.Spec.HolderIdentity, lease.Spec.RenewTime = &n.Name, &metav1.MicroTime{Time: written}
+			if err := client.Tracker().Add(lease); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := startLeases(t, client, clock.RealClock{})
+		for i := range nodes {
+			l.start(namedNode(i), false)
+		}
+		synctest.Wait()
+		for _, a := range client.Actions() {
+			if a.GetVerb() == "get" {
+				t.Fatal("a Lease was read by itself")
+			}
+		}
+		if n := writes(client); n != due {
+			t.Errorf("%d Leases were renewed at once, %d are due", n, due)
+		}
+		time.Sleep(leaseInterval)
+		synctest.Wait()
+		if n := writes(client); n != nodes+due {
+			t.Errorf("%d renewals after an interval, want %d", n, nodes+due)
+		}
+		time.Sleep(leaseInterval)
+		synctest.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.found != nil {
+			t.Error("what was found is still kept")
+		}
+	})
+}
+
 func withUIDs(client *fake.Clientset, created func()) {
 	client.PrependReactor("create", "leases", func(action clienttesting.Action) (bool, kruntime.Object, error) {
 		lease := action.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease)
@@ -196,7 +247,7 @@ func TestLeaseIsReleased(t *testing.T) {
 		release("the Lease that a Node waits for", n, true)
 		time.Sleep(leaseInterval)
 		synctest.Wait()
-		if n := len(client.Actions()); n > 0 {
+		if n := writes(client) + len(deletions(client)); n > 0 {
 			t.Errorf("%d calls for a Node that went before it had a Lease", n)
 		}
 		l.start(n, true)
