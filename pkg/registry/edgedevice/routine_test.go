@@ -2,6 +2,7 @@ package edgedevice_test
 
 import (
 	"io"
+	"net/http"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -53,6 +54,24 @@ func TestSessionsAreServedLast(t *testing.T) {
 	_ = stdin.Close()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that upgrades the request and then leaves, without ever opening a stream, leaves no command on
+// the device.
+func TestCommandOfAClientThatLeaves(t *testing.T) {
+	a := newAPI(t, map[string]may{"admin": {"*"}})
+	for _, subresource := range []string{"exec", "attach"} {
+		response := a.request(t, spdyPOST, "admin", a.url("online", subresource, queries[subresource]), protocolOf(spdyPOST, subresource))
+		if response.StatusCode != http.StatusSwitchingProtocols || a.session.Open() != 1 {
+			t.Errorf("%s: answered with %d, %d streams are open", subresource, response.StatusCode, a.session.Open())
+		}
+		_ = response.Body.Close()
+		for deadline := time.Now().Add(testTimeout); a.session.Open() > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the command still runs", subresource)
+			}
+		}
 	}
 }
 

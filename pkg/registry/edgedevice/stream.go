@@ -108,8 +108,12 @@ func (c *Connector) serveCommand(o streaming.Options, start startCommand) stream
 		serve := c.Streaming.UpgradeCommand(w, r, o, command.Run)
 		if serve == nil {
 			command.Close()
+			return nil
 		}
-		return serve
+		return func() {
+			defer command.Close() // a client may leave before Run is called
+			serve()
+		}
 	}
 }
 
