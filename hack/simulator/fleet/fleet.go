@@ -116,7 +116,7 @@ func (f *Fleet) Enrol(ctx context.Context, name, token string) error {
 	}
 	cfg, dialer, err := f.configure(name, identity.Device{Namespace: t.Namespace, Name: t.Name})
 	if err != nil {
-		return err
+		return fmt.Errorf("device %s: %w", name, err)
 	}
 	joined, err := uplink.Join(ctx, uplink.JoinOptions{Server: cfg.Server, Token: token, StateDir: cfg.StateDir, Dialer: dialer})
 	if err != nil {

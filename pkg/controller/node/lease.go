@@ -56,16 +56,14 @@ type leases struct {
 
 type leaseState struct {
 	node types.UID
-	// fresh is set if the Node was just created: then there is no Lease yet.
-	fresh bool
 	// lease is the last one written, nil if that is not known. It has no managed fields: the API server keeps
 	// those it has if none are sent.
 	lease *coordinationv1.Lease
 
-	// uid is that of the last Lease written, gone says that the Node is about to be deleted, and waits that it
-	// was just created and its Lease was not yet. All are guarded by leases.mu.
+	// uid is that of the last Lease written, gone says that the Node is about to be deleted, and fresh that it
+	// was just created and nobody has begun to write its Lease. All are guarded by leases.mu.
 	uid         types.UID
-	gone, waits bool
+	gone, fresh bool
 }
 
 func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
@@ -117,7 +115,7 @@ func (l *leases) start(n *corev1.Node, fresh bool) {
 	if st := l.active[n.Name]; st != nil && st.node == n.UID {
 		return
 	}
-	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh, waits: fresh}
+	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh}
 	if fresh {
 		l.queue.AddAfter(n.Name, l.untilTurn(n.UID))
 		return
@@ -139,13 +137,13 @@ func (l *leases) release(ctx context.Context, n *corev1.Node) (released bool, er
 	st := l.active[n.Name]
 	delete(l.active, n.Name)
 	var uid types.UID
-	waits := false
+	fresh := false
 	if st != nil && st.node == n.UID {
-		st.gone, uid, waits = true, st.uid, st.waits
+		st.gone, uid, fresh = true, st.uid, st.fresh
 	}
 	l.mu.Unlock()
 	if uid == "" {
-		return waits, nil
+		return fresh, nil
 	}
 	return true, l.delete(ctx, n.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 }
@@ -167,28 +165,28 @@ func (l *leases) delete(ctx context.Context, nodeName string, options metav1.Del
 	return nil
 }
 
-// turn returns the state of a Node whose Lease is about to be written, nil if it is not to be.
-func (l *leases) turn(nodeName string) *leaseState {
+// turn returns the state of a Node whose Lease is about to be written, nil if it is not to be, and whether it
+// cannot have one yet.
+func (l *leases) turn(nodeName string) (st *leaseState, fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.found != nil && l.clock.Now().After(l.foundUntil) {
 		l.found = nil
 	}
-	st := l.active[nodeName]
-	if st != nil {
-		st.waits = false
+	if st = l.active[nodeName]; st != nil {
+		fresh, st.fresh = st.fresh, false
 	}
-	return st
+	return st, fresh
 }
 
 // renew renews one Lease and says when to do so again. Only one worker at a time has a given name, so
 // that the fields of its state need no lock.
 func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, error) {
-	st := l.turn(nodeName)
+	st, fresh := l.turn(nodeName)
 	if st == nil {
 		return 0, nil
 	}
-	if st.lease == nil && !st.fresh {
+	if st.lease == nil && !fresh {
 		lease, err := l.get(ctx, nodeName)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("read Lease of Node %s: %w", nodeName, err)
@@ -202,7 +200,6 @@ func (l *leases) renew(ctx context.Context, nodeName string) (time.Duration, err
 		}
 	}
 	written, err := l.write(ctx, nodeName, st)
-	st.fresh = false
 	if err != nil {
 		st.lease = nil // read it again
 		return 0, fmt.Errorf("renew Lease of Node %s: %w", nodeName, err)

@@ -180,13 +180,16 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 	if err != nil {
 		return nil, err
 	}
-	if p.credential.Load() == nil && info.FullMethodName != edgeapi.Edge_Enroll_FullMethodName {
-		refused.WithLabelValues(refusedAnonymous).Inc()
-		return nil, status.Errorf(codes.Unauthenticated, "this call needs a device certificate. %s", enrolAnew)
-	}
-	if info.FullMethodName == edgeapi.Edge_Enroll_FullMethodName && !g.failures.allowed(p.conn.RemoteAddr()) {
-		refused.WithLabelValues(refusedRate).Inc()
-		return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
+	switch info.FullMethodName {
+	case edgeapi.Edge_Enroll_FullMethodName:
+		if !g.failures.allowed(p.conn.RemoteAddr()) {
+			refused.WithLabelValues(refusedRate).Inc()
+			return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
+		}
+	default:
+		if _, _, err := deviceFrom(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if info.FullMethodName == edgeapi.Edge_Stream_FullMethodName {
 		ctx = withAbort(ctx)
