@@ -25,9 +25,14 @@ const (
 // but it does not when the Node was set to Unknown already, as aranya does at once. The device reports
 // anew when it is back.
 func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (time.Duration, error) {
+	lost := c.lostAt(device)
 	owner, ok := c.config.Owner(device.Name)
 	if !ok || owner != device || c.state(device) != nil {
+		c.forgetLoss(device, lost)
 		return 0, nil
+	}
+	if left := absentAfter - c.config.Clock.Since(lost); left > 0 {
+		return left, nil // it was back since its link was lost before
 	}
 	if object, exists, err := c.config.Nodes.GetIndexer().GetByKey(device.Name); err == nil && exists && !unknown(object.(*corev1.Node)) {
 		return absentAgain, nil // many are away, and are waited for longer
@@ -46,7 +51,27 @@ func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (tim
 		_, err := c.write(ctx, pod, status)
 		errs = append(errs, err)
 	}
-	return 0, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	c.forgetLoss(device, lost)
+	return 0, nil
+}
+
+// lostAt is when the device lost its last link, if nothing was done about that yet.
+func (c *Controller) lostAt(device gateway.Device) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost[device]
+}
+
+// forgetLoss drops a loss about which nothing is left to do, unless there has been another since.
+func (c *Controller) forgetLoss(device gateway.Device, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost[device].Equal(at) {
+		delete(c.lost, device)
+	}
 }
 
 // unknown says whether it is known only that the device of a Node is away.

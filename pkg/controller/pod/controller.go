@@ -88,6 +88,8 @@ type Controller struct {
 	mu sync.Mutex
 	// states holds a record for each live link.
 	states map[types.NamespacedName]*state
+	// lost holds when each device in absent lost its last link.
+	lost map[gateway.Device]time.Time
 }
 
 // key names a pod that is bound to a Node.
@@ -137,6 +139,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
 		mirrors: queue.New[gateway.Device]("mirror_pods", config.Clock),
 		states:  map[types.NamespacedName]*state{},
+		lost:    map[gateway.Device]time.Time{},
 	}
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
 		for _, k := range users {

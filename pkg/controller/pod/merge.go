@@ -17,9 +17,10 @@ var deviceConditions = sets.New(
 )
 
 // merge returns the status of a pod after its device reported on it, by the rules of the kubelet's
-// status manager: conditions and fields that are not the device's stay, times of transition change
-// with the status of the condition only, the time of the start never, and a pod that has ended stays
-// so.
+// status manager: conditions and fields that are not the device's stay, times of transition go back
+// only with a change of the condition's status, the time of the start never changes, and a pod that has
+// ended stays so. A later time with the same status is one that went and came back while the device was
+// away, or before it was written.
 func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.PodStatus {
 	old := &pod.Status
 	if terminal(old.Phase) && !terminal(reported.Phase) {
@@ -28,7 +29,7 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	status := reported
 	status.Conditions = slices.Clone(status.Conditions)
 	if terminal(status.Phase) {
-		settle(&status, now)
+		settle(&status, metav1.Time{}) // mergeConditions gives it a time, if it changes
 	}
 	applyGates(pod, &status)
 	status.Conditions = mergeConditions(old, &status, now)
@@ -84,10 +85,10 @@ func mergeConditions(old, reported *corev1.PodStatus, now metav1.Time) []corev1.
 	ended := !terminal(old.Phase) && terminal(reported.Phase)
 	for _, c := range reported.Conditions {
 		before := findCondition(old.Conditions, c.Type)
-		switch {
-		case before != nil && before.Status == c.Status && !before.LastTransitionTime.IsZero():
+		if before != nil && before.Status == c.Status && !before.LastTransitionTime.Before(&c.LastTransitionTime) {
 			c.LastTransitionTime = before.LastTransitionTime
-		case c.LastTransitionTime.IsZero():
+		}
+		if c.LastTransitionTime.IsZero() {
 			c.LastTransitionTime = now
 		}
 		switch {

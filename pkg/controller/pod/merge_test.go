@@ -31,10 +31,15 @@ func TestMerge(t *testing.T) {
 				cond(corev1.PodScheduled, corev1.ConditionTrue, 1), cond("example.com/gate", corev1.ConditionTrue, 2), cond(corev1.PodReady, corev1.ConditionTrue, 9),
 			}},
 		},
-		"times of transition stay while the status does": {
+		"times of transition do not go back while the status stays": {
+			old:      corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9), cond(corev1.ContainersReady, corev1.ConditionTrue, 9)}},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 3), {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}, {Type: corev1.PodInitialized, Status: corev1.ConditionTrue}}},
+			want:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9), cond(corev1.ContainersReady, corev1.ConditionTrue, 9), cond(corev1.PodInitialized, corev1.ConditionTrue, 100)}},
+		},
+		"what went and came back while the device was away is told with its time": {
 			old:      corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 3)}},
-			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9), {Type: corev1.PodInitialized, Status: corev1.ConditionTrue}}},
-			want:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 3), cond(corev1.PodInitialized, corev1.ConditionTrue, 100)}},
+			reported: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9)}},
+			want:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9)}},
 		},
 		"what is not the device's stays": {
 			old: corev1.PodStatus{

@@ -80,6 +80,7 @@ func (c *Controller) LinkUp(s gateway.Session) {
 func (c *Controller) LinkDown(device gateway.Device, _ links.Loss) {
 	c.mu.Lock()
 	delete(c.states, links.Key(device))
+	c.lost[device] = c.config.Clock.Now()
 	c.mu.Unlock()
 	c.absent.AddAfter(device, absentAfter)
 }

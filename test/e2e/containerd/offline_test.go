@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
@@ -24,6 +25,8 @@ func TestReconnect(t *testing.T) {
 	if e.Cluster.State().Link != local.LinkGRPC {
 		t.Skip("the link is cut: it makes no difference which it is")
 	}
+	e.Kubectl(t, "patch", "ed", "-n", suite.Namespace, device, "--type=merge", "-p", `{"spec":{"connectivity":{"heartbeatInterval":"5s"}}}`)
+	defer e.Kubectl(t, "patch", "ed", "-n", suite.Namespace, device, "--type=merge", "-p", `{"spec":{"connectivity":{"heartbeatInterval":null}}}`)
 	healthy := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
 	deleted := e.RunPod(t, suite.Busybox(device, "while :; do sleep 1; done"))
 	ends := suite.Busybox(device, "while :; do sleep 1; done")
@@ -61,8 +64,15 @@ func TestReconnect(t *testing.T) {
 		}
 		return fmt.Errorf("containers %v", suite.Containers(t, cri, string(restarts.UID)))
 	})
-	// Long enough for the times of what happened to be told from those at which it is told.
-	time.Sleep(3 * time.Second)
+	// A link that outlives the loss delivers what was sent meanwhile, in order. This one is given up, which takes
+	// 10 s at least: the times of what happened can be told from those at which it is told.
+	suite.Eventually(t, suite.PodTimeout, "the loss of the link is noticed", func(ctx context.Context) error {
+		ed, err := e.Device(ctx, device)
+		if err == nil && ed.Status.Phase != v1alpha1.EdgeDeviceOffline {
+			err = fmt.Errorf("the device is %s", ed.Status.Phase)
+		}
+		return err
+	})
 	ended := time.Now()
 	changes := watchPod(t, e, restarts)
 	if err := e.Cluster.PlugIn(device); err != nil {
@@ -101,13 +111,13 @@ func TestReconnect(t *testing.T) {
 		t.Errorf("the healthy pod: %+v before, %+v after", before, after)
 	}
 	// It ended, started, became ready: three states at least, of which the cluster has seen the last.
-	if n := changes(now); n != 1 {
-		t.Errorf("the status of the pod that was restarted was written %d times, want once", n)
+	if seen := changes(now); len(seen) != 1 {
+		t.Errorf("the status of the pod that was restarted was written %d times, want once:\n%s", len(seen), strings.Join(seen, "\n"))
 	}
 }
 
-// watchPod counts the changes of a pod, up to the state that the function is given.
-func watchPod(t *testing.T, e *suite.Env, pod *corev1.Pod) (changes func(last *corev1.Pod) int) {
+// watchPod tells the statuses that a pod gets from now on, up to the state that the function is given.
+func watchPod(t *testing.T, e *suite.Env, pod *corev1.Pod) (changes func(last *corev1.Pod) []string) {
 	t.Helper()
 	p, err := e.Kube.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
 	if err != nil {
@@ -120,13 +130,17 @@ func watchPod(t *testing.T, e *suite.Env, pod *corev1.Pod) (changes func(last *c
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Stop)
-	return func(last *corev1.Pod) (n int) {
+	return func(last *corev1.Pod) (statuses []string) {
 		for deadline := time.After(suite.PodTimeout); ; {
 			select {
 			case event := <-w.ResultChan():
-				n++
-				if seen, ok := event.Object.(*corev1.Pod); !ok || seen.ResourceVersion == last.ResourceVersion {
-					return n
+				seen, ok := event.Object.(*corev1.Pod)
+				if !ok {
+					t.Fatalf("the watch of the pod: %s: %v", event.Type, event.Object)
+				}
+				statuses = append(statuses, seen.Status.String())
+				if seen.ResourceVersion == last.ResourceVersion {
+					return statuses
 				}
 			case <-deadline:
 				t.Fatalf("the watch does not show the pod's last state")
