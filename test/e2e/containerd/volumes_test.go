@@ -111,7 +111,7 @@ func TestVolumesChangeAtomically(t *testing.T) {
 	name := suite.Name("atomic")
 	configMap(t, e, name, map[string]string{"a": "0", "b": "0"}, false)
 	pod := suite.Busybox(device, `while sleep 0.01; do cd -P /map/..data && a=$(cat a) && b=$(cat b) || continue
-		[ "$a" = "$b" ] || echo "$a $b" >> /tmp/torn; echo $((n+=1)) > /tmp/reads; done 2>/dev/null`)
+		[ "$a" = "$b" ] || echo "$a $b" >> /tmp/torn; echo >> /tmp/reads; done 2>/dev/null`)
 	mountAll(pod, configMapVolume("map", name))
 	// What is mounted by subPath stays as it was when the container started.
 	pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "map", MountPath: "/single", SubPath: "a"})
