@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"arhat.dev/aranya/test/framework/suite"
 )
@@ -108,7 +109,11 @@ func TestCopy(t *testing.T) {
 
 func TestPortForward(t *testing.T) {
 	e := suite.Get(t)
-	pod := e.RunPod(t, suite.Busybox(device, `mkdir /www; echo "hello from the device" > /www/index.html; exec httpd -f -p 8080 -h /www`))
+	pod := suite.Busybox(device, `mkdir /www; echo "hello from the device" > /www/index.html; exec httpd -f -p 8080 -h /www`)
+	pod.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+		PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}},
+	}
+	pod = e.RunPod(t, pod)
 	forward := e.KubectlBackground(t, "-n", "edge", "port-forward", pod.Name, ":8080")
 	address := forward.Expect(t, 30*time.Second, `^Forwarding from (127\.0\.0\.1:\d+) -> 8080$`)[1]
 	for range 3 {
