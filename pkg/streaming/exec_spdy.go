@@ -30,7 +30,8 @@ func (s *Server) serveSPDYCommand(netConn net.Conn, reader io.Reader, protocol s
 	conn := spdy.NewConn(netConn, reader, spdy.Config{IdleTimeout: s.config.IdleTimeout, MaxStreams: len(streams.kinds)}, streams.add)
 	late := time.AfterFunc(s.config.StreamCreationTimeout, conn.Close)
 	defer late.Stop()
-	streams.ready = func() {
+	streams.ready = func(done func()) {
+		defer done()
 		late.Stop()
 		streams.run(r, opts, protocol, run)
 		conn.Close()
@@ -63,11 +64,11 @@ func commandStreamKinds(opts Options, protocol string) []string {
 type commandStreams struct {
 	kinds  []string
 	opened map[string]*spdy.Stream
-	ready  func()
+	ready  func(done func())
 }
 
 // add is the spdy.Handler. With the last stream the command begins.
-func (c *commandStreams) add(stream *spdy.Stream) (run func(), err error) {
+func (c *commandStreams) add(stream *spdy.Stream) (run func(done func()), err error) {
 	kind := stream.Headers().Get(criremotecommand.StreamType)
 	if !slices.Contains(c.kinds, kind) || c.opened[kind] != nil {
 		return nil, fmt.Errorf("stream type %q is unknown, was not asked for, or is there already", kind)

@@ -8,16 +8,11 @@ import (
 	"time"
 
 	criportforward "k8s.io/cri-streaming/pkg/streaming/portforward"
-	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // portForwardSubprotocols are those that name their ports in the request; "" is the oldest.
 var portForwardSubprotocols = []string{v4Binary, v4Base64, ""}
-
-// halfCloseTimeout is how long a client may keep sending to a connection that the other side has
-// closed.
-const halfCloseTimeout = 10 * time.Second
 
 // slotTimeout is how long a connection waits for another one to close when a session has too many.
 const slotTimeout = time.Second
@@ -89,18 +84,30 @@ type forwarder struct {
 
 // PortForward implements k8s.io/cri-streaming's PortForwarder.
 func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, client io.ReadWriteCloser) error {
+	over := make(chan error, 1)
+	f.begin(port, client, func(err error) { over <- err })
+	return <-over
+}
+
+// begin connects client with a port, and calls over once: when it could not, or when the connection is over.
+func (f *forwarder) begin(port int32, client io.ReadWriteCloser, over func(error)) {
 	if err := f.acquire(); err != nil {
-		return err
+		over(err)
+		return
 	}
-	defer func() { <-f.slots }()
 	conn, err := f.dial(f.ctx, uint16(port))
 	if err != nil {
-		return err
+		<-f.slots
+		over(err)
+		return
 	}
-	defer conn.Close()
 	stop := context.AfterFunc(f.ctx, func() { conn.Close() })
-	defer stop()
-	return relay(client, conn)
+	relay(client, conn, func(err error) {
+		stop()
+		conn.Close()
+		<-f.slots
+		over(err)
+	})
 }
 
 // acquire takes a slot. It waits a moment for one: connections of a burst are often short.
@@ -115,33 +122,4 @@ func (f *forwarder) acquire() error {
 	case <-f.ctx.Done():
 		return context.Cause(f.ctx)
 	}
-}
-
-// relay copies both ways until conn has nothing more to say. The client may close its sending side
-// first. The error is one of reading from conn.
-func relay(client io.ReadWriteCloser, conn Conn) error {
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		if _, err := io.Copy(conn, client); err == nil {
-			// On failure the other direction sees the end as well.
-			_ = conn.CloseWrite()
-		}
-	}()
-	_, err := io.Copy(client, conn)
-	conn.Close()
-	client.Close()
-
-	// The client usually closes when it sees the end.
-	timer := time.NewTimer(halfCloseTimeout)
-	defer timer.Stop()
-	select {
-	case <-sent:
-	case <-timer.C:
-		if stream, ok := client.(httpstream.Stream); ok {
-			_ = stream.Reset()
-		}
-		<-sent
-	}
-	return err
 }

@@ -43,7 +43,7 @@ type pair struct {
 }
 
 // add is the spdy.Handler. The second stream of a pair begins the connection.
-func (p *pairs) add(stream *spdy.Stream) (run func(), err error) {
+func (p *pairs) add(stream *spdy.Stream) (run func(done func()), err error) {
 	headers := stream.Headers()
 	port, err := strconv.ParseUint(headers.Get(criportforward.PortHeader), 10, 16)
 	if err != nil || port == 0 {
@@ -74,7 +74,7 @@ func (p *pairs) add(stream *spdy.Stream) (run func(), err error) {
 	}
 	c.expire.Stop()
 	delete(p.waiting, id)
-	return func() { p.forward(c, int32(port)) }, nil
+	return func(done func()) { p.forward(c, int32(port), done) }, nil
 }
 
 // requestID is what the two streams of a connection have in common. Clients before Kubernetes 1.2 gave
@@ -116,15 +116,18 @@ func (p *pairs) stop() {
 	}
 }
 
-// forward carries a connection until it is over. The text of a failure is the kubelet's.
-func (p *pairs) forward(c *pair, port int32) {
-	if err := p.PortForward(p.ctx, p.name, "", port, c.data); err != nil {
-		p.report(c, fmt.Errorf("error forwarding port %d to pod %s, uid : %w", port, p.name, err))
-		_ = c.data.Reset()
-		return
-	}
-	finish(c.data)
-	finish(c.failure)
+// forward begins a connection, and calls done when it is over. The text of a failure is the kubelet's.
+func (p *pairs) forward(c *pair, port int32, done func()) {
+	p.begin(port, c.data, func(err error) {
+		defer done()
+		if err != nil {
+			p.report(c, fmt.Errorf("error forwarding port %d to pod %s, uid : %w", port, p.name, err))
+			_ = c.data.Reset()
+			return
+		}
+		finish(c.data)
+		finish(c.failure)
+	})
 }
 
 func (p *pairs) report(c *pair, err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -125,6 +126,8 @@ type reader struct {
 	ended     bool // frames is closed; for the receiving goroutine only
 	discard   chan struct{}
 	closeOnce sync.Once
+
+	forwarding atomic.Pointer[forwarding] // nil while frames are for Read
 }
 
 func newReader(s *Stream) *reader {
@@ -145,6 +148,7 @@ func (r *reader) push(data []byte) error {
 	}
 	select {
 	case r.frames <- data:
+		r.wake()
 		return nil
 	case <-r.discard:
 		return nil
@@ -157,6 +161,7 @@ func (r *reader) end() {
 	if !r.ended {
 		r.ended = true
 		close(r.frames)
+		r.wake()
 	}
 }
 
@@ -183,27 +188,28 @@ func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
 			}
 			return written, err
 		}
-		n, err := w.Write(r.rest)
-		r.taken(n)
+		n, err := r.writeRest(w)
 		written += int64(n)
-		if err == nil && len(r.rest) > 0 {
-			err = io.ErrShortWrite
-		}
 		if err != nil {
 			return written, err
 		}
 	}
 }
 
+// writeRest writes what is left of the frame being read.
+func (r *reader) writeRest(w io.Writer) (int, error) {
+	n, err := w.Write(r.rest)
+	r.taken(n)
+	if err == nil && len(r.rest) > 0 {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
 // fill waits until rest holds something.
 func (r *reader) fill() error {
-	select {
-	case <-r.discard:
-		return io.ErrClosedPipe
-	default:
-	}
-	if len(r.rest) > 0 {
-		return nil
+	if some, err := r.poll(); some || err != nil {
+		return err
 	}
 	select {
 	case <-r.discard:
@@ -211,12 +217,37 @@ func (r *reader) fill() error {
 	case <-r.stream.closed:
 		return ErrClosed
 	case data, ok := <-r.frames:
-		if !ok {
-			return r.endErr()
-		}
-		r.rest = data
-		return nil
+		return r.take(data, ok)
 	}
+}
+
+// poll tells whether rest holds something, without waiting for it.
+func (r *reader) poll() (some bool, err error) {
+	select {
+	case <-r.discard:
+		return false, io.ErrClosedPipe
+	default:
+	}
+	if len(r.rest) > 0 {
+		return true, nil
+	}
+	select {
+	case <-r.stream.closed:
+		return false, ErrClosed
+	case data, ok := <-r.frames:
+		return ok, r.take(data, ok)
+	default:
+		return false, nil
+	}
+}
+
+// take begins with what has come from frames.
+func (r *reader) take(data []byte, ok bool) error {
+	if !ok {
+		return r.endErr()
+	}
+	r.rest = data
+	return nil
 }
 
 func (r *reader) taken(n int) {
@@ -238,6 +269,9 @@ func (r *reader) endErr() error {
 
 // Close discards what is still to come.
 func (r *reader) Close() error {
-	r.closeOnce.Do(func() { close(r.discard) })
+	r.closeOnce.Do(func() {
+		close(r.discard)
+		r.wake()
+	})
 	return nil
 }

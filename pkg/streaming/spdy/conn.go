@@ -42,9 +42,10 @@ const (
 )
 
 // Handler says what becomes of a stream that the client opens. After an error it is refused. Otherwise
-// the function that it returned, if any, is called in a goroutine of its own once the client was told;
-// Serve waits for it. A handler must not block: nothing else is read meanwhile.
-type Handler func(stream *Stream) (run func(), err error)
+// the function that it returned, if any, is called in a goroutine of its own once the client was told. It
+// must have done called when all that it began is over, which may be after it has returned: Serve waits for
+// that. A handler must not block: nothing else is read meanwhile.
+type Handler func(stream *Stream) (run func(done func()), err error)
 
 // Config of a connection.
 type Config struct {
@@ -247,7 +248,8 @@ func (c *Conn) open(id uint32, headers http.Header, last bool) error {
 		return err
 	}
 	if run != nil {
-		c.running.Go(run)
+		c.running.Add(1)
+		go run(c.running.Done)
 	}
 	return nil
 }

@@ -92,15 +92,32 @@ func open(t *testing.T, c httpstream.Connection, name string) httpstream.Stream 
 }
 
 // echo sends back what comes, and closes after it.
-func echo(s *Stream) (func(), error) {
-	return func() {
+func echo(s *Stream) (func(func()), error) {
+	return func(done func()) {
+		defer done()
 		_, _ = io.Copy(s, s)
 		_ = s.Close()
 	}, nil
 }
 
+// forwardBack does the same by Forward.
+func forwardBack(s *Stream) (func(func()), error) {
+	return func(done func()) {
+		s.Forward(s, func(error) {
+			defer done()
+			_ = s.Close()
+		})
+	}, nil
+}
+
 func TestStreams(t *testing.T) {
-	client, _ := serve(t, usual, echo)
+	for name, handle := range map[string]Handler{"Read": echo, "Forward": forwardBack} {
+		t.Run(name, func(t *testing.T) { testStreams(t, handle) })
+	}
+}
+
+func testStreams(t *testing.T, handle Handler) {
+	client, _ := serve(t, usual, handle)
 	var group errgroup.Group
 	for i := range 20 {
 		stream := open(t, client, fmt.Sprint("stream ", i))
@@ -126,7 +143,7 @@ func TestStreams(t *testing.T) {
 
 func TestHandlerSeesHeaders(t *testing.T) {
 	seen := make(chan http.Header, 2)
-	client, _ := serve(t, usual, func(s *Stream) (func(), error) {
+	client, _ := serve(t, usual, func(s *Stream) (func(func()), error) {
 		seen <- s.Headers()
 		if s.Headers().Get("name") == "bad" {
 			return nil, errors.New("no")
@@ -168,7 +185,7 @@ func TestMaxStreams(t *testing.T) {
 
 func TestResets(t *testing.T) {
 	streams := make(chan *Stream, 1)
-	client, _ := serve(t, usual, func(s *Stream) (func(), error) {
+	client, _ := serve(t, usual, func(s *Stream) (func(func()), error) {
 		streams <- s
 		return nil, nil
 	})
@@ -214,24 +231,26 @@ func TestEnds(t *testing.T) {
 		"the client closes": func(client httpstream.Connection, _ func()) { client.Close() },
 		"the context ends":  func(_ httpstream.Connection, stop func()) { stop() },
 	} {
-		t.Run(name, func(t *testing.T) {
-			server, conn := tcp(t)
-			client, err := mobyspdy.NewClientConnection(conn)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			done := make(chan error, 1)
-			go func() { done <- NewConn(server, server, usual, echo).Serve(ctx) }()
-			open(t, client, "open")
-			end(client, cancel)
-			if err := wait(t, done); err != nil {
-				t.Error(err)
-			}
-			wait(t, client.CloseChan())
-		})
+		for _, handle := range []Handler{echo, forwardBack} {
+			t.Run(name, func(t *testing.T) {
+				server, conn := tcp(t)
+				client, err := mobyspdy.NewClientConnection(conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer client.Close()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				done := make(chan error, 1)
+				go func() { done <- NewConn(server, server, usual, handle).Serve(ctx) }()
+				open(t, client, "open")
+				end(client, cancel)
+				if err := wait(t, done); err != nil {
+					t.Error(err)
+				}
+				wait(t, client.CloseChan())
+			})
+		}
 	}
 }
 
@@ -303,14 +322,14 @@ func FuzzConn(f *testing.F) {
 		conn := memory{Reader: bytes.NewReader(input)}
 		config := Config{IdleTimeout: time.Hour, MaxStreams: 2}
 		c := NewConn(conn, conn, config, nil)
-		c.handle = func(s *Stream) (func(), error) {
+		c.handle = func(s *Stream) (func(func()), error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			most = max(most, len(c.streams))
-			return func() {
-				_, _ = io.Copy(s, s)
-				_ = s.Close()
-			}, nil
+			if s.Identifier()%4 == 1 {
+				return echo(s)
+			}
+			return forwardBack(s)
 		}
 		_ = c.Serve(t.Context())
 		if most > config.MaxStreams {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -24,6 +25,8 @@ type Stream struct {
 
 	data chan []byte // closed by endInput
 	rest []byte      // of the piece being read
+
+	forwarding atomic.Pointer[forwarding] // nil while data are for Read
 
 	// Guarded by conn.mu.
 	inputOver, outputOver bool
@@ -72,6 +75,7 @@ func (s *Stream) push(data []byte) bool {
 	}
 	select {
 	case s.data <- data:
+		s.wake()
 		return true
 	case <-s.gone:
 		return false
@@ -83,11 +87,12 @@ func (s *Stream) push(data []byte) bool {
 // endInput ends reading after what was pushed. It is for the goroutine that pushes.
 func (s *Stream) endInput() {
 	s.conn.mu.Lock()
-	defer s.conn.mu.Unlock()
 	if !s.inputOver {
 		s.inputOver = true
 		close(s.data)
 	}
+	s.conn.mu.Unlock()
+	s.wake()
 }
 
 // over tells whether both directions are. The caller holds conn.mu.
@@ -99,7 +104,10 @@ func (s *Stream) cut() bool {
 	open := !s.outputOver
 	s.inputOver, s.outputOver = true, true
 	s.conn.mu.Unlock()
-	s.goneOnce.Do(func() { close(s.gone) })
+	s.goneOnce.Do(func() {
+		close(s.gone)
+		s.wake()
+	})
 	s.conn.forget(s)
 	return open
 }

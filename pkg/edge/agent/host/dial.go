@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -141,17 +140,23 @@ func splice(ctx context.Context, link *stream.Conn, conn runtime.Conn) error {
 		_ = conn.Close()
 	})
 	defer stop()
-	var wg sync.WaitGroup
-	var up, down error
-	wg.Go(func() {
-		if up = copyHalf(link, conn, link.CloseWrite); up != nil {
-			_ = link.Close() // nobody to send to: stop reading too
+	ended := make(chan error, 1)
+	link.Forward(conn, func(err error) {
+		if err == nil {
+			// A peer that is gone needs no end of data.
+			_ = conn.CloseWrite()
+		} else {
+			_ = conn.Close()
 		}
+		ended <- err
 	})
-	if down = copyHalf(conn, link, conn.CloseWrite); down != nil { // here: one goroutine less
-		_ = conn.Close()
+	_, up := io.Copy(link, conn) // here: one goroutine less
+	if up == nil {
+		_ = link.CloseWrite()
+	} else {
+		_ = link.Close() // nobody to send to: stop reading too
 	}
-	wg.Wait()
+	down := <-ended
 	_ = conn.Close()
 	switch {
 	case ctx.Err() != nil:
@@ -161,15 +166,5 @@ func splice(ctx context.Context, link *stream.Conn, conn runtime.Conn) error {
 	case down != nil && !errors.Is(down, io.ErrClosedPipe):
 		return failf(metav1.StatusReasonInternalError, "the connection on the device broke: %v", down)
 	}
-	return nil
-}
-
-// copyHalf carries one direction and its end.
-func copyHalf(to io.Writer, from io.Reader, closeWrite func() error) error {
-	if _, err := io.Copy(to, from); err != nil {
-		return err
-	}
-	// A peer that is gone needs no end of data.
-	_ = closeWrite()
 	return nil
 }

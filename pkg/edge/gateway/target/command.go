@@ -61,8 +61,7 @@ func (c *Command) Run(ctx context.Context, streams streaming.IO) error {
 	defer stop()
 
 	if streams.Stdin != nil {
-		// It ends with the session: stdin with the client's connection, writing with the stream.
-		go c.send(streams.Stdin)
+		c.send(streams.Stdin)
 	}
 	if streams.Resize != nil {
 		go c.resize(streams.Resize)
@@ -91,12 +90,14 @@ func (c *Command) Run(ctx context.Context, streams streaming.IO) error {
 	return nil
 }
 
-// send carries stdin to the device, and its end.
+// send has stdin and its end carried to the device. It ends with the session: stdin with the client's
+// connection, writing with the stream.
 func (c *Command) send(stdin io.Reader) {
 	w := c.stream.Writer(edgeapi.Channel_STDIN)
-	// Errors mean that one side is gone, which Run sees.
-	_, _ = io.Copy(w, stdin)
-	_ = w.Close()
+	streaming.Forward(w, stdin, func(error) {
+		// An error means that one side is gone, which Run sees.
+		_ = w.Close()
+	})
 }
 
 func (c *Command) resize(sizes <-chan streaming.TerminalSize) {

@@ -1,0 +1,93 @@
+package streaming
+
+import (
+	"io"
+	"sync"
+	"time"
+
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+// halfCloseTimeout is how long a client may keep sending to a connection that the other side has
+// closed.
+const halfCloseTimeout = 10 * time.Second
+
+// Forwarder is a reader that writes what comes by itself, and needs no goroutine that waits for it. Forward
+// returns at once; done is called once, with the error that io.Copy would return.
+type Forwarder interface {
+	Forward(w io.Writer, done func(error))
+}
+
+// Forward has what comes from r written to w, and calls done when r has ended or something failed.
+func Forward(w io.Writer, r io.Reader, done func(error)) {
+	if r, ok := r.(Forwarder); ok {
+		r.Forward(w, done)
+		return
+	}
+	go func() {
+		_, err := io.Copy(w, r)
+		done(err)
+	}()
+}
+
+// relay copies both ways until conn has nothing more to say, and calls over then, with the error of reading
+// from conn. The client may close its sending side first. A relay at rest has no goroutine if both ends are
+// Forwarders.
+func relay(client io.ReadWriteCloser, conn Conn, over func(error)) {
+	r := &relaying{client: client, conn: conn, over: over, open: 2}
+	Forward(conn, client, r.sent)
+	Forward(client, conn, r.received)
+}
+
+type relaying struct {
+	client io.ReadWriteCloser
+	conn   Conn
+	over   func(error)
+
+	mu   sync.Mutex
+	open int   // directions that are not over
+	err  error // of reading from conn
+	late *time.Timer
+}
+
+// sent is called when the client has sent all that it has to say.
+func (r *relaying) sent(err error) {
+	if err == nil {
+		// On failure the other direction sees the end as well.
+		_ = r.conn.CloseWrite()
+	}
+	r.end(nil)
+}
+
+// received is called when the other side has.
+func (r *relaying) received(err error) {
+	r.conn.Close()
+	r.client.Close()
+	// The client usually closes when it sees the end.
+	r.mu.Lock()
+	if r.open == 2 {
+		r.late = time.AfterFunc(halfCloseTimeout, func() {
+			if stream, ok := r.client.(httpstream.Stream); ok {
+				_ = stream.Reset()
+			}
+		})
+	}
+	r.mu.Unlock()
+	r.end(err)
+}
+
+func (r *relaying) end(err error) {
+	r.mu.Lock()
+	if err != nil {
+		r.err = err
+	}
+	r.open--
+	over := r.open == 0
+	if over && r.late != nil {
+		r.late.Stop()
+	}
+	r.mu.Unlock()
+	if over {
+		r.over(r.err)
+	}
+}
