@@ -141,6 +141,7 @@ func (s *subscriptions) subscribe(ctx context.Context, ns string) error {
 		Admit: func(namespace, name string) error {
 			return pool.admit(c, ns, types.NamespacedName{Namespace: namespace, Name: name})
 		},
+		Devices: pool.count(c.server, ns),
 	})
 	if err != nil {
 		return err

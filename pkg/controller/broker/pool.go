@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -334,6 +335,22 @@ func (p *Pool) releaseLocked(key types.NamespacedName, former, now *assignment) 
 		delete(p.clients, c.id)
 		p.reconsiderLocked()
 	}
+}
+
+// count returns how many devices come by a broker and a message namespace. When aranya starts, most are not
+// assigned to a client yet.
+func (p *Pool) count(server, namespace string) int {
+	devices, err := p.config.Lister.List(labels.Everything())
+	if err != nil {
+		return 0 // never, from memory
+	}
+	n := 0
+	for _, ed := range devices {
+		if usesMQTT(ed) && ed.Spec.Connectivity.MQTTConfig.Server == server && messageNamespace(ed) == namespace {
+			n++
+		}
+	}
+	return n
 }
 
 // messageNamespaces returns those that a client is to subscribe to.

@@ -109,10 +109,16 @@ func (c *deviceConn) admit() {
 }
 
 // hold keeps the connection open as long as there is a session.
-func (c *deviceConn) hold() { c.timer.Stop() }
+func (c *deviceConn) hold() {
+	c.timer.Stop()
+	c.Settled()
+}
 
 // release closes the connection soon.
-func (c *deviceConn) release() { c.timer.Reset(lingerTime) }
+func (c *deviceConn) release() {
+	c.timer.Reset(lingerTime)
+	c.Settled()
+}
 
 // Close implements net.Conn.
 func (c *deviceConn) Close() error {

@@ -89,6 +89,19 @@ func (c *Conn) Failure() error {
 	return nil
 }
 
+// Settler is a connection whose transport lets few devices in at a time.
+type Settler interface {
+	// Settled says that a device is in, or will not be let in, so that the next one may come.
+	Settled()
+}
+
+// Settled implements Settler, for the server's end of any transport.
+func (c *Conn) Settled() {
+	if s, ok := c.Conn.(Settler); ok {
+		s.Settled()
+	}
+}
+
 // WithHost notes the host that was dialled, for a transport where it leads to the gateway. It is for
 // dialers, before the connection is used.
 func (c *Conn) WithHost(host string) *Conn {

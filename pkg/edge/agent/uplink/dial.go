@@ -23,7 +23,9 @@ import (
 )
 
 const (
-	// handshakeTime is how long dialling and TLS may take together.
+	// dialTime is how long dialling may take. Dialers give up earlier, unless they are told to wait.
+	dialTime = 5 * time.Minute
+	// handshakeTime is how long TLS may take.
 	handshakeTime = 30 * time.Second
 	// streamWindow is how much of a stream may be under way, and must be held for a reader that
 	// stalls. connWindow is the same for the whole link.
@@ -48,15 +50,17 @@ type connection struct {
 
 // dial connects to a gateway and does the TLS handshake.
 func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	dialCtx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	raw, err := dialer.Dial(ctx, address)
+	raw, err := dialer.Dial(dialCtx, address)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
 	config = config.Clone()
 	// What is verified is another matter.
 	config.ServerName = raw.Host()
+	ctx, cancel = context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
 	counted := ledger.Link(raw.Method())
 	conn := tls.Client(counted.Conn(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 
 const (
 	// maxAnswers is how many frames that belong to no connection may wait to be sent.
-	maxAnswers = 256
+	maxAnswers = 1024
 	// maxPerDevice is how many connections one device may have: an old one that is about to go, one
 	// that renews or enrols, and the one in use. The oldest yields.
 	maxPerDevice = 4
@@ -29,6 +29,7 @@ type Broker struct {
 	config   BrokerConfig
 	serverID uint64
 	answers  chan answer
+	entrance *entrance
 	work     sync.WaitGroup
 
 	mu        sync.RWMutex
@@ -65,6 +66,7 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 		conns:     map[connKey]*conn{},
 		devices:   map[string][]*conn{},
 	}
+	b.entrance = newEntrance(b.letIn)
 	will := Will{Topic: statusTopic(config.MessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
 	if config.Will != nil {
 		will = *config.Will
@@ -137,6 +139,7 @@ func (b *Broker) watch() {
 	listeners, conns := b.listeners, b.conns
 	b.listeners, b.conns, b.devices = map[string]*listener{}, map[connKey]*conn{}, map[string][]*conn{}
 	b.mu.Unlock()
+	b.entrance.close()
 	for _, l := range listeners {
 		l.end(b.client.lost())
 	}
@@ -178,6 +181,9 @@ func (b *Broker) receive(m paho.Message) {
 // no other server has it.
 func (b *Broker) foreign(topic string, f *frame) {
 	b.client.counters.foreign.Add(1)
+	if f.kind == frameGone {
+		b.entrance.forget(topic, f.id.device)
+	}
 	if f.kind != frameData && f.kind != frameCredit || f.id.server>>32 != b.serverID>>32 {
 		return
 	}
@@ -206,34 +212,55 @@ func (b *Broker) open(topic string, f *frame) {
 		err = l.options.Admit(namespace, name)
 	}
 	down := downTopic(messageNamespace, namespace, name)
-	if err == nil {
-		err = b.accept(l, topic, down, f)
-	}
-	if errors.Is(err, ErrLater) {
-		return
-	}
-	if err != nil {
-		b.client.counters.refused.Add(1)
-		b.answer(down, resetFrame(connID{device: f.id.device}, err.Error()))
+	switch {
+	case err == nil:
+		if b.entrance.ask(&request{listener: l, up: topic, down: down, frame: *f}) {
+			b.answer(down, &frame{kind: frameWait, id: connID{device: f.id.device}})
+		}
+	case !errors.Is(err, ErrLater):
+		b.refuse(down, f.id.device, err)
 	}
 }
 
-// accept puts a new connection into the backlog of a listener.
-func (b *Broker) accept(l *listener, up, down string, f *frame) error {
+// refuse tells a device why it gets no connection.
+func (b *Broker) refuse(down string, device uint64, err error) {
+	b.client.counters.refused.Add(1)
+	b.answer(down, resetFrame(connID{device: device}, err.Error()))
+}
+
+// letIn makes the connection of a device whose turn it is.
+func (b *Broker) letIn(r *request, e *entry) bool {
+	err := b.accept(r, e)
+	if err != nil {
+		b.refuse(r.down, r.frame.id.device, err)
+	}
+	return err == nil
+}
+
+// accept puts a new connection into the backlog of its listener.
+func (b *Broker) accept(r *request, e *entry) error {
+	up, down, f := r.up, r.down, &r.frame
 	c := newConn(b.client, down, b.config.MaxPayload, connID{device: f.id.device, server: b.serverID})
-	c.out.limitBytes, c.out.limitFrames = f.creditBytes, f.creditFrames
-	c.out.maxPayload = int(min(f.maxPayload, maxPayload))
+	c.entry = e
+	c.out.begin(f)
 	c.local, c.remote = address(b.config.Server+down), address(b.config.Server+up)
 	c.reset = func(f *frame) { b.answer(down, f) }
 	key := connKey{up, f.id.device}
-	c.gone = func() { b.remove(key, c) }
+	c.gone = func() {
+		c.Settled()
+		b.remove(key, c)
+	}
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return errClosed
 	}
-	if err := l.offer(c); err != nil {
+	if b.conns[key] != nil { // asked again at the moment when its turn came
+		b.client.counters.duplicates.Add(1)
+		return nil
+	}
+	if err := r.listener.offer(c); err != nil {
 		return err
 	}
 	if all := b.devices[up]; len(all) >= maxPerDevice {

@@ -23,6 +23,9 @@ const (
 	maxInFlight = 16
 	// lingerTime is how long Close goes on sending what was written before.
 	lingerTime = 2 * time.Second
+	// confirmTime is after which an end that has nothing more to send, and whose last data the other end has
+	// not confirmed, tells it how many frames there were.
+	confirmTime = 5 * time.Second
 )
 
 var errPeerClosed = errors.New("the other end of the link closed it")
@@ -74,6 +77,7 @@ type conn struct {
 	peerClosed         bool  // by the other end
 	err                error // what ended the connection, if not a close
 	linger             *time.Timer
+	entry              *entry        // the server's, until Settled
 	failed             chan struct{} // closed with err set
 	over               chan struct{} // closed when nothing more is sent or received
 }
@@ -95,7 +99,12 @@ type sendState struct {
 	bytes, frames uint64 // that were sent
 	limitBytes    uint64 // the credit that the other end gave
 	limitFrames   uint64
-	maxPayload    int // of the other end
+	firstLimit    uint64 // limitFrames when nothing was read yet
+	maxPayload    int    // of the other end
+
+	confirm    *time.Timer // there is data that may be lost
+	confirmSeq uint64      // of the last frame when it was set
+	doubt      bool        // the other end is to be told
 }
 
 func newConn(p publisher, topic string, maxPayload int, id connID) *conn {
@@ -221,6 +230,10 @@ func (c *conn) failLocked(err error) {
 	}
 	c.err = err
 	c.out.buffer = nil
+	if c.out.confirm != nil {
+		c.out.confirm.Stop()
+		c.out.confirm = nil
+	}
 	close(c.failed)
 	c.broadcast()
 }
@@ -229,6 +242,15 @@ func (c *conn) broadcast() {
 	c.readable.Broadcast()
 	c.writable.Broadcast()
 	c.wake()
+}
+
+// Settled implements link.Settler.
+func (c *conn) Settled() {
+	c.mu.Lock()
+	e := c.entry
+	c.entry = nil
+	c.mu.Unlock()
+	e.leave()
 }
 
 // LocalAddr implements net.Conn.

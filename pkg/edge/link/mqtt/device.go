@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -80,10 +81,11 @@ func (d *device) receiveAnswer(f *frame) {
 	case frameAccept:
 		d.mu.Lock()
 		d.id.server = f.id.server
-		d.out.limitBytes, d.out.limitFrames = f.creditBytes, f.creditFrames
-		d.out.maxPayload = int(min(f.maxPayload, maxPayload))
+		d.out.begin(f)
 		d.mu.Unlock()
 		d.answered(nil)
+	case frameWait:
+		offer(d.wait, struct{}{})
 	case frameReset:
 		d.answered(fmt.Errorf("the server at the MQTT broker %s refuses the connection: %s", d.client.server, f.reason()))
 	default:
@@ -91,9 +93,12 @@ func (d *device) receiveAnswer(f *frame) {
 	}
 }
 
-func (d *device) answered(err error) {
+func (d *device) answered(err error) { offer(d.answer, err) }
+
+// offer puts a value into a channel that holds one, if there is none in it.
+func offer[T any](ch chan T, value T) {
 	select {
-	case d.answer <- err:
+	case ch <- value:
 	default:
 	}
 }
@@ -103,10 +108,7 @@ func (d *device) answered(err error) {
 func (d *device) receiveStatus(f *frame, server uint64) {
 	switch {
 	case f.kind == frameHello && server == 0:
-		select {
-		case d.again <- struct{}{}:
-		default:
-		}
+		offer(d.again, min(time.Duration(min(f.creditFrames, math.MaxInt32))*time.Millisecond, maxSpread))
 	case f.kind == frameHello && f.id.server != server && f.id.server>>32 == server>>32:
 		d.fail(errRestarted)
 	case f.kind == frameGone && server != 0 && f.id.server == server:

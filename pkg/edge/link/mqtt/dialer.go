@@ -19,8 +19,12 @@ const (
 	// firstInterval is the same for the first time; it doubles from then on. The server may be about to hear
 	// of the device.
 	firstInterval = 300 * time.Millisecond
-	// openTime is how long a device asks. The limit for TLS and everything else is the caller's.
+	// openTime is how long a device asks that nobody answers. The limit for TLS and everything else is the
+	// caller's.
 	openTime = 20 * time.Second
+	// waitInterval is after which a device asks again that was told to wait: to show that it is there, and to
+	// find out whether the server is.
+	waitInterval = 10 * time.Second
 )
 
 // Dialer is the device's end. Each connection has a connection to the broker of its own, whose will message
@@ -41,10 +45,11 @@ type device struct {
 	down   string
 	limit  int // of payloads
 
-	answer chan error    // the first answer to open
-	again  chan struct{} // a server has come
-	last   *frame        // what to tell the server at the end
-	ended  chan struct{} // closed when the broker was left
+	answer chan error         // the first answer to open
+	wait   chan struct{}      // the server has others to let in first
+	again  chan time.Duration // a server has come; ask within that time
+	last   *frame             // what to tell the server at the end
+	ended  chan struct{}      // closed when the broker was left
 }
 
 // Dial implements link.Dialer. The address is for error messages: the broker is that of the Dialer.
@@ -63,7 +68,7 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	id := connID{device: rand.Uint64() | 1} // never 0
 	dev := &device{
 		down: downTopic(d.MessageNamespace, d.Namespace, d.Name), limit: config.MaxPayload,
-		answer: make(chan error, 1), again: make(chan struct{}, 1), ended: make(chan struct{}),
+		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	dev.conn = newConn(nil, up, config.MaxPayload, id)
 	dev.accepted = true // there is no answer to be sent
@@ -86,6 +91,14 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 
 // open subscribes and asks the server for a connection.
 func (d *device) open(ctx context.Context, messageNamespace string) error {
+	if err := d.subscribe(ctx, messageNamespace); err != nil {
+		return err
+	}
+	return d.ask(ctx)
+}
+
+// subscribe subscribes to what the server sends to this device, and to all.
+func (d *device) subscribe(ctx context.Context, messageNamespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
 	if err := d.client.subscribe(ctx, d.down); err != nil {
@@ -98,31 +111,61 @@ func (d *device) open(ctx context.Context, messageNamespace string) error {
 		}
 		klog.FromContext(ctx).Error(err, "Will not be told at once when aranya is lost or starts anew")
 	}
+	return nil
+}
+
+// ask asks the server for a connection until it answers. One that has the device wait need not answer soon,
+// but must show that it is still there.
+func (d *device) ask(ctx context.Context) error {
 	d.mu.Lock()
 	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.limit)})
 	d.mu.Unlock()
-	interval := firstInterval
-	timer := time.NewTimer(interval)
+	interval, waits := 2*firstInterval, false
+	timer, patience := time.NewTimer(firstInterval), time.NewTimer(openTime)
 	defer timer.Stop()
-	for {
-		t := d.client.publish(d.topic, request)
+	defer patience.Stop()
+	for sent := d.client.publish(d.topic, request); ; {
 		select {
 		case err := <-d.answer:
 			return err
-		case <-timer.C:
-			interval = min(2*interval, openInterval)
+		case <-d.wait:
+			waits, interval = true, waitInterval
 			timer.Reset(interval)
-		case <-d.again:
+			patience.Reset(waitInterval + openTime)
+			continue
+		case spread := <-d.again:
+			waits, interval = false, max(firstInterval, spread)
+			timer.Reset(rand.N(spread + 1))
+			patience.Reset(spread + openTime)
+			continue
+		case <-timer.C:
 		case <-d.client.done:
 			return d.client.lost()
+		case <-patience.C:
+			return d.giveUp(sent, waits, context.DeadlineExceeded)
 		case <-ctx.Done():
-			if err := failure(t); err != nil {
-				return err
-			}
-			return fmt.Errorf("nobody answers at the MQTT broker %s on the topic %q: either aranya is not connected to this broker, "+
-				"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.client.server, d.topic, d.remote, ctx.Err())
+			return d.giveUp(sent, waits, ctx.Err())
+		}
+		sent = d.client.publish(d.topic, request)
+		timer.Reset(interval - interval/4 + rand.N(interval/2)) // not all at once
+		if interval < openInterval {
+			interval = min(2*interval, openInterval)
 		}
 	}
+}
+
+// giveUp is the error of a device that was not let in. It takes back what it has asked for.
+func (d *device) giveUp(sent token, waits bool, err error) error {
+	if err := failure(sent); err != nil {
+		return err
+	}
+	gone := frame{kind: frameGone, id: connID{device: d.id.device}}
+	d.client.await(d.client.publish(d.topic, gone.appendTo(nil)))
+	if waits {
+		return fmt.Errorf("aranya is at the MQTT broker %s, but did not let this device in, because many others connect: %w", d.client.server, err)
+	}
+	return fmt.Errorf("nobody answers at the MQTT broker %s on the topic %q: either aranya is not connected to this broker, "+
+		"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.client.server, d.topic, d.remote, err)
 }
 
 // isLost says whether the connection to the broker is over.

@@ -8,6 +8,10 @@
 // Both ends grant each other credit, in bytes and in frames, so that a reader that stalls holds a bounded
 // amount of memory and no one but itself.
 //
+// Brokers drop what is queued for a client beyond a number of messages, and the server is one client for all
+// devices. So the server lets few devices in at a time and has others wait, devices that wait for a server
+// spread their requests, and both ends make sure that the loss of the last frame is noticed, too.
+//
 // The broker is not trusted with anything but delivery: TLS runs inside. Who may use which topic is for
 // the broker's ACL to say; without one, devices can disturb, but not read or impersonate, each other.
 package mqtt

@@ -29,8 +29,11 @@ const (
 	// frameGone is a will: the device of the connection, or the server with this half of the ID and
 	// all of its connections, is gone.
 	frameGone
-	// frameHello says that a server listens from now on.
+	// frameHello says that a server listens from now on. Its creditFrames is the time in milliseconds over
+	// which the devices should spread what they send upon it.
 	frameHello
+	// frameWait answers open, too: the device will get another answer later, when its turn has come.
+	frameWait
 )
 
 const (
@@ -113,6 +116,8 @@ func (f *frame) check() error {
 	switch f.kind {
 	case frameOpen:
 		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0 && f.maxPayload >= minPayload
+	case frameWait:
+		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0
 	case frameAccept:
 		ok = f.id.device != 0 && f.id.server != 0 && f.seq == 0 && len(f.data) == 0 && f.maxPayload >= minPayload
 	case frameData:
@@ -149,7 +154,7 @@ func resetFrame(id connID, reason string) *frame {
 }
 
 func (k frameType) String() string {
-	names := [...]string{"", "OPEN", "ACCEPT", "DATA", "CREDIT", "CLOSE", "RESET", "GONE", "HELLO"}
+	names := [...]string{"", "OPEN", "ACCEPT", "DATA", "CREDIT", "CLOSE", "RESET", "GONE", "HELLO", "WAIT"}
 	if k == 0 || int(k) >= len(names) {
 		return fmt.Sprintf("type %d", byte(k))
 	}

@@ -17,7 +17,8 @@ func TestFrames(t *testing.T) {
 		{kind: frameClose, id: id, seq: 9},
 		*resetFrame(id, "why"),
 		{kind: frameGone, id: id},
-		{kind: frameHello, id: id},
+		{kind: frameHello, id: id, creditFrames: 3000},
+		{kind: frameWait, id: connID{device: 1}},
 	} {
 		b := f.appendTo(nil)
 		if len(b) > headerRoom+len(f.data) {
@@ -49,6 +50,8 @@ func TestFramesRefused(t *testing.T) {
 		"open without a device":    {kind: frameOpen, maxPayload: 256},
 		"open of tiny payloads":    {kind: frameOpen, id: connID{device: 1}, maxPayload: minPayload - 1},
 		"accept without a server":  {kind: frameAccept, id: connID{device: 1}, maxPayload: 256},
+		"wait without a device":    {kind: frameWait},
+		"wait with a server":       {kind: frameWait, id: id},
 		"reset with a long reason": {kind: frameReset, id: id, data: bytes.Repeat([]byte("x"), maxReason+1)},
 		"unknown type":             {kind: 99, id: id},
 		"type 0":                   {id: id},

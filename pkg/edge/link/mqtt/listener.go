@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"arhat.dev/aranya/pkg/edge/link"
 )
@@ -13,12 +14,22 @@ import (
 // ErrLater says that it is not known yet whether a device is admitted.
 var ErrLater = errors.New("not known yet")
 
+const (
+	// spreadTime is how much time devices that wait for a server leave each other.
+	spreadTime = 2 * time.Millisecond
+	// maxSpread limits the time over which devices are asked to come, and for which a device lets itself be
+	// asked.
+	maxSpread = 30 * time.Second
+)
+
 // ListenOptions are optional.
 type ListenOptions struct {
 	// Admit is asked for each connection that a device opens. Its error is told to the device (the first
 	// 128 bytes), and the connection is not made. With ErrLater the device is told nothing, and asks again.
 	// It must be quick: all devices of the broker wait.
 	Admit func(namespace, name string) error
+	// Devices is how many there may be: they are asked not to come all at once.
+	Devices int
 }
 
 // listener takes the connections of the devices of one message namespace.
@@ -55,8 +66,15 @@ func (b *Broker) Listen(ctx context.Context, messageNamespace string, o ListenOp
 		return nil, err
 	}
 	// Devices of a former server of this name need not wait to find out.
-	b.answer(statusTopic(messageNamespace), b.status(frameHello))
+	hello := b.status(frameHello)
+	hello.creditFrames = uint64(spread(o.Devices).Milliseconds())
+	b.answer(statusTopic(messageNamespace), hello)
 	return l, nil
+}
+
+// spread is the time over which devices should come that are waiting for a server.
+func spread(devices int) time.Duration {
+	return min(time.Duration(devices)*spreadTime, maxSpread)
 }
 
 func (b *Broker) register(l *listener) error {

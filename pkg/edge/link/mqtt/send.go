@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 )
 
 // start lets frames be sent. Spawn starts goroutines.
@@ -122,7 +123,7 @@ func (c *conn) todo() action {
 		return sendData
 	case len(c.out.buffer) == 0 && c.closed:
 		return sendClose
-	case c.in.creditDue():
+	case c.in.creditDue(), c.out.doubt:
 		return sendCredit
 	}
 	return nothing
@@ -165,12 +166,40 @@ func (c *conn) nextData() []byte {
 	}
 	c.out.bytes += uint64(n)
 	c.out.frames++
+	if c.out.confirm == nil {
+		c.out.confirm, c.out.confirmSeq = time.AfterFunc(confirmTime, c.confirm), c.out.seq
+	}
 	c.writable.Broadcast()
 	return payload
 }
 
+// confirm looks after the last data. Had the broker lost it, the other end would not notice before it gets
+// the next frame, and might wait for what was sent already. A frame of credit has a number, too.
+func (c *conn) confirm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch out := &c.out; {
+	case out.confirm == nil: // it is over
+	case out.limitFrames-out.firstLimit >= out.frames || c.peerClosed:
+		out.confirm = nil
+	case out.seq != out.confirmSeq:
+		out.confirmSeq = out.seq
+		out.confirm.Reset(confirmTime)
+	default:
+		out.confirm, out.doubt = nil, true
+		c.wake()
+	}
+}
+
+// begin takes over what the other end allows at first.
+func (out *sendState) begin(f *frame) {
+	out.limitBytes, out.limitFrames, out.firstLimit = f.creditBytes, f.creditFrames, f.creditFrames
+	out.maxPayload = int(min(f.maxPayload, maxPayload))
+}
+
 func (c *conn) encodeNumbered(f *frame) []byte {
 	c.out.seq++
+	c.out.doubt = false
 	f.seq = c.out.seq
 	return c.encode(f)
 }
