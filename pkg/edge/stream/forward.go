@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/ondemand"
 )
 
@@ -15,6 +16,13 @@ type forwarding struct {
 	done   func(error)
 	over   bool // for the worker only
 	worker *ondemand.Worker
+}
+
+// Forward has what comes on a channel that the peer writes written to w, and then calls done once, with what
+// io.Copy(w, s.Reader(ch)) would return. It returns at once, and no goroutine waits meanwhile. It takes the place
+// of all reading of the channel.
+func (s *Stream) Forward(ch edgeapi.Channel, w io.Writer, done func(error)) {
+	s.reader(ch).forward(w, done)
 }
 
 // forward begins it. The function done is called once, with what WriteTo would return.

@@ -116,7 +116,9 @@ func (s *Stream) Context() context.Context { return s.ctx }
 // Reader returns the reader of a channel that the peer writes: STDOUT and STDERR on the server, STDIN
 // on the device. It returns io.EOF once the peer closed the channel or ended the session, and another
 // error if the stream broke. Closing it discards what is still to come.
-func (s *Stream) Reader(ch edgeapi.Channel) io.ReadCloser {
+func (s *Stream) Reader(ch edgeapi.Channel) io.ReadCloser { return s.reader(ch) }
+
+func (s *Stream) reader(ch edgeapi.Channel) *reader {
 	if ch < 0 || ch >= channels || s.in[ch] == nil {
 		panic(fmt.Sprintf("stream: channel %v is not readable at this end", ch))
 	}

@@ -123,10 +123,7 @@ func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream
 	}
 	if stdin != nil {
 		// Ends with the stream, or with the command: Wait closes the pipe.
-		go func() {
-			_, _ = io.Copy(stdin, s.Reader(edgeapi.Channel_STDIN))
-			_ = stdin.Close()
-		}()
+		s.Forward(edgeapi.Channel_STDIN, stdin, func(error) { _ = stdin.Close() })
 	}
 	return wait(ctx, cmd)
 }
@@ -155,7 +152,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 	})
 	copies.Go(func() { followSize(s.Resizes(), master, stop) })
 	if want.stdin {
-		go func() { _, _ = io.Copy(master, s.Reader(edgeapi.Channel_STDIN)) }()
+		s.Forward(edgeapi.Channel_STDIN, master, func(error) {}) // at its end the terminal stays
 	}
 	err = wait(ctx, cmd)
 	close(stop)
