@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generates code: deep copies, defaults, conversions, clients, informers, listers, apply configurations
+# Generates code: protobuf, deep copies, defaults, conversions, clients, informers, listers, apply configurations
 # and OpenAPI from the types in pkg/apis, and Go from the wire protocol in pkg/edge/api.
 #
 # The generators are those that hack/tools/go.mod pins; they are built from the Go module proxy, so the
@@ -28,6 +28,15 @@ foreign=(
   k8s.io/apimachinery/pkg/runtime
   k8s.io/apimachinery/pkg/version
 )
+# Packages whose protobuf that of the API refers to.
+protobuf_imports=(
+  k8s.io/api/core/v1
+  k8s.io/apimachinery/pkg/api/resource
+  k8s.io/apimachinery/pkg/apis/meta/v1
+  k8s.io/apimachinery/pkg/runtime
+  k8s.io/apimachinery/pkg/runtime/schema
+  k8s.io/apimachinery/pkg/util/intstr
+)
 # Apply configurations of foreign types come with client-go.
 core_types=(NodeAddress PodDNSConfig PodDNSConfigOption Taint)
 
@@ -37,11 +46,34 @@ build_tools() {
   (cd hack/tools && GOBIN="${bin}" GOFLAGS= go install tool)
   # Of the same version as the protobuf runtime that the generated code calls.
   GOBIN="${bin}" GOFLAGS= go install google.golang.org/protobuf/cmd/protoc-gen-go
+  # go-to-protobuf calls protoc, which is not to be had as a Go module; buf can stand in for it.
+  printf '#!/bin/sh\nexec buf alpha protoc "$@"\n' >"${bin}/protoc"
+  chmod 755 "${bin}/protoc"
   export PATH="${bin}:${PATH}"
 }
 
 # remove deletes generated files of one name, so that none survives what it was made from.
 remove() { find "$1" -type f -name "$2" -delete; }
+
+# gen_protobuf also gives a field that has no protobuf tag yet the next free number of its message, in the source.
+gen_protobuf() {
+  say "protobuf of the API"
+  remove pkg/apis 'generated.pb.go'
+  remove pkg/apis 'generated.proto'
+  # Protobuf files import each other by the paths of Go packages: a tree in which those lead to the modules.
+  local tree
+  tree="$(mktemp -d)"
+  trap "rm -r '${tree}'" EXIT
+  mkdir -p "${tree}"/{arhat.dev,k8s.io,github.com/gogo}
+  ln -s "${root}" "${tree}/${module}"
+  ln -s "$(go list -m -f '{{.Dir}}' k8s.io/api)" "${tree}/k8s.io/api"
+  ln -s "$(go list -m -f '{{.Dir}}' k8s.io/apimachinery)" "${tree}/k8s.io/apimachinery"
+  ln -s "$(cd hack/tools && go list -m -f '{{.Dir}}' github.com/gogo/protobuf)" "${tree}/github.com/gogo/protobuf"
+  # "-": imported, but not to be generated.
+  go-to-protobuf "${header[@]}" --output-dir "${tree}" \
+    --apimachinery-packages "$(printf -- '-%s,' "${protobuf_imports[@]}" | sed 's/,$//')" \
+    --packages "${apis}/v1alpha1"
+}
 
 gen_helpers() {
   say "deep copies, defaults and conversions"
@@ -65,7 +97,7 @@ gen_clients() {
     --external-applyconfigurations "$(IFS=,; echo "${external[*]}")" \
     "${apis}/v1alpha1"
   say "clientset"
-  client-gen "${header[@]}" \
+  client-gen "${header[@]}" --prefers-protobuf \
     --output-dir pkg/generated/clientset --output-pkg "${generated}/clientset" \
     --clientset-name versioned --apply-configuration-package "${generated}/applyconfiguration" \
     --input-base "${module}/pkg/apis" --input aranya/v1alpha1
@@ -101,6 +133,7 @@ gen_protocol() {
 }
 
 build_tools
+gen_protobuf
 gen_helpers
 gen_clients
 gen_openapi

@@ -225,6 +225,12 @@ func (o *Options) applyGeneric(config *genericapiserver.RecommendedConfig) error
 		return genericapiserver.DefaultBuildHandlerChain(edgedevice.WithRoutine(handler), c)
 	}
 
+	// The generic library does this for kube-apiserver only.
+	storage := &o.Recommended.Etcd.StorageConfig
+	var err error
+	if storage.Codec, storage.EncodeVersioner, err = edgedevice.NewStorageCodec(o.Recommended.Etcd.DefaultStorageMediaType); err != nil {
+		return fmt.Errorf("--storage-media-type: %w", err)
+	}
 	if err := o.Recommended.ApplyTo(config); err != nil {
 		return err
 	}

@@ -23,7 +23,6 @@ func (s *Server) installAPI(c CompletedConfig, edge *direct.Client) error {
 	}
 	// With metav1.ParameterCodec the options of connect requests would be unknown.
 	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
-	group.NegotiatedSerializer = withoutProtobuf{group.NegotiatedSerializer}
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = s.resources(c, devices)
 	if err := s.Generic.InstallAPIGroup(&group); err != nil {
 		return fmt.Errorf("install the API %s: %w", v1alpha1.SchemeGroupVersion, err)

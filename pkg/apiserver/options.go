@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	cliflag "k8s.io/component-base/cli/flag"
 	basecompatibility "k8s.io/component-base/compatibility"
@@ -17,8 +16,6 @@ import (
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics"
 
-	"arhat.dev/aranya/pkg/apis/aranya/scheme"
-	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller"
 )
 
@@ -79,12 +76,11 @@ type Options struct {
 func NewOptions() *Options {
 	registry := newComponentRegistry()
 	o := &Options{
-		ServerRun: genericoptions.NewServerRunOptionsForComponent(basecompatibility.DefaultKubeComponent, registry),
-		Recommended: genericoptions.NewRecommendedOptions(
-			defaultEtcdPrefix, storageCodec{scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)}),
-		CoreAPI: genericoptions.NewCoreAPIOptions(),
-		Logs:    logsapi.NewLoggingConfiguration(),
-		Metrics: metrics.NewOptions(),
+		ServerRun:   genericoptions.NewServerRunOptionsForComponent(basecompatibility.DefaultKubeComponent, registry),
+		Recommended: genericoptions.NewRecommendedOptions(defaultEtcdPrefix, nil), // the codec depends on a flag
+		CoreAPI:     genericoptions.NewCoreAPIOptions(),
+		Logs:        logsapi.NewLoggingConfiguration(),
+		Metrics:     metrics.NewOptions(),
 
 		EmbeddedEtcdDir:        "/var/lib/aranya/etcd",
 		EmbeddedEtcdQuotaBytes: defaultQuotaBytes,
@@ -101,8 +97,7 @@ func NewOptions() *Options {
 	}
 
 	r := o.Recommended
-	r.Etcd.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(
-		v1alpha1.SchemeGroupVersion, schema.GroupKind{Group: v1alpha1.GroupName})
+	r.Etcd.DefaultStorageMediaType = runtime.ContentTypeProtobuf
 	r.SecureServing.BindPort = 8443 // an unprivileged user cannot bind 443
 	r.SecureServing.Required = true
 	// Certificates are kept in memory; see the packages servingcert and kubeletcert.

@@ -50,6 +50,10 @@ func TestOptionsValidate(t *testing.T) {
 			args: []string{"--node-address=192.0.2.1", "--embedded-etcd-quota-bytes=0"},
 			want: []string{"--embedded-etcd-quota-bytes must be more than 0"},
 		},
+		"storage format": {
+			args: []string{"--node-address=192.0.2.1", "--storage-media-type=text/plain"},
+			want: []string{`--storage-media-type "text/plain" invalid, allowed values: application/json`},
+		},
 		"no patience": {
 			args: []string{"--node-address=192.0.2.1", "--reconnect-grace-period=0s"},
 			want: []string{"--reconnect-grace-period 0s: it must be greater than 0"},
@@ -119,6 +123,9 @@ func TestOptionsDefaults(t *testing.T) {
 	}
 	if parse(t, "--tls-cert-file=/tls.crt", "--tls-private-key-file=/tls.key").ownServingCert() {
 		t.Error("a serving certificate from files must be respected")
+	}
+	if got := o.Recommended.Etcd.DefaultStorageMediaType; got != "application/vnd.kubernetes.protobuf" {
+		t.Errorf("--storage-media-type is %q, want protobuf", got)
 	}
 	if got := o.Recommended.Authentication.RemoteKubeConfigFile; got != "/k" {
 		t.Errorf("--authentication-kubeconfig is %q, want that of --kubeconfig", got)

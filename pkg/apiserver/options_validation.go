@@ -61,9 +61,10 @@ func (o *Options) validateEtcd() []error {
 	if !o.embeddedEtcd() {
 		return o.Recommended.Etcd.Validate()
 	}
-	// What Etcd.Validate would find missing is filled in once the embedded etcd runs.
-	var errs []error
-	transport := o.Recommended.Etcd.StorageConfig.Transport
+	etcd := *o.Recommended.Etcd
+	transport := etcd.StorageConfig.Transport
+	etcd.StorageConfig.Transport.ServerList = []string{"embedded"} // filled in once it runs
+	errs := etcd.Validate()
 	if o.EmbeddedEtcdDir == "" {
 		errs = append(errs, errors.New("either --etcd-servers or --embedded-etcd-dir must be given"))
 	}

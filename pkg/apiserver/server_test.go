@@ -41,15 +41,15 @@ type testServer struct {
 	stopped chan error
 }
 
-// serve runs a server on an embedded etcd until the end of the test, and waits until it is ready.
-func serve(t *testing.T, cluster *mainCluster, kubeconfig, dir string) *testServer {
+// serve runs a server until the end of the test, on an embedded etcd unless args say otherwise, and waits until it is ready.
+func serve(t *testing.T, cluster *mainCluster, kubeconfig, dir string, args ...string) *testServer {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := parse(t, "--kubeconfig="+kubeconfig, "--authentication-skip-lookup", "--embedded-etcd-dir="+dir, "--node-address=127.0.0.1",
-		"--gateway-bind-address=127.0.0.1:0", "--kubelet-bind-address=127.0.0.1:0", "--gateway-advertise-address=gw.example.com:443")
+	o := parse(t, append(args, "--kubeconfig="+kubeconfig, "--authentication-skip-lookup", "--embedded-etcd-dir="+dir, "--node-address=127.0.0.1",
+		"--gateway-bind-address=127.0.0.1:0", "--kubelet-bind-address=127.0.0.1:0", "--gateway-advertise-address=gw.example.com:443")...)
 	o.Recommended.SecureServing.Listener = listener
 	if err := errors.Join(o.registry.Set(), o.Complete(), o.Validate()); err != nil {
 		t.Fatal(err)

@@ -103,6 +103,7 @@ func (c *client) clientset() (versioned.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.ContentType = runtime.ContentTypeJSON // as kubectl; an older server would refuse protobuf
 	return versioned.NewForConfig(config)
 }
 

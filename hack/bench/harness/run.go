@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -50,7 +51,8 @@ func newRun(s *Scenario, p Params, cluster *local.Cluster, out io.Writer) (*Run,
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // no limit
+	config.QPS = -1                              // no limit
+	config.ContentType = runtime.ContentTypeJSON // as kubectl and what else applies manifests
 	r.Config = config
 	if r.Kube, err = r.NewKube(); err != nil {
 		return nil, err
@@ -65,8 +67,8 @@ func newRun(s *Scenario, p Params, cluster *local.Cluster, out io.Writer) (*Run,
 // NewKube returns a client that speaks protobuf over a connection of its own.
 func (r *Run) NewKube() (kubernetes.Interface, error) {
 	config := rest.CopyConfig(r.Config)
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	config.Dial = dialer() // a configuration with a dialer of its own does not share connections
 	return kubernetes.NewForConfig(config)
 }

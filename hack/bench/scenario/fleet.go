@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
@@ -101,6 +102,7 @@ func lists(ctx context.Context, r *harness.Run) error {
 	}{
 		{"LIST, consistent", "", metav1.ListOptions{}, false, 1000},
 		{"LIST, from the cache", "", metav1.ListOptions{ResourceVersion: "0"}, false, 1000},
+		{"LIST in protobuf", runtime.ContentTypeProtobuf, metav1.ListOptions{}, false, 1000},
 		{fmt.Sprintf("LIST in pages of %d, all pages", pageSize), "", metav1.ListOptions{Limit: pageSize}, true, 0},
 		{"LIST as a table", asTable, metav1.ListOptions{}, false, 0},
 		{"LIST by label, 1 of 100 sites", "", metav1.ListOptions{LabelSelector: "site=site-7"}, false, 300},

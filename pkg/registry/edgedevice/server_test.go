@@ -1,7 +1,9 @@
 package edgedevice
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
@@ -39,7 +42,11 @@ import (
 func newTestServer(t *testing.T) string {
 	t.Helper()
 	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
-	backend := storagebackend.NewDefaultConfig(etcd.Prefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion))
+	codec, _, err := NewStorageCodec(runtime.ContentTypeProtobuf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
 	backend.Transport = etcd.Transport
 	storage, err := NewStorage(scheme.Scheme, generic.RESTOptions{
 		StorageConfig:           backend.ForResource(aranya.Resource("edgedevices")),
@@ -121,7 +128,8 @@ func TestServer(t *testing.T) {
 	t.Run("apply", func(t *testing.T) { testApply(t, devices) })
 	t.Run("selectors and pages", func(t *testing.T) { testSelectorsAndPages(t, devices) })
 	t.Run("table", func(t *testing.T) { testServedTable(t, url) })
-	t.Run("protobuf", func(t *testing.T) { testProtobuf(t, url) })
+	t.Run("formats", func(t *testing.T) { testFormats(t, url) })
+	t.Run("format of the client", func(t *testing.T) { testClientFormat(t, url) })
 	t.Run("discovery", func(t *testing.T) { testDiscovery(t, clients) })
 	t.Run("explain", func(t *testing.T) { testExplain(t, url) })
 }
@@ -266,12 +274,17 @@ func testServedTable(t *testing.T, url string) {
 	}
 }
 
-// testProtobuf asks as the garbage collector and the namespace controller do, which need metadata only,
-// and as a client that knows nothing but protobuf.
-func testProtobuf(t *testing.T, url string) {
-	for accept, want := range map[string]int{
-		"application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1": http.StatusOK,
-		"application/vnd.kubernetes.protobuf":                                                 http.StatusNotAcceptable,
+// testFormats asks as curl, kubectl and clients in Go do, and as the garbage collector and the namespace controller, which need
+// metadata only.
+func testFormats(t *testing.T, url string) {
+	const json, protobuf, table = runtime.ContentTypeJSON, runtime.ContentTypeProtobuf, ";as=Table;v=v1;g=meta.k8s.io"
+	for accept, want := range map[string]string{
+		"*/*":                     json,
+		json:                      json,
+		protobuf:                  protobuf,
+		protobuf + "," + json:     protobuf,
+		json + table + "," + json: json,
+		protobuf + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1": protobuf,
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/apis/aranya.arhat.dev/v1alpha1/edgedevices", nil)
 		if err != nil {
@@ -282,12 +295,43 @@ func testProtobuf(t *testing.T, url string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		body, err := io.ReadAll(response.Body)
 		response.Body.Close()
-		if response.StatusCode != want {
-			t.Errorf("a request for %s is answered with %s, want %d", accept, response.Status, want)
+		got := response.Header.Get("Content-Type")
+		if err != nil || response.StatusCode != http.StatusOK || got != want || bytes.HasPrefix(body, []byte("k8s\x00")) != (want == protobuf) {
+			t.Errorf("a request for %s is answered with %s in %s, want %s: %.60q", accept, response.Status, got, want, body)
 		}
 	}
 }
+
+// testClientFormat looks at what the generated client sends and is sent.
+func testClientFormat(t *testing.T, url string) {
+	var sent, received string
+	config := &restclient.Config{Host: url, WrapTransport: func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			response, err := next.RoundTrip(r)
+			if err == nil {
+				sent, received = r.Header.Get("Content-Type"), response.Header.Get("Content-Type")
+			}
+			return response, err
+		})
+	}}
+	clients, err := versioned.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed := &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Name: "protobuf"}}
+	if _, err := clients.AranyaV1alpha1().EdgeDevices("formats").Create(t.Context(), ed, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if sent != runtime.ContentTypeProtobuf || received != runtime.ContentTypeProtobuf {
+		t.Errorf("the client sent %s and received %s, want protobuf", sent, received)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func testDiscovery(t *testing.T, clients *versioned.Clientset) {
 	list, err := clients.Discovery().ServerResourcesForGroupVersion("aranya.arhat.dev/v1alpha1")

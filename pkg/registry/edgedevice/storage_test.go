@@ -52,7 +52,11 @@ func (l links) Overlay(device *aranya.EdgeDevice) {
 func newTestStorage(t *testing.T, live LiveStatus) (*Storage, context.Context) {
 	t.Helper()
 	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
-	config := storagebackend.NewDefaultConfig(etcd.Prefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion))
+	codec, _, err := NewStorageCodec(runtime.ContentTypeProtobuf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
 	config.Transport = etcd.Transport
 	storage, err := NewStorage(scheme.Scheme, generic.RESTOptions{
 		StorageConfig:           config.ForResource(aranya.Resource("edgedevices")),

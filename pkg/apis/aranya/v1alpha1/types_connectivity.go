@@ -22,22 +22,22 @@ type Connectivity struct {
 	// through the broker named in mqttConfig.
 	// +optional
 	// +default="grpc"
-	Method ConnectivityMethod `json:"method,omitempty"`
+	Method ConnectivityMethod `json:"method,omitempty" protobuf:"bytes,1,opt,name=method,casttype=ConnectivityMethod"`
 
 	// grpcConfig configures the method "grpc". Only allowed with that method.
 	// +optional
-	GRPCConfig *GRPCConfig `json:"grpcConfig,omitempty"`
+	GRPCConfig *GRPCConfig `json:"grpcConfig,omitempty" protobuf:"bytes,2,opt,name=grpcConfig"`
 
 	// mqttConfig configures the method "mqtt". Required with that method, not allowed with another.
 	// +optional
-	MQTTConfig *MQTTConfig `json:"mqttConfig,omitempty"`
+	MQTTConfig *MQTTConfig `json:"mqttConfig,omitempty" protobuf:"bytes,3,opt,name=mqttConfig"`
 
 	// heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s
 	// to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is
 	// cheaper on a metered link. Defaults to 40s; with the method "mqtt", and no will of your own, to 30m,
 	// because a broker tells by itself, by keepalive and will, when one end is lost.
 	// +optional
-	HeartbeatInterval *metav1.Duration `json:"heartbeatInterval,omitempty"`
+	HeartbeatInterval *metav1.Duration `json:"heartbeatInterval,omitempty" protobuf:"bytes,4,opt,name=heartbeatInterval"`
 }
 
 // GRPCConfig configures a device that dials aranya's gateway.
@@ -46,13 +46,13 @@ type GRPCConfig struct {
 	// certificate is served on the shared gateway listener to clients that ask (by SNI) for one of
 	// its host names. Without it the gateway's own certificate is served.
 	// +optional
-	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty"`
+	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty" protobuf:"bytes,1,opt,name=tlsSecretRef"`
 
 	// service asks for a Service named after the device, with a port named "grpc" that leads to the
 	// gateway, for use as the backend of an Ingress. The name of the device must then be fit for a
 	// Service: letters, digits and "-", beginning with a letter.
 	// +optional
-	Service *ServiceSpec `json:"service,omitempty"`
+	Service *ServiceSpec `json:"service,omitempty" protobuf:"bytes,2,opt,name=service"`
 }
 
 // ServiceType is a type of Service that can lead to the gateway, with the meaning that it has there.
@@ -73,18 +73,18 @@ type ServiceSpec struct {
 	// type is the type of the Service: ClusterIP (the default), NodePort or LoadBalancer.
 	// +optional
 	// +default="ClusterIP"
-	Type ServiceType `json:"type,omitempty"`
+	Type ServiceType `json:"type,omitempty" protobuf:"bytes,1,opt,name=type,casttype=ServiceType"`
 
 	// annotations are put on the Service, for example for an ingress controller.
 	// +optional
-	Annotations map[string]string `json:"annotations,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty" protobuf:"bytes,2,rep,name=annotations"`
 }
 
 // LocalSecretReference names a Secret in the namespace of the EdgeDevice. There are no references
 // to other namespaces: they would let a tenant read what is not theirs.
 type LocalSecretReference struct {
 	// name of the Secret.
-	Name string `json:"name"`
+	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
 }
 
 // MQTTTransport is what carries MQTT packets.
@@ -115,31 +115,31 @@ type MQTTConfig struct {
 	// Defaults to "/aranya.arhat.dev".
 	// +optional
 	// +default="/aranya.arhat.dev"
-	MessageNamespace string `json:"messageNamespace,omitempty"`
+	MessageNamespace string `json:"messageNamespace,omitempty" protobuf:"bytes,1,opt,name=messageNamespace"`
 
 	// server is the broker's address as host:port, for example "broker.example.com:8883". The host is
 	// a DNS name or an IP address (IPv6 in brackets).
-	Server string `json:"server"`
+	Server string `json:"server" protobuf:"bytes,2,opt,name=server"`
 
 	// version of the MQTT protocol. Only "3.1.1", which is the default.
 	// +optional
 	// +default="3.1.1"
-	Version MQTTVersion `json:"version,omitempty"`
+	Version MQTTVersion `json:"version,omitempty" protobuf:"bytes,3,opt,name=version,casttype=MQTTVersion"`
 
 	// transport is "tcp" (the default) or "websocket".
 	// +optional
 	// +default="tcp"
-	Transport MQTTTransport `json:"transport,omitempty"`
+	Transport MQTTTransport `json:"transport,omitempty" protobuf:"bytes,4,opt,name=transport,casttype=MQTTTransport"`
 
 	// tlsSecretRef names a Secret in the device's namespace for TLS to the broker. Keys: ca.crt (CA
 	// of the broker; the system's roots without it), tls.crt and tls.key (client certificate; none
 	// without them).
 	// +optional
-	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty"`
+	TLSSecretRef *LocalSecretReference `json:"tlsSecretRef,omitempty" protobuf:"bytes,5,opt,name=tlsSecretRef"`
 
 	// connectPacket is what aranya's own broker client puts into its CONNECT packet.
 	// +optional
-	ConnectPacket MQTTConnectPacket `json:"connectPacket,omitempty"`
+	ConnectPacket MQTTConnectPacket `json:"connectPacket,omitempty" protobuf:"bytes,6,opt,name=connectPacket"`
 }
 
 // MQTTConnectPacket holds the fields of an MQTT CONNECT packet.
@@ -148,45 +148,45 @@ type MQTTConnectPacket struct {
 	// the link has its own sequence numbers and starts anew after a loss.
 	// +optional
 	// +default=true
-	CleanSession *bool `json:"cleanSession,omitempty"`
+	CleanSession *bool `json:"cleanSession,omitempty" protobuf:"varint,1,opt,name=cleanSession"`
 
 	// will is the message that the broker publishes when aranya's connection is lost, beside the
 	// messages that the link itself uses.
 	// +optional
-	Will *MQTTWill `json:"will,omitempty"`
+	Will *MQTTWill `json:"will,omitempty" protobuf:"bytes,2,opt,name=will"`
 
 	// username for the broker. Required with a password.
 	// +optional
-	Username string `json:"username,omitempty"`
+	Username string `json:"username,omitempty" protobuf:"bytes,3,opt,name=username"`
 
 	// password names a Secret in the device's namespace whose key "password" holds the password for
 	// the broker.
 	// +optional
-	Password *LocalSecretReference `json:"password,omitempty"`
+	Password *LocalSecretReference `json:"password,omitempty" protobuf:"bytes,4,opt,name=password"`
 
 	// clientID of aranya's connection. At most 23 letters and digits are safe with every broker.
 	// Chosen by aranya if empty. At most 65535 bytes.
 	// +optional
-	ClientID string `json:"clientID,omitempty"`
+	ClientID string `json:"clientID,omitempty" protobuf:"bytes,5,opt,name=clientID"`
 
 	// keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to
 	// 65535. Defaults to 300.
 	// +optional
 	// +default=300
-	Keepalive *int32 `json:"keepalive,omitempty"`
+	Keepalive *int32 `json:"keepalive,omitempty" protobuf:"varint,6,opt,name=keepalive"`
 }
 
 // MQTTWill is an MQTT will message.
 type MQTTWill struct {
 	// topic of the message, without wildcards and not under mqttConfig.messageNamespace.
-	Topic string `json:"topic"`
+	Topic string `json:"topic" protobuf:"bytes,1,opt,name=topic"`
 	// payload of the message, at most 65535 bytes.
 	// +optional
-	Payload string `json:"payload,omitempty"`
+	Payload string `json:"payload,omitempty" protobuf:"bytes,2,opt,name=payload"`
 	// qos is the quality of service: 0, 1 or 2. Defaults to 0.
 	// +optional
-	QoS int32 `json:"qos,omitempty"`
+	QoS int32 `json:"qos,omitempty" protobuf:"varint,3,opt,name=qos"`
 	// retain asks the broker to keep the message for later subscribers.
 	// +optional
-	Retain bool `json:"retain,omitempty"`
+	Retain bool `json:"retain,omitempty" protobuf:"varint,4,opt,name=retain"`
 }

@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -29,7 +30,11 @@ import (
 func newDevices(t *testing.T) (*edgedevice.Storage, typed.EdgeDeviceInterface) {
 	t.Helper()
 	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
-	config := storagebackend.NewDefaultConfig(etcd.Prefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion))
+	codec, _, err := edgedevice.NewStorageCodec(runtime.ContentTypeProtobuf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
 	config.Transport = etcd.Transport
 	storage, err := edgedevice.NewStorage(scheme.Scheme, generic.RESTOptions{
 		StorageConfig:           config.ForResource(aranya.Resource("edgedevices")),

@@ -55,6 +55,7 @@ func newEdgeDevices(c *AranyaV1alpha1Client, namespace string) *edgeDevices {
 			namespace,
 			func() *aranyav1alpha1.EdgeDevice { return &aranyav1alpha1.EdgeDevice{} },
 			func() *aranyav1alpha1.EdgeDeviceList { return &aranyav1alpha1.EdgeDeviceList{} },
+			gentype.PrefersProtobuf[*aranyav1alpha1.EdgeDevice](),
 		),
 	}
 }
@@ -63,6 +64,7 @@ func newEdgeDevices(c *AranyaV1alpha1Client, namespace string) *edgeDevices {
 func (c *edgeDevices) CreateToken(ctx context.Context, edgeDeviceName string, enrollmentToken *aranyav1alpha1.EnrollmentToken, opts v1.CreateOptions) (result *aranyav1alpha1.EnrollmentToken, err error) {
 	result = &aranyav1alpha1.EnrollmentToken{}
 	err = c.GetClient().Post().
+		UseProtobufAsDefault().
 		Namespace(c.GetNamespace()).
 		Resource("edgedevices").
 		Name(edgeDeviceName).

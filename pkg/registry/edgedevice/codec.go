@@ -1,12 +1,26 @@
-package apiserver
+package edgedevice
 
 import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/scheme"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/intern"
 )
+
+// NewStorageCodec returns what encodes objects for storage in a format, and decodes them from any.
+func NewStorageCodec(mediaType string) (runtime.Codec, runtime.GroupVersioner, error) {
+	codec, versioner, err := serverstorage.NewStorageCodec(serverstorage.StorageCodecConfig{
+		StorageMediaType:  mediaType,
+		StorageSerializer: scheme.Codecs,
+		StorageVersion:    v1alpha1.SchemeGroupVersion,
+		MemoryVersion:     aranya.SchemeGroupVersion,
+	})
+	return storageCodec{codec}, versioner, err
+}
 
 // storageCodec encodes and decodes what is stored. The watch cache keeps each EdgeDevice and, of the last minutes,
 // its former versions: what is the same on all of them, and on other devices, should lie in memory once.
