@@ -83,6 +83,8 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
 	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
 	switch {
+	case wasConnected && c.config.Tracker.Stopping():
+		return c.config.ReconnectGrace // it is to go to the next aranya
 	case known && history.down && wasConnected && c.config.Tracker.Patience(history.lostAt) > 0:
 		return c.config.Tracker.Patience(history.lostAt) // it may come back before anybody has to know
 	case known && history.down:

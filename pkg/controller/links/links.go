@@ -6,6 +6,7 @@ package links
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -58,6 +59,7 @@ type Tracker struct {
 
 	clock    clock.PassiveClock
 	patience patience
+	stopping atomic.Bool
 }
 
 // link is a live link.
@@ -78,6 +80,10 @@ func NewTracker(clock clock.PassiveClock, grace time.Duration) *Tracker {
 // Patience is how much longer a device may take to come back, whose link was lost at that time, until it
 // counts as away. It may grow when more links are lost.
 func (t *Tracker) Patience(lost time.Time) time.Duration { return t.patience.left(lost, t.clock.Now()) }
+
+// Stopping says that this replica ends the sessions of its devices: that one has no link says nothing about it
+// any more, and it is for the next aranya to judge whether it is away.
+func (t *Tracker) Stopping() bool { return t.stopping.Load() }
 
 // AddListener adds a listener. Not to be called once links come up.
 func (t *Tracker) AddListener(l Listener) {
@@ -169,6 +175,7 @@ func (t *Tracker) SessionEnded(s gateway.Session, reason error) {
 	if errors.Is(reason, gateway.ErrStopping) {
 		// Nodes must not flap because aranya is restarted. A device that does not come back is noticed by
 		// the next aranya, or by its Node's Lease.
+		t.stopping.Store(true)
 		return
 	}
 	lost := Loss{Reason: reason, At: t.clock.Now(), LastSeen: s.Info().LastSeen}

@@ -130,6 +130,9 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 // away says for how much longer a device that has no link may come back before it counts as away, and
 // then why it has none.
 func (c *Controller) away(key types.NamespacedName) (wait time.Duration, reason string) {
+	if c.config.Tracker.Stopping() {
+		return c.config.ReconnectGrace, ""
+	}
 	c.mu.Lock()
 	lost, ok := c.lost[key]
 	c.mu.Unlock()
