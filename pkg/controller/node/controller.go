@@ -131,7 +131,7 @@ func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 // then why it has none.
 func (c *Controller) away(key types.NamespacedName) (wait time.Duration, reason string) {
 	if c.config.Tracker.Stopping() {
-		return c.config.ReconnectGrace, ""
+		return c.config.ReconnectGrace, "" // it is to go to the next aranya
 	}
 	c.mu.Lock()
 	lost, ok := c.lost[key]
