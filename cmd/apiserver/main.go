@@ -12,6 +12,7 @@ import (
 )
 
 func main() {
+	collectLate(heapFloor)
 	cmd := apiserver.NewCommand()
 	cmd.SetContext(genericapiserver.SetupSignalContext())
 	os.Exit(cli.Run(cmd))
