@@ -234,6 +234,7 @@ func (o *Options) applyGeneric(config *genericapiserver.RecommendedConfig) error
 	if err := o.Recommended.ApplyTo(config); err != nil {
 		return err
 	}
+	config.Authentication.Authenticator = newFrontProxy(config.Authentication.RequestHeaderConfig, config.Authentication.Authenticator)
 	config.ClientConfig.Wrap(tracing.WrapperFor(config.TracerProvider))
 	return nil
 }
