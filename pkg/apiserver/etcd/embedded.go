@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 )
@@ -30,6 +31,9 @@ const (
 	compactionHistory = "100000"
 	// catchUpEntries of the log stay in memory for members that lag behind, of which there are none.
 	catchUpEntries = 100
+	// streamWorkers serve requests one after the other. A goroutine for each would have to grow its stack anew,
+	// several times. The few streams that last occupy one each; beyond the last one the usual way is taken.
+	streamWorkers = 16
 )
 
 // lockTimeout is how long to wait for a process that is on its way out. Tests have less patience.
@@ -134,6 +138,7 @@ func embedConfig(cfg EmbeddedConfig, socket string, logger *zap.Logger) *embed.C
 	c.EnableGRPCGateway = false
 	c.StrictReconfigCheck = false
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
+	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.NumStreamWorkers(streamWorkers)}
 	return c
 }
 
