@@ -4,6 +4,7 @@ package version
 
 import (
 	"runtime/debug"
+	"sync"
 )
 
 // gitVersion is set when a program is built:
@@ -19,12 +20,17 @@ func String() string {
 	if gitVersion != "" {
 		return gitVersion
 	}
+	return built()
+}
+
+// built reads what the program has about itself once: it is a long text.
+var built = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return development
 	}
 	return fromBuildInfo(info)
-}
+})
 
 func fromBuildInfo(info *debug.BuildInfo) string {
 	if v := info.Main.Version; v != "" && v != "(devel)" {
