@@ -20,9 +20,9 @@ import (
 )
 
 // The identity of a device lies in the folder "identity" of the state directory. A change of several
-// files is made as a whole: all are written beside the old ones first, the certificate last, then
-// they are renamed. A certificate beside the old one therefore means that the change was complete,
-// and loading finishes it.
+// files is made as a whole: all are written beside the old ones first, the certificate last, which
+// appears there whole, then they are renamed. A certificate beside the old one therefore means that
+// the change was complete, and loading finishes it.
 const (
 	identityDir = "identity"
 	keyFile     = "key.pem"
@@ -30,6 +30,7 @@ const (
 	tokenFile   = "token-id" // the id, not the secret, of the token that was used
 	certFile    = "cert.pem"
 	newSuffix   = ".new"
+	partSuffix  = ".part" // a certificate that is being written
 
 	maxIdentityFile = 1 << 20
 )
@@ -162,9 +163,22 @@ func (id *deviceIdentity) save(stateDir string) error {
 		certFile:  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Raw}),
 	}
 	for _, name := range identityFiles {
-		if err := writeFile(filepath.Join(dir, name+newSuffix), content[name]); err != nil {
-			return err
+		if name != certFile {
+			if err := writeFile(filepath.Join(dir, name+newSuffix), content[name]); err != nil {
+				return err
+			}
 		}
+	}
+	// The certificate must not be on disk before the others are.
+	certPath := filepath.Join(dir, certFile)
+	if err := errors.Join(writeFile(certPath+partSuffix, content[certFile]), syncDir(dir)); err != nil {
+		return err
+	}
+	if err := os.Rename(certPath+partSuffix, certPath+newSuffix); err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return err
 	}
 	return settle(dir)
 }
@@ -195,22 +209,14 @@ func settle(dir string) error {
 	return syncDir(dir)
 }
 
-// writeFile writes a file that appears under its name only once it is complete and on disk.
+// writeFile writes a file. Its content is on disk when it returns, its name need not be.
 func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func syncDir(dir string) error {

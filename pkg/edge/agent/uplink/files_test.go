@@ -124,6 +124,22 @@ func TestCrashDuringSave(t *testing.T) {
 			t.Errorf("after %d of %d steps, the second time: %v", crash, steps, err)
 		}
 	}
+	// A certificate that was being written does not count, and is not in the way of the next.
+	dir := t.TempDir()
+	if err := old.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, identityDir, certFile+partSuffix), content(certFile)[:100], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"old", "next"} {
+		if got, err := loadIdentity(dir); err != nil || got.device.Name != want {
+			t.Errorf("with a part of a certificate: %v, want %s, error %v", got, want, err)
+		}
+		if err := next.save(dir); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestLoadDamaged(t *testing.T) {
