@@ -89,10 +89,9 @@ func replaceFile(path string, data []byte) error {
 // Hello implements uplink.Handler.
 func (a *Agent) Hello(ctx context.Context) *edgeapi.Hello {
 	a.outbox.dropNodeStatus() // it is in here
-	status, _ := a.node.Refresh(ctx)
 	return &edgeapi.Hello{
 		AgentVersion: version.String(),
-		NodeStatus:   encodeNode(status),
+		NodeStatus:   encodeNode(a.node.Recent(ctx)),
 		Pods:         a.pods.Digests(),
 	}
 }

@@ -23,6 +23,9 @@ const (
 	imagesPeriod = 5 * time.Minute
 	// unreadyPeriod is how often it is looked at while it is not ready: the end of that must not wait.
 	unreadyPeriod = time.Second
+	// justNow is for how long a look at a device that is ready need not be repeated: it is looked at when the
+	// agent starts, when that begins to watch it, and when it connects, all in one moment.
+	justNow = time.Second
 	// maxImages is how many images a status lists, as the kubelet does.
 	maxImages = 50
 	// callTimeout bounds a call to the container runtime.
@@ -60,6 +63,7 @@ type Collector struct {
 
 	mu         sync.Mutex
 	status     *v1.NodeStatus
+	lookedAt   time.Time
 	hostIPs    []string // at the time of status
 	capacity   int32    // pods; 0: not known yet
 	conditions conditions
@@ -123,8 +127,8 @@ func (c *Collector) HostIPs() []string {
 // Run looks at the device until ctx ends and calls changed after each change of its status, from
 // this goroutine.
 func (c *Collector) Run(ctx context.Context, changed func(*v1.NodeStatus)) {
-	for {
-		status, news := c.Refresh(ctx)
+	status, news := c.recent(ctx)
+	for ; ; status, news = c.Refresh(ctx) {
 		if news {
 			changed(status)
 		}
@@ -142,6 +146,22 @@ func (c *Collector) Run(ctx context.Context, changed func(*v1.NodeStatus)) {
 			timer.Stop()
 		}
 	}
+}
+
+// Recent is the status of just now: it looks at the device, unless that was done within the last second.
+func (c *Collector) Recent(ctx context.Context) *v1.NodeStatus {
+	status, _ := c.recent(ctx)
+	return status
+}
+
+func (c *Collector) recent(ctx context.Context) (status *v1.NodeStatus, news bool) {
+	c.mu.Lock()
+	status, at := c.status, c.lookedAt
+	c.mu.Unlock()
+	if status != nil && isReady(status) && c.config.Clock.Since(at) < justNow {
+		return status, false
+	}
+	return c.Refresh(ctx)
 }
 
 // Refresh looks at the device now. The second result tells whether the status has changed.
@@ -167,7 +187,7 @@ func (c *Collector) Refresh(ctx context.Context) (*v1.NodeStatus, bool) {
 	status.NodeInfo.ContainerRuntimeVersion = c.version
 	status.Allocatable = allocatable(status.Capacity, c.config.Reserved(status.Capacity))
 	status.Conditions = c.conditions.update(c.config.Pressure, runtimeState)
-	c.hostIPs = ips
+	c.hostIPs, c.lookedAt = ips, c.config.Clock.Now()
 	if c.status != nil && equality.Semantic.DeepEqual(c.status, status) {
 		return c.status, false
 	}

@@ -245,6 +245,30 @@ func TestRuntimeIsUpgraded(t *testing.T) {
 	}
 }
 
+// TestRecent checks that the device is not looked at several times in one moment, unless it is not ready.
+func TestRecent(t *testing.T) {
+	r, clock := healthy(), clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	c := newMachine(t).collector(r, clock)
+	isReadyAfter := func(d time.Duration, err error) bool {
+		clock.Step(d)
+		r.err = err
+		return isReady(c.Recent(t.Context()))
+	}
+	away := errors.New("away")
+	if !isReadyAfter(0, nil) {
+		t.Error("the first look is none")
+	}
+	if !isReadyAfter(justNow-1, away) {
+		t.Error("looked again at once")
+	}
+	if isReadyAfter(1, away) {
+		t.Error("did not look again")
+	}
+	if !isReadyAfter(0, nil) {
+		t.Error("did not look again at a device that was not ready")
+	}
+}
+
 func TestRun(t *testing.T) {
 	c := newMachine(t).collector(healthy(), clocktesting.NewFakeClock(time.Unix(1e9, 0)))
 	ctx, cancel := context.WithCancel(t.Context())
