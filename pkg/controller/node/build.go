@@ -73,11 +73,11 @@ func wishFor(ed *aranya.EdgeDevice, info corev1.NodeSystemInfo) wish {
 }
 
 // newNode returns the Node of a device, complete, so that one call creates it: with its status, and
-// with the labels and annotations that controller-manager would add one by one.
+// with the labels and annotations that controller-manager would add one by one in a cluster of so many Nodes.
 func newNode(ed *aranya.EdgeDevice, status corev1.NodeStatus, nodes int, now metav1.Time) *corev1.Node {
 	w := wishFor(ed, status.NodeInfo)
 	record := recordOf(ed, w)
-	w.annotations[annotationTTL] = strconv.Itoa(ttlSeconds(nodes + 1))
+	w.annotations[annotationTTL] = strconv.Itoa(ttlSeconds(nodes))
 	w.annotations[annotationApplied] = record.encode()
 	for i := range w.taints {
 		if w.taints[i].Effect == corev1.TaintEffectNoExecute {

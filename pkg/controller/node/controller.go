@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,13 +57,24 @@ type Controller struct {
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	leases  *leases
 	start   time.Time
-	count   atomic.Int64 // of the Nodes in the cluster
+	census  census
 
 	mu sync.Mutex
 	// lost holds, for devices whose link was lost since the start, when and why.
 	lost map[types.NamespacedName]loss
 	// creating holds the EdgeDevices whose Nodes are being created.
 	creating sets.Set[types.UID]
+	// settled holds what the Nodes of connected devices are up to date with.
+	settled map[types.NamespacedName]inputs
+}
+
+// inputs are what a Node is brought up to date with while its device is connected. Most events of Nodes tell
+// of aranya's own writes: as long as none of these is another, there is nothing to do.
+type inputs struct {
+	session    gateway.Session
+	reported   *edgeapi.NodeStatus
+	generation int64  // of the EdgeDevice
+	version    string // of the Node
 }
 
 type loss struct {
@@ -89,7 +99,8 @@ func New(config Config) (*Controller, error) {
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
 		leases:  newLeases(config.Kube, config.Clock),
 		start:   config.Clock.Now(),
-		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](),
+		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](), settled: map[types.NamespacedName]inputs{},
+		census: census{clock: config.Clock, unseen: map[string]time.Time{}},
 	}
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
@@ -116,6 +127,7 @@ func (c *Controller) LinkUp(s gateway.Session) {
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.mu.Lock()
 	c.lost[links.Key(device)] = loss{at: lost.At, reason: clip(lost.Message(), maxText)}
+	delete(c.settled, links.Key(device))
 	c.mu.Unlock()
 	c.queue.AddAfter(links.Key(device), c.config.Tracker.Patience(lost.At))
 }
@@ -166,6 +178,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		if session == nil {
 			return 0, nil // nothing is known of the machine yet
 		}
+		if wait := c.census.awaited(ed.Name); wait > 0 {
+			return wait, nil // the informer is about to tell
+		}
 		return 0, c.create(ctx, ed, session)
 	case !Owned(n, ed):
 		return 0, c.replaceFormer(ctx, ed, n)
@@ -201,7 +216,11 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	}
 	now := metav1.NewTime(c.config.Clock.Now())
 	status := onlineStatus(ed, reported, &corev1.NodeStatus{}, endpoint{c.config.Address, c.config.Port}, now)
-	n, err := c.config.Kube.CoreV1().Nodes().Create(ctx, newNode(ed, status, int(c.count.Load()), now), metav1.CreateOptions{})
+	nodes := c.census.creating(ed.Name)
+	n, err := c.config.Kube.CoreV1().Nodes().Create(ctx, newNode(ed, status, nodes, now), metav1.CreateOptions{})
+	if err != nil {
+		c.census.failed(ed.Name)
+	}
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return fmt.Errorf("create Node: %w", err) // the informer is about to tell whose it is
@@ -237,7 +256,14 @@ func (c *Controller) setCreating(uid types.UID, creating bool) {
 
 // online brings the Node of a connected device up to date.
 func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, session gateway.Session) error {
-	reported, err := Decode(c.config.Tracker.NodeStatus(session))
+	key, with := links.Key(session.Device()), inputs{session, c.config.Tracker.NodeStatus(session), ed.Generation, n.ResourceVersion}
+	c.mu.Lock()
+	done := c.settled[key] == with
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	reported, err := Decode(with.reported)
 	if err != nil {
 		return c.unusable(ctx, ed, err)
 	}
@@ -250,7 +276,16 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	if err != nil {
 		return err
 	}
-	return c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status))
+	if n, err = c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status)); err != nil || n == nil {
+		return err
+	}
+	with.version = n.ResourceVersion
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, lost := c.lost[key]; !lost {
+		c.settled[key] = with
+	}
+	return nil
 }
 
 // offline sets the Node of a device that is away to Unknown, once. As long as the device may come back
@@ -259,25 +294,29 @@ func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *core
 	ready := Ready(n)
 	if ready != nil && ready.Status == corev1.ConditionUnknown {
 		c.leases.stop(n.Name)
-		return 0, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+		_, err := c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+		return 0, err
 	}
 	wait, reason := c.away(key)
 	if wait > 0 {
 		c.leases.start(n, false)
-		return wait, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+		_, err := c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+		return wait, err
 	}
 	c.leases.stop(n.Name)
 	n, err := c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now())))
 	if err != nil {
 		return 0, err
 	}
-	return 0, c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+	_, err = c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
+	return 0, err
 }
 
 // forget drops what is kept of a device that is gone.
 func (c *Controller) forget(key types.NamespacedName) {
 	c.mu.Lock()
 	delete(c.lost, key)
+	delete(c.settled, key)
 	c.mu.Unlock()
 }
 

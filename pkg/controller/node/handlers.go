@@ -47,9 +47,14 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(object any) { c.count.Add(1); notice(object) },
+		AddFunc: func(object any) {
+			if n, ok := object.(*corev1.Node); ok {
+				c.census.seen(n.Name)
+			}
+			notice(object)
+		},
 		UpdateFunc: func(_, after any) { notice(after) },
-		DeleteFunc: func(object any) { c.count.Add(-1); notice(lastState(object)) },
+		DeleteFunc: func(object any) { c.census.gone(); notice(lastState(object)) },
 	}
 }
 

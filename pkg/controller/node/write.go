@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,21 +34,22 @@ func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status cor
 	return written, nil
 }
 
-// adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs.
-func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, info corev1.NodeSystemInfo, ready bool) error {
+// adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs. It returns the Node as it
+// is then, nil if it cannot be that.
+func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, info corev1.NodeSystemInfo, ready bool) (*corev1.Node, error) {
 	data, err := drift(n, ed, info, ready, metav1.NewTime(c.config.Clock.Now()))
 	if err != nil || data == nil {
-		return err
+		return n, err
 	}
 	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
 	if apierrors.IsInvalid(err) {
-		return c.unusable(ctx, ed, err)
+		return nil, c.unusable(ctx, ed, err)
 	}
 	if err != nil {
-		return fmt.Errorf("adjust Node %s: %w", n.Name, err)
+		return nil, fmt.Errorf("adjust Node %s: %w", n.Name, err)
 	}
 	c.written.Mutation(written)
-	return nil
+	return written, nil
 }
 
 // untaint takes off a Node that was just created what admission has put on it, if it is ready. To
@@ -60,6 +62,9 @@ func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) er
 	}
 	n = n.DeepCopy()
 	n.Spec.Taints = taints
+	// The same for what controller-manager would correct meanwhile, and for what the API server adds anyway.
+	n.Annotations[annotationTTL] = strconv.Itoa(ttlSeconds(c.census.size()))
+	n.ManagedFields = nil
 	written, err := c.config.Kube.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil
