@@ -152,8 +152,8 @@ func (s *subscriptions) subscribe(ctx context.Context, ns string) error {
 		err := pool.serve(ctx, listener, func(device gateway.Device, remote net.Addr) error {
 			return pool.permitDevice(c, ns, device, remote)
 		})
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() != nil || errors.Is(err, gateway.ErrStopping) {
+			return // nothing is wrong with the broker
 		}
 		if err == nil {
 			err = errRestarted

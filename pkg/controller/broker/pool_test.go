@@ -111,11 +111,17 @@ type world struct {
 	refuse  map[string]error
 	deny    map[string]error
 	checked map[string]bool // DeviceChanged was called
+
+	stopping chan struct{} // closed when the gateway stops
 }
 
 func (w *world) Serve(ctx context.Context, l net.Listener, _ gateway.Permit) error {
-	<-ctx.Done()
-	return l.Close()
+	select {
+	case <-ctx.Done():
+		return l.Close()
+	case <-w.stopping:
+		return errors.Join(gateway.ErrStopping, l.Close())
+	}
 }
 
 func (w *world) DeviceChanged(namespace, name string) {
@@ -156,6 +162,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w := &world{
 		t: t, ctx: ctx, kube: kubefake.NewClientset(objects...), edge: fcache.NewFakeControllerSource(),
 		refuse: map[string]error{}, deny: map[string]error{}, checked: map[string]bool{},
+		stopping: make(chan struct{}),
 	}
 	devices := cache.NewSharedIndexInformer(w.edge, &aranya.EdgeDevice{}, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	var err error

@@ -135,9 +135,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 // shutdown tells every device that the replica stops, gives them a moment, and closes what is left.
 func (g *Gateway) shutdown() {
-	bye := fmt.Errorf("replica %s %w", g.config.Replica, ErrStopping)
 	for _, s := range g.registry.drain() {
-		s.Close(bye)
+		s.Close(g.stopping())
 	}
 	done := make(chan struct{})
 	go func() {
@@ -149,10 +148,13 @@ func (g *Gateway) shutdown() {
 	select {
 	case <-done:
 	case <-timer.C:
+		g.logger.Info("Cutting off devices that did not leave in time", "limit", drainTime)
 		g.server.Stop()
 		<-done
 	}
 }
+
+func (g *Gateway) stopping() error { return fmt.Errorf("replica %s %w", g.config.Replica, ErrStopping) }
 
 func (g *Gateway) newServer() *grpc.Server {
 	return grpc.NewServer(

@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -14,9 +16,9 @@ import (
 // is told to the person at the device. It may be called concurrently.
 type Permit func(device Device, remote net.Addr) error
 
-// Serve takes the connections of devices from one more listener, which it closes, until ctx ends or
-// the listener fails. It waits for Run to be called. Sessions over the listener's connections do not
-// end with it. A nil permit lets any device use any connection.
+// Serve takes the connections of devices from one more listener, which it closes, until ctx ends, the
+// listener fails, or the gateway has stopped, which is ErrStopping. It waits for Run to be called. Sessions
+// over the listener's connections do not end with it. A nil permit lets any device use any connection.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener, permit Permit) error {
 	select {
 	case <-g.running:
@@ -27,8 +29,11 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, permit Permit) erro
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	err := g.server.Serve(&deviceListener{Listener: l, gateway: g, permit: permit})
-	if ctx.Err() != nil || err == nil {
+	switch {
+	case ctx.Err() != nil:
 		return nil
+	case err == nil, errors.Is(err, grpc.ErrServerStopped):
+		return g.stopping()
 	}
 	return fmt.Errorf("serving devices on %s: %w", l.Addr(), err)
 }

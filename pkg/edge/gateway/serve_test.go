@@ -93,3 +93,24 @@ func TestServeRefuses(t *testing.T) {
 	w.address = address
 	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "not by this broker")
 }
+
+// TestServeEndsWithTheGateway: whoever has the listener is told that it is not to blame, whether the gateway
+// stops then or has stopped before.
+func TestServeEndsWithTheGateway(t *testing.T) {
+	w := newWorld(t)
+	ends := make(chan error, 2)
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { ends <- w.Serve(t.Context(), link.NewListener(l, link.MethodMQTT), nil) }()
+		w.stop()
+		if err := receive(t, ends, "the end of Serve"); !errors.Is(err, gateway.ErrStopping) {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			t.Error("the listener was not closed")
+		}
+	}
+}

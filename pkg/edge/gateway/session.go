@@ -83,8 +83,8 @@ var (
 	ErrBusy = errors.New("the device's send queue is full")
 	// ErrClosed says that a session is over.
 	ErrClosed = errors.New("the session is closed")
-	// ErrStopping is the reason of sessions that end because the replica stops. The device is not lost:
-	// it dials again, and reaches the next aranya. Wrapped in an error that names the replica.
+	// ErrStopping is the reason of what ends because the replica stops. A device is not lost then: it dials
+	// again, and reaches the next aranya. Wrapped in an error that names the replica.
 	ErrStopping = errors.New("is shutting down")
 	// ErrTooLarge says that a message is larger than a device accepts (MaxServerMessage).
 	ErrTooLarge = errors.New("the message is larger than a device accepts")

@@ -35,6 +35,7 @@ type Broker struct {
 	mu        sync.RWMutex
 	closed    bool
 	listeners map[string]*listener // by message namespace
+	users     map[string]int       // listeners and connections, by message namespace
 	conns     map[connKey]*conn
 	devices   map[string][]*conn // by the topic that the device sends to, oldest first
 }
@@ -63,6 +64,7 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 		serverID:  serverFamily(config.Instance) | uint64(rand.Uint32()) | 1, // never 0
 		answers:   make(chan answer, maxAnswers),
 		listeners: map[string]*listener{},
+		users:     map[string]int{},
 		conns:     map[connKey]*conn{},
 		devices:   map[string][]*conn{},
 	}
@@ -125,6 +127,9 @@ func (b *Broker) Close() error {
 			t := b.client.publish(statusTopic(l.messageNamespace), b.status(frameGone).appendTo(nil))
 			b.client.await(t)
 		}
+	}
+	for _, ns := range b.messageNamespaces() { // a persistent session would keep them
+		b.unsubscribe(ns)
 	}
 	b.client.disconnect()
 	b.work.Wait()
@@ -249,6 +254,7 @@ func (b *Broker) accept(r *request, e *entry) error {
 	c.gone = func() {
 		c.Settled()
 		b.remove(key, c)
+		b.release(r.listener.messageNamespace)
 	}
 
 	b.mu.Lock()
@@ -267,6 +273,7 @@ func (b *Broker) accept(r *request, e *entry) error {
 		all[0].yield()
 		b.devices[up] = all[1:]
 	}
+	b.users[r.listener.messageNamespace]++
 	b.conns[key] = c
 	b.devices[up] = append(b.devices[up], c)
 	c.start(b.work.Go)

@@ -41,6 +41,9 @@ type client struct {
 	network  net.Conn      // to the broker
 	gate     chan struct{} // held while something is handed to the library
 
+	// subscribing is held while a subscription is asked for or ended, so that the broker hears of them in order.
+	subscribing sync.Mutex
+
 	starting sync.Once
 	started  chan struct{} // no message is handled before
 
@@ -203,7 +206,9 @@ func (cl *client) lost() error { return brokerLost(cl.server, cl.err) }
 
 // subscribe subscribes to a topic.
 func (cl *client) subscribe(ctx context.Context, topic string) error {
+	cl.subscribing.Lock()
 	t := cl.paho.Subscribe(topic, qos, nil)
+	cl.subscribing.Unlock()
 	select {
 	case <-t.Done():
 	case <-ctx.Done():
@@ -218,4 +223,16 @@ func (cl *client) subscribe(ctx context.Context, topic string) error {
 		return fmt.Errorf("subscribing to %q at the MQTT broker %s: %w", topic, cl.server, err)
 	}
 	return nil
+}
+
+// unsubscribe ends a subscription, if nobody needs it again meanwhile.
+func (cl *client) unsubscribe(topic string, needed func() bool) {
+	cl.subscribing.Lock()
+	if needed() || isLost(cl) {
+		cl.subscribing.Unlock()
+		return
+	}
+	t := cl.paho.Unsubscribe(topic)
+	cl.subscribing.Unlock()
+	cl.await(t)
 }

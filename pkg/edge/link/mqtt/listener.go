@@ -60,8 +60,7 @@ func (b *Broker) Listen(ctx context.Context, messageNamespace string, o ListenOp
 	if err := b.register(l); err != nil {
 		return nil, err
 	}
-	err := b.client.subscribe(ctx, upFilter(messageNamespace))
-	if err != nil {
+	if err := b.client.subscribe(ctx, upFilter(messageNamespace)); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -90,6 +89,7 @@ func (b *Broker) register(l *listener) error {
 		return fmt.Errorf("the message namespace %q is listened to already", l.messageNamespace)
 	}
 	b.listeners[l.messageNamespace] = l
+	b.users[l.messageNamespace]++
 	return nil
 }
 
@@ -130,7 +130,8 @@ func (l *listener) Addr() net.Addr {
 	return address(l.broker.config.Server + upFilter(l.messageNamespace))
 }
 
-// Close implements net.Listener. It unsubscribes.
+// Close implements net.Listener. It unsubscribes, unless there are connections: what their devices have to
+// say is heard until the last one has ended.
 func (l *listener) Close() error {
 	b := l.broker
 	b.mu.Lock()
@@ -141,12 +142,7 @@ func (l *listener) Close() error {
 	b.mu.Unlock()
 	l.end(&net.OpError{Op: "accept", Net: "mqtt", Addr: l.Addr(), Err: net.ErrClosed})
 	if registered {
-		select {
-		case <-b.client.done:
-		default:
-			t := b.client.paho.Unsubscribe(upFilter(l.messageNamespace))
-			b.client.await(t)
-		}
+		b.release(l.messageNamespace)
 	}
 	return nil
 }
