@@ -59,16 +59,7 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{
-		config:    config,
-		serverID:  serverFamily(config.Instance) | uint64(rand.Uint32()) | 1, // never 0
-		answers:   make(chan answer, maxAnswers),
-		listeners: map[string]*listener{},
-		users:     map[string]int{},
-		conns:     map[connKey]*conn{},
-		devices:   map[string][]*conn{},
-	}
-	b.entrance = newEntrance(b.letIn)
+	b := newBroker(config)
 	will := Will{Topic: statusTopic(config.MessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
 	if config.Will != nil {
 		will = *config.Will
@@ -80,6 +71,21 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 	b.work.Go(b.sendAnswers)
 	b.work.Go(b.watch)
 	return b, nil
+}
+
+// newBroker returns a Broker that is not connected.
+func newBroker(config BrokerConfig) *Broker {
+	b := &Broker{
+		config:    config,
+		serverID:  serverFamily(config.Instance) | uint64(rand.Uint32()) | 1, // never 0
+		answers:   make(chan answer, maxAnswers),
+		listeners: map[string]*listener{},
+		users:     map[string]int{},
+		conns:     map[connKey]*conn{},
+		devices:   map[string][]*conn{},
+	}
+	b.entrance = newEntrance(b.letIn)
+	return b
 }
 
 // serverFamily is the half of a server ID that all servers of one name have, one after the other.

@@ -55,7 +55,7 @@ type client struct {
 // connect connects and does the MQTT handshake. Messages are given to handle, one after the other, once
 // start was called.
 func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Message)) (*client, error) {
-	cl := &client{server: c.Server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{})}
+	cl := newClient(c.Server)
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	if c.ClientID == "" {
@@ -100,6 +100,10 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, explainConnect(err))
 	}
 	return cl, nil
+}
+
+func newClient(server string) *client {
+	return &client{server: server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{})}
 }
 
 // explainConnect puts plain words in place of the library's.

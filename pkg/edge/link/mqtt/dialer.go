@@ -64,29 +64,40 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	up := upTopic(d.MessageNamespace, d.Namespace, d.Name)
-	id := connID{device: rand.Uint64() | 1} // never 0
-	dev := &device{
-		down: downTopic(d.MessageNamespace, d.Namespace, d.Name), limit: config.MaxPayload,
-		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
-	}
-	dev.conn = newConn(nil, up, config.MaxPayload, id)
-	dev.accepted = true // there is no answer to be sent
-	dev.local, dev.remote = address(config.Server+dev.down), address(config.Server+up)
-	will := Will{Topic: up, QoS: qos, Payload: (&frame{kind: frameGone, id: id}).appendTo(nil)}
-	dev.reset = func(f *frame) { dev.last = f }
-	dev.gone = func() {}
-	if dev.client, err = connect(ctx, config, will, dev.receiveMessage); err != nil {
+	dev := d.device(config)
+	will := Will{Topic: dev.topic, QoS: qos, Payload: (&frame{kind: frameGone, id: dev.id}).appendTo(nil)}
+	cl, err := connect(ctx, config, will, dev.receiveMessage)
+	if err != nil {
 		return nil, err
 	}
-	dev.publisher = dev.client
-	dev.client.start()
+	dev.use(cl)
 	if err := dev.open(ctx, d.MessageNamespace); err != nil {
 		dev.client.disconnect()
 		return nil, err
 	}
 	go dev.serve()
 	return link.NewConn(dev, link.MethodMQTT), nil
+}
+
+// device returns the device's end of a new connection.
+func (d Dialer) device(config BrokerConfig) *device {
+	up := upTopic(d.MessageNamespace, d.Namespace, d.Name)
+	dev := &device{
+		down: downTopic(d.MessageNamespace, d.Namespace, d.Name), limit: config.MaxPayload,
+		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
+	}
+	dev.conn = newConn(nil, up, config.MaxPayload, connID{device: rand.Uint64() | 1}) // never 0
+	dev.accepted = true                                                               // there is no answer to be sent
+	dev.local, dev.remote = address(config.Server+dev.down), address(config.Server+up)
+	dev.reset = func(f *frame) { dev.last = f }
+	dev.gone = func() {}
+	return dev
+}
+
+// use has the device send and receive by a connection to the broker.
+func (d *device) use(cl *client) {
+	d.client, d.publisher = cl, cl
+	cl.start()
 }
 
 // open subscribes and asks the server for a connection.
