@@ -61,7 +61,6 @@ func Run(ctx context.Context, o *Options) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 
-	transport := &o.Recommended.Etcd.StorageConfig.Transport
 	if o.embeddedEtcd() {
 		embedded, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{Dir: o.EmbeddedEtcdDir, QuotaBytes: o.EmbeddedEtcdQuotaBytes})
 		if err != nil {
@@ -69,7 +68,7 @@ func Run(ctx context.Context, o *Options) error {
 		}
 		// Last of all: everything else may still want to write on its way out.
 		defer embedded.Stop()
-		transport.ServerList = []string{embedded.Endpoint()}
+		o.Recommended.Etcd.StorageConfig.Transport.ServerList = []string{embedded.Endpoint()}
 		finished := make(chan struct{})
 		defer close(finished)
 		go func() {
@@ -80,13 +79,7 @@ func Run(ctx context.Context, o *Options) error {
 			}
 		}()
 	}
-	client, err := etcd.NewClient(ctx, *transport)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = client.Close() }()
-
-	config, err := o.Config(ctx, client)
+	config, err := o.Config(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/openapi"
@@ -51,11 +50,6 @@ type ExtraConfig struct {
 	Kube kubernetes.Interface
 	// EventClient is the same for events, with a limit.
 	EventClient kubernetes.Interface
-	// Etcd is for what is not an API object. It is not closed by the server.
-	Etcd *clientv3.Client
-	// EtcdPrefix is the prefix of all keys, API objects' included.
-	EtcdPrefix string
-
 	// ServingCert is nil if the serving certificate comes from files.
 	ServingCert *servingcert.Manager
 	// CABundle is nil if ServingCert is.
@@ -76,7 +70,7 @@ type ExtraConfig struct {
 
 // Config makes the configuration of a server. It listens on all ports, so that a port in use is found
 // at once, and waits for the main cluster. The listeners are closed if it fails.
-func (o *Options) Config(ctx context.Context, etcdClient *clientv3.Client) (*Config, error) {
+func (o *Options) Config(ctx context.Context) (*Config, error) {
 	kubeConfig, err := o.kubeConfig()
 	if err != nil {
 		return nil, err
@@ -90,8 +84,6 @@ func (o *Options) Config(ctx context.Context, etcdClient *clientv3.Client) (*Con
 		Extra: ExtraConfig{
 			Kube:             kube,
 			EventClient:      eventClient,
-			Etcd:             etcdClient,
-			EtcdPrefix:       o.Recommended.Etcd.StorageConfig.Prefix,
 			Namespace:        o.Namespace,
 			ReplicaName:      o.ReplicaName,
 			NodeAddress:      o.NodeAddress,

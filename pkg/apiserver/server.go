@@ -151,7 +151,6 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 	s.gateway, err = gateway.New(gateway.Config{
 		Listener:  s.config.GatewayListener,
 		Authority: authority,
-		Tokens:    gateway.NewEtcdTokens(s.config.Etcd, s.config.EtcdPrefix),
 		Devices:   s.controllers.Directory(),
 		Handler:   s.controllers.Handler(),
 		Replica:   s.config.ReplicaName,

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -10,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/apiserver/etcd"
@@ -23,7 +23,7 @@ func TestStorageMediaType(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(database.Stop)
-	client, err := etcd.NewClient(t.Context(), storagebackend.TransportConfig{ServerList: []string{database.Endpoint()}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{database.Endpoint()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +67,56 @@ func TestStorageMediaType(t *testing.T) {
 		if err := s.shutdown(); err != nil {
 			t.Errorf("Run returned %v", err)
 		}
+	}
+}
+
+// TestTokensAreNotStored would fail if anything were written to etcd for an enrolment token.
+func TestTokensAreNotStored(t *testing.T) {
+	database, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: etcdDir(t), QuotaBytes: defaultQuotaBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(database.Stop)
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{database.Endpoint()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	cluster, kubeconfig := newMainCluster(t)
+	s := serve(t, cluster, kubeconfig, "", "--etcd-servers="+database.Endpoint())
+	devices := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("edge")
+	ed := &v1alpha1.EdgeDevice{ObjectMeta: objectMeta("camera-1"), Spec: v1alpha1.EdgeDeviceSpec{Node: v1alpha1.NodeSpec{Disabled: true}}}
+	if _, err := devices.Create(t.Context(), ed, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// What a controller may write meanwhile is not looked at: the EdgeDevice itself.
+	others := func() []string {
+		response, err := client.Get(t.Context(), "/", clientv3.WithPrefix())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, kv := range response.Kvs {
+			if !strings.HasSuffix(string(kv.Key), "/edgedevices/edge/camera-1") {
+				found = append(found, fmt.Sprintf("%s %d", kv.Key, kv.ModRevision))
+			}
+		}
+		return found
+	}
+	before := others()
+	token, err := devices.CreateToken(t.Context(), "camera-1", &v1alpha1.EnrollmentToken{}, metav1.CreateOptions{})
+	if err != nil || token.Status.Token == "" {
+		t.Fatalf("%+v, error %v", token, err)
+	}
+	if diff := cmp.Diff(before, others()); diff != "" {
+		t.Errorf("a token changed what is stored: %s", diff)
+	}
+	leases, err := client.Leases(t.Context())
+	if err != nil || len(leases.Leases) != 0 {
+		t.Errorf("leases: %+v, error %v", leases, err)
+	}
+	if err := s.shutdown(); err != nil {
+		t.Errorf("Run returned %v", err)
 	}
 }
 

@@ -21,8 +21,9 @@ func newTokenCommand(c *client) *cobra.Command {
 		Short: "Create a one-time token with which a device's agent enrols",
 		Long: `Create a one-time token with which a device's agent enrols as the EdgeDevice.
 
-The token is shown once and cannot be read again. When a device enrols with it, a certificate that
-another machine holds for the same EdgeDevice stops working.`,
+The token is kept nowhere: it is shown once and cannot be read again. When a device enrols with it, a
+certificate that another machine holds for the same EdgeDevice stops working, and so do all tokens that
+were issued for the EdgeDevice until then.`,
 		Example: `  # Print how to join the device
   kubectl edge token device-1
 

@@ -255,4 +255,5 @@ type CertificateStatus struct {
 	SerialNumber    string
 	PublicKeySHA256 string
 	NotAfter        metav1.Time
+	EnrolledAt      *metav1.MicroTime
 }

@@ -11,7 +11,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 )
 
 func TestMain(m *testing.M) {
@@ -34,7 +33,7 @@ func startEmbedded(t *testing.T, dir string) *Embedded {
 
 func newClient(t *testing.T, e *Embedded) *clientv3.Client {
 	t.Helper()
-	client, err := NewClient(t.Context(), storagebackend.TransportConfig{ServerList: []string{e.Endpoint()}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{e.Endpoint()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,12 +2,14 @@ package device
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -37,26 +39,46 @@ func TestDirectory(t *testing.T) {
 	if _, err := d.Get("ns", "no"); !apierrors.IsNotFound(err) {
 		t.Errorf("get of what does not exist: %v", err)
 	}
-	certificate := aranya.CertificateStatus{SerialNumber: "5", PublicKeySHA256: "a"}
-	if err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "d", UID: "u"}, certificate, true); err != nil {
+	issued := time.Now().Truncate(time.Microsecond)
+	enrolled := &metav1.MicroTime{Time: issued.Add(time.Second)}
+	certificate := aranya.CertificateStatus{SerialNumber: "5", PublicKeySHA256: "a", EnrolledAt: enrolled}
+	set := func(name, uid string, c aranya.CertificateStatus, token time.Time) error {
+		return d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: name, UID: types.UID(uid)}, c, token)
+	}
+	if err := set("d", "u", certificate, issued); err != nil {
 		t.Fatal(err)
 	}
-	got, err := client.AranyaV1alpha1().EdgeDevices("ns").Get(context.Background(), "d", metav1.GetOptions{})
-	if err != nil || got.Status.Certificate == nil || got.Status.Certificate.SerialNumber != "5" || got.Status.Phase != aranya.EdgeDeviceOnline {
+	got, err := d.Stored(context.Background(), "ns", "d")
+	if err != nil || got.Status.Certificate == nil || got.Status.Certificate.SerialNumber != "5" || got.Status.Phase != aranya.EdgeDeviceOnline ||
+		!got.Status.Certificate.EnrolledAt.Equal(enrolled) {
 		t.Errorf("status: %+v %v", got.Status, err)
 	}
-	if err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "d", UID: "former"}, certificate, true); !apierrors.IsConflict(err) {
-		t.Errorf("certificate for another EdgeDevice of that name: %v", err)
+	if err := indexer.Update(got); err != nil {
+		t.Fatal(err)
 	}
-	for key, renewed := range map[string]bool{"a": true, "b": false} {
-		next := aranya.CertificateStatus{SerialNumber: "6", PublicKeySHA256: key}
-		err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "d", UID: "u"}, next, false)
-		if renewed != (err == nil) || (err != nil && !apierrors.IsConflict(err)) {
-			t.Errorf("renewal with key %q: %v", key, err)
+	for _, tt := range []struct {
+		what      string
+		name, uid string
+		key       string
+		token     time.Time
+		want      error
+	}{
+		{"another EdgeDevice of that name", "d", "former", "a", issued, gateway.ErrReplaced},
+		{"what is being deleted", "deleting", "u", "a", issued, gateway.ErrReplaced},
+		{"a token that is used up", "d", "u", "b", issued, gateway.ErrTokenUsed},
+		{"a renewal with another key", "d", "u", "b", time.Time{}, gateway.ErrReplaced},
+		{"a renewal", "d", "u", "a", time.Time{}, nil},
+	} {
+		err := set(tt.name, tt.uid, aranya.CertificateStatus{SerialNumber: "6", PublicKeySHA256: tt.key}, tt.token)
+		if !errors.Is(err, tt.want) || apierrors.IsConflict(err) {
+			t.Errorf("%s: %v, want %v", tt.what, err, tt.want)
 		}
 	}
-	if err := d.SetCertificate(context.Background(), gateway.Device{Namespace: "ns", Name: "deleting", UID: "u"}, certificate, true); !apierrors.IsConflict(err) {
-		t.Errorf("certificate for what is being deleted: %v", err)
+	if got, err = d.Stored(context.Background(), "ns", "d"); err != nil || got.Status.Certificate.SerialNumber != "6" || !got.Status.Certificate.EnrolledAt.Equal(enrolled) {
+		t.Errorf("after the renewal: %+v %v", got.Status.Certificate, err)
+	}
+	if err := set("no", "u", certificate, issued); !apierrors.IsNotFound(err) {
+		t.Errorf("certificate for what does not exist: %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,45 +26,39 @@ func (d Directory) Get(namespace, name string) (*aranya.EdgeDevice, error) {
 	return d.Lister.EdgeDevices(namespace).Get(name)
 }
 
-// SetCertificate records the certificate in force. It fails with a conflict if the EdgeDevice of that
-// name has another UID or is being deleted and, unless rekey is set, if the certificate in force is for
-// another key.
-func (d Directory) SetCertificate(ctx context.Context, device gateway.Device, certificate aranya.CertificateStatus, rekey bool) error {
-	client := d.Client.AranyaV1alpha1().EdgeDevices(device.Namespace)
-	ed, err := d.Get(device.Namespace, device.Name) // what lags behind makes a conflict
-	if err != nil {
-		ed = nil
-	}
-	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		if ed == nil {
-			if ed, err = client.Get(ctx, device.Name, metav1.GetOptions{}); err != nil {
-				return err
-			}
-		}
-		next := ed.DeepCopy()
-		ed = nil
-		if err := mayHold(next, device, certificate, rekey); err != nil {
+// Stored returns an EdgeDevice as it is stored.
+func (d Directory) Stored(ctx context.Context, namespace, name string) (*aranya.EdgeDevice, error) {
+	return d.Client.AranyaV1alpha1().EdgeDevices(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// SetCertificate implements gateway.Directory.
+func (d Directory) SetCertificate(ctx context.Context, device gateway.Device, certificate aranya.CertificateStatus, token time.Time) error {
+	set := func(ed *aranya.EdgeDevice) error {
+		certified, err := gateway.Certified(ed, device, certificate, token)
+		if err != nil {
 			return err
 		}
-		next.Status.Certificate = &certificate
-		_, err := client.UpdateStatus(ctx, next, metav1.UpdateOptions{})
+		next := ed.DeepCopy()
+		next.Status.Certificate = certified
+		// It fails with a conflict if anything was written since: two cannot use the same token.
+		_, err = d.Client.AranyaV1alpha1().EdgeDevices(device.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
 		return err
+	}
+	if ed, err := d.Get(device.Namespace, device.Name); err == nil {
+		if err := set(ed); !mayLag(err) {
+			return err
+		}
+	}
+	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		ed, err := d.Stored(ctx, device.Namespace, device.Name)
+		if err != nil {
+			return err
+		}
+		return set(ed)
 	})
 }
 
-// mayHold says why an EdgeDevice cannot be given a certificate.
-func mayHold(ed *aranya.EdgeDevice, device gateway.Device, certificate aranya.CertificateStatus, rekey bool) error {
-	conflict := func(reason string) error {
-		return apierrors.NewConflict(aranya.SchemeGroupVersion.WithResource("edgedevices").GroupResource(), device.Name, errors.New(reason))
-	}
-	current := ed.Status.Certificate
-	switch {
-	case ed.UID != device.UID:
-		return conflict("there is another EdgeDevice of that name now")
-	case ed.DeletionTimestamp != nil:
-		return conflict("the EdgeDevice is being deleted")
-	case !rekey && (current == nil || current.PublicKeySHA256 != certificate.PublicKeySHA256):
-		return conflict("the certificate in force is for another key")
-	}
-	return nil
+// mayLag tells whether it may be for a cache that is behind that a certificate could not be set.
+func mayLag(err error) bool {
+	return apierrors.IsConflict(err) || errors.Is(err, gateway.ErrTokenUsed) || errors.Is(err, gateway.ErrReplaced)
 }

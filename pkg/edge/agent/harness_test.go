@@ -33,7 +33,6 @@ type cloud struct {
 	gateway *gateway.Gateway
 	address string
 	device  *v1alpha1.EdgeDevice
-	tokens  map[string]gateway.TokenRecord
 
 	mu       sync.Mutex
 	session  gateway.Session
@@ -55,11 +54,11 @@ func newCloud(t *testing.T) *cloud {
 		t.Fatal(err)
 	}
 	c := &cloud{
-		t: t, address: listener.Addr().String(), tokens: map[string]gateway.TokenRecord{},
+		t: t, address: listener.Addr().String(),
 		statuses: map[string]*v1.PodStatus{}, removed: map[string]bool{},
 		device: &v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "device-1", UID: "device-uid"}},
 	}
-	c.gateway, err = gateway.New(gateway.Config{Listener: listener, Authority: authority, Tokens: tokens{c}, Devices: c, Handler: c, Replica: "replica-1"})
+	c.gateway, err = gateway.New(gateway.Config{Listener: listener, Authority: authority, Devices: c, Handler: c, Replica: "replica-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,50 +83,22 @@ func (c *cloud) Get(namespace, name string) (*v1alpha1.EdgeDevice, error) {
 	return c.device.DeepCopy(), nil
 }
 
+// Stored implements gateway.Directory.
+func (c *cloud) Stored(_ context.Context, namespace, name string) (*v1alpha1.EdgeDevice, error) {
+	return c.Get(namespace, name)
+}
+
 // SetCertificate implements gateway.Directory.
-func (c *cloud) SetCertificate(_ context.Context, _ gateway.Device, certificate v1alpha1.CertificateStatus, _ bool) error {
+func (c *cloud) SetCertificate(_ context.Context, device gateway.Device, certificate v1alpha1.CertificateStatus, token time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.device.Status.Certificate = &certificate
-	return nil
-}
-
-// Create, with the three methods below, implements gateway.TokenStore.
-func (c *cloud) Create(_ context.Context, r gateway.TokenRecord) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tokens[r.Hash] = r
-	return nil
-}
-
-func (c *cloud) TokenRecord(hash string) (gateway.TokenRecord, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r, ok := c.tokens[hash]
-	return r, ok
-}
-
-// tokens adapts the names of gateway.TokenStore, one of which gateway.Directory has too.
-type tokens struct{ *cloud }
-
-func (s tokens) Get(_ context.Context, hash string) (*gateway.TokenRecord, error) {
-	if r, ok := s.TokenRecord(hash); ok {
-		return &r, nil
+	certified, err := gateway.Certified(c.device, device, certificate, token)
+	if err != nil {
+		return err
 	}
-	return nil, gateway.ErrTokenUnknown
-}
-
-func (s tokens) Consume(_ context.Context, r *gateway.TokenRecord) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.cloud.tokens[r.Hash]; !ok {
-		return gateway.ErrTokenUnknown
-	}
-	delete(s.cloud.tokens, r.Hash)
+	c.device.Status.Certificate = certified
 	return nil
 }
-
-func (s tokens) Restore(ctx context.Context, r *gateway.TokenRecord) error { return s.Create(ctx, *r) }
 
 // SessionStarted implements gateway.Handler.
 func (c *cloud) SessionStarted(s gateway.Session) {

@@ -10,11 +10,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/identity"
 )
 
 const (
 	lookupInterval = 50 * time.Millisecond
-	// freshCertificate is how old a certificate may be for the cache to be given time.
+	// freshCertificate is how old a certificate or a token may be for the cache to be given time.
 	freshCertificate = 2 * time.Minute
 	// rememberedDeletions is of how many EdgeDevices it is known that they are gone for good. Their devices
 	// come back for as long as nobody stops them, many at once if many are deleted.
@@ -84,26 +85,52 @@ func (g *Gateway) mayLag(no *refusal, c *credential) bool {
 	return time.Since(c.notBefore) < clockSkew+freshCertificate
 }
 
-// enrollable waits for the EdgeDevice of a token to show up in the cache.
-func (g *Gateway) enrollable(ctx context.Context, device Device) error {
-	var last error
-	_ = wait.PollUntilContextTimeout(ctx, lookupInterval, g.config.CacheLag, true, func(context.Context) (bool, error) {
-		ed, err := g.config.Devices.Get(device.Namespace, device.Name)
-		switch {
-		case apierrors.IsNotFound(err) || err == nil && ed.UID != device.UID:
-			last = status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, does not exist any more", device)
-			return false, nil
-		case err != nil:
-			last = status.Errorf(codes.Unavailable, "EdgeDevice %s cannot be looked up: %v", device, err)
-		case ed.DeletionTimestamp != nil:
-			last = status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, is being deleted", device)
-		default:
-			last = nil
-		}
-		return true, nil
-	})
-	if last == nil && ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
+// errTokenRefused is all that somebody is told whose token is no good: who guesses learns nothing of which
+// EdgeDevices there are.
+var errTokenRefused = status.Error(codes.Unauthenticated, "the enrolment token is unknown, expired or used up: "+
+	"create another one with \"kubectl edge token\"")
+
+// enrolment is who wants to enrol, by a token that is genuine.
+type enrolment struct {
+	device Device
+	issued time.Time // when the token was issued
+}
+
+// enrollable checks a token and returns who it is of, or a gRPC status. A token does not tell the UID that it is
+// for: it is genuine if it was made for the EdgeDevice of that name which is there now. One that was issued
+// lately may be ahead of the cache.
+func (g *Gateway) enrollable(ctx context.Context, token identity.Token, keyHash string) (*enrolment, error) {
+	data, err := token.Bytes()
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	return last
+	issued, life := claimsOf(data)
+	now := time.Now()
+	if token.Name == "" || token.CAHash != g.config.Authority.hash || issued.After(now.Add(clockSkew)) || !now.Before(issued.Add(life)) {
+		return nil, errTokenRefused
+	}
+	genuine := func(ed *v1alpha1.EdgeDevice) bool { return g.config.Authority.tokens.verify(data, deviceOf(ed)) }
+	ed, err := g.config.Devices.Get(token.Namespace, token.Name)
+	unknown := apierrors.IsNotFound(err) || err == nil && !genuine(ed)
+	if unknown && now.Sub(issued) < clockSkew+freshCertificate {
+		ed, err = g.config.Devices.Stored(ctx, token.Namespace, token.Name)
+		unknown = apierrors.IsNotFound(err) || err == nil && !genuine(ed)
+	}
+	switch {
+	case unknown:
+		return nil, errTokenRefused
+	case err != nil:
+		return nil, status.Errorf(codes.Unavailable, "EdgeDevice %s/%s cannot be looked up: %v", token.Namespace, token.Name, err)
+	case ed.DeletionTimestamp != nil:
+		return nil, status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, is being deleted", deviceOf(ed))
+	}
+	// What counts is what is stored by then. This saves a signature.
+	if _, err := Certified(ed, deviceOf(ed), v1alpha1.CertificateStatus{PublicKeySHA256: keyHash}, issued); err != nil {
+		return nil, errTokenRefused
+	}
+	return &enrolment{device: deviceOf(ed), issued: issued}, nil
+}
+
+func deviceOf(ed *v1alpha1.EdgeDevice) Device {
+	return Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 }

@@ -37,6 +37,10 @@ type Authority struct {
 	// bundle holds the certificates of the CAs that are trusted, the current one first.
 	bundle []*x509.Certificate
 	pool   *x509.CertPool
+	// hash is the SHA-256 of the certificate, which enrolment tokens name.
+	hash [sha256.Size]byte
+	// tokens authenticates enrolment tokens.
+	tokens tokenKey
 }
 
 // NewAuthority makes a CA that is kept nowhere.
@@ -45,11 +49,18 @@ func NewAuthority() (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAuthority(cert, key, nil), nil
+	return newAuthority(cert, key, nil)
 }
 
-func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certificate) *Authority {
-	a := &Authority{cert: cert, key: key, bundle: []*x509.Certificate{cert}, pool: x509.NewCertPool()}
+func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certificate) (*Authority, error) {
+	tokens, err := newTokenKey(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{
+		cert: cert, key: key, bundle: []*x509.Certificate{cert}, pool: x509.NewCertPool(),
+		hash: sha256.Sum256(cert.Raw), tokens: tokens,
+	}
 	for _, c := range older {
 		if !c.Equal(cert) {
 			a.bundle = append(a.bundle, c)
@@ -58,7 +69,7 @@ func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certi
 	for _, c := range a.bundle {
 		a.pool.AddCert(c)
 	}
-	return a
+	return a, nil
 }
 
 func makeAuthority(now time.Time) (*x509.Certificate, crypto.Signer, error) {

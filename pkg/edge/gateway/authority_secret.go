@@ -21,7 +21,7 @@ const (
 	// AuthoritySecret is the name of the Secret that holds the device CA: tls.crt and tls.key, and
 	// optionally in ca.crt the certificates of former CAs that are still trusted. To replace the CA,
 	// move its certificate to ca.crt and put the new pair into place; devices learn of it when they
-	// renew their certificates.
+	// renew their certificates. Enrolment tokens that were not used by then are void.
 	AuthoritySecret = "aranya-device-ca"
 
 	authorityOlderKey = "ca.crt"
@@ -102,5 +102,5 @@ func authorityFromSecret(secret *corev1.Secret, now time.Time) (*Authority, erro
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", authorityOlderKey, err)
 	}
-	return newAuthority(cert, key, older), nil
+	return newAuthority(cert, key, older)
 }

@@ -16,8 +16,6 @@ type Config struct {
 	Listener net.Listener
 	// Authority is the device CA.
 	Authority *Authority
-	// Tokens keeps the enrolment tokens.
-	Tokens TokenStore
 	// Devices is where the gateway looks EdgeDevices up.
 	Devices Directory
 	// Handler is told about sessions and messages.
@@ -39,8 +37,8 @@ type Config struct {
 	RenewalGrace time.Duration
 	// PingTimeout is how long a device may take to answer a ping. Default 10 s.
 	PingTimeout time.Duration
-	// CacheLag is how long the directory's cache may lag behind a certificate or token that was just
-	// issued, perhaps by another replica. Default 5 s.
+	// CacheLag is how long the directory's cache may lag behind a certificate that was just issued,
+	// perhaps by another replica. Default 5 s.
 	CacheLag time.Duration
 	// MaxStreams is how many streams one device may have at a time. Default 256.
 	MaxStreams int
@@ -54,11 +52,13 @@ type Directory interface {
 	// Get returns an EdgeDevice from a cache, not to be modified. An error for which
 	// apierrors.IsNotFound holds says that it does not exist.
 	Get(namespace, name string) (*v1alpha1.EdgeDevice, error)
-	// SetCertificate writes status.certificate (and what follows from it, such as the condition
-	// Enrolled). It must fail with NotFound or Conflict if the EdgeDevice with this UID does not exist
-	// or is being deleted. Unless rekey is set it must also fail with Conflict if the key in force, as
-	// stored and not as cached, is another: a renewal must not undo an enrolment.
-	SetCertificate(ctx context.Context, device Device, certificate v1alpha1.CertificateStatus, rekey bool) error
+	// Stored is the same for an EdgeDevice as it is stored.
+	Stored(ctx context.Context, namespace, name string) (*v1alpha1.EdgeDevice, error)
+	// SetCertificate writes into status.certificate (with what follows from it, such as the condition
+	// Enrolled) what Certified makes of it. That must be of the EdgeDevice as stored, not as cached, and nothing
+	// may be written in between: of two enrolments with one token, one must fail. The errors are those of
+	// Certified, or one for which apierrors.IsNotFound holds, or others that may pass.
+	SetCertificate(ctx context.Context, device Device, certificate v1alpha1.CertificateStatus, token time.Time) error
 }
 
 const (
@@ -80,8 +80,6 @@ func (c *Config) complete() error {
 		return errors.New("gateway: no listener")
 	case c.Authority == nil:
 		return errors.New("gateway: no device CA")
-	case c.Tokens == nil:
-		return errors.New("gateway: no token store")
 	case c.Devices == nil:
 		return errors.New("gateway: no directory of devices")
 	case c.Handler == nil:

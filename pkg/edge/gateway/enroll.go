@@ -35,7 +35,6 @@ func (g *Gateway) Enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 }
 
 func (g *Gateway) enroll(ctx context.Context, info *peerInfo, req *edgeapi.EnrollRequest) (*edgeapi.EnrollResponse, error) {
-	// All that may be wrong with the request is found before the token is used up.
 	csr, err := checkCSR(req.GetCsr())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -44,72 +43,67 @@ func (g *Gateway) enroll(ctx context.Context, info *peerInfo, req *edgeapi.Enrol
 	if err != nil {
 		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	record, err := g.config.Tokens.Get(ctx, token.Hash())
+	keyHash := publicKeyHash(csr)
+	e, err := g.enrollable(ctx, token, keyHash)
 	if err != nil {
-		return nil, tokenError(err)
-	}
-	if err := g.enrollable(ctx, record.Device); err != nil {
 		return nil, err
 	}
-	if err := info.conn.permits(record.Device); err != nil {
+	if err := info.conn.permits(e.device); err != nil {
 		return nil, err
 	}
-	if err := g.config.Tokens.Consume(ctx, record); err != nil {
-		return nil, tokenError(err)
-	}
-	cert, err := g.issue(ctx, csr, record.Device, true)
+	// To record the certificate is what uses the token up: until then nothing has happened.
+	cert, err := g.issue(ctx, csr, e.device, e.issued)
 	if err != nil {
-		return nil, g.enrolFailed(ctx, record, err)
+		return nil, enrolError(e.device, err)
 	}
 	// Whoever had the device's identity before is out. Other replicas see it by the EdgeDevice.
-	if s := g.registry.get(record.Device.Namespace, record.Device.Name); s != nil && s.keyHash != publicKeyHash(csr) {
-		s.Close(status.Errorf(codes.PermissionDenied, "another enrolment as EdgeDevice %s has replaced the key of this device", record.Device))
+	if s := g.registry.get(e.device.Namespace, e.device.Name); s != nil && s.keyHash != keyHash {
+		s.Close(status.Errorf(codes.PermissionDenied, "another enrolment as EdgeDevice %s has replaced the key of this device", e.device))
 	}
-	info.enrolled(credentialOf(record.Device, publicKeyHash(csr), cert))
-	g.logger.Info("Enrolled a device", "edgeDevice", klog.KRef(record.Device.Namespace, record.Device.Name), "token", record.ID,
+	info.enrolled(credentialOf(e.device, keyHash, cert))
+	g.logger.Info("Enrolled a device", "edgeDevice", klog.KRef(e.device.Namespace, e.device.Name), "token", token.ID,
 		"serialNumber", serialOf(cert), "notAfter", cert.NotAfter)
 	return &edgeapi.EnrollResponse{
 		Certificate: cert.Raw,
 		Ca:          g.config.Authority.derBundle(),
-		Namespace:   record.Device.Namespace,
-		Name:        record.Device.Name,
-		Uid:         string(record.Device.UID),
+		Namespace:   e.device.Namespace,
+		Name:        e.device.Name,
+		Uid:         string(e.device.UID),
 	}, nil
 }
 
-func tokenError(err error) error {
-	if errors.Is(err, ErrTokenUnknown) {
-		return status.Error(codes.Unauthenticated, "the enrolment token is unknown, expired or used up: "+
-			"create another one with \"kubectl edge token\"")
-	}
-	return status.Errorf(codes.Unavailable, "the enrolment token cannot be checked right now: %v", err)
-}
-
-// enrolFailed gives the token back, unless the EdgeDevice is gone.
-func (g *Gateway) enrolFailed(ctx context.Context, record *TokenRecord, err error) error {
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, does not exist any more", record.Device)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if restoreErr := g.config.Tokens.Restore(ctx, record); restoreErr != nil {
-		return status.Errorf(codes.Internal, "enrolling failed: %v. The token is lost as well; create another one", err)
+// enrolError is what a device is told whose certificate was not issued.
+func enrolError(device Device, err error) error {
+	switch {
+	case errors.Is(err, ErrTokenUsed):
+		return errTokenRefused
+	case errors.Is(err, ErrReplaced), apierrors.IsNotFound(err):
+		return status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, does not exist any more", device)
 	}
 	return status.Errorf(codes.Unavailable, "enrolling failed: %v. The token is still good; try again", err)
 }
 
-// issue signs a certificate and records it with the EdgeDevice, from when on it is the one in force.
-func (g *Gateway) issue(ctx context.Context, csr *x509.CertificateRequest, device Device, rekey bool) (*x509.Certificate, error) {
+// issue signs a certificate and records it with the EdgeDevice, from when on it is the one in force. token is when
+// the token of an enrolment was issued, zero for a renewal.
+func (g *Gateway) issue(ctx context.Context, csr *x509.CertificateRequest, device Device, token time.Time) (*x509.Certificate, error) {
 	cert, err := g.config.Authority.signDevice(csr, device, g.config.CertificateLifetime)
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate: %w", err)
 	}
-	err = g.config.Devices.SetCertificate(ctx, device, v1alpha1.CertificateStatus{
+	next := v1alpha1.CertificateStatus{
 		SerialNumber:    serialOf(cert),
 		PublicKeySHA256: identity.PublicKeyHash(cert),
 		NotAfter:        metav1.NewTime(cert.NotAfter),
-	}, rekey)
-	if err != nil {
+	}
+	if !token.IsZero() {
+		// Not before the token was issued, by a replica whose clock may be ahead.
+		at := g.clock.now()
+		if token.After(at) {
+			at = token
+		}
+		next.EnrolledAt = &metav1.MicroTime{Time: at}
+	}
+	if err := g.config.Devices.SetCertificate(ctx, device, next, token); err != nil {
 		return nil, fmt.Errorf("recording the certificate in the EdgeDevice's status: %w", err)
 	}
 	return cert, nil
@@ -144,8 +138,8 @@ func (g *Gateway) renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeap
 	if publicKeyHash(csr) != c.keyHash {
 		return nil, status.Error(codes.InvalidArgument, "a renewal keeps the key of the certificate in force; to change the key, enrol anew")
 	}
-	cert, err := g.issue(ctx, csr, c.device, false)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	cert, err := g.issue(ctx, csr, c.device, time.Time{})
+	if errors.Is(err, ErrReplaced) || apierrors.IsNotFound(err) {
 		return nil, status.Errorf(codes.PermissionDenied, "the certificate of EdgeDevice %s is not renewed: it was deleted or enrolled anew. %s", c.device, enrolAnew)
 	}
 	if err != nil {

@@ -48,6 +48,7 @@ type Gateway struct {
 	serving   *servingCertificate
 	failures  *failureLimiter
 	anonymous atomic.Int64
+	clock     tokenClock
 
 	registry registry
 	pending  pendingStreams
@@ -200,23 +201,43 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 }
 
 // IssueToken makes an enrolment token for a device. It is valid once, for this EdgeDevice (by its UID)
-// only, until it expires.
+// only, until it expires or the device enrols with another one. Nothing is kept of it.
 func (g *Gateway) IssueToken(ctx context.Context, device Device, ttl time.Duration) (token string, expires time.Time, err error) {
 	if err := device.Validate(); err != nil {
 		return "", time.Time{}, err
 	}
-	if ttl < time.Second {
-		return "", time.Time{}, fmt.Errorf("a token cannot be valid for %s; use 1s or more", ttl)
+	if ttl < time.Second || ttl > maxTokenLife {
+		return "", time.Time{}, fmt.Errorf("a token cannot be valid for %s; use 1s to %s", ttl, maxTokenLife)
 	}
-	t := identity.NewToken(g.config.Authority.cert.Raw)
-	t.Namespace, t.Name = device.Namespace, device.Name
-	expires = time.Now().Add(ttl).Truncate(time.Second)
-	err = g.config.Tokens.Create(ctx, TokenRecord{ID: t.ID, Hash: t.Hash(), Device: device, Expires: expires})
+	issued, err := g.issueTime(device)
 	if err != nil {
 		return "", time.Time{}, err
 	}
+	ttl = ttl.Truncate(time.Second)
+	t := identity.NewToken(g.config.Authority.tokens.mint(device, issued, ttl), g.config.Authority.hash)
+	t.Namespace, t.Name = device.Namespace, device.Name
+	expires = issued.Add(ttl)
 	klog.FromContext(ctx).V(2).Info("Issued an enrolment token", "edgeDevice", klog.KRef(device.Namespace, device.Name), "token", t.ID, "expires", expires)
 	return t.Text(), expires, nil
+}
+
+// issueTime is now, or later than the last enrolment if the clock of the replica that recorded it is ahead.
+func (g *Gateway) issueTime(device Device) (time.Time, error) {
+	now := g.clock.now()
+	var last time.Time // zero if the cache does not know it, which then cannot be long ago
+	if ed, err := g.config.Devices.Get(device.Namespace, device.Name); err == nil && ed.UID == device.UID {
+		if c := ed.Status.Certificate; c != nil && c.EnrolledAt != nil {
+			last = c.EnrolledAt.Time
+		}
+	}
+	switch {
+	case now.After(last):
+		return now, nil
+	case last.After(now.Add(clockSkew)):
+		return now, fmt.Errorf("EdgeDevice %s enrolled at %s, which is in the future: check the clocks of all replicas. "+
+			"Tokens can be issued for it again by then, or when it was deleted and created anew", device, last.UTC().Format(time.RFC3339))
+	}
+	return last.Add(time.Microsecond), nil
 }
 
 // Session implements Sessions.

@@ -2,7 +2,7 @@ package gateway_test
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -30,10 +30,26 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type directory struct {
 	mu      sync.Mutex
 	devices map[string]*v1alpha1.EdgeDevice
-	fail    error
+	cached  map[string]*v1alpha1.EdgeDevice // where it lags behind, nil for what is not there
+	fail    error                           // instead of setting a certificate
+	losses  int                             // of answers, after it was set
 }
 
 func (d *directory) Get(namespace, name string) (*v1alpha1.EdgeDevice, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ed, lags := d.cached[namespace+"/"+name]
+	if !lags {
+		ed = d.devices[namespace+"/"+name]
+	}
+	if ed != nil {
+		return ed.DeepCopy(), nil
+	}
+	return nil, notFound(name)
+}
+
+// Stored does not lag behind.
+func (d *directory) Stored(_ context.Context, namespace, name string) (*v1alpha1.EdgeDevice, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if ed := d.devices[namespace+"/"+name]; ed != nil {
@@ -46,22 +62,27 @@ func notFound(name string) error {
 	return apierrors.NewNotFound(schema.GroupResource{Group: v1alpha1.GroupName, Resource: "edgedevices"}, name)
 }
 
-func (d *directory) SetCertificate(_ context.Context, device gateway.Device, c v1alpha1.CertificateStatus, rekey bool) error {
+func (d *directory) SetCertificate(_ context.Context, device gateway.Device, c v1alpha1.CertificateStatus, token time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail != nil {
 		return d.fail
 	}
 	ed := d.devices[device.String()]
-	if ed == nil || ed.UID != device.UID {
+	if ed == nil {
 		return notFound(device.Name)
 	}
-	if current := ed.Status.Certificate; !rekey && (current == nil || current.PublicKeySHA256 != c.PublicKeySHA256) {
-		return apierrors.NewConflict(schema.GroupResource{}, device.Name, fmt.Errorf("another key"))
+	certified, err := gateway.Certified(ed, device, c, token)
+	if err != nil {
+		return err
 	}
 	ed = ed.DeepCopy()
-	ed.Status.Certificate = &c
+	ed.Status.Certificate = certified
 	d.devices[device.String()] = ed
+	if d.losses > 0 {
+		d.losses--
+		return errors.New("timed out")
+	}
 	return nil
 }
 
@@ -85,47 +106,20 @@ func (d *directory) change(name string, f func(*v1alpha1.EdgeDevice)) {
 	d.devices["edge/"+name] = ed
 }
 
+// lag leaves the cache behind.
+func (d *directory) lag(name string, cached *v1alpha1.EdgeDevice) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cached == nil {
+		d.cached = map[string]*v1alpha1.EdgeDevice{}
+	}
+	d.cached["edge/"+name] = cached
+}
+
 func (d *directory) remove(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.devices, "edge/"+name)
-}
-
-// memoryTokens is a TokenStore in memory. The one in etcd has tests of its own.
-type memoryTokens struct {
-	mu      sync.Mutex
-	records map[string]gateway.TokenRecord
-}
-
-func (m *memoryTokens) Create(_ context.Context, r gateway.TokenRecord) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.records[r.Hash] = r
-	return nil
-}
-
-func (m *memoryTokens) Get(_ context.Context, hash string) (*gateway.TokenRecord, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r, ok := m.records[hash]
-	if !ok || time.Now().After(r.Expires) {
-		return nil, gateway.ErrTokenUnknown
-	}
-	return &r, nil
-}
-
-func (m *memoryTokens) Consume(_ context.Context, r *gateway.TokenRecord) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.records[r.Hash]; !ok {
-		return gateway.ErrTokenUnknown
-	}
-	delete(m.records, r.Hash)
-	return nil
-}
-
-func (m *memoryTokens) Restore(ctx context.Context, r *gateway.TokenRecord) error {
-	return m.Create(ctx, *r)
 }
 
 // record is what a handler was told.
@@ -190,8 +184,7 @@ func newWorld(t testing.TB, change ...func(*gateway.Config)) *world {
 		handler:   &recorder{records: make(chan record, 4096)},
 	}
 	w.config = gateway.Config{
-		Authority: authority, Tokens: &memoryTokens{records: map[string]gateway.TokenRecord{}},
-		Devices: w.directory, Handler: w.handler, Replica: "replica-1",
+		Authority: authority, Devices: w.directory, Handler: w.handler, Replica: "replica-1",
 		CacheLag: 200 * time.Millisecond,
 	}
 	for _, f := range change {

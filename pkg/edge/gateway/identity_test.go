@@ -8,7 +8,6 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -145,8 +144,12 @@ func TestEnrol(t *testing.T) {
 		t.Errorf("status.certificate: %+v", c)
 	}
 
-	_, err = client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
+	other, _ := newCSR(t)
+	_, err = client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: other})
 	wantCode(t, err, codes.Unauthenticated, "used up")
+	if now, _ := w.directory.Get("edge", "device-1"); now.Status.Certificate.SerialNumber != stored.Status.Certificate.SerialNumber {
+		t.Error("another certificate is in force")
+	}
 }
 
 func TestEnrolRefused(t *testing.T) {
@@ -161,7 +164,11 @@ func TestEnrolRefused(t *testing.T) {
 
 	// A token is good for its own device and says nothing about another: parts cannot be mixed.
 	a, b := strings.Split(w.token(t, one, time.Hour), "."), strings.Split(w.token(t, two, time.Hour), ".")
-	wantCode(t, enrol(a[0]+"."+b[1]+"."+a[2]), codes.Unauthenticated, "unknown")
+	for _, mixed := range [][]string{
+		{a[0], b[1], a[2], a[3], a[4]}, {b[0], a[1], a[2], a[3], a[4]}, {a[0], a[1], a[2], b[3], b[4]}, {a[0], a[1], a[2], "other", a[4]}, a[:3],
+	} {
+		wantCode(t, enrol(strings.Join(mixed, ".")), codes.Unauthenticated, "unknown")
+	}
 	wantCode(t, enrol("nonsense"), codes.Unauthenticated, "five parts")
 	wantCode(t, enrol(""), codes.Unauthenticated, "five parts")
 
@@ -171,7 +178,9 @@ func TestEnrolRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	_, err := client.Enroll(ctx, &edgeapi.EnrollRequest{Token: token, Csr: csr})
-	wantCode(t, err, codes.Unauthenticated, "does not exist any more")
+	wantCode(t, err, codes.Unauthenticated, "unknown")
+	w.directory.remove("device-1")
+	wantCode(t, enrol(token), codes.Unauthenticated, "unknown")
 
 	// One that is being deleted.
 	token = w.token(t, two, time.Hour)
@@ -180,21 +189,6 @@ func TestEnrolRefused(t *testing.T) {
 
 	if _, _, err := w.IssueToken(t.Context(), gateway.Device{Namespace: "edge", Name: "x"}, time.Hour); err == nil {
 		t.Error("a token for a device without UID was issued")
-	}
-}
-
-// A failure on our side gives the token back.
-func TestEnrolGivesTokenBack(t *testing.T) {
-	w := newWorld(t)
-	token := w.token(t, w.directory.put("device-1", "uid-1"), time.Hour)
-	csr, _ := newCSR(t)
-	client := w.rawClient(t, nil)
-	w.directory.fail = errors.New("etcd is on fire")
-	_, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr})
-	wantCode(t, err, codes.Unavailable, "still good")
-	w.directory.fail = nil
-	if _, err := client.Enroll(t.Context(), &edgeapi.EnrollRequest{Token: token, Csr: csr}); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -269,6 +263,7 @@ func TestForeignCA(t *testing.T) {
 func TestRenew(t *testing.T) {
 	w := newWorld(t)
 	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	before, _ := w.directory.Get("edge", "device-1")
 	cert := certificateIn(t, dir)
 	client := w.rawClient(t, cert)
 	resp, err := client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
@@ -281,6 +276,8 @@ func TestRenew(t *testing.T) {
 	}
 	if ed, _ := w.directory.Get("edge", "device-1"); ed.Status.Certificate.SerialNumber != next.SerialNumber.Text(16) {
 		t.Error("status.certificate is not of the renewed one")
+	} else if at := ed.Status.Certificate.EnrolledAt; !at.Equal(before.Status.Certificate.EnrolledAt) {
+		t.Errorf("the renewal made the time of enrolment %s", at)
 	}
 	csr, _ := newCSR(t)
 	_, err = client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})

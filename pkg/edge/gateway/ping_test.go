@@ -17,7 +17,10 @@ import (
 type always struct{ ed *v1alpha1.EdgeDevice }
 
 func (a always) Get(string, string) (*v1alpha1.EdgeDevice, error) { return a.ed, nil }
-func (a always) SetCertificate(context.Context, Device, v1alpha1.CertificateStatus, bool) error {
+func (a always) Stored(context.Context, string, string) (*v1alpha1.EdgeDevice, error) {
+	return a.ed, nil
+}
+func (a always) SetCertificate(context.Context, Device, v1alpha1.CertificateStatus, time.Time) error {
 	return nil
 }
 

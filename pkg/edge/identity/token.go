@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
@@ -14,7 +13,10 @@ import (
 
 const (
 	tokenIDBytes     = 5  // 8 characters, for logs
-	tokenSecretBytes = 20 // 160 bits
+	tokenSecretBytes = 20 // 32 characters
+
+	// TokenBytes is the size of what an enrolment token's id and secret stand for.
+	TokenBytes = tokenIDBytes + tokenSecretBytes
 )
 
 var tokenEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
@@ -30,20 +32,28 @@ type Token struct {
 	// that the device needs to trust nothing else beforehand.
 	CAHash [sha256.Size]byte
 	// Namespace and Name of the device that the token is for, which must know its topics at an MQTT
-	// broker before it has a certificate. They are hints: what counts is what the server has on record.
-	// Both are empty in a token without them.
+	// broker before it has a certificate, and by which the server looks the EdgeDevice up. Both are empty
+	// in a token without them.
 	Namespace, Name string
 }
 
-// NewToken makes a token at random for gateways of the CA whose certificate (DER) is given.
-func NewToken(caCertificate []byte) Token {
-	var b [tokenIDBytes + tokenSecretBytes]byte
-	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+// NewToken makes a token whose first bytes are its id and the others its secret, for gateways whose CA
+// certificate (DER) has the given SHA-256.
+func NewToken(data [TokenBytes]byte, caHash [sha256.Size]byte) Token {
 	return Token{
-		ID:     encodeToken(b[:tokenIDBytes]),
-		Secret: encodeToken(b[tokenIDBytes:]),
-		CAHash: sha256.Sum256(caCertificate),
+		ID:     encodeToken(data[:tokenIDBytes]),
+		Secret: encodeToken(data[tokenIDBytes:]),
+		CAHash: caHash,
 	}
+}
+
+// Bytes returns what the id and the secret stand for.
+func (t Token) Bytes() ([TokenBytes]byte, error) {
+	var data [TokenBytes]byte
+	if !decodeToken(data[:tokenIDBytes], t.ID) || !decodeToken(data[tokenIDBytes:], t.Secret) {
+		return data, errors.New("the enrolment token is damaged: copy it again in full")
+	}
+	return data, nil
 }
 
 func encodeToken(b []byte) string { return strings.ToLower(tokenEncoding.EncodeToString(b)) }
@@ -60,12 +70,6 @@ func (t Token) Text() string {
 // String keeps the secret out of logs.
 func (t Token) String() string { return t.ID + ".***" }
 
-// Hash is what the server keeps of a token: the hexadecimal SHA-256 of its id and secret.
-func (t Token) Hash() string {
-	sum := sha256.Sum256([]byte(t.ID + "." + t.Secret))
-	return hex.EncodeToString(sum[:])
-}
-
 // ParseToken reads the text of a token. Errors do not contain it.
 func ParseToken(text string) (Token, error) {
 	// A name may have dots, what is before it has none.
@@ -75,8 +79,8 @@ func ParseToken(text string) (Token, error) {
 			"copy the whole status.token from \"kubectl edge token\"", len(parts))
 	}
 	t := Token{ID: parts[0], Secret: parts[1]}
-	if !validTokenPart(t.ID, tokenIDBytes) || !validTokenPart(t.Secret, tokenSecretBytes) {
-		return Token{}, errors.New("the enrolment token is damaged: copy it again in full")
+	if _, err := t.Bytes(); err != nil {
+		return Token{}, err
 	}
 	if len(parts[2]) != hex.EncodedLen(len(t.CAHash)) || parts[2] != strings.ToLower(parts[2]) {
 		return Token{}, errors.New("the third part of the enrolment token is damaged: copy it again in full")
@@ -93,10 +97,11 @@ func ParseToken(text string) (Token, error) {
 	return t, nil
 }
 
-func validTokenPart(s string, size int) bool {
-	if len(s) != tokenEncoding.EncodedLen(size) || s != strings.ToLower(s) {
+// decodeToken fills data with what a part stands for, which may be written in one way only.
+func decodeToken(data []byte, part string) bool {
+	if len(part) != tokenEncoding.EncodedLen(len(data)) {
 		return false
 	}
-	b, err := tokenEncoding.DecodeString(strings.ToUpper(s))
-	return err == nil && len(b) == size && encodeToken(b) == s
+	_, err := tokenEncoding.Decode(data, []byte(strings.ToUpper(part)))
+	return err == nil && encodeToken(data) == part
 }

@@ -376,11 +376,17 @@ func schema_pkg_apis_aranya_v1alpha1_CertificateStatus(ref common.ReferenceCallb
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
+					"enrolledAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "enrolledAt is when a device enrolled last. Enrolment tokens that were issued before or at that time are void, used or not. Renewals of the certificate keep it.",
+							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			metav1.Time{}.OpenAPIModelName()},
+			metav1.MicroTime{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -1213,7 +1219,7 @@ func schema_pkg_apis_aranya_v1alpha1_EnrollmentToken(ref common.ReferenceCallbac
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "EnrollmentToken is created through edgedevices/token. The token in its status lets one agent enrol once as that EdgeDevice. Only a hash of it is kept, so that it cannot be read again.",
+				Description: "EnrollmentToken is created through edgedevices/token. The token in its status lets one agent enrol once as that EdgeDevice. It is kept nowhere and cannot be read again. When a device enrols, all tokens that were issued for the EdgeDevice until then become void.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {

@@ -2,6 +2,7 @@ package edgedevice
 
 import (
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,7 +40,7 @@ func storedDevice() *v1alpha1.EdgeDevice {
 				OperatingSystem: "linux", Architecture: "arm64", KernelVersion: "6.1.0", OSImage: "Debian GNU/Linux 12", MachineID: "m", BootID: "b",
 				Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}, Capacity: resources, Allocatable: resources,
 			},
-			Certificate: &v1alpha1.CertificateStatus{SerialNumber: "2a", PublicKeySHA256: "2c26b46b68ffc68ff99b453c1d304134", NotAfter: now},
+			Certificate: &v1alpha1.CertificateStatus{SerialNumber: "2a", PublicKeySHA256: "2c26b46b68ffc68ff99b453c1d304134", NotAfter: now, EnrolledAt: &metav1.MicroTime{Time: now.Add(time.Microsecond)}},
 		},
 	}
 	for _, kind := range []string{v1alpha1.EdgeDeviceEnrolled, v1alpha1.EdgeDeviceConnected, v1alpha1.EdgeDeviceNodeReady} {

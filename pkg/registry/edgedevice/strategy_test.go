@@ -122,6 +122,7 @@ func (r *recorder) AddWarning(_, text string) { *r = append(*r, text) }
 func TestOnlyTheServerWritesCertificates(t *testing.T) {
 	before := &aranya.CertificateStatus{SerialNumber: "1"}
 	after := &aranya.CertificateStatus{SerialNumber: "2"}
+	enrolled := &aranya.CertificateStatus{SerialNumber: "1", EnrolledAt: &metav1.MicroTime{Time: time.Now()}}
 	for _, tc := range []struct {
 		name           string
 		user           user.Info
@@ -134,6 +135,7 @@ func TestOnlyTheServerWritesCertificates(t *testing.T) {
 		{name: "user sets", user: &user.DefaultInfo{Name: "admin"}, new: after, wantWarning: true},
 		{name: "user replaces", user: &user.DefaultInfo{Name: "admin"}, old: before, new: after, want: before, wantWarning: true},
 		{name: "user removes", user: &user.DefaultInfo{Name: "admin"}, old: before, want: before, wantWarning: true},
+		{name: "user removes the time of enrolment", user: &user.DefaultInfo{Name: "admin"}, old: enrolled, new: before, want: enrolled, wantWarning: true},
 		{name: "user keeps", user: &user.DefaultInfo{Name: "admin"}, old: before, new: before, want: before},
 		{name: "nobody", old: before, new: after, want: before, wantWarning: true},
 		{

@@ -94,6 +94,18 @@ func (m *CertificateStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.EnrolledAt != nil {
+		{
+			size, err := m.EnrolledAt.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGenerated(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x22
+	}
 	{
 		size, err := m.NotAfter.MarshalToSizedBuffer(dAtA[:i])
 		if err != nil {
@@ -1741,6 +1753,10 @@ func (m *CertificateStatus) Size() (n int) {
 	n += 1 + l + sovGenerated(uint64(l))
 	l = m.NotAfter.Size()
 	n += 1 + l + sovGenerated(uint64(l))
+	if m.EnrolledAt != nil {
+		l = m.EnrolledAt.Size()
+		n += 1 + l + sovGenerated(uint64(l))
+	}
 	return n
 }
 
@@ -2316,6 +2332,7 @@ func (this *CertificateStatus) String() string {
 		`SerialNumber:` + fmt.Sprintf("%v", this.SerialNumber) + `,`,
 		`PublicKeySHA256:` + fmt.Sprintf("%v", this.PublicKeySHA256) + `,`,
 		`NotAfter:` + strings.Replace(strings.Replace(fmt.Sprintf("%v", this.NotAfter), "Time", "v1.Time", 1), `&`, ``, 1) + `,`,
+		`EnrolledAt:` + strings.Replace(fmt.Sprintf("%v", this.EnrolledAt), "MicroTime", "v1.MicroTime", 1) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -2893,6 +2910,42 @@ func (m *CertificateStatus) Unmarshal(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			if err := m.NotAfter.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field EnrolledAt", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.EnrolledAt == nil {
+				m.EnrolledAt = &v1.MicroTime{}
+			}
+			if err := m.EnrolledAt.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex

@@ -342,4 +342,8 @@ type CertificateStatus struct {
 	// notAfter is when the certificate expires unless it is renewed.
 	// +optional
 	NotAfter metav1.Time `json:"notAfter,omitempty" protobuf:"bytes,3,opt,name=notAfter"`
+	// enrolledAt is when a device enrolled last. Enrolment tokens that were issued before or at that time are
+	// void, used or not. Renewals of the certificate keep it.
+	// +optional
+	EnrolledAt *metav1.MicroTime `json:"enrolledAt,omitempty" protobuf:"bytes,4,opt,name=enrolledAt"`
 }

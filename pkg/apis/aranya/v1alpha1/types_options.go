@@ -145,7 +145,8 @@ type EdgeDeviceProxyOptions struct {
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // EnrollmentToken is created through edgedevices/token. The token in its status lets one agent enrol
-// once as that EdgeDevice. Only a hash of it is kept, so that it cannot be read again.
+// once as that EdgeDevice. It is kept nowhere and cannot be read again. When a device enrols, all
+// tokens that were issued for the EdgeDevice until then become void.
 type EnrollmentToken struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional

@@ -15,6 +15,10 @@ import (
 func (in *CertificateStatus) DeepCopyInto(out *CertificateStatus) {
 	*out = *in
 	in.NotAfter.DeepCopyInto(&out.NotAfter)
+	if in.EnrolledAt != nil {
+		in, out := &in.EnrolledAt, &out.EnrolledAt
+		*out = (*in).DeepCopy()
+	}
 	return
 }
 

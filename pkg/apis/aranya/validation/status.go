@@ -112,6 +112,9 @@ func validateCertificate(certificate *aranya.CertificateStatus, path *field.Path
 	if certificate.NotAfter.IsZero() {
 		errs = append(errs, field.Required(path.Child("notAfter"), "every certificate expires"))
 	}
+	if at := certificate.EnrolledAt; at != nil && at.IsZero() {
+		errs = append(errs, field.Invalid(path.Child("enrolledAt"), "", "must be a time if specified"))
+	}
 	return errs
 }
 

@@ -195,6 +195,15 @@ func TestValidateEdgeDeviceStatusUpdate(t *testing.T) {
 			change: certificate(func(c *aranya.CertificateStatus) { c.NotAfter = metav1.Time{} }),
 			want:   []string{"Required|status.certificate.notAfter|"},
 		},
+		{
+			name:   "time of enrolment",
+			change: certificate(func(c *aranya.CertificateStatus) { c.EnrolledAt = &metav1.MicroTime{Time: now.Time} }),
+		},
+		{
+			name:   "no time of enrolment",
+			change: certificate(func(c *aranya.CertificateStatus) { c.EnrolledAt = &metav1.MicroTime{} }),
+			want:   []string{"Invalid|status.certificate.enrolledAt|a time"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			device, old := newStored(t), newStored(t)

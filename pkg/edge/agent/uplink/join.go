@@ -112,11 +112,16 @@ func Join(ctx context.Context, o JoinOptions) (*Joined, error) {
 }
 
 func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*Joined, error) {
+	// One key for all attempts: the token is used up by it if the answer to one of them gets lost.
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
 	retry := backoff{max: joinBackoff}
 	for {
-		joined, err := enrol(ctx, o, token)
+		joined, err := enrol(ctx, o, token, key)
 		if err == nil || !isTransient(err) {
 			return joined, err
 		}
@@ -146,11 +151,7 @@ func isTransient(err error) bool {
 	}
 }
 
-func enrol(ctx context.Context, o JoinOptions, token identity.Token) (*Joined, error) {
-	key, err := newKey()
-	if err != nil {
-		return nil, err
-	}
+func enrol(ctx context.Context, o JoinOptions, token identity.Token, key crypto.Signer) (*Joined, error) {
 	config, pinned, err := enrolTLS(key, token.CAHash)
 	if err != nil {
 		return nil, err

@@ -52,23 +52,16 @@ func (d *directory) Get(string, string) (*v1alpha1.EdgeDevice, error) {
 	}, nil
 }
 
-func (d *directory) SetCertificate(_ context.Context, _ gateway.Device, c v1alpha1.CertificateStatus, _ bool) error {
+func (d *directory) Stored(context.Context, string, string) (*v1alpha1.EdgeDevice, error) {
+	return d.Get("", "")
+}
+
+func (d *directory) SetCertificate(_ context.Context, _ gateway.Device, c v1alpha1.CertificateStatus, _ time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.certificate = &c
 	return nil
 }
-
-// token store for the one token.
-type tokens struct{ record gateway.TokenRecord }
-
-func (t *tokens) Create(_ context.Context, r gateway.TokenRecord) error {
-	t.record = r
-	return nil
-}
-func (t *tokens) Get(context.Context, string) (*gateway.TokenRecord, error) { return &t.record, nil }
-func (t *tokens) Consume(context.Context, *gateway.TokenRecord) error       { return nil }
-func (t *tokens) Restore(context.Context, *gateway.TokenRecord) error       { return nil }
 
 // sessions hands out the session once it has begun.
 type sessions chan gateway.Session
@@ -105,7 +98,7 @@ func connect(t *testing.T) gateway.Session {
 	}
 	started := make(sessions, 1)
 	g, err := gateway.New(gateway.Config{
-		Authority: authority, Tokens: &tokens{}, Devices: &directory{}, Handler: started,
+		Authority: authority, Devices: &directory{}, Handler: started,
 		Replica: "replica-1", Listener: listener,
 	})
 	if err != nil {

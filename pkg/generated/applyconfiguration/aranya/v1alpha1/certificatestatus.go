@@ -18,6 +18,9 @@ type CertificateStatusApplyConfiguration struct {
 	PublicKeySHA256 *string `json:"publicKeySHA256,omitempty"`
 	// notAfter is when the certificate expires unless it is renewed.
 	NotAfter *v1.Time `json:"notAfter,omitempty"`
+	// enrolledAt is when a device enrolled last. Enrolment tokens that were issued before or at that time are
+	// void, used or not. Renewals of the certificate keep it.
+	EnrolledAt *v1.MicroTime `json:"enrolledAt,omitempty"`
 }
 
 // CertificateStatusApplyConfiguration constructs a declarative configuration of the CertificateStatus type for use with
@@ -47,5 +50,13 @@ func (b *CertificateStatusApplyConfiguration) WithPublicKeySHA256(value string) 
 // If called multiple times, the NotAfter field is set to the value of the last call.
 func (b *CertificateStatusApplyConfiguration) WithNotAfter(value v1.Time) *CertificateStatusApplyConfiguration {
 	b.NotAfter = &value
+	return b
+}
+
+// WithEnrolledAt sets the EnrolledAt field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the EnrolledAt field is set to the value of the last call.
+func (b *CertificateStatusApplyConfiguration) WithEnrolledAt(value v1.MicroTime) *CertificateStatusApplyConfiguration {
+	b.EnrolledAt = &value
 	return b
 }
