@@ -124,6 +124,10 @@ func wantCode(t *testing.T, what string, err error, want ...codes.Code) {
 func TestTokenIsOfOneDeviceAndOneUse(t *testing.T) {
 	e := suite.Get(t)
 	name, token := newDevice(t, e)
+	unused, err := e.Cluster.Token(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cert, err := enrol(t, e, token, "device-2")
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +138,8 @@ func TestTokenIsOfOneDeviceAndOneUse(t *testing.T) {
 	}
 	_, err = enrol(t, e, token, name)
 	wantCode(t, "second use", err, codes.Unauthenticated)
+	_, err = enrol(t, e, unused, name)
+	wantCode(t, "another token issued before", err, codes.Unauthenticated)
 
 	_, other := newDevice(t, e)
 	id, _, _ := strings.Cut(token, ".")
