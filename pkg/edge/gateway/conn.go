@@ -75,7 +75,8 @@ func (l *deviceListener) Accept() (net.Conn, error) {
 		Conn: lc, gateway: l.gateway, permit: l.permit, budget: connectBytes,
 		admitted: make(chan struct{}), closed: make(chan struct{}),
 	}
-	dc.timer = time.AfterFunc(connectTime, func() { _ = dc.Close() })
+	dc.timer = time.AfterFunc(time.Hour, func() { _ = dc.Close() })
+	dc.timer.Reset(connectTime) // from here on Close may read dc.timer
 	return dc, nil
 }
 
