@@ -21,7 +21,7 @@ func TestStartAndStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Start(t.Context(), Options{Dir: dir, Subnet: "10.97.0.0/24"}, image)
+	s, err := Start(t.Context(), Options{Dir: dir}, image)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func Stop(dir string) error {
 		}
 	}
 	errs = append(errs, removeSockets(dir), removeBridge(dir))
-	if err := unmountBelow(dir); err != nil {
+	if err := UnmountBelow(dir); err != nil {
 		return errors.Join(append(errs, err)...) // what is still mounted must not be deleted
 	}
 	// What a reboot of the machine would take away: a later Start finds containers that have ended.
@@ -199,8 +199,8 @@ func removeCgroup(dir string) error {
 	return fmt.Errorf("remove cgroup %s: %w", dir, err)
 }
 
-// unmountBelow unmounts what is mounted below dir, innermost first.
-func unmountBelow(dir string) error {
+// UnmountBelow unmounts what is mounted below dir, innermost first.
+func UnmountBelow(dir string) error {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err

@@ -2,10 +2,8 @@ package pods
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +14,8 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 )
 
-// cgroupRoot holds the cgroups of this device's pods: others run on the same machine.
+// cgroupRoot holds the cgroups of this device's pods: others run on the same machine. It goes with the
+// device's containerd.
 func (d *device) cgroupRoot() string { return cgroups.DefaultRoot + "_" + filepath.Base(d.dir) }
 
 // hierarchies of cgroups on this machine: one, or one per controller.
@@ -44,24 +43,6 @@ func (d *device) cgroupsOf(pod *v1.Pod) []string {
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-// removeCgroupRoot removes what all pods of a device have in common.
-func (d *device) removeCgroupRoot() {
-	for _, h := range hierarchies() {
-		var dirs []string
-		_ = filepath.WalkDir(filepath.Join(h, d.cgroupRoot()), func(path string, entry fs.DirEntry, err error) error {
-			if err == nil && entry.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		for _, dir := range slices.Backward(dirs) {
-			if err := os.Remove(dir); err != nil {
-				d.t.Errorf("clean up: %v", err)
-			}
-		}
-	}
 }
 
 // podCgroup reads the limits of a pod: shares or weight, quota and period, memory, pids.

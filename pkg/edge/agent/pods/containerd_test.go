@@ -28,6 +28,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/runtime/cri"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/test/framework/containerd"
+	"arhat.dev/aranya/test/framework/containerd/containerdtest"
 )
 
 const (
@@ -125,39 +126,14 @@ func (c *collector) hasEvent(part string) bool {
 
 func newDevice(t *testing.T) *device {
 	t.Helper()
-	if err := containerd.Check(); err != nil {
-		t.Skip(err)
-	}
-	dir, err := os.MkdirTemp("", "pods")
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := containerd.Busybox(testImage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := containerd.Start(t.Context(), containerd.Options{Dir: filepath.Join(dir, "ctrd"), Subnet: "10.98.0.0/24"}, image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &device{t: t, server: server, dir: dir, allocatable: v1.ResourceList{
+	d := &device{t: t, allocatable: v1.ResourceList{
 		v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
 	}}
+	d.server, d.dir = containerdtest.Start(t, testImage)
 	t.Cleanup(func() {
 		if d.stop != nil {
 			d.stop()
 		}
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "ctrd", "containerd.log"))
-			t.Logf("containerd: %s", log[max(0, len(log)-4000):])
-		}
-		if err := unmountAndRemove(dir); err != nil {
-			t.Error(err)
-		}
-		d.removeCgroupRoot()
 	})
 	d.start()
 	return d
