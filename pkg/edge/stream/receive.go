@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/ondemand"
 )
 
 // receive hands out frames until the call is over. What runs it is the only goroutine of a stream: the one of
@@ -127,7 +127,7 @@ type reader struct {
 	discard   chan struct{}
 	closeOnce sync.Once
 
-	forwarding atomic.Pointer[forwarding] // nil while frames are for Read
+	forwarder ondemand.Forwarder // woken when anything happens to the reader
 }
 
 func newReader(s *Stream) *reader {
@@ -148,7 +148,7 @@ func (r *reader) push(data []byte) error {
 	}
 	select {
 	case r.frames <- data:
-		r.wake()
+		r.forwarder.Wake()
 		return nil
 	case <-r.discard:
 		return nil
@@ -161,7 +161,7 @@ func (r *reader) end() {
 	if !r.ended {
 		r.ended = true
 		close(r.frames)
-		r.wake()
+		r.forwarder.Wake()
 	}
 }
 
@@ -271,7 +271,7 @@ func (r *reader) endErr() error {
 func (r *reader) Close() error {
 	r.closeOnce.Do(func() {
 		close(r.discard)
-		r.wake()
+		r.forwarder.Wake()
 	})
 	return nil
 }

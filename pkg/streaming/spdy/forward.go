@@ -1,59 +1,31 @@
 package spdy
 
-import (
-	"io"
-
-	"arhat.dev/aranya/pkg/ondemand"
-)
-
-// forwarding writes what comes on a stream to a writer, in a goroutine that is there only while something
-// comes. The connection is read meanwhile, as far as the queue reaches.
-type forwarding struct {
-	s      *Stream
-	w      io.Writer
-	done   func(error)
-	over   bool // for the worker only
-	worker *ondemand.Worker
-}
+import "io"
 
 // Forward has what comes written to w until the end, and then calls done with the error of writing, if there
-// was one. It returns at once, and takes the place of all reading.
-func (s *Stream) Forward(w io.Writer, done func(error)) {
-	f := &forwarding{s: s, w: w, done: done}
-	f.worker = ondemand.NewWorker(f.work)
-	s.forwarding.Store(f)
-	f.worker.Wake() // for what has come before
-}
+// was one. It returns at once, no goroutine waits meanwhile, and it takes the place of all reading. The
+// connection is read while w is slow, as far as the queue reaches.
+func (s *Stream) Forward(w io.Writer, done func(error)) { s.forwarder.Begin(s.next, w, done) }
 
-// wake has what happened to the stream noticed.
-func (s *Stream) wake() {
-	if f := s.forwarding.Load(); f != nil {
-		f.worker.Wake()
+// next returns what has come, without waiting for it. The end of the connection and a reset are ends of the
+// stream, too.
+func (s *Stream) next() ([]byte, error) {
+	select {
+	case <-s.gone:
+		return nil, io.EOF
+	default:
 	}
-}
-
-func (f *forwarding) work() {
-	for !f.over {
-		select {
-		case <-f.s.gone:
-			f.end(nil)
-			return
-		default:
-		}
-		select {
-		case data, ok := <-f.s.data:
-			if !ok {
-				f.end(nil)
-			} else if _, err := f.w.Write(data); err != nil {
-				f.end(err)
-			}
-		default:
-			return
-		}
+	if data := s.rest; len(data) > 0 {
+		s.rest = nil
+		return data, nil
 	}
-}
-
-func (f *forwarding) end(err error) {
-	f.over = true
-	f.done(err)
+	select {
+	case data, ok := <-s.data:
+		if !ok {
+			return nil, io.EOF
+		}
+		return data, nil
+	default:
+		return nil, nil
+	}
 }

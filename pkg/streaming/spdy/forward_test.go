@@ -61,7 +61,7 @@ func TestForward(t *testing.T) {
 			if got := out.String(); name == "half-close" && got != "before and after" || name == "error of writing" && got != "before" {
 				t.Errorf("wrote %q", got)
 			}
-			near.wake() // nothing comes of it
+			near.forwarder.Wake() // nothing comes of it
 			if len(ends) > 0 {
 				t.Error("the end was told twice")
 			}

@@ -5,7 +5,8 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
+
+	"arhat.dev/aranya/pkg/ondemand"
 )
 
 const (
@@ -26,7 +27,7 @@ type Stream struct {
 	data chan []byte // closed by endInput
 	rest []byte      // of the piece being read
 
-	forwarding atomic.Pointer[forwarding] // nil while data are for Read
+	forwarder ondemand.Forwarder // woken when anything happens to the stream
 
 	// Guarded by conn.mu.
 	inputOver, outputOver bool
@@ -75,7 +76,7 @@ func (s *Stream) push(data []byte) bool {
 	}
 	select {
 	case s.data <- data:
-		s.wake()
+		s.forwarder.Wake()
 		return true
 	case <-s.gone:
 		return false
@@ -92,7 +93,7 @@ func (s *Stream) endInput() {
 		close(s.data)
 	}
 	s.conn.mu.Unlock()
-	s.wake()
+	s.forwarder.Wake()
 }
 
 // over tells whether both directions are. The caller holds conn.mu.
@@ -106,7 +107,7 @@ func (s *Stream) cut() bool {
 	s.conn.mu.Unlock()
 	s.goneOnce.Do(func() {
 		close(s.gone)
-		s.wake()
+		s.forwarder.Wake()
 	})
 	s.conn.forget(s)
 	return open
