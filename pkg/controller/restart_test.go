@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -43,4 +44,21 @@ func TestStoppingWritesNobodyOff(t *testing.T) {
 	if got := writesOf(c.edge.Actions(), "edgedevices")[devices:]; len(got) > 0 {
 		t.Errorf("writes to EdgeDevices: %s", describe(got))
 	}
+}
+
+func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.Status.Phase = aranya.EdgeDeviceOnline
+	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: "LinkUp"})
+	clock := clocktesting.NewFakeClock(time.Now())
+	c := newClusterAt(t, clock, time.Minute, ed, ownNode(ed))
+	eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
+	clock.Step(59 * time.Second)
+	if c.ready("d1") != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
+		t.Error("the device got no time to come back")
+	}
+	eventually(t, "given up", func() bool {
+		clock.Step(time.Second)
+		return c.ready("d1") == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline
+	})
 }

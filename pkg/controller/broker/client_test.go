@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -24,4 +26,49 @@ func TestGatewayStops(t *testing.T) {
 	if s := w.state("ns", "a"); !s.Connected {
 		t.Errorf("the state is %+v", s)
 	}
+}
+
+func TestBrokerDown(t *testing.T) {
+	w := newWorld(t)
+	w.refuse["down:1883"] = errors.New("not authorized")
+	w.device("ns", "d", func(c *aranya.MQTTConfig) { c.Server = "down:1883" })
+	w.device("ns", "well", plain)
+	w.eventually("the broker's reason is told", func() bool {
+		s := w.state("ns", "d")
+		return !s.Connected && s.Reason == ReasonUnavailable && strings.Contains(s.Message, "down:1883") && strings.Contains(s.Message, "not authorized")
+	})
+	w.eventually("the other broker is not affected", func() bool { return w.state("ns", "well").Connected })
+	w.mu.Lock()
+	delete(w.refuse, "down:1883")
+	w.mu.Unlock()
+	w.eventually("connected by itself", func() bool { return w.state("ns", "d").Connected })
+	w.mu.Lock()
+	w.refuse["down:1883"] = errors.New("connection refused")
+	w.mu.Unlock()
+	for _, b := range w.live() {
+		if b.config.Server == "down:1883" {
+			b.lose(errors.New("EOF"))
+		}
+	}
+	w.eventually("lost", func() bool { return strings.Contains(w.state("ns", "d").Message, "connection refused") })
+	if !w.state("ns", "well").Connected {
+		t.Error("the other broker is affected")
+	}
+}
+
+func TestSubscriptionRefused(t *testing.T) {
+	w := newWorld(t)
+	w.deny["/forbidden"] = errors.New("not authorized")
+	w.device("ns", "d", func(c *aranya.MQTTConfig) { c.MessageNamespace = "/forbidden" })
+	w.device("ns", "well", plain)
+	w.eventually("told", func() bool {
+		return strings.Contains(w.state("ns", "d").Message, "/forbidden") && !w.state("ns", "d").Connected
+	})
+	w.eventually("others on the same client work", func() bool { return w.state("ns", "well").Connected && len(w.live()) == 1 })
+	for _, b := range w.live() {
+		b.mu.Lock()
+		b.deny = nil
+		b.mu.Unlock()
+	}
+	w.eventually("tried again", func() bool { return w.state("ns", "d").Connected })
 }

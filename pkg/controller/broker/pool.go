@@ -97,14 +97,6 @@ type Pool struct {
 	strangers *lru.Cache
 }
 
-// assignment is how a device is reached.
-type assignment struct {
-	uid       types.UID
-	client    *client // nil if there is a problem
-	namespace string
-	problem   State
-}
-
 // New returns a Pool that does nothing until Run. Its context ends all watches.
 func New(ctx context.Context, config Config) (*Pool, error) {
 	if config.Clock == nil {
@@ -234,107 +226,6 @@ func (p *Pool) sync(_ context.Context, key types.NamespacedName) (time.Duration,
 func isProblem(err error) bool {
 	_, ok := errors.AsType[*problem](err)
 	return ok
-}
-
-func (p *Pool) assigned(key types.NamespacedName, uid types.UID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	a := p.devices[key]
-	return a != nil && a.uid == uid && a.client != nil
-}
-
-// clientFor returns the client with these settings, which is made if there is none. It does not
-// connect before it has a user.
-func (p *Pool) clientFor(s *settings) (*client, error) {
-	id := s.id()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.clients[id]; c != nil {
-		return c, nil
-	}
-	config, err := s.broker(p.config.Replica)
-	if err != nil {
-		return nil, err
-	}
-	return &client{
-		pool: p, id: id, server: s.Server, config: config, changed: make(chan struct{}, 1),
-		users: map[string]sets.Set[types.NamespacedName]{}, refused: map[string]State{},
-	}, nil
-}
-
-// assign replaces the assignment of a device. Links that it may not use any more are cut, clients that
-// nobody uses any more are closed.
-func (p *Pool) assign(key types.NamespacedName, a *assignment) {
-	p.mu.Lock()
-	former := p.devices[key]
-	if same(former, a) {
-		p.mu.Unlock()
-		return
-	}
-	if a != nil {
-		p.devices[key] = a
-		p.useLocked(key, a)
-	} else {
-		delete(p.devices, key)
-	}
-	p.releaseLocked(key, former, a)
-	p.mu.Unlock()
-	p.gateway.DeviceChanged(key.Namespace, key.Name)
-	p.config.Changed(key)
-}
-
-func same(a, b *assignment) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
-}
-
-func (p *Pool) useLocked(key types.NamespacedName, a *assignment) {
-	if a.client == nil {
-		return
-	}
-	if known := p.clients[a.client.id]; known != nil {
-		a.client = known // another worker may have made one meanwhile
-	}
-	c := a.client
-	if holder := p.holderLocked(key, c); holder != nil {
-		a.client, a.problem = nil, clientIDConflict(c, holder)
-		return
-	}
-	if c.users[a.namespace] == nil {
-		c.users[a.namespace] = sets.New[types.NamespacedName]()
-		c.notice()
-	}
-	c.users[a.namespace].Insert(key)
-	if p.clients[c.id] == nil {
-		ctx, stop := context.WithCancel(p.ctx)
-		c.stop = stop
-		p.clients[c.id] = c
-		p.running.Go(func() { c.run(ctx) })
-	}
-}
-
-func (p *Pool) releaseLocked(key types.NamespacedName, former, now *assignment) {
-	if former == nil || former.client == nil {
-		return
-	}
-	c := former.client
-	if now != nil && now.client == c && now.namespace == former.namespace {
-		return
-	}
-	c.users[former.namespace].Delete(key)
-	if c.users[former.namespace].Len() > 0 {
-		return
-	}
-	delete(c.users, former.namespace)
-	delete(c.refused, former.namespace)
-	c.notice()
-	if len(c.users) == 0 {
-		c.stop()
-		delete(p.clients, c.id)
-		p.reconsiderLocked()
-	}
 }
 
 // count returns how many devices come by a broker and a message namespace. When aranya starts, most are not
