@@ -54,6 +54,6 @@ func (s *Server) resources(c CompletedConfig, devices *edgedevice.Storage) map[s
 		"edgedevices/log":         edgedevice.NewLogREST(connector),
 		"edgedevices/portforward": edgedevice.NewPortForwardREST(connector),
 		"edgedevices/proxy":       edgedevice.NewProxyREST(connector),
-		"edgedevices/token":       edgedevice.NewTokenREST(devices.EdgeDevice, s.gateway, gatewayAddress, recorder),
+		"edgedevices/token":       edgedevice.NewTokenREST(devices.EdgeDevice.Recent(), s.gateway, gatewayAddress, recorder),
 	}
 }

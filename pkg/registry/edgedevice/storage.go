@@ -62,7 +62,7 @@ func NewStorage(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, li
 	statusStore.UpdateStrategy = statusStrategy{strategy}
 	statusStore.ResetFieldsStrategy = statusStrategy{strategy}
 
-	devices := &REST{Store: store, live: live}
+	devices := &REST{Store: store, deleter: deleter(store), live: live}
 	return &Storage{
 		EdgeDevice: devices,
 		Status:     &StatusREST{devices: devices, store: &statusStore},
@@ -72,7 +72,8 @@ func NewStorage(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, li
 // REST is the storage of edgedevices. GET and LIST show the live status; WATCH shows what is stored.
 type REST struct {
 	*genericregistry.Store
-	live LiveStatus
+	deleter *genericregistry.Store
+	live    LiveStatus
 }
 
 var (
