@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -223,5 +224,42 @@ func TestStatusIsStable(t *testing.T) {
 	}
 	if c := condition(&away, "KernelDeadlock"); c.Status != corev1.ConditionFalse {
 		t.Error("somebody else's condition changed")
+	}
+}
+
+func TestIsFeature(t *testing.T) {
+	expression := regexp.MustCompile(`^[A-Z][a-zA-Z0-9]{0,99}(/[a-zA-Z][a-zA-Z0-9]{0,99})?$`)
+	long := strings.Repeat("x", 99)
+	for _, name := range []string{
+		"", "/", "A", "Z", "a", "z", "0", "A/", "/A", "A/b", "A/B", "A/0", "A/b/c", "A//b", "Ab1", "A-b", "A b", "Ä", "A/ä", "[", "@", "A[", "A`", "A{", "A/Z9z",
+		"A" + long, "AA" + long, "A" + long + "/b" + long, "A/bb" + long, "A\n", "A/b\n",
+	} {
+		if got, want := isFeature(name), expression.MatchString(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// BenchmarkDecode measures what each look at what a device says of itself costs.
+func BenchmarkDecode(b *testing.B) {
+	status := corev1.NodeStatus{NodeInfo: linux, Capacity: corev1.ResourceList{}, Allocatable: corev1.ResourceList{}}
+	for _, list := range []corev1.ResourceList{status.Capacity, status.Allocatable} {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods, "hugepages-2Mi"} {
+			list[name] = resource.MustParse("4Gi")
+		}
+	}
+	for _, name := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		status.Conditions = append(status.Conditions, corev1.NodeCondition{Type: name, Status: corev1.ConditionTrue, Reason: "Reason", Message: "a message", LastTransitionTime: now})
+	}
+	status.DeclaredFeatures = []string{"GuestMemory", "InPlacePodResize", "RestartAllContainersOnContainerExits", "UserNamespaces/HostNetwork"}
+	data, err := status.Marshal()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(&edgeapi.NodeStatus{Status: data}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
