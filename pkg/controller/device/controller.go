@@ -34,8 +34,8 @@ const (
 	// write together.
 	settle = 250 * time.Millisecond
 	// nodeTime is how long the status of a device that has come waits for its Node, for the same reason.
-	// Reads show the link at once.
-	nodeTime = 5 * time.Second
+	// Reads show the link at once. Many devices that come in the same seconds wait for their Nodes in turn.
+	nodeTime = 15 * time.Second
 )
 
 // Nodes is what the Controller needs of package node.
@@ -98,6 +98,8 @@ type linkHistory struct {
 	lostAt   time.Time
 	// was says that the link that was lost had been announced.
 	was bool
+	// written is the version of the EdgeDevice that was written here last.
+	written string
 }
 
 var (
@@ -159,15 +161,15 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		}
 		return c.finalize(ctx, ed)
 	}
-	status, again := c.status(ctx, ed)
 	c.mu.Lock()
 	history, linked := c.links[key]
 	c.mu.Unlock()
-	waits := history.down && again > 0 // for the device to come back
-	news := linked && !history.announced && !waits
-	if wait := nodeTime - c.config.Clock.Since(history.since); news && wait > 0 && awaitsNode(ed, status) {
+	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && c.awaitsNode(key, ed) {
 		return wait, nil // the Node, once it is there, leads here at once
 	}
+	status, again := c.status(ctx, ed)
+	waits := history.down && again > 0 // for the device to come back
+	news := linked && !history.announced && !waits
 	if news { // before anybody can have read it
 		c.setAnnounced(key, history, true)
 	}
@@ -189,9 +191,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 }
 
 // awaitsNode says whether a device has come that is about to get its first Node.
-func awaitsNode(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) bool {
-	ready := findCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
-	return status.Phase == aranya.EdgeDeviceOnline && !ed.Spec.Node.Disabled && ready != nil && ready.Reason == aranya.ReasonNoNode
+func (c *Controller) awaitsNode(key types.NamespacedName, ed *aranya.EdgeDevice) bool {
+	n, conflict := c.node(ed)
+	return n == nil && !conflict && !ed.Spec.Node.Disabled && c.config.Tracker.Session(key, ed.UID) != nil
 }
 
 // write replaces the stored status. It fails with a conflict if the EdgeDevice was changed since it was
@@ -207,6 +209,7 @@ func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *a
 		return fmt.Errorf("write status: %w", err)
 	}
 	c.written.Mutation(written)
+	c.setWritten(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}, written.ResourceVersion)
 	return nil
 }
 

@@ -10,11 +10,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
@@ -116,5 +119,45 @@ func TestHostOfAddress(t *testing.T) {
 		if got := host(address); got != want {
 			t.Errorf("%s: %s, want %s", address, got, want)
 		}
+	}
+}
+
+// An EdgeDevice that was just written here is no news; what anybody else wrote is.
+func TestOwnWritesAreNoNews(t *testing.T) {
+	client := fake.NewClientset()
+	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.queue.ShutDown()
+	key := types.NamespacedName{Namespace: "ns", Name: "d"}
+	told := func(version string) bool {
+		t.Helper()
+		ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", ResourceVersion: version}}
+		c.deviceHandler().OnUpdate(&aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}, ed)
+		if c.queue.Len() == 0 {
+			return false
+		}
+		item, _ := c.queue.Get()
+		c.queue.Done(item)
+		return true
+	}
+	if c.setWritten(key, "5"); !told("5") {
+		t.Error("a device without a link is remembered")
+	}
+	c.remember(key, linkHistory{})
+	if !told("") {
+		t.Error("not told of a version that nobody knows")
+	}
+	c.setWritten(key, "5")
+	for version, want := range map[string]bool{"4": true, "5": false, "6": true} {
+		if told(version) != want {
+			t.Errorf("version %s: told %v, want %v", version, !want, want)
+		}
+	}
+	if c.remember(key, linkHistory{}); !told("5") {
+		t.Error("not told after there was another link")
 	}
 }

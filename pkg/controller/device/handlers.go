@@ -25,7 +25,9 @@ func (c *Controller) deviceHandler() cache.ResourceEventHandler {
 			if ok1 && ok2 && old.UID == ed.UID {
 				c.tellCertificate(ed, old.Status.Certificate, ed.Status.Certificate)
 			}
-			notice(after)
+			if !ok2 || !c.wrote(ed) {
+				notice(after)
+			}
 		},
 		DeleteFunc: func(object any) { notice(lastState(object)) },
 	}

@@ -82,6 +82,25 @@ func (c *Controller) setAnnounced(key types.NamespacedName, history linkHistory,
 	}
 }
 
+// setWritten notes the version of an EdgeDevice that was just written.
+func (c *Controller) setWritten(key types.NamespacedName, version string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if history, ok := c.links[key]; ok {
+		history.written = version
+		c.links[key] = history
+	}
+}
+
+// wrote says whether a version of an EdgeDevice is the one that was written here last: to be told of it is no
+// news. What it was written by has been compared with it.
+func (c *Controller) wrote(ed *aranya.EdgeDevice) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	history, ok := c.links[types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}]
+	return ok && ed.ResourceVersion != "" && history.written == ed.ResourceVersion
+}
+
 // host leaves out the port: events that differ in nothing else are one event that happened again.
 func host(address string) string {
 	if h, _, err := net.SplitHostPort(address); err == nil {
