@@ -107,8 +107,8 @@ func (l *leases) get(ctx context.Context, nodeName string) (*coordinationv1.Leas
 }
 
 // start begins to renew the Lease of a Node, unless that is under way. A Node that was just created has no
-// Lease until its turn comes: its status is as good a sign of life, and to controller-manager its time
-// begins when it first sees the Node.
+// Lease until its turn comes, the second one if the first is at once: its status is as good a sign of life, and to
+// controller-manager its time begins when it first sees the Node.
 func (l *leases) start(n *corev1.Node, fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +117,11 @@ func (l *leases) start(n *corev1.Node, fresh bool) {
 	}
 	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh}
 	if fresh {
-		l.queue.AddAfter(n.Name, l.untilTurn(n.UID))
+		wait := l.untilTurn(n.UID)
+		if wait <= leaseSlack {
+			wait += leaseInterval
+		}
+		l.queue.AddAfter(n.Name, wait)
 		return
 	}
 	l.queue.Add(n.Name)

@@ -95,6 +95,11 @@ func TestRenewalsAreSpreadEvenly(t *testing.T) {
 				t.Errorf("%d of %d renewals fall into the same sixth of the interval", n, nodes)
 			}
 		}
+		time.Sleep(leaseSlack)
+		synctest.Wait()
+		if n := writes(client); n != 0 {
+			t.Errorf("%d Leases of Nodes that are still new", n)
+		}
 		for _, what := range []string{"creations", "renewals"} {
 			before := writes(client)
 			time.Sleep(leaseInterval)
@@ -113,7 +118,7 @@ func TestRenewalStopsAndResumes(t *testing.T) {
 	n := namedNode(1)
 	l.start(n, true)
 	poll(t, "waiting for its turn", clock.HasWaiters)
-	clock.Step(leaseInterval)
+	clock.Step(leaseInterval + leaseSlack)
 	poll(t, "created", func() bool { return writes(client) == 1 })
 	l.stop(n.Name)
 	for range 5 {
