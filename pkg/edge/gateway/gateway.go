@@ -94,7 +94,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.started.Swap(true) {
 		return errors.New("gateway: Run was called before")
 	}
-	g.logger = klog.FromContext(ctx).WithName("gateway")
+	g.logger = klog.FromContext(ctx) // named by who runs the gateway
 	close(g.running)
 
 	pingCtx, stopPings := context.WithCancel(ctx)
