@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,19 +18,14 @@ import (
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/bench/scenario"
 	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/hack/program"
 	"arhat.dev/aranya/pkg/version"
 )
 
 func main() {
 	// What clients log of calls that were given up says nothing that the error does not.
 	klog.SetLogger(logr.Discard())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "error: %v\n", err)
-		os.Exit(1)
-	}
+	program.Main(newCommand())
 }
 
 func newCommand() *cobra.Command {
@@ -40,12 +33,10 @@ func newCommand() *cobra.Command {
 	o := harness.Options{Out: os.Stdout, Command: "make bench"}
 	p := harness.Params{}
 	cmd := &cobra.Command{
-		Use:           "bench",
-		Short:         "Measure aranya on real clusters on this machine",
-		Long:          "Measure aranya on real clusters on this machine. Scenarios:\n" + list(),
-		Args:          cobra.NoArgs,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "bench",
+		Short: "Measure aranya on real clusters on this machine",
+		Long:  "Measure aranya on real clusters on this machine. Scenarios:\n" + list(),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			chosen, err := harness.Select(scenario.All(), names)
 			if err != nil {

@@ -21,10 +21,8 @@ func newConformanceCommand() *cobra.Command {
 			return conformance.Run(cmd.Context(), o)
 		},
 	}
+	addPlaces(cmd, &o.Cluster, ".run-conformance")
 	f := cmd.Flags()
-	f.StringVar(&o.Cluster.Dir, "dir", ".run-conformance", "directory of the cluster")
-	f.StringVar(&o.Cluster.Bin, "bin", ".cache/bin", "directory of the programs")
-	f.StringVar(&o.Cluster.Source, "source", ".", "root of the source tree")
 	f.StringVar(&o.Programs, "programs", ".cache/conformance", "directory of the tests' programs")
 	f.StringVar(&o.Report, "report", ".cache/conformance/report", "directory for the report")
 	f.StringVar(&o.Focus, "focus", "", "regular expression of the tests to run")

@@ -4,12 +4,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
@@ -17,6 +14,7 @@ import (
 	"arhat.dev/aranya/hack/cluster/demo"
 	"arhat.dev/aranya/hack/cluster/local"
 	"arhat.dev/aranya/hack/cluster/supervisor"
+	"arhat.dev/aranya/hack/program"
 	"arhat.dev/aranya/test/framework/containerd"
 )
 
@@ -25,21 +23,13 @@ func main() {
 		etcdmain.Main(os.Args[1:]) // has its own flags and signal handling
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "error: %v\n", err)
-		os.Exit(1)
-	}
+	program.Main(newCommand())
 }
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:           "cluster",
-		Short:         "Run a whole cluster with edge devices on this machine",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "cluster",
+		Short: "Run a whole cluster with edge devices on this machine",
 	}
 	cmd.AddCommand(newUpCommand(), newDownCommand(), newDemoCommand(), newConformanceCommand(), newHelloCommand(), newSuperviseCommand())
 	return cmd
@@ -72,15 +62,21 @@ func newUpCommand() *cobra.Command {
 }
 
 func addOptions(cmd *cobra.Command, o *local.Options) {
+	addPlaces(cmd, o, ".run")
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", ".run", "directory of the cluster")
-	f.StringVar(&o.Bin, "bin", ".cache/bin", "directory of the programs")
-	f.StringVar(&o.Source, "source", ".", "root of the source tree")
 	f.IntVar(&o.Devices, "devices", 2, "how many devices to have")
 	f.StringVar(&o.Runtime, "runtime", local.RuntimeProcess, "runtime of the devices: process or containerd")
 	f.StringVar(&o.Link, "link", local.LinkGRPC, "how devices reach aranya: grpc, websocket or mqtt")
 	f.StringVar(&o.Etcd, "etcd", local.EtcdEmbedded, "where aranya keeps its objects: embedded, or shared for the cluster's etcd")
 	f.BoolVar(&o.KubernetesOnly, "kubernetes-only", false, "leave aranya and the devices out")
+}
+
+// addPlaces adds where a cluster lies, and what it is made of.
+func addPlaces(cmd *cobra.Command, o *local.Options, dir string) {
+	f := cmd.Flags()
+	f.StringVar(&o.Dir, "dir", dir, "directory of the cluster")
+	f.StringVar(&o.Bin, "bin", ".cache/bin", "directory of the programs")
+	f.StringVar(&o.Source, "source", ".", "root of the source tree")
 }
 
 func newDownCommand() *cobra.Command {
@@ -110,11 +106,8 @@ func newDemoCommand() *cobra.Command {
 			return demo.Run(cmd.Context(), o, once)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", ".run-demo", "directory of the cluster")
-	f.StringVar(&o.Bin, "bin", ".cache/bin", "directory of the programs")
-	f.StringVar(&o.Source, "source", ".", "root of the source tree")
-	f.BoolVar(&once, "once", false, "end after the tour")
+	addPlaces(cmd, &o, ".run-demo")
+	cmd.Flags().BoolVar(&once, "once", false, "end after the tour")
 	return cmd
 }
 

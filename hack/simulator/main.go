@@ -3,14 +3,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -18,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/hack/program"
 	"arhat.dev/aranya/hack/simulator/simulate"
 )
 
@@ -27,13 +25,7 @@ const memoryDir = "/dev/shm"
 func main() {
 	// A line per device and link would be of no use; what matters is counted.
 	klog.SetLogger(logr.Discard())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "error: %v\n", err)
-		os.Exit(1)
-	}
+	program.Main(newCommand())
 }
 
 // files are the options that are read from files.
@@ -49,7 +41,7 @@ func newCommand() *cobra.Command {
 		Short: "Run simulated edge devices against an aranya",
 		Long: "Run simulated edge devices against an aranya: the real agent, with its link, mutual TLS and enrolment, over a container\n" +
 			"runtime that runs nothing. Ctrl-C ends the devices and deletes the EdgeDevices that were created.",
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if in.tokens != "" && !cmd.Flags().Changed("devices") {
 				o.Devices = 0

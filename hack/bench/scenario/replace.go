@@ -49,13 +49,7 @@ func runReplace(ctx context.Context, r *harness.Run) error {
 	ended := openAll(ctx, through)
 	stop := load.start(ctx)
 	defer stop()
-	err = d.weather(ctx, nodes, "after aranya was replaced", func(ctx context.Context) error {
-		if err := r.Cluster.Cloud().Stop(ctx, local.ServiceAranya); err != nil {
-			return err
-		}
-		return r.Cluster.Cloud().Resume(ctx, local.ServiceAranya)
-	})
-	if err != nil {
+	if err := d.weather(ctx, nodes, "after aranya was replaced", d.restart(local.ServiceAranya)); err != nil {
 		return err
 	}
 	if err := poll(ctx, func(context.Context) error { return load.healthy() }); err != nil {

@@ -55,28 +55,29 @@ var large = harness.Scenario{
 
 // storms lets all that can happen to all links happen.
 func (d *devices) storms(ctx context.Context, nodes *nodeWatch) error {
-	r := d.r
-	restart := func(service string) func(context.Context) error {
-		return func(ctx context.Context) error {
-			if err := r.Cluster.Cloud().Stop(ctx, service); err != nil {
-				return err
-			}
-			return r.Cluster.Cloud().Resume(ctx, service)
-		}
-	}
 	if err := d.weather(ctx, nodes, "after all links were cut", func(context.Context) error {
 		d.Break()
 		return nil
 	}); err != nil {
 		return err
 	}
-	if err := d.weather(ctx, nodes, "after a restart of aranya", restart(local.ServiceAranya)); err != nil {
+	if err := d.weather(ctx, nodes, "after a restart of aranya", d.restart(local.ServiceAranya)); err != nil {
 		return err
 	}
-	if r.Link == local.LinkMQTT {
-		return d.weather(ctx, nodes, "after a restart of the broker", restart(local.ServiceBroker))
+	if d.r.Link == local.LinkMQTT {
+		return d.weather(ctx, nodes, "after a restart of the broker", d.restart(local.ServiceBroker))
 	}
 	return nil
+}
+
+// restart stops a service in order and starts it anew.
+func (d *devices) restart(service string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := d.r.Cluster.Cloud().Stop(ctx, service); err != nil {
+			return err
+		}
+		return d.r.Cluster.Cloud().Resume(ctx, service)
+	}
 }
 
 // aftermath is how long to look for late effects: a little more than controller-manager's
