@@ -13,13 +13,13 @@ import (
 func TestGatewayStops(t *testing.T) {
 	w := newWorld(t)
 	w.device("ns", "a", plain)
-	w.eventually("connected", func() bool { return w.state("ns", "a").Connected })
+	w.Eventually("connected", func() bool { return w.state("ns", "a").Connected })
 	b := w.live()[0]
 	close(w.stopping)
-	w.eventually("no longer served", func() bool { return len(b.namespaces()) == 0 })
+	w.Eventually("no longer served", func() bool { return len(b.namespaces()) == 0 })
 	// The client goes on, as it does for a while until the pool stops, too.
 	w.device("ns", "b", func(c *aranya.MQTTConfig) { c.MessageNamespace = "/other" })
-	w.eventually("assigned", func() bool { return w.state("ns", "b").Connected })
+	w.Eventually("assigned", func() bool { return w.state("ns", "b").Connected })
 	if live := w.live(); !slices.Equal(live, []*fakeBroker{b}) {
 		t.Error("the client connected anew")
 	}
@@ -33,15 +33,15 @@ func TestBrokerDown(t *testing.T) {
 	w.refuse["down:1883"] = errors.New("not authorized")
 	w.device("ns", "d", func(c *aranya.MQTTConfig) { c.Server = "down:1883" })
 	w.device("ns", "well", plain)
-	w.eventually("the broker's reason is told", func() bool {
+	w.Eventually("the broker's reason is told", func() bool {
 		s := w.state("ns", "d")
 		return !s.Connected && s.Reason == ReasonUnavailable && strings.Contains(s.Message, "down:1883") && strings.Contains(s.Message, "not authorized")
 	})
-	w.eventually("the other broker is not affected", func() bool { return w.state("ns", "well").Connected })
+	w.Eventually("the other broker is not affected", func() bool { return w.state("ns", "well").Connected })
 	w.mu.Lock()
 	delete(w.refuse, "down:1883")
 	w.mu.Unlock()
-	w.eventually("connected by itself", func() bool { return w.state("ns", "d").Connected })
+	w.Eventually("connected by itself", func() bool { return w.state("ns", "d").Connected })
 	w.mu.Lock()
 	w.refuse["down:1883"] = errors.New("connection refused")
 	w.mu.Unlock()
@@ -50,7 +50,7 @@ func TestBrokerDown(t *testing.T) {
 			b.lose(errors.New("EOF"))
 		}
 	}
-	w.eventually("lost", func() bool { return strings.Contains(w.state("ns", "d").Message, "connection refused") })
+	w.Eventually("lost", func() bool { return strings.Contains(w.state("ns", "d").Message, "connection refused") })
 	if !w.state("ns", "well").Connected {
 		t.Error("the other broker is affected")
 	}
@@ -61,14 +61,14 @@ func TestSubscriptionRefused(t *testing.T) {
 	w.deny["/forbidden"] = errors.New("not authorized")
 	w.device("ns", "d", func(c *aranya.MQTTConfig) { c.MessageNamespace = "/forbidden" })
 	w.device("ns", "well", plain)
-	w.eventually("told", func() bool {
+	w.Eventually("told", func() bool {
 		return strings.Contains(w.state("ns", "d").Message, "/forbidden") && !w.state("ns", "d").Connected
 	})
-	w.eventually("others on the same client work", func() bool { return w.state("ns", "well").Connected && len(w.live()) == 1 })
+	w.Eventually("others on the same client work", func() bool { return w.state("ns", "well").Connected && len(w.live()) == 1 })
 	for _, b := range w.live() {
 		b.mu.Lock()
 		b.deny = nil
 		b.mu.Unlock()
 	}
-	w.eventually("tried again", func() bool { return w.state("ns", "d").Connected })
+	w.Eventually("tried again", func() bool { return w.state("ns", "d").Connected })
 }

@@ -15,21 +15,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	kubefake "k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
-	fcache "k8s.io/client-go/tools/cache/testing"
-	"k8s.io/klog/v2/ktesting"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/controllertest"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link/mqtt"
-	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience of everything that a test waits for.
-const patience = 20 * time.Second
 
 // fakeBroker is a connection to no broker.
 type fakeBroker struct {
@@ -98,10 +91,7 @@ func (l *fakeListener) Close() error {
 
 // world is a pool with what it follows. It is its Gateway.
 type world struct {
-	t    *testing.T
-	ctx  context.Context
-	kube *kubefake.Clientset
-	edge *fcache.FakeControllerSource
+	*controllertest.World
 	pool *Pool
 
 	mu      sync.Mutex
@@ -155,53 +145,33 @@ func (w *world) live() []*fakeBroker {
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
-	_, ctx := ktesting.NewTestContext(t)
-	ctx, cancel := context.WithCancel(ctx)
 	w := &world{
-		t: t, ctx: ctx, kube: kubefake.NewClientset(objects...), edge: fcache.NewFakeControllerSource(),
+		World:  controllertest.New(t, objects...),
 		refuse: map[string]error{}, deny: map[string]error{}, checked: map[string]bool{},
 		stopping: make(chan struct{}),
 	}
-	devices := cache.NewSharedIndexInformer(w.edge, &aranya.EdgeDevice{}, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	var err error
-	if w.pool, err = New(ctx, Config{
-		Kube: w.kube, Devices: devices, Lister: aranyalisters.NewEdgeDeviceLister(devices.GetIndexer()), Replica: "r", Changed: func(types.NamespacedName) {},
+	if w.pool, err = New(w.Ctx, Config{
+		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Replica: "r", Changed: func(types.NamespacedName) {},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	w.pool.connect = w.connect
 	w.pool.backoff = wait.Backoff{Duration: time.Millisecond, Factor: 2, Steps: 20, Cap: 20 * time.Millisecond}
 	w.pool.SetGateway(w)
-	var running sync.WaitGroup
-	running.Go(func() { devices.RunWithContext(ctx) })
-	cache.WaitForCacheSync(ctx.Done(), devices.HasSynced)
-	running.Go(func() { w.pool.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		w.edge.Shutdown()
-	})
+	w.Start(w.pool.Run)
 	return w
-}
-
-func (w *world) eventually(what string, holds func() bool) {
-	w.t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("timed out waiting: %s", what)
-		}
-	}
 }
 
 // device creates or replaces an EdgeDevice.
 func (w *world) device(namespace, name string, change func(*aranya.MQTTConfig)) {
-	w.t.Helper()
+	w.T.Helper()
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(name), Generation: time.Now().UnixNano()}}
 	if change != nil {
 		ed.Spec.Connectivity = aranya.Connectivity{Method: aranya.ConnectivityMQTT, MQTTConfig: &aranya.MQTTConfig{Server: "broker:8883"}}
 		change(ed.Spec.Connectivity.MQTTConfig)
 	}
-	w.edge.Modify(ed) // or add it
+	w.Edge.Modify(ed) // or add it
 }
 
 func (w *world) state(namespace, name string) State {

@@ -24,7 +24,7 @@ func TestOneClientPerBrokerAndCredential(t *testing.T) {
 		}
 	}
 	w.device("a", "other-topic", func(c *aranya.MQTTConfig) { withPassword(c); c.MessageNamespace = "/x" })
-	w.eventually("two clients with their subscriptions", func() bool {
+	w.Eventually("two clients with their subscriptions", func() bool {
 		live := w.live()
 		if len(live) != 2 {
 			return false
@@ -48,12 +48,12 @@ func TestOneClientPerBrokerAndCredential(t *testing.T) {
 	}
 	// The last device takes its subscription, and its client, with it.
 	w.device("a", "other-topic", nil)
-	w.eventually("unsubscribed", func() bool {
+	w.Eventually("unsubscribed", func() bool {
 		return !slices.ContainsFunc(w.live(), func(b *fakeBroker) bool { return len(b.namespaces()) != 1 })
 	})
 	w.device("c", "d1", nil)
-	w.edge.Delete(&aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "c", Name: "d2"}})
-	w.eventually("one client left", func() bool { return len(w.live()) == 1 })
+	w.Edge.Delete(&aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "c", Name: "d2"}})
+	w.Eventually("one client left", func() bool { return len(w.live()) == 1 })
 	if _, ok := w.pool.State(types.NamespacedName{Namespace: "c", Name: "d1"}); ok {
 		t.Error("a device without a broker has a state of one")
 	}
@@ -65,24 +65,24 @@ func TestClientIDConflict(t *testing.T) {
 	chosen := func(c *aranya.MQTTConfig) { withPassword(c); c.ConnectPacket.ClientID = "mine" }
 	w.device("a", "d1", chosen)
 	w.device("a", "d2", chosen) // with the same settings
-	w.eventually("connected", func() bool { return w.state("a", "d1").Connected && w.state("a", "d2").Connected })
+	w.Eventually("connected", func() bool { return w.state("a", "d1").Connected && w.state("a", "d2").Connected })
 	w.device("b", "d1", chosen)
 	w.device("b", "elsewhere", func(c *aranya.MQTTConfig) { chosen(c); c.Server = "other:8883" })
-	w.eventually("refused", func() bool { return w.state("b", "d1").Reason == ReasonClientIDConflict })
+	w.Eventually("refused", func() bool { return w.state("b", "d1").Reason == ReasonClientIDConflict })
 	if message := w.state("b", "d1").Message; !strings.Contains(message, "EdgeDevice a/d1") || !strings.Contains(message, `"mine"`) {
 		t.Errorf("message %q", message)
 	}
-	w.eventually("another broker does not matter", func() bool { return w.state("b", "elsewhere").Connected })
+	w.Eventually("another broker does not matter", func() bool { return w.state("b", "elsewhere").Connected })
 	if n := len(w.live()); n != 2 || !w.state("a", "d1").Connected {
 		t.Errorf("%d connections; %+v", n, w.state("a", "d1"))
 	}
 	// The id is free when its last user has gone, or changed.
 	w.device("a", "d1", nil)
 	w.device("a", "d2", plain)
-	w.eventually("its turn", func() bool { return w.state("b", "d1").Connected && w.state("a", "d2").Connected })
+	w.Eventually("its turn", func() bool { return w.state("b", "d1").Connected && w.state("a", "d2").Connected })
 	// A device alone may change the settings of its client.
 	w.device("b", "d1", func(c *aranya.MQTTConfig) { chosen(c); c.ConnectPacket.Username = "v" })
-	w.eventually("changed", func() bool {
+	w.Eventually("changed", func() bool {
 		return slices.ContainsFunc(w.live(), func(b *fakeBroker) bool { return b.config.Username == "v" }) && w.state("b", "d1").Connected
 	})
 }
@@ -95,7 +95,7 @@ func TestPermits(t *testing.T) {
 	w.device("ns", "topic", func(c *aranya.MQTTConfig) { c.MessageNamespace = "/x" })
 	ns := mqtt.DefaultMessageNamespace
 	var b *fakeBroker
-	w.eventually("connected", func() bool {
+	w.Eventually("connected", func() bool {
 		for _, l := range w.live() {
 			if l.config.Server == "broker:8883" && len(l.namespaces()) == 2 {
 				b = l
@@ -120,8 +120,8 @@ func TestPermits(t *testing.T) {
 	}
 	// A device that moves to another broker may not stay.
 	w.device("ns", "mine", func(c *aranya.MQTTConfig) { c.Server = "other:1883" })
-	w.eventually("moved", func() bool { return w.pool.permitDevice(c, ns, mine, topicAddr("broker:8883"+ns+"/ns/mine/up")) != nil })
-	w.eventually("its link was looked at", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.checked["ns/mine"] })
+	w.Eventually("moved", func() bool { return w.pool.permitDevice(c, ns, mine, topicAddr("broker:8883"+ns+"/ns/mine/up")) != nil })
+	w.Eventually("its link was looked at", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.checked["ns/mine"] })
 }
 
 // A device may come before what makes it known is in memory. It gets a moment; who stays unknown is told so.
@@ -143,14 +143,14 @@ func TestStrangersGetAMoment(t *testing.T) {
 	}
 	// Its Secret has not been read yet, and then it turns out to be missing.
 	w.device("ns", "new", withPassword)
-	w.eventually("decided", func() bool { return w.state("ns", "new").Reason == ReasonSecretNotFound })
+	w.Eventually("decided", func() bool { return w.state("ns", "new").Reason == ReasonSecretNotFound })
 	if err := admit(); err == nil || errors.Is(err, mqtt.ErrLater) {
 		t.Errorf("a device with a problem: %v", err)
 	}
 	// One that is known not to use MQTT is refused at once.
 	key.Name = "grpc"
 	w.device("ns", "grpc", nil)
-	w.eventually("known", func() bool { return w.pool.known(key) })
+	w.Eventually("known", func() bool { return w.pool.known(key) })
 	if err := admit(); err == nil || errors.Is(err, mqtt.ErrLater) {
 		t.Errorf("a device without MQTT: %v", err)
 	}
@@ -165,17 +165,17 @@ func TestSecretsAreFollowed(t *testing.T) {
 	w := newWorld(t)
 	w.device("ns", "d", withPassword)
 	reason := func(want string) func() bool { return func() bool { return w.state("ns", "d").Reason == want } }
-	w.eventually("the missing Secret is told", reason(ReasonSecretNotFound))
-	secrets := w.kube.CoreV1().Secrets("ns")
-	if _, err := secrets.Create(w.ctx, secret("ns", map[string]string{"pass": "1"}), metav1.CreateOptions{}); err != nil {
+	w.Eventually("the missing Secret is told", reason(ReasonSecretNotFound))
+	secrets := w.Kube.CoreV1().Secrets("ns")
+	if _, err := secrets.Create(w.Ctx, secret("ns", map[string]string{"pass": "1"}), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the missing key is told", reason(ReasonInvalidSecret))
+	w.Eventually("the missing key is told", reason(ReasonInvalidSecret))
 	for _, password := range []string{"one", "two"} {
-		if _, err := secrets.Update(w.ctx, secret("ns", map[string]string{"password": password}), metav1.UpdateOptions{}); err != nil {
+		if _, err := secrets.Update(w.Ctx, secret("ns", map[string]string{"password": password}), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		w.eventually("connected with the password of the Secret", func() bool {
+		w.Eventually("connected with the password of the Secret", func() bool {
 			live := w.live()
 			return len(live) == 1 && live[0].config.Password == password && w.state("ns", "d").Connected
 		})

@@ -1,74 +1,43 @@
 package certificate
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	kubefake "k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
-	fcache "k8s.io/client-go/tools/cache/testing"
-	"k8s.io/klog/v2/ktesting"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/controllertest"
 	"arhat.dev/aranya/pkg/controller/events"
-	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
-
 type world struct {
+	*controllertest.World
 	*Store
-	t    *testing.T
-	ctx  context.Context
-	kube *kubefake.Clientset
-	edge *fcache.FakeControllerSource
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	_, ctx := ktesting.NewTestContext(t)
-	ctx, cancel := context.WithCancel(ctx)
-	w := &world{t: t, ctx: ctx, kube: kubefake.NewClientset(), edge: fcache.NewFakeControllerSource()}
-	devices := cache.NewSharedIndexInformer(w.edge, &aranya.EdgeDevice{}, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-	recorder := events.New(ctx)
-	recorder.Start(w.kube)
+	w := &world{World: controllertest.New(t)}
+	recorder := events.New(w.Ctx)
+	recorder.Start(w.Kube)
+	t.Cleanup(recorder.Stop)
 	var err error
-	if w.Store, err = New(ctx, Config{Kube: w.kube, Devices: devices, Lister: aranyalisters.NewEdgeDeviceLister(devices.GetIndexer()), Events: recorder}); err != nil {
+	if w.Store, err = New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Events: recorder}); err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	running.Go(func() { devices.RunWithContext(ctx) })
-	cache.WaitForCacheSync(ctx.Done(), devices.HasSynced)
-	running.Go(func() { w.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		recorder.Stop()
-		w.edge.Shutdown()
-	})
+	w.Start(w.Run)
 	return w
-}
-
-func (w *world) eventually(what string, holds func() bool) {
-	w.t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("timed out waiting: %s", what)
-		}
-	}
 }
 
 // serial of the certificate for a name, 0 for none.
@@ -109,17 +78,17 @@ func secret(t *testing.T, namespace string, serial int64, names ...string) *core
 }
 
 func (w *world) create(s *corev1.Secret) {
-	w.t.Helper()
-	if _, err := w.kube.CoreV1().Secrets(s.Namespace).Create(w.ctx, s, metav1.CreateOptions{}); err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	if _, err := w.Kube.CoreV1().Secrets(s.Namespace).Create(w.Ctx, s, metav1.CreateOptions{}); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
 func TestCertificateByName(t *testing.T) {
 	w := newWorld(t)
 	w.create(secret(t, "a", 1, "Device.example.com", "*.wild.example.com"))
-	w.edge.Add(device("a", time.Hour, "s"))
-	w.eventually("found", func() bool { return w.serial("device.example.com") == 1 })
+	w.Edge.Add(device("a", time.Hour, "s"))
+	w.Eventually("found", func() bool { return w.serial("device.example.com") == 1 })
 	for name, want := range map[string]int64{
 		"DEVICE.example.com": 1, "device.example.com.": 1, "x.wild.example.com": 1,
 		"a.b.wild.example.com": 0, "wild.example.com": 0, "other.example.com": 0, "": 0,
@@ -130,20 +99,20 @@ func TestCertificateByName(t *testing.T) {
 	}
 	// A newer device does not take the name away, but has it when the older one is gone.
 	w.create(secret(t, "b", 2, "device.example.com", "mine.example.com"))
-	w.edge.Add(device("b", time.Minute, "s"))
-	w.eventually("the newer device is known", func() bool { return w.serial("mine.example.com") == 2 })
+	w.Edge.Add(device("b", time.Minute, "s"))
+	w.Eventually("the newer device is known", func() bool { return w.serial("mine.example.com") == 2 })
 	if w.serial("device.example.com") != 1 {
 		t.Error("a newer device took the name of an older one")
 	}
-	w.edge.Delete(device("a", time.Hour, "s"))
-	w.eventually("inherited", func() bool { return w.serial("device.example.com") == 2 && w.serial("x.wild.example.com") == 0 })
+	w.Edge.Delete(device("a", time.Hour, "s"))
+	w.Eventually("inherited", func() bool { return w.serial("device.example.com") == 2 && w.serial("x.wild.example.com") == 0 })
 	// A new Secret is used without further ado.
-	if _, err := w.kube.CoreV1().Secrets("b").Update(w.ctx, secret(t, "b", 3, "device.example.com"), metav1.UpdateOptions{}); err != nil {
+	if _, err := w.Kube.CoreV1().Secrets("b").Update(w.Ctx, secret(t, "b", 3, "device.example.com"), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("reloaded", func() bool { return w.serial("device.example.com") == 3 && w.serial("mine.example.com") == 0 })
-	w.edge.Modify(device("b", time.Minute, ""))
-	w.eventually("not wanted any more", func() bool { return w.serial("device.example.com") == 0 })
+	w.Eventually("reloaded", func() bool { return w.serial("device.example.com") == 3 && w.serial("mine.example.com") == 0 })
+	w.Edge.Modify(device("b", time.Minute, ""))
+	w.Eventually("not wanted any more", func() bool { return w.serial("device.example.com") == 0 })
 }
 
 func TestUnusableSecret(t *testing.T) {
@@ -151,9 +120,9 @@ func TestUnusableSecret(t *testing.T) {
 	broken := secret(t, "a", 1, "device.example.com")
 	broken.Data[corev1.TLSPrivateKeyKey] = []byte("nonsense")
 	w.create(broken)
-	w.edge.Add(device("a", time.Hour, "s"))
-	w.eventually("told", func() bool {
-		list, err := w.kube.CoreV1().Events("a").List(w.ctx, metav1.ListOptions{})
+	w.Edge.Add(device("a", time.Hour, "s"))
+	w.Eventually("told", func() bool {
+		list, err := w.Kube.CoreV1().Events("a").List(w.Ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == 1 && list.Items[0].Reason == ReasonInvalid
 	})
 	if w.serial("device.example.com") != 0 {

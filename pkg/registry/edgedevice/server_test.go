@@ -19,12 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/endpoints/openapi"
-	"k8s.io/apiserver/pkg/registry/generic"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	etcd3testing "k8s.io/apiserver/pkg/storage/etcd3/testing"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	restclient "k8s.io/client-go/rest"
 
@@ -35,25 +31,18 @@ import (
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	typedv1alpha1 "arhat.dev/aranya/pkg/generated/clientset/versioned/typed/aranya/v1alpha1"
 	generatedopenapi "arhat.dev/aranya/pkg/generated/openapi"
+	"arhat.dev/aranya/pkg/registry/edgedevice/storagetest"
 )
 
 // newTestServer serves EdgeDevices over HTTP with the generic API server library, without
 // authentication and open to all, and returns its URL.
 func newTestServer(t *testing.T) string {
 	t.Helper()
-	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
 	codec, _, err := NewStorageCodec(runtime.ContentTypeProtobuf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	backend := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
-	backend.Transport = etcd.Transport
-	storage, err := NewStorage(scheme.Scheme, generic.RESTOptions{
-		StorageConfig:           backend.ForResource(aranya.Resource("edgedevices")),
-		Decorator:               genericregistry.StorageWithCacher(),
-		DeleteCollectionWorkers: 1,
-		ResourcePrefix:          "edgedevices",
-	}, nil)
+	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

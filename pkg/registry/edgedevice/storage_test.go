@@ -20,15 +20,12 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/generic"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
-	etcd3testing "k8s.io/apiserver/pkg/storage/etcd3/testing"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/registry/edgedevice/storagetest"
 )
 
 // links is a LiveStatus for the devices of the given names.
@@ -51,29 +48,16 @@ func (l links) Overlay(device *aranya.EdgeDevice) {
 // newTestStorage returns storage with a watch cache over an etcd of its own, and a context for it.
 func newTestStorage(t *testing.T, live LiveStatus) (*Storage, context.Context) {
 	t.Helper()
-	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
 	codec, _, err := NewStorageCodec(runtime.ContentTypeProtobuf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
-	config.Transport = etcd.Transport
-	storage, err := NewStorage(scheme.Scheme, generic.RESTOptions{
-		StorageConfig:           config.ForResource(aranya.Resource("edgedevices")),
-		Decorator:               genericregistry.StorageWithCacher(),
-		DeleteCollectionWorkers: 1,
-		ResourcePrefix:          "edgedevices",
-	}, live)
+	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec), live)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(storage.EdgeDevice.Destroy)
-	// The watch cache fills itself; until then watches are refused.
-	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		return storage.EdgeDevice.ReadinessCheck() == nil, nil
-	}); err != nil {
-		t.Fatal("the storage does not become ready:", err)
-	}
+	storagetest.WaitReady(t, storage.EdgeDevice.Store)
 	ctx := genericapirequest.WithNamespace(t.Context(), "edge")
 	return storage, genericapirequest.WithUser(ctx, &user.DefaultInfo{Name: "somebody"})
 }

@@ -173,7 +173,7 @@ func TestForeignMessages(t *testing.T) {
 	if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 2 {
 		t.Errorf("the server counted %+v", s)
 	}
-	eventually(t, func() error {
+	brokertest.Eventually(t, func() error {
 		s := deviceEnd.Conn.(*device).client.counters.stats()
 		if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 3 { // one is the server's answer to a foreign frame
 			return fmt.Errorf("the device counted %+v", s)

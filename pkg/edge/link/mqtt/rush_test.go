@@ -42,7 +42,7 @@ func TestRush(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, func() error {
+	brokertest.Eventually(t, func() error {
 		if n := strings.Count(m.Log(), " 1 "+statusTopic(testNamespace)); n < devices {
 			return fmt.Errorf("%d of %d devices have subscribed", n, devices)
 		}
@@ -84,7 +84,7 @@ func TestWaiting(t *testing.T) {
 	_, first := connectPair(t, dialer(m.Address, "first"), l)
 	waiting := func(n int) {
 		t.Helper()
-		eventually(t, func() error {
+		brokertest.Eventually(t, func() error {
 			b.entrance.mu.Lock()
 			defer b.entrance.mu.Unlock()
 			if len(b.entrance.waiting) != n {

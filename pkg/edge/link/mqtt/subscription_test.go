@@ -33,13 +33,13 @@ func TestConnectionsOutliveTheirListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = second.Close(), secondServer.Close()
-	eventually(t, func() error { return used(b, 1) })
+	brokertest.Eventually(t, func() error { return used(b, 1) })
 	third, thirdServer := connectPair(t, dialer(m.Address, "c"), l)
 	echo(t, third, thirdServer)
 
 	_ = l.Close()
 	_, _ = third.Close(), thirdServer.Close()
-	eventually(t, func() error { return used(b, 0) })
+	brokertest.Eventually(t, func() error { return used(b, 0) })
 	wantUnsubscribed(t, b, m.Address)
 }
 
@@ -73,7 +73,7 @@ func wantUnsubscribed(t *testing.T, b *Broker, server string) {
 			t.Fatal(token.Error())
 		}
 	}
-	eventually(t, func() error {
+	brokertest.Eventually(t, func() error {
 		if b.Stats().Malformed == before {
 			return fmt.Errorf("nothing came")
 		}

@@ -9,13 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/apiserver/pkg/registry/generic"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
-	etcd3testing "k8s.io/apiserver/pkg/storage/etcd3/testing"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
@@ -23,34 +18,23 @@ import (
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
 	typed "arhat.dev/aranya/pkg/generated/clientset/versioned/typed/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
+	"arhat.dev/aranya/pkg/registry/edgedevice/storagetest"
 )
 
 // newDevices returns a client of storage with a watch cache over an etcd of its own. Calls that are not
 // served by it end up in a clientset without objects.
 func newDevices(t *testing.T) (*edgedevice.Storage, typed.EdgeDeviceInterface) {
 	t.Helper()
-	_, etcd := etcd3testing.NewUnsecuredEtcd3TestClientServer(t)
 	codec, _, err := edgedevice.NewStorageCodec(runtime.ContentTypeProtobuf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := storagebackend.NewDefaultConfig(etcd.Prefix, codec)
-	config.Transport = etcd.Transport
-	storage, err := edgedevice.NewStorage(scheme.Scheme, generic.RESTOptions{
-		StorageConfig:           config.ForResource(aranya.Resource("edgedevices")),
-		Decorator:               genericregistry.StorageWithCacher(),
-		DeleteCollectionWorkers: 1,
-		ResourcePrefix:          "edgedevices",
-	}, nil)
+	storage, err := edgedevice.NewStorage(scheme.Scheme, storagetest.Options(t, codec), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(storage.EdgeDevice.Destroy)
-	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		return storage.EdgeDevice.ReadinessCheck() == nil, nil
-	}); err != nil {
-		t.Fatal("the storage does not become ready:", err)
-	}
+	storagetest.WaitReady(t, storage.EdgeDevice.Store)
 	client := New(fake.NewClientset())
 	client.SetStorage(storage)
 	return storage, client.AranyaV1alpha1().EdgeDevices("edge")

@@ -92,7 +92,7 @@ func (m *Mosquitto) Start() {
 // WaitFor waits until the broker listens on an address.
 func (m *Mosquitto) WaitFor(address string) {
 	m.t.Helper()
-	eventually(m.t, func() error {
+	Eventually(m.t, func() error {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
@@ -121,8 +121,8 @@ func FreeAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// eventually waits until f succeeds.
-func eventually(t testing.TB, f func() error) {
+// Eventually waits until f succeeds.
+func Eventually(t testing.TB, f func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
