@@ -86,8 +86,9 @@ type Controller struct {
 	absent, mirrors workqueue.TypedRateLimitingInterface[gateway.Device]
 
 	mu sync.Mutex
-	// states holds a record for each live link.
-	states map[types.NamespacedName]*state
+	// states holds a record for each live link, by the name of the device: their Node has that name too, and no
+	// more than one of them owns it. The lists are replaced, not modified.
+	states map[string][]*state
 	// lost holds when each device in absent lost its last link.
 	lost map[gateway.Device]time.Time
 }
@@ -138,7 +139,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
 		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
 		mirrors: queue.New[gateway.Device]("mirror_pods", config.Clock),
-		states:  map[types.NamespacedName]*state{},
+		states:  map[string][]*state{},
 		lost:    map[gateway.Device]time.Time{},
 	}
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {

@@ -70,8 +70,9 @@ func (st *state) send(msg *edgeapi.ServerMessage) error {
 
 // LinkUp implements links.Listener.
 func (c *Controller) LinkUp(s gateway.Session) {
+	st := newState(s)
 	c.mu.Lock()
-	c.states[links.Key(s.Device())] = newState(s)
+	c.states[s.Device().Name] = append(c.othersLocked(s.Device()), st)
 	c.mu.Unlock()
 	c.devices.Add(s.Device())
 }
@@ -79,33 +80,40 @@ func (c *Controller) LinkUp(s gateway.Session) {
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, _ links.Loss) {
 	c.mu.Lock()
-	delete(c.states, links.Key(device))
+	if others := c.othersLocked(device); len(others) > 0 {
+		c.states[device.Name] = others
+	} else {
+		delete(c.states, device.Name)
+	}
 	c.lost[device] = c.config.Clock.Now()
 	c.mu.Unlock()
 	c.absent.AddAfter(device, absentAfter)
 }
 
-// state returns the record of a device's live link, nil if it has none.
-func (c *Controller) state(device gateway.Device) *state {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	st := c.states[links.Key(device)]
-	if st == nil || st.session.Device() != device {
-		return nil
+// othersLocked returns the records of the devices of this name in other namespaces, as a list of its own.
+func (c *Controller) othersLocked(device gateway.Device) []*state {
+	var others []*state
+	for _, st := range c.states[device.Name] {
+		if links.Key(st.session.Device()) != links.Key(device) {
+			others = append(others, st)
+		}
 	}
-	return st
+	return others
 }
 
-// statesNamed returns the records of all devices of this name: their Node has that name too, and no
-// more than one of them owns it.
+// state returns the record of a device's live link, nil if it has none.
+func (c *Controller) state(device gateway.Device) *state {
+	for _, st := range c.statesNamed(device.Name) {
+		if st.session.Device() == device {
+			return st
+		}
+	}
+	return nil
+}
+
+// statesNamed returns the records of all devices of this name.
 func (c *Controller) statesNamed(name string) []*state {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var found []*state
-	for key, st := range c.states {
-		if key.Name == name {
-			found = append(found, st)
-		}
-	}
-	return found
+	return c.states[name]
 }
