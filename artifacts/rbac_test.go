@@ -1,6 +1,7 @@
 package artifacts
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -154,3 +155,50 @@ func TestViewersOnlyLook(t *testing.T) {
 		t.Errorf("view may not %+v", missing)
 	}
 }
+
+// TestRightsAreExplained: docs/install.md has a row for each right, and names no other.
+func TestRightsAreExplained(t *testing.T) {
+	text, err := os.ReadFile("../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(text), "\n## Rights, line by line\n")
+	table, _, ended := strings.Cut(table, "\n## ")
+	if !found || !ended {
+		t.Fatal("the table of rights is not where it was")
+	}
+	explained := map[string]bool{}
+	for _, namespace := range []string{"", "aranya-system", "kube-node-lease"} {
+		for _, rule := range serverRules(t, namespace) { // those for all namespaces each time
+			subjects := rule.Resources
+			if rule.APIGroups[0] == "admissionregistration.k8s.io" {
+				subjects = rule.APIGroups // all that there is
+			}
+			right := quoted(subjects) + " " + strings.Join(rule.Verbs, ", ")
+			if len(rule.ResourceNames) > 0 {
+				right += " on " + quoted(rule.ResourceNames)
+			}
+			if explained[right] {
+				continue
+			}
+			explained[right] = true
+			// It ends there, or another verb would follow.
+			before, after, found := strings.Cut(table, right)
+			if !found || after[0] == ',' {
+				t.Errorf("docs/install.md does not have %q", right)
+				continue
+			}
+			table = before + after
+		}
+	}
+	for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "approve"} {
+		for row := range strings.Lines(table) {
+			if rights, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | "); slices.Contains(strings.FieldsFunc(rights, func(r rune) bool { return strings.ContainsRune(" ,;", r) }), verb) {
+				t.Errorf("docs/install.md has %q, which no manifest grants", rights)
+			}
+		}
+	}
+}
+
+// quoted are names as Markdown writes them.
+func quoted(names []string) string { return "`" + strings.Join(names, "`, `") + "`" }
