@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -23,6 +24,9 @@ const (
 // admit is permit for a device that asks to be let in: mqtt.ErrLater as long as that is not known.
 func (p *Pool) admit(c *client, namespace string, key types.NamespacedName) error {
 	err := p.permit(c, namespace, key)
+	if errors.Is(err, gateway.ErrElsewhere) {
+		return mqtt.ErrLater // the other client hears the device, too, and is the one to answer
+	}
 	if err == nil || p.known(key) {
 		p.strangers.Remove(key)
 		return err
@@ -55,9 +59,13 @@ func (p *Pool) known(key types.NamespacedName) bool {
 func (p *Pool) permit(c *client, namespace string, key types.NamespacedName) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if a := p.devices[key]; a == nil || a.client != c || a.namespace != namespace {
+	a := p.devices[key]
+	switch {
+	case a == nil || a.client == nil || a.client.server != c.server || a.namespace != namespace:
 		return fmt.Errorf("EdgeDevice %s does not exist or is not reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
 			key, namespace, c.server)
+	case a.client != c:
+		return fmt.Errorf("%w: aranya uses other credentials at the MQTT broker %s for EdgeDevice %s now", gateway.ErrElsewhere, c.server, key)
 	}
 	return nil
 }

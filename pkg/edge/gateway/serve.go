@@ -11,6 +11,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// ErrElsewhere is what a Permit fails with if the device has but to connect again, at once and in the same way:
+// what took its connection is being replaced.
+var ErrElsewhere = errors.New("connect again")
+
 // Permit says whether a device may use a connection, given its remote address. It is asked when the
 // device connects or enrols, and again whenever its EdgeDevice changes, so it must be quick. The error
 // is told to the person at the device. It may be called concurrently.
@@ -43,9 +47,13 @@ func (c *deviceConn) permits(device Device) error {
 	if c.permit == nil {
 		return nil
 	}
-	if err := c.permit(device, c.RemoteAddr()); err != nil {
-		refused.WithLabelValues(refusedLink).Inc()
-		return status.Error(codes.PermissionDenied, err.Error())
+	err := c.permit(device, c.RemoteAddr())
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrElsewhere):
+		return status.Error(codes.Unavailable, err.Error())
 	}
-	return nil
+	refused.WithLabelValues(refusedLink).Inc()
+	return status.Error(codes.PermissionDenied, err.Error())
 }

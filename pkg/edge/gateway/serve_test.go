@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -92,6 +93,11 @@ func TestServeRefuses(t *testing.T) {
 	// nor connecting.
 	w.address = address
 	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "not by this broker")
+	// Who has but to connect again is not sent away for long.
+	elsewhere, stop := w.serve(t, func(gateway.Device, net.Addr) error { return fmt.Errorf("%w: another password", gateway.ErrElsewhere) })
+	defer stop()
+	w.address = elsewhere
+	wantCode(t, w.connectError(t, dir), codes.Unavailable, "another password")
 }
 
 // TestServeEndsWithTheGateway: whoever has the listener is told that it is not to blame, whether the gateway
