@@ -16,8 +16,9 @@ import (
 	"arhat.dev/aranya/pkg/apiserver/etcd"
 )
 
-// TestStorageMediaType goes from storage in JSON, which is all that older versions know, to protobuf and back.
-func TestStorageMediaType(t *testing.T) {
+// startDatabase starts an etcd that a server can share, and a client of it.
+func startDatabase(t *testing.T) (*etcd.Embedded, *clientv3.Client) {
+	t.Helper()
 	database, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: etcdDir(t), QuotaBytes: defaultQuotaBytes})
 	if err != nil {
 		t.Fatal(err)
@@ -28,9 +29,16 @@ func TestStorageMediaType(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
+	return database, client
+}
+
+// TestStorageMediaType goes from storage in JSON, which is all that older versions know, to protobuf and back.
+func TestStorageMediaType(t *testing.T) {
+	database, client := startDatabase(t)
 	cluster, kubeconfig := newMainCluster(t)
 
 	var last *v1alpha1.EdgeDevice
+	var err error
 	for _, step := range []struct {
 		args []string
 		want string // what is stored begins with it
@@ -72,16 +80,7 @@ func TestStorageMediaType(t *testing.T) {
 
 // TestTokensAreNotStored would fail if anything were written to etcd for an enrolment token.
 func TestTokensAreNotStored(t *testing.T) {
-	database, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: etcdDir(t), QuotaBytes: defaultQuotaBytes})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(database.Stop)
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{database.Endpoint()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
+	database, client := startDatabase(t)
 	cluster, kubeconfig := newMainCluster(t)
 	s := serve(t, cluster, kubeconfig, "", "--etcd-servers="+database.Endpoint())
 	devices := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("edge")

@@ -318,6 +318,7 @@ func (c *Controller) forget(key types.NamespacedName) {
 	delete(c.lost, key)
 	delete(c.settled, key)
 	c.mu.Unlock()
+	c.census.failed(key.Name) // if its Node came and went without being seen
 }
 
 func deviceOf(ed *aranya.EdgeDevice) gateway.Device {

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -218,4 +219,20 @@ func (r *rig) report(info corev1.NodeSystemInfo) {
 	r.config.Tracker.DeviceMessage(r.config.Tracker.Session(links.Key(deviceOf(r.ed)), r.ed.UID), &edgeapi.DeviceMessage{
 		Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: &edgeapi.NodeStatus{Status: data}},
 	})
+}
+
+// A Node that came and went in a gap of the informer must not be counted for ever.
+func TestForgottenNodesAreNotCounted(t *testing.T) {
+	r := newRig(t)
+	key := types.NamespacedName{Namespace: r.ed.Namespace, Name: r.ed.Name}
+	r.census.creating(key.Name)
+	if err := r.config.Devices.GetIndexer().Delete(r.ed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Controller.sync(r.ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.census.size(); n != 0 {
+		t.Errorf("%d Nodes are counted", n)
+	}
 }
