@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/audit/policy"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
@@ -283,15 +285,32 @@ func TestAuditSampleKeepsTokensOut(t *testing.T) {
 	}
 }
 
-func TestPolicySampleIsBound(t *testing.T) {
-	data, err := os.ReadFile("samples/keep-pods-policy.yaml")
-	if err != nil {
-		t.Fatal(err)
+func TestPoliciesAreBound(t *testing.T) {
+	for _, file := range []string{"samples/keep-pods-policy.yaml", "ready-nodes-policy.yaml"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects := decode(t, file, data)
+		if len(objects) != 2 {
+			t.Fatalf("%s holds %d objects, want a policy and its binding", file, len(objects))
+		}
+		mutation, isPolicy := objects[0].(*admissionregistrationv1.MutatingAdmissionPolicy)
+		binding, isBinding := objects[1].(*admissionregistrationv1.MutatingAdmissionPolicyBinding)
+		if !isPolicy || !isBinding || binding.Spec.PolicyName != mutation.Name {
+			t.Errorf("%s: want a policy and its binding, got %v", file, objects)
+		}
 	}
-	objects := decode(t, "samples/keep-pods-policy.yaml", data)
-	mutation, isPolicy := objects[0].(*admissionregistrationv1.MutatingAdmissionPolicy)
-	binding, isBinding := objects[1].(*admissionregistrationv1.MutatingAdmissionPolicyBinding)
-	if len(objects) != 2 || !isPolicy || !isBinding || binding.Spec.PolicyName != mutation.Name {
-		t.Errorf("want a policy and its binding, got %v", objects)
+}
+
+// The policy knows aranya by the service account that it runs as.
+func TestReadyNodesPolicyIsForAranya(t *testing.T) {
+	pod := get[appsv1.Deployment](t, "aranya-apiserver")
+	conditions := get[admissionregistrationv1.MutatingAdmissionPolicy](t, "aranya-ready-nodes").Spec.MatchConditions
+	want := strconv.Quote(serviceaccount.MakeUsername(pod.Namespace, pod.Spec.Template.Spec.ServiceAccountName))
+	if !slices.ContainsFunc(conditions, func(c admissionregistrationv1.MatchCondition) bool {
+		return c.Expression == "request.userInfo.username == "+want
+	}) {
+		t.Errorf("no condition of the policy demands the user %s: %v", want, conditions)
 	}
 }

@@ -52,8 +52,8 @@ func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	return written, nil
 }
 
-// untaint takes off a Node that was just created what admission has put on it, if it is ready. To
-// replace what is known whole costs the API server less than a patch; should somebody have been faster,
+// untaint takes off a Node that was just created what admission has put on it, if it is ready and no policy of
+// the cluster (artifacts/ready-nodes-policy.yaml) has done so. To replace what is known whole costs the API server less than a patch; should somebody have been faster,
 // the informer leads to adjust.
 func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) error {
 	taints := withoutTaints(n.Spec.Taints, lifecycleTaints)

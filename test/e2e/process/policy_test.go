@@ -10,6 +10,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/test/framework/suite"
@@ -60,6 +63,58 @@ func TestKeepPodsPolicy(t *testing.T) {
 			got, err := limits(ctx, test.change)
 			if err == nil && got != test.want {
 				err = fmt.Errorf("the limits are %s, want %s", got, test.want)
+			}
+			return err
+		})
+	}
+}
+
+// A Node that aranya makes of a device that is ready never has the taint of new Nodes; others keep it.
+func TestReadyNodesPolicy(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	const aranya = "system:serviceaccount:aranya-system:aranya-apiserver"
+	// tainted says whether a Node would be that this user, or else the administrator, creates.
+	tainted := func(ctx context.Context, as string, ready corev1.ConditionStatus) (bool, error) {
+		config := rest.CopyConfig(e.Config)
+		config.Impersonate.UserName = as
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return false, err
+		}
+		node, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: suite.Name("tainted")},
+			Spec: corev1.NodeSpec{Taints: []corev1.Taint{
+				{Key: "a", Effect: corev1.TaintEffectNoSchedule}, {Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute},
+			}},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}},
+		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return false, err
+		}
+		names := sets.New[string]()
+		for _, taint := range node.Spec.Taints {
+			names.Insert(taint.ToString())
+		}
+		is := names.Has(corev1.TaintNodeNotReady + ":NoSchedule")
+		if want := sets.New("a:NoSchedule", corev1.TaintNodeNotReady+":NoExecute"); !names.IsSuperset(want) || is != (len(names) > len(want)) {
+			return false, fmt.Errorf("the taints are %v", names)
+		}
+		return is, nil
+	}
+	for _, test := range []struct {
+		what, as string
+		ready    corev1.ConditionStatus
+		want     bool
+	}{
+		{"of a device that is ready", aranya, corev1.ConditionTrue, false},
+		{"of a device that is not", aranya, corev1.ConditionFalse, true},
+		{"of the administrator", "", corev1.ConditionTrue, true},
+	} {
+		suite.Eventually(t, 60*time.Second, test.what, func(ctx context.Context) error {
+			got, err := tainted(ctx, test.as, test.ready)
+			if err == nil && got != test.want {
+				err = fmt.Errorf("tainted: %t, want %t", got, test.want)
 			}
 			return err
 		})
