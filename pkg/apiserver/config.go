@@ -22,6 +22,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apiserver/kubeletcert"
 	"arhat.dev/aranya/pkg/apiserver/servingcert"
+	"arhat.dev/aranya/pkg/controller/node/leaseclient"
 	"arhat.dev/aranya/pkg/edge/link"
 	generatedopenapi "arhat.dev/aranya/pkg/generated/openapi"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
@@ -50,6 +51,8 @@ type ExtraConfig struct {
 	Kube kubernetes.Interface
 	// EventClient is the same for events, with a limit.
 	EventClient kubernetes.Interface
+	// Leases renews the Leases of Nodes there.
+	Leases *leaseclient.Client
 	// ServingCert is nil if the serving certificate comes from files.
 	ServingCert *servingcert.Manager
 	// CABundle is nil if ServingCert is.
@@ -79,11 +82,16 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the main cluster: %w", err)
 	}
+	leases, err := leaseclient.New(kubeConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for Leases of the main cluster: %w", err)
+	}
 	config := &Config{
 		Generic: genericapiserver.NewRecommendedConfig(scheme.Codecs),
 		Extra: ExtraConfig{
 			Kube:             kube,
 			EventClient:      eventClient,
+			Leases:           leases,
 			Namespace:        o.Namespace,
 			ReplicaName:      o.ReplicaName,
 			NodeAddress:      o.NodeAddress,

@@ -126,6 +126,7 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 	s.controllers, err = controller.New(controller.Config{
 		Kube:          c.Extra.Kube,
 		EventClient:   c.Extra.EventClient,
+		Leases:        c.Extra.Leases,
 		Edge:          edge,
 		EdgeInformers: informers,
 		NodeAddress:   c.Extra.NodeAddress.String(),

@@ -48,6 +48,8 @@ type Config struct {
 	// EventClient writes events. It should have a limit, so that those of a thousand devices that come at
 	// once do not hold up their Nodes. Defaults to Kube.
 	EventClient kubernetes.Interface
+	// Leases renews the Leases of Nodes. Defaults to Kube.
+	Leases node.LeaseUpdater
 	// Edge is the client of aranya's own API. It must act as the server itself (loopback), so that
 	// status.certificate may be written.
 	Edge versioned.Interface
@@ -144,7 +146,7 @@ func (c *Controllers) build() (err error) {
 	c.cancel = cancel
 	c.recorder = events.New(ctx)
 	if c.node, err = node.New(node.Config{
-		Kube: c.config.Kube, Edge: c.config.Edge, Nodes: c.nodeInformer, Pods: c.podInformer.GetIndexer(), Devices: c.deviceInformer,
+		Kube: c.config.Kube, Leases: c.config.Leases, Edge: c.config.Edge, Nodes: c.nodeInformer, Pods: c.podInformer.GetIndexer(), Devices: c.deviceInformer,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock,
 		Address: c.config.NodeAddress, Port: c.config.KubeletPort, ReconnectGrace: c.config.ReconnectGrace,
 	}); err != nil {

@@ -34,6 +34,7 @@ const workers = 16
 // Config of the Controller.
 type Config struct {
 	Kube    kubernetes.Interface
+	Leases  LeaseUpdater // renews Leases; nil: Kube
 	Edge    versioned.Interface
 	Nodes   cache.SharedIndexInformer
 	Pods    cache.Indexer
@@ -97,7 +98,7 @@ func New(config Config) (*Controller, error) {
 		written: queue.Written(config.Nodes.GetIndexer()),
 		devices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
 		queue:   queue.New[types.NamespacedName]("nodes", config.Clock),
-		leases:  newLeases(config.Kube, config.Clock),
+		leases:  newLeases(config.Kube, config.Leases, config.Clock),
 		start:   config.Clock.Now(),
 		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](), settled: map[types.NamespacedName]inputs{},
 		census: census{clock: config.Clock, unseen: map[string]time.Time{}},

@@ -34,17 +34,24 @@ const (
 	leaseStep = 100 * time.Millisecond
 	// leaseFindTime is how long to wait at the start for the Leases that there are.
 	leaseFindTime = 10 * time.Second
-	// leaseWorkers bounds how many are renewed at the same time.
-	leaseWorkers = 16
+	// leaseWorkers bounds how many are renewed at the same time: as many as are usually due together with
+	// thousands of Nodes.
+	leaseWorkers = 32
 )
+
+// LeaseUpdater updates a Lease as the typed client does. It may change the one that it is given.
+type LeaseUpdater interface {
+	Update(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error)
+}
 
 // leases renews the Leases of the Nodes whose devices are connected. One queue serves all of them:
 // there is no goroutine and no timer per Node. Each Node has its own moment within the interval, which
 // follows from its UID, so that the renewals are spread evenly however the devices came.
 type leases struct {
-	kube  kubernetes.Interface
-	clock clock.WithTicker
-	queue workqueue.TypedRateLimitingInterface[string]
+	kube    kubernetes.Interface
+	updater LeaseUpdater // nil: kube
+	clock   clock.WithTicker
+	queue   workqueue.TypedRateLimitingInterface[string]
 
 	mu sync.Mutex
 	// active holds the Nodes whose Leases are renewed, by name.
@@ -66,8 +73,8 @@ type leaseState struct {
 	gone, fresh bool
 }
 
-func newLeases(kube kubernetes.Interface, clock clock.WithTicker) *leases {
-	return &leases{kube: kube, clock: clock, queue: queue.New[string]("leases", clock), active: map[string]*leaseState{}}
+func newLeases(kube kubernetes.Interface, updater LeaseUpdater, clock clock.WithTicker) *leases {
+	return &leases{kube: kube, updater: updater, clock: clock, queue: queue.New[string]("leases", clock), active: map[string]*leaseState{}}
 }
 
 func (l *leases) run(ctx context.Context) {
@@ -233,16 +240,19 @@ func (l *leases) good(lease *coordinationv1.Lease, nodeName string, node types.U
 func (l *leases) write(ctx context.Context, nodeName string, st *leaseState) (*coordinationv1.Lease, error) {
 	client := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(l.clock.Now())
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Namespace: corev1.NamespaceNodeLease}}
-	if st.lease != nil {
-		lease = st.lease.DeepCopy()
+	lease := st.lease
+	if lease == nil {
+		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Namespace: corev1.NamespaceNodeLease}}
 	}
 	lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: nodeName, UID: st.node}}
 	lease.Spec.HolderIdentity = &nodeName
 	lease.Spec.LeaseDurationSeconds = ptr.To(int32(leaseDuration / time.Second))
 	lease.Spec.RenewTime = &now
-	if st.lease == nil {
+	switch {
+	case st.lease == nil:
 		return client.Create(ctx, lease, metav1.CreateOptions{})
+	case l.updater != nil:
+		return l.updater.Update(ctx, lease)
 	}
 	return client.Update(ctx, lease, metav1.UpdateOptions{})
 }

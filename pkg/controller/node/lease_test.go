@@ -32,7 +32,7 @@ func namedNode(i int) *corev1.Node {
 func startLeases(t *testing.T, client *fake.Clientset, clock clock.WithTicker) *leases {
 	_, ctx := ktesting.NewTestContext(t)
 	ctx, cancel := context.WithCancel(ctx)
-	l := newLeases(client, clock)
+	l := newLeases(client, nil, clock)
 	done := make(chan struct{})
 	go func() { defer close(done); l.run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
