@@ -156,15 +156,18 @@ func (c *Controller) away(key types.NamespacedName) (wait time.Duration, reason 
 }
 
 // sync brings the Node of a device up to date. EdgeDevices that are being deleted are left to package
-// device.
+// device, which may take its time if they are thousands.
 func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	ed, err := c.devices.EdgeDevices(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		c.forget(key)
 		return 0, nil
 	}
-	if err != nil || ed.DeletionTimestamp != nil {
+	if err != nil {
 		return 0, err
+	}
+	if ed.DeletionTimestamp != nil {
+		return 0, c.leave(ed)
 	}
 	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
 	n, err := c.get(ed.Name)

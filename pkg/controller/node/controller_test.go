@@ -236,3 +236,29 @@ func TestForgottenNodesAreNotCounted(t *testing.T) {
 		t.Errorf("%d Nodes are counted", n)
 	}
 }
+
+// The Lease of a device that is being deleted is not written any more, unless pods are still to end.
+func TestLeaseOfDeletedDevice(t *testing.T) {
+	r := newRig(t)
+	r.expect("create")
+	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{PodIndex: IndexPod})
+	r.config.Pods = pods
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{NodeName: r.ed.Name}}
+	if err := pods.Add(pod); err != nil {
+		t.Fatal(err)
+	}
+	r.see("5", func(n *corev1.Node) { n.UID = r.leases.active[n.Name].node })
+	leaving := func() bool { return r.leases.active[r.ed.Name].leaving }
+	r.ed.DeletionTimestamp = &metav1.Time{Time: r.clock.Now()}
+	r.expect("")
+	if leaving() {
+		t.Error("the Lease is not renewed any more though there is a pod")
+	}
+	if err := pods.Delete(pod); err != nil {
+		t.Fatal(err)
+	}
+	r.expect("")
+	if !leaving() {
+		t.Error("the Lease is still renewed")
+	}
+}

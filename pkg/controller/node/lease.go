@@ -67,10 +67,11 @@ type leaseState struct {
 	// those it has if none are sent.
 	lease *coordinationv1.Lease
 
-	// uid is that of the last Lease written, gone says that the Node is about to be deleted, and fresh that it
-	// was just created and nobody has begun to write its Lease. All are guarded by leases.mu.
-	uid         types.UID
-	gone, fresh bool
+	// uid is that of the last Lease written, leaving says that the Node will soon be deleted, gone that it is
+	// about to be, and fresh that it was just created and nobody has begun to write its Lease. All are guarded
+	// by leases.mu.
+	uid                  types.UID
+	leaving, gone, fresh bool
 }
 
 func newLeases(kube kubernetes.Interface, updater LeaseUpdater, clock clock.WithTicker) *leases {
@@ -141,6 +142,15 @@ func (l *leases) stop(nodeName string) {
 	delete(l.active, nodeName)
 }
 
+// leave ends the renewals for a Node that will soon be deleted. What is known of its Lease stays, for release.
+func (l *leases) leave(n *corev1.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if st := l.active[n.Name]; st != nil && st.node == n.UID {
+		st.leaving = true
+	}
+}
+
 // release ends the renewals for a Node that is about to be deleted, and deletes its Lease if that was written
 // here; there may be none yet. One that is being written now is deleted right after.
 func (l *leases) release(ctx context.Context, n *corev1.Node) (released bool, err error) {
@@ -184,9 +194,10 @@ func (l *leases) turn(nodeName string) (st *leaseState, fresh bool) {
 	if l.found != nil && l.clock.Now().After(l.foundUntil) {
 		l.found = nil
 	}
-	if st = l.active[nodeName]; st != nil {
-		fresh, st.fresh = st.fresh, false
+	if st = l.active[nodeName]; st == nil || st.leaving {
+		return nil, false
 	}
+	fresh, st.fresh = st.fresh, false
 	return st, fresh
 }
 

@@ -314,3 +314,47 @@ func TestRenewalsCarryNoManagedFields(t *testing.T) {
 		return writes(client) >= 3
 	})
 }
+
+// A Node that will soon be deleted gets no Lease any more, and none that it has is renewed; what it has is deleted
+// with it.
+func TestLeaseOfLeavingNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		withUIDs(client, func() {})
+		l := startLeases(t, client, clock.RealClock{})
+		fresh, settled := namedNode(1), namedNode(2)
+		l.start(fresh, true)
+		l.start(settled, false)
+		synctest.Wait()
+		before := writes(client)
+		if before != 1 {
+			t.Fatalf("%d Leases were created, want that of one Node", before)
+		}
+		former := settled.DeepCopy()
+		former.UID = "former"
+		l.leave(former)
+		time.Sleep(leaseInterval)
+		synctest.Wait()
+		if writes(client) == before {
+			t.Error("not renewed after a former Node of this name left")
+		}
+		l.stop(fresh.Name)
+		l.start(fresh, true)
+		l.leave(fresh)
+		l.leave(settled)
+		before = writes(client)
+		time.Sleep(3 * leaseInterval)
+		synctest.Wait()
+		if n := writes(client) - before; n > 0 {
+			t.Errorf("%d writes for Nodes that leave", n)
+		}
+		for _, n := range []*corev1.Node{fresh, settled} {
+			if released, err := l.release(t.Context(), n); !released || err != nil {
+				t.Errorf("%s: %v %v", n.Name, released, err)
+			}
+		}
+		if uids := deletions(client); len(uids) != 1 || uids[0] != "lease-n2" {
+			t.Errorf("deleted %v", uids)
+		}
+	})
+}

@@ -119,6 +119,16 @@ func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Tim
 	return now.Time, nil
 }
 
+// leave ends the renewals of the Lease of a device that is being deleted, unless pods are still to end on its Node,
+// which stays Ready for them. Its turn may come before the Node's end: to create or renew it would be in vain.
+func (c *Controller) leave(ed *aranya.EdgeDevice) error {
+	n, err := c.get(ed.Name)
+	if err == nil && n != nil && Owned(n, ed) && len(c.remaining(n.Name)) == 0 {
+		c.leases.leave(n)
+	}
+	return err
+}
+
 // Delete deletes a Node and its Lease, without waiting for garbage collection. The Lease goes first, if it is
 // known to be the Node's: garbage collection would ask for each one whose Node is gone.
 func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
