@@ -98,6 +98,10 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 	return nil
 }
 
+// lastPeriod is how often to look for the last that is left of what was deleted, some hundredths of a second after
+// the last Node has gone.
+const lastPeriod = 20 * time.Millisecond
+
 // restTime is how long somebody looks on before anything happens.
 const restTime = 3 * time.Second
 
@@ -129,7 +133,7 @@ func (d *devices) deleteAll(ctx context.Context, nodes *nodeWatch) error {
 		return err
 	}
 	names := sets.New(d.names...)
-	return poll(ctx, func(ctx context.Context) error {
+	return pollEach(ctx, lastPeriod, func(ctx context.Context) error {
 		leases, err := d.r.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err

@@ -164,6 +164,10 @@ const settleTimeout = 10 * time.Minute
 
 // poll calls check until it gives no error.
 func poll(ctx context.Context, check func(context.Context) error) error {
+	return pollEach(ctx, pollPeriod, check)
+}
+
+func pollEach(ctx context.Context, period time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	for {
@@ -174,7 +178,7 @@ func poll(ctx context.Context, check func(context.Context) error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, context.Cause(ctx))
-		case <-time.After(pollPeriod):
+		case <-time.After(period):
 		}
 	}
 }
