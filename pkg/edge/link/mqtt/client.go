@@ -91,9 +91,8 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 	select {
 	case <-t.Done():
 	case <-ctx.Done():
-		cl.paho.Disconnect(0)
-		<-t.Done() // soon: the connection is bound to ctx
-		cl.paho.Disconnect(0)
+		cl.paho.Disconnect(0) // once: at a certain moment the library waits for ever if it is told again
+		<-t.Done()            // soon: the connection is bound to ctx
 		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, ctx.Err())
 	}
 	if err := t.Error(); err != nil {
