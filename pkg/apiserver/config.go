@@ -64,6 +64,8 @@ type ExtraConfig struct {
 	NodeAddress net.IP
 	// ReconnectGrace is Options.ReconnectGracePeriod.
 	ReconnectGrace time.Duration
+	// ParkAfter is Options.MQTTParkAfter: no other link can be parked.
+	ParkAfter time.Duration
 
 	// The Server closes the listeners.
 	GatewayListener, KubeletListener net.Listener
@@ -96,6 +98,7 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 			ReplicaName:      o.ReplicaName,
 			NodeAddress:      o.NodeAddress,
 			ReconnectGrace:   o.ReconnectGracePeriod,
+			ParkAfter:        o.MQTTParkAfter,
 			GatewayAddresses: o.GatewayAdvertiseAddresses,
 		},
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/component-base/metrics"
 
 	"arhat.dev/aranya/pkg/controller"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 const (
@@ -68,6 +69,8 @@ type Options struct {
 	// ReconnectGracePeriod is how long devices may take to come back until they count as away, after
 	// the start and when many links were lost at once.
 	ReconnectGracePeriod time.Duration
+	// MQTTParkAfter is after how much silence the link of a device over MQTT is parked, 0 for never.
+	MQTTParkAfter time.Duration
 
 	registry basecompatibility.ComponentGlobalsRegistry
 }
@@ -90,6 +93,7 @@ func NewOptions() *Options {
 		KubeletBindAddress:     ":10250",
 		NodeAddress:            net.ParseIP(os.Getenv("POD_IP")),
 		ReconnectGracePeriod:   controller.DefaultReconnectGrace,
+		MQTTParkAfter:          gateway.DefaultParkAfter,
 		registry:               registry,
 	}
 	if name, err := os.Hostname(); err == nil {
@@ -168,6 +172,8 @@ func (o *Options) addAranyaFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.ReconnectGracePeriod, "reconnect-grace-period", o.ReconnectGracePeriod, "How long devices may take to come back "+
 		"until their Nodes become Unknown, after a start of this process and when many links are lost at once, as by a network that fails. "+
 		"A single device that is lost is told at once.")
+	fs.DurationVar(&o.MQTTParkAfter, "mqtt-park-after", o.MQTTParkAfter, "After how much silence the link of a device over MQTT gives up "+
+		"its TLS session, which is most of its memory, until either end has something to say: that takes a handshake longer then. 0 for never.")
 }
 
 func (o *Options) addEtcdFlags(fs *pflag.FlagSet) {

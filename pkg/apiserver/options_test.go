@@ -58,6 +58,10 @@ func TestOptionsValidate(t *testing.T) {
 			args: []string{"--node-address=192.0.2.1", "--reconnect-grace-period=0s"},
 			want: []string{"--reconnect-grace-period 0s: it must be greater than 0"},
 		},
+		"parked before": {
+			args: []string{"--node-address=192.0.2.1", "--mqtt-park-after=-1s"},
+			want: []string{"--mqtt-park-after -1s: it must not be less than 0"},
+		},
 		"half a key pair": {
 			args: []string{"--node-address=192.0.2.1", "--tls-cert-file=/tls.crt"},
 			want: []string{"--tls-cert-file and --tls-private-key-file must be given together"},

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"arhat.dev/aranya/pkg/controller"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // Complete fills in what can be derived from other options.
@@ -35,6 +36,9 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.validateEtcd()...)
 	errs = append(errs, o.validateNames()...)
 	errs = append(errs, o.validateAddresses()...)
+	if o.MQTTParkAfter < 0 {
+		errs = append(errs, fmt.Errorf("--mqtt-park-after %s: it must not be less than 0, which stands for never; the default is %s", o.MQTTParkAfter, gateway.DefaultParkAfter))
+	}
 	if o.ReconnectGracePeriod <= 0 {
 		errs = append(errs, fmt.Errorf("--reconnect-grace-period %s: it must be greater than 0; the default is %s", o.ReconnectGracePeriod, controller.DefaultReconnectGrace))
 	}

@@ -156,6 +156,7 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 		Handler:   s.controllers.Handler(),
 		Replica:   s.config.ReplicaName,
 		Names:     hosts(s.config.GatewayAddresses),
+		ParkAfter: s.config.ParkAfter,
 
 		Certificates: s.controllers.Certificate,
 	})

@@ -148,13 +148,7 @@ func (r *Run) PID(ctx context.Context, service string) (int, error) {
 }
 
 // Direct returns the administrator's configuration for aranya itself, past kube-apiserver.
-func (r *Run) Direct() *rest.Config {
-	config := rest.CopyConfig(r.Config)
-	config.Host = fmt.Sprintf("https://127.0.0.1:%d", r.Cluster.State().Ports.Aranya)
-	// Its certificate is for the name of its Service.
-	config.CAData, config.CAFile, config.Insecure = nil, "", true
-	return config
-}
+func (r *Run) Direct() *rest.Config { return r.Cluster.Direct(r.Config) }
 
 // Onlooker starts somebody who uses kube-apiserver meanwhile. The name tells its plot's line from
 // others.

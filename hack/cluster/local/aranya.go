@@ -11,6 +11,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
 
@@ -121,6 +122,15 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 		return fmt.Errorf("kubectl apply -k %s: %w: %s", dir, err, out)
 	}
 	return nil
+}
+
+// Direct returns a user's configuration for aranya itself, past kube-apiserver.
+func (c *Cluster) Direct(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Host = "https://" + hostPort(c.state.Ports.Aranya)
+	// Its certificate is for the name of its Service.
+	config.CAData, config.CAFile, config.Insecure = nil, "", true
+	return config
 }
 
 // gatewayAddress is where devices reach the gateway.

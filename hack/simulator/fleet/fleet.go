@@ -87,7 +87,7 @@ func New(o Options) (*Fleet, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
-	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, joined: map[string]*uplink.Joined{}, gate: gate{conns: map[*link.Conn]time.Time{}}}, nil
+	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, joined: map[string]*uplink.Joined{}}, nil
 }
 
 // configure returns a valid configuration and the device's own dialer.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,7 +61,7 @@ func TestCloseUnmounts(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	g := &gate{conns: map[*link.Conn]time.Time{}}
+	g := &gate{}
 	d := &gated{Dialer: pipeDialer{}, gate: g}
 	conn, err := d.Dial(t.Context(), "")
 	if err != nil {

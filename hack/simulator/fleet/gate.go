@@ -10,16 +10,32 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
-// gate is what all links pass through.
+// cutters is how many links are cut at the same time: each takes its leave of a broker.
+const cutters = 64
+
+// gate is what all links pass through. The zero value is open.
 type gate struct {
 	closed atomic.Bool
 
 	mu                       sync.Mutex
-	conns                    map[*link.Conn]time.Time // when they were made
+	links                    map[*gatedLink]struct{}
 	endedSent, endedReceived int64
+}
+
+// gatedLink is a link, of one connection after the other if it is parked in between.
+type gatedLink struct {
+	gate *gate
+	made time.Time
+
+	// Guarded by gate.mu.
+	conn   *link.Conn // the last one
+	parked *gatedRest // nil unless it is parked
+	over   bool
 }
 
 var errCut = errors.New("the network was made to fail")
@@ -27,25 +43,31 @@ var errCut = errors.New("the network was made to fail")
 func (g *gate) cut() {
 	g.closed.Store(true)
 	g.mu.Lock()
-	conns := slices.Collect(maps.Keys(g.conns))
+	links := slices.Collect(maps.Keys(g.links))
 	g.mu.Unlock()
-	for _, c := range conns {
-		_ = c.Close()
+	var work errgroup.Group
+	work.SetLimit(cutters)
+	for _, l := range links {
+		work.Go(func() error {
+			l.cut()
+			return nil
+		})
 	}
+	_ = work.Wait()
 }
 
 func (g *gate) len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.conns)
+	return len(g.links)
 }
 
 func (g *gate) since(t time.Time) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := 0
-	for _, made := range g.conns {
-		if made.After(t) {
+	for l := range g.links {
+		if l.made.After(t) {
 			n++
 		}
 	}
@@ -56,8 +78,8 @@ func (g *gate) bytes() (sent, received int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	sent, received = g.endedSent, g.endedReceived
-	for c := range g.conns {
-		sent, received = sent+c.BytesOut(), received+c.BytesIn()
+	for l := range g.links {
+		sent, received = sent+l.conn.BytesOut(), received+l.conn.BytesIn()
 	}
 	return sent, received
 }
@@ -77,32 +99,127 @@ func (d *gated) Dial(ctx context.Context, address string) (*link.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.gate.mu.Lock()
-	defer d.gate.mu.Unlock()
-	if d.gate.closed.Load() { // meanwhile
+	return d.gate.let(&gatedLink{gate: d.gate, made: time.Now()}, c)
+}
+
+// let lets a connection pass: the first of a link, or a further one.
+func (g *gate) let(l *gatedLink, c *link.Conn) (*link.Conn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed.Load() { // meanwhile
 		_ = c.Close()
+		l.endLocked()
 		return nil, errCut
 	}
-	d.gate.conns[c] = time.Now()
-	c.Conn = &counted{Conn: c.Conn, closed: sync.OnceFunc(func() {
-		d.gate.mu.Lock()
-		defer d.gate.mu.Unlock()
-		d.gate.endedSent += c.BytesOut()
-		d.gate.endedReceived += c.BytesIn()
-		delete(d.gate.conns, c)
-	})}
+	if g.links == nil {
+		g.links = map[*gatedLink]struct{}{}
+	}
+	g.links[l] = struct{}{}
+	if l.conn != nil {
+		g.endedSent, g.endedReceived = g.endedSent+l.conn.BytesOut(), g.endedReceived+l.conn.BytesIn()
+	}
+	l.conn, l.parked = c, nil
+	inner := &gatedConn{Conn: c.Conn, link: l, conn: c}
+	if c.CanPark() {
+		c.Conn = &parkable{inner}
+	} else {
+		c.Conn = inner
+	}
 	return c, nil
 }
 
-// counted tells when a connection is closed.
-type counted struct {
+func (l *gatedLink) cut() {
+	l.gate.mu.Lock()
+	c, p := l.conn, l.parked
+	l.gate.mu.Unlock()
+	_ = c.Close()
+	if p != nil {
+		p.Close()
+		p.lost(errCut)
+	}
+}
+
+// endLocked takes the link off the count.
+func (l *gatedLink) endLocked() {
+	if l.over || l.conn == nil {
+		return
+	}
+	l.over = true
+	l.gate.endedSent += l.conn.BytesOut()
+	l.gate.endedReceived += l.conn.BytesIn()
+	delete(l.gate.links, l)
+}
+
+func (l *gatedLink) end() {
+	l.gate.mu.Lock()
+	defer l.gate.mu.Unlock()
+	l.endLocked()
+}
+
+// gatedConn tells when a connection is closed.
+type gatedConn struct {
 	net.Conn
-	closed func()
+	link *gatedLink
+	conn *link.Conn
 }
 
 // Close implements net.Conn.
-func (c *counted) Close() error {
+func (c *gatedConn) Close() error {
 	err := c.Conn.Close()
-	c.closed()
+	c.link.gate.mu.Lock()
+	defer c.link.gate.mu.Unlock()
+	if c.link.conn == c.conn && c.link.parked == nil {
+		c.link.endLocked()
+	}
 	return err
+}
+
+// parkable is a connection that can be parked.
+type parkable struct{ *gatedConn }
+
+// Park implements link.Parker.
+func (c *parkable) Park(heard func([]byte), lost func(error)) (link.Parked, error) {
+	r := &gatedRest{link: c.link}
+	var told sync.Once
+	r.lost = func(err error) {
+		told.Do(func() {
+			c.link.end()
+			lost(err)
+		})
+	}
+	var err error
+	if r.Parked, err = c.Conn.(link.Parker).Park(heard, r.lost); err != nil {
+		return nil, err
+	}
+	c.link.gate.mu.Lock()
+	defer c.link.gate.mu.Unlock()
+	c.link.parked = r
+	return r, nil
+}
+
+// gatedRest is a link that is parked.
+type gatedRest struct {
+	link.Parked
+	link *gatedLink
+	lost func(error)
+}
+
+// Dial implements link.Parked.
+func (r *gatedRest) Dial(ctx context.Context) (*link.Conn, error) {
+	if r.link.gate.closed.Load() {
+		r.Close()
+		return nil, errCut
+	}
+	c, err := r.Parked.Dial(ctx)
+	if err != nil {
+		r.link.end()
+		return nil, err
+	}
+	return r.link.gate.let(r.link, c)
+}
+
+// Close implements link.Parked.
+func (r *gatedRest) Close() {
+	r.Parked.Close()
+	r.link.end()
 }

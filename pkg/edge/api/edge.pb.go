@@ -394,6 +394,8 @@ type DeviceMessage struct {
 	//	*DeviceMessage_Event
 	//	*DeviceMessage_Pong
 	//	*DeviceMessage_StaticPods
+	//	*DeviceMessage_Parked
+	//	*DeviceMessage_Resume
 	Message       isDeviceMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -499,6 +501,24 @@ func (x *DeviceMessage) GetStaticPods() *StaticPods {
 	return nil
 }
 
+func (x *DeviceMessage) GetParked() *Parked {
+	if x != nil {
+		if x, ok := x.Message.(*DeviceMessage_Parked); ok {
+			return x.Parked
+		}
+	}
+	return nil
+}
+
+func (x *DeviceMessage) GetResume() *Resume {
+	if x != nil {
+		if x, ok := x.Message.(*DeviceMessage_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
 type isDeviceMessage_Message interface {
 	isDeviceMessage_Message()
 }
@@ -531,6 +551,14 @@ type DeviceMessage_StaticPods struct {
 	StaticPods *StaticPods `protobuf:"bytes,7,opt,name=static_pods,json=staticPods,proto3,oneof"`
 }
 
+type DeviceMessage_Parked struct {
+	Parked *Parked `protobuf:"bytes,8,opt,name=parked,proto3,oneof"`
+}
+
+type DeviceMessage_Resume struct {
+	Resume *Resume `protobuf:"bytes,9,opt,name=resume,proto3,oneof"`
+}
+
 func (*DeviceMessage_Hello) isDeviceMessage_Message() {}
 
 func (*DeviceMessage_NodeStatus) isDeviceMessage_Message() {}
@@ -545,6 +573,10 @@ func (*DeviceMessage_Pong) isDeviceMessage_Message() {}
 
 func (*DeviceMessage_StaticPods) isDeviceMessage_Message() {}
 
+func (*DeviceMessage_Parked) isDeviceMessage_Message() {}
+
+func (*DeviceMessage_Resume) isDeviceMessage_Message() {}
+
 // ServerMessage is what the server sends on the control stream.
 type ServerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -558,6 +590,7 @@ type ServerMessage struct {
 	//	*ServerMessage_OpenStream
 	//	*ServerMessage_Ping
 	//	*ServerMessage_Renewal
+	//	*ServerMessage_Park
 	Message       isServerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -672,6 +705,15 @@ func (x *ServerMessage) GetRenewal() *Renewal {
 	return nil
 }
 
+func (x *ServerMessage) GetPark() *Park {
+	if x != nil {
+		if x, ok := x.Message.(*ServerMessage_Park); ok {
+			return x.Park
+		}
+	}
+	return nil
+}
+
 type isServerMessage_Message interface {
 	isServerMessage_Message()
 }
@@ -708,6 +750,10 @@ type ServerMessage_Renewal struct {
 	Renewal *Renewal `protobuf:"bytes,8,opt,name=renewal,proto3,oneof"`
 }
 
+type ServerMessage_Park struct {
+	Park *Park `protobuf:"bytes,9,opt,name=park,proto3,oneof"`
+}
+
 func (*ServerMessage_Welcome) isServerMessage_Message() {}
 
 func (*ServerMessage_DesiredPods) isServerMessage_Message() {}
@@ -723,6 +769,8 @@ func (*ServerMessage_OpenStream) isServerMessage_Message() {}
 func (*ServerMessage_Ping) isServerMessage_Message() {}
 
 func (*ServerMessage_Renewal) isServerMessage_Message() {}
+
+func (*ServerMessage_Park) isServerMessage_Message() {}
 
 // Hello is the first message on the control stream.
 type Hello struct {
@@ -1604,6 +1652,147 @@ func (x *LinkTraffic) GetSent() uint64 {
 	return 0
 }
 
+// Park asks a device that announces the feature "park" to give up the connection, but not the link: both ends
+// stay in touch by notes (pkg/edge/note), which are a Ping, a Pong, or a ServerMessage that says nothing and asks
+// the device to resume. It resumes of its own accord when it has something to say.
+type Park struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names what is parked, for Resume.
+	Id            uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Park) Reset() {
+	*x = Park{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Park) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Park) ProtoMessage() {}
+
+func (x *Park) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Park.ProtoReflect.Descriptor instead.
+func (*Park) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Park) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// Parked answers Park.
+type Parked struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device has something to do, and goes on as before. Otherwise this is its last message over this
+	// connection, which the server ends.
+	Busy          bool `protobuf:"varint,1,opt,name=busy,proto3" json:"busy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Parked) Reset() {
+	*x = Parked{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Parked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Parked) ProtoMessage() {}
+
+func (x *Parked) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Parked.ProtoReflect.Descriptor instead.
+func (*Parked) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Parked) GetBusy() bool {
+	if x != nil {
+		return x.Busy
+	}
+	return false
+}
+
+// Resume takes the place of Hello over the first connection after Parked. The server answers Welcome, or
+// FAILED_PRECONDITION if it does not know of it (any more); the device says Hello over another connection then.
+type Resume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Resume) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 // Renewal asks the device to renew its certificate now.
 type Renewal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1613,7 +1802,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1814,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[19]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1827,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{19}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
 }
 
 // DesiredPods is the complete set of pods that the device should hold. The server sends it once per
@@ -1653,7 +1842,7 @@ type DesiredPods struct {
 
 func (x *DesiredPods) Reset() {
 	*x = DesiredPods{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1854,7 @@ func (x *DesiredPods) String() string {
 func (*DesiredPods) ProtoMessage() {}
 
 func (x *DesiredPods) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[20]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1867,7 @@ func (x *DesiredPods) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredPods.ProtoReflect.Descriptor instead.
 func (*DesiredPods) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{20}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DesiredPods) GetPods() []*PodDigest {
@@ -1709,7 +1898,7 @@ type RunPod struct {
 
 func (x *RunPod) Reset() {
 	*x = RunPod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1910,7 @@ func (x *RunPod) String() string {
 func (*RunPod) ProtoMessage() {}
 
 func (x *RunPod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[21]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1923,7 @@ func (x *RunPod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunPod.ProtoReflect.Descriptor instead.
 func (*RunPod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{21}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunPod) GetUid() string {
@@ -1799,7 +1988,7 @@ type UpdateVolumes struct {
 
 func (x *UpdateVolumes) Reset() {
 	*x = UpdateVolumes{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2000,7 @@ func (x *UpdateVolumes) String() string {
 func (*UpdateVolumes) ProtoMessage() {}
 
 func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[22]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2013,7 @@ func (x *UpdateVolumes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumes.ProtoReflect.Descriptor instead.
 func (*UpdateVolumes) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{22}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateVolumes) GetUid() string {
@@ -1861,7 +2050,7 @@ type VolumeData struct {
 
 func (x *VolumeData) Reset() {
 	*x = VolumeData{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2062,7 @@ func (x *VolumeData) String() string {
 func (*VolumeData) ProtoMessage() {}
 
 func (x *VolumeData) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[23]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2075,7 @@ func (x *VolumeData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeData.ProtoReflect.Descriptor instead.
 func (*VolumeData) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{23}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VolumeData) GetName() string {
@@ -1916,7 +2105,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2117,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[24]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2130,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{24}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *File) GetPath() string {
@@ -1982,7 +2171,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2183,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[25]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2196,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{25}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegistryCredential) GetRegistry() string {
@@ -2066,7 +2255,7 @@ type DeletePod struct {
 
 func (x *DeletePod) Reset() {
 	*x = DeletePod{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2267,7 @@ func (x *DeletePod) String() string {
 func (*DeletePod) ProtoMessage() {}
 
 func (x *DeletePod) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[26]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2280,7 @@ func (x *DeletePod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePod.ProtoReflect.Descriptor instead.
 func (*DeletePod) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{26}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeletePod) GetUid() string {
@@ -2141,7 +2330,7 @@ type OpenStream struct {
 
 func (x *OpenStream) Reset() {
 	*x = OpenStream{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2342,7 @@ func (x *OpenStream) String() string {
 func (*OpenStream) ProtoMessage() {}
 
 func (x *OpenStream) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[27]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2355,7 @@ func (x *OpenStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStream.ProtoReflect.Descriptor instead.
 func (*OpenStream) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{27}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OpenStream) GetId() string {
@@ -2273,7 +2462,7 @@ type ContainerRef struct {
 
 func (x *ContainerRef) Reset() {
 	*x = ContainerRef{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2474,7 @@ func (x *ContainerRef) String() string {
 func (*ContainerRef) ProtoMessage() {}
 
 func (x *ContainerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[28]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2487,7 @@ func (x *ContainerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRef.ProtoReflect.Descriptor instead.
 func (*ContainerRef) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{28}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ContainerRef) GetPodUid() string {
@@ -2331,7 +2520,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2532,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[29]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2545,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{29}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Exec) GetContainer() *ContainerRef {
@@ -2415,7 +2604,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2616,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[30]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2629,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{30}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Attach) GetContainer() *ContainerRef {
@@ -2502,7 +2691,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2703,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2716,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Log) GetSource() isLog_Source {
@@ -2661,7 +2850,7 @@ type Dial struct {
 
 func (x *Dial) Reset() {
 	*x = Dial{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2862,7 @@ func (x *Dial) String() string {
 func (*Dial) ProtoMessage() {}
 
 func (x *Dial) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2875,7 @@ func (x *Dial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dial.ProtoReflect.Descriptor instead.
 func (*Dial) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Dial) GetPodUid() string {
@@ -2722,7 +2911,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2923,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2936,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Stats) GetOnlyCpuAndMemory() bool {
@@ -2775,7 +2964,7 @@ type StreamFrame struct {
 
 func (x *StreamFrame) Reset() {
 	*x = StreamFrame{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2976,7 @@ func (x *StreamFrame) String() string {
 func (*StreamFrame) ProtoMessage() {}
 
 func (x *StreamFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2989,7 @@ func (x *StreamFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamFrame.ProtoReflect.Descriptor instead.
 func (*StreamFrame) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StreamFrame) GetFrame() isStreamFrame_Frame {
@@ -2919,7 +3108,7 @@ type StreamOpen struct {
 
 func (x *StreamOpen) Reset() {
 	*x = StreamOpen{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3120,7 @@ func (x *StreamOpen) String() string {
 func (*StreamOpen) ProtoMessage() {}
 
 func (x *StreamOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3133,7 @@ func (x *StreamOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpen.ProtoReflect.Descriptor instead.
 func (*StreamOpen) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StreamOpen) GetId() string {
@@ -2962,7 +3151,7 @@ type StreamReady struct {
 
 func (x *StreamReady) Reset() {
 	*x = StreamReady{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3163,7 @@ func (x *StreamReady) String() string {
 func (*StreamReady) ProtoMessage() {}
 
 func (x *StreamReady) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3176,7 @@ func (x *StreamReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReady.ProtoReflect.Descriptor instead.
 func (*StreamReady) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{39}
 }
 
 type Data struct {
@@ -3000,7 +3189,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3201,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3214,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Data) GetChannel() Channel {
@@ -3052,7 +3241,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3253,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3266,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TerminalSize) GetWidth() uint32 {
@@ -3110,7 +3299,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3311,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3324,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{39}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -3177,7 +3366,7 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x03(\fR\x02ca\"\xc0\x03\n" +
+	"\x02ca\x18\x02 \x03(\fR\x02ca\"\xae\x04\n" +
 	"\rDeviceMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.arhat.edge.v1alpha1.HelloH\x00R\x05hello\x12B\n" +
 	"\vnode_status\x18\x02 \x01(\v2\x1f.arhat.edge.v1alpha1.NodeStatusH\x00R\n" +
@@ -3189,8 +3378,10 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x05event\x18\x05 \x01(\v2\x1a.arhat.edge.v1alpha1.EventH\x00R\x05event\x12/\n" +
 	"\x04pong\x18\x06 \x01(\v2\x19.arhat.edge.v1alpha1.PongH\x00R\x04pong\x12B\n" +
 	"\vstatic_pods\x18\a \x01(\v2\x1f.arhat.edge.v1alpha1.StaticPodsH\x00R\n" +
-	"staticPodsB\t\n" +
-	"\amessage\"\x90\x04\n" +
+	"staticPods\x125\n" +
+	"\x06parked\x18\b \x01(\v2\x1b.arhat.edge.v1alpha1.ParkedH\x00R\x06parked\x125\n" +
+	"\x06resume\x18\t \x01(\v2\x1b.arhat.edge.v1alpha1.ResumeH\x00R\x06resumeB\t\n" +
+	"\amessage\"\xc1\x04\n" +
 	"\rServerMessage\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.arhat.edge.v1alpha1.WelcomeH\x00R\awelcome\x12E\n" +
 	"\fdesired_pods\x18\x02 \x01(\v2 .arhat.edge.v1alpha1.DesiredPodsH\x00R\vdesiredPods\x126\n" +
@@ -3201,7 +3392,8 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\vopen_stream\x18\x06 \x01(\v2\x1f.arhat.edge.v1alpha1.OpenStreamH\x00R\n" +
 	"openStream\x12/\n" +
 	"\x04ping\x18\a \x01(\v2\x19.arhat.edge.v1alpha1.PingH\x00R\x04ping\x128\n" +
-	"\arenewal\x18\b \x01(\v2\x1c.arhat.edge.v1alpha1.RenewalH\x00R\arenewalB\t\n" +
+	"\arenewal\x18\b \x01(\v2\x1c.arhat.edge.v1alpha1.RenewalH\x00R\arenewal\x12/\n" +
+	"\x04park\x18\t \x01(\v2\x19.arhat.edge.v1alpha1.ParkH\x00R\x04parkB\t\n" +
 	"\amessage\"\xbe\x01\n" +
 	"\x05Hello\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x1a\n" +
@@ -3270,7 +3462,13 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x124\n" +
 	"\x04kind\x18\x02 \x01(\x0e2 .arhat.edge.v1alpha1.TrafficKindR\x04kind\x12\x1a\n" +
 	"\breceived\x18\x03 \x01(\x04R\breceived\x12\x12\n" +
-	"\x04sent\x18\x04 \x01(\x04R\x04sent\"\t\n" +
+	"\x04sent\x18\x04 \x01(\x04R\x04sent\"\x16\n" +
+	"\x04Park\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\x1c\n" +
+	"\x06Parked\x12\x12\n" +
+	"\x04busy\x18\x01 \x01(\bR\x04busy\"\x18\n" +
+	"\x06Resume\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\t\n" +
 	"\aRenewal\"A\n" +
 	"\vDesiredPods\x122\n" +
 	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\x9a\x02\n" +
@@ -3412,7 +3610,7 @@ func file_pkg_edge_api_edge_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_edge_api_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(TrafficKind)(0),           // 0: arhat.edge.v1alpha1.TrafficKind
 	(Channel)(0),               // 1: arhat.edge.v1alpha1.Channel
@@ -3435,27 +3633,30 @@ var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(*Ping)(nil),               // 18: arhat.edge.v1alpha1.Ping
 	(*Pong)(nil),               // 19: arhat.edge.v1alpha1.Pong
 	(*LinkTraffic)(nil),        // 20: arhat.edge.v1alpha1.LinkTraffic
-	(*Renewal)(nil),            // 21: arhat.edge.v1alpha1.Renewal
-	(*DesiredPods)(nil),        // 22: arhat.edge.v1alpha1.DesiredPods
-	(*RunPod)(nil),             // 23: arhat.edge.v1alpha1.RunPod
-	(*UpdateVolumes)(nil),      // 24: arhat.edge.v1alpha1.UpdateVolumes
-	(*VolumeData)(nil),         // 25: arhat.edge.v1alpha1.VolumeData
-	(*File)(nil),               // 26: arhat.edge.v1alpha1.File
-	(*RegistryCredential)(nil), // 27: arhat.edge.v1alpha1.RegistryCredential
-	(*DeletePod)(nil),          // 28: arhat.edge.v1alpha1.DeletePod
-	(*OpenStream)(nil),         // 29: arhat.edge.v1alpha1.OpenStream
-	(*ContainerRef)(nil),       // 30: arhat.edge.v1alpha1.ContainerRef
-	(*Exec)(nil),               // 31: arhat.edge.v1alpha1.Exec
-	(*Attach)(nil),             // 32: arhat.edge.v1alpha1.Attach
-	(*Log)(nil),                // 33: arhat.edge.v1alpha1.Log
-	(*Dial)(nil),               // 34: arhat.edge.v1alpha1.Dial
-	(*Stats)(nil),              // 35: arhat.edge.v1alpha1.Stats
-	(*StreamFrame)(nil),        // 36: arhat.edge.v1alpha1.StreamFrame
-	(*StreamOpen)(nil),         // 37: arhat.edge.v1alpha1.StreamOpen
-	(*StreamReady)(nil),        // 38: arhat.edge.v1alpha1.StreamReady
-	(*Data)(nil),               // 39: arhat.edge.v1alpha1.Data
-	(*TerminalSize)(nil),       // 40: arhat.edge.v1alpha1.TerminalSize
-	(*Result)(nil),             // 41: arhat.edge.v1alpha1.Result
+	(*Park)(nil),               // 21: arhat.edge.v1alpha1.Park
+	(*Parked)(nil),             // 22: arhat.edge.v1alpha1.Parked
+	(*Resume)(nil),             // 23: arhat.edge.v1alpha1.Resume
+	(*Renewal)(nil),            // 24: arhat.edge.v1alpha1.Renewal
+	(*DesiredPods)(nil),        // 25: arhat.edge.v1alpha1.DesiredPods
+	(*RunPod)(nil),             // 26: arhat.edge.v1alpha1.RunPod
+	(*UpdateVolumes)(nil),      // 27: arhat.edge.v1alpha1.UpdateVolumes
+	(*VolumeData)(nil),         // 28: arhat.edge.v1alpha1.VolumeData
+	(*File)(nil),               // 29: arhat.edge.v1alpha1.File
+	(*RegistryCredential)(nil), // 30: arhat.edge.v1alpha1.RegistryCredential
+	(*DeletePod)(nil),          // 31: arhat.edge.v1alpha1.DeletePod
+	(*OpenStream)(nil),         // 32: arhat.edge.v1alpha1.OpenStream
+	(*ContainerRef)(nil),       // 33: arhat.edge.v1alpha1.ContainerRef
+	(*Exec)(nil),               // 34: arhat.edge.v1alpha1.Exec
+	(*Attach)(nil),             // 35: arhat.edge.v1alpha1.Attach
+	(*Log)(nil),                // 36: arhat.edge.v1alpha1.Log
+	(*Dial)(nil),               // 37: arhat.edge.v1alpha1.Dial
+	(*Stats)(nil),              // 38: arhat.edge.v1alpha1.Stats
+	(*StreamFrame)(nil),        // 39: arhat.edge.v1alpha1.StreamFrame
+	(*StreamOpen)(nil),         // 40: arhat.edge.v1alpha1.StreamOpen
+	(*StreamReady)(nil),        // 41: arhat.edge.v1alpha1.StreamReady
+	(*Data)(nil),               // 42: arhat.edge.v1alpha1.Data
+	(*TerminalSize)(nil),       // 43: arhat.edge.v1alpha1.TerminalSize
+	(*Result)(nil),             // 44: arhat.edge.v1alpha1.Result
 }
 var file_pkg_edge_api_edge_proto_depIdxs = []int32{
 	8,  // 0: arhat.edge.v1alpha1.DeviceMessage.hello:type_name -> arhat.edge.v1alpha1.Hello
@@ -3465,53 +3666,56 @@ var file_pkg_edge_api_edge_proto_depIdxs = []int32{
 	17, // 4: arhat.edge.v1alpha1.DeviceMessage.event:type_name -> arhat.edge.v1alpha1.Event
 	19, // 5: arhat.edge.v1alpha1.DeviceMessage.pong:type_name -> arhat.edge.v1alpha1.Pong
 	15, // 6: arhat.edge.v1alpha1.DeviceMessage.static_pods:type_name -> arhat.edge.v1alpha1.StaticPods
-	9,  // 7: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
-	22, // 8: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
-	23, // 9: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
-	24, // 10: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
-	28, // 11: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
-	29, // 12: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
-	18, // 13: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
-	21, // 14: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
-	11, // 15: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
-	12, // 16: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	10, // 17: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
-	16, // 18: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
-	20, // 19: arhat.edge.v1alpha1.Pong.traffic:type_name -> arhat.edge.v1alpha1.LinkTraffic
-	0,  // 20: arhat.edge.v1alpha1.LinkTraffic.kind:type_name -> arhat.edge.v1alpha1.TrafficKind
-	12, // 21: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	25, // 22: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	27, // 23: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
-	25, // 24: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	26, // 25: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
-	31, // 26: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
-	32, // 27: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
-	33, // 28: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
-	34, // 29: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
-	35, // 30: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
-	30, // 31: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	30, // 32: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	30, // 33: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	37, // 34: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
-	39, // 35: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
-	1,  // 36: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
-	40, // 37: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
-	41, // 38: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
-	38, // 39: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
-	1,  // 40: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
-	2,  // 41: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
-	4,  // 42: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
-	6,  // 43: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
-	36, // 44: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
-	3,  // 45: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
-	5,  // 46: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
-	7,  // 47: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
-	36, // 48: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
-	45, // [45:49] is the sub-list for method output_type
-	41, // [41:45] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	22, // 7: arhat.edge.v1alpha1.DeviceMessage.parked:type_name -> arhat.edge.v1alpha1.Parked
+	23, // 8: arhat.edge.v1alpha1.DeviceMessage.resume:type_name -> arhat.edge.v1alpha1.Resume
+	9,  // 9: arhat.edge.v1alpha1.ServerMessage.welcome:type_name -> arhat.edge.v1alpha1.Welcome
+	25, // 10: arhat.edge.v1alpha1.ServerMessage.desired_pods:type_name -> arhat.edge.v1alpha1.DesiredPods
+	26, // 11: arhat.edge.v1alpha1.ServerMessage.run_pod:type_name -> arhat.edge.v1alpha1.RunPod
+	27, // 12: arhat.edge.v1alpha1.ServerMessage.update_volumes:type_name -> arhat.edge.v1alpha1.UpdateVolumes
+	31, // 13: arhat.edge.v1alpha1.ServerMessage.delete_pod:type_name -> arhat.edge.v1alpha1.DeletePod
+	32, // 14: arhat.edge.v1alpha1.ServerMessage.open_stream:type_name -> arhat.edge.v1alpha1.OpenStream
+	18, // 15: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
+	24, // 16: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
+	21, // 17: arhat.edge.v1alpha1.ServerMessage.park:type_name -> arhat.edge.v1alpha1.Park
+	11, // 18: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
+	12, // 19: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	10, // 20: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
+	16, // 21: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
+	20, // 22: arhat.edge.v1alpha1.Pong.traffic:type_name -> arhat.edge.v1alpha1.LinkTraffic
+	0,  // 23: arhat.edge.v1alpha1.LinkTraffic.kind:type_name -> arhat.edge.v1alpha1.TrafficKind
+	12, // 24: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	28, // 25: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	30, // 26: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
+	28, // 27: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	29, // 28: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
+	34, // 29: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
+	35, // 30: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
+	36, // 31: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
+	37, // 32: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
+	38, // 33: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
+	33, // 34: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	33, // 35: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	33, // 36: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	40, // 37: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
+	42, // 38: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
+	1,  // 39: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
+	43, // 40: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
+	44, // 41: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
+	41, // 42: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
+	1,  // 43: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
+	2,  // 44: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
+	4,  // 45: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
+	6,  // 46: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
+	39, // 47: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
+	3,  // 48: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
+	5,  // 49: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
+	7,  // 50: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
+	39, // 51: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
+	48, // [48:52] is the sub-list for method output_type
+	44, // [44:48] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_pkg_edge_api_edge_proto_init() }
@@ -3527,6 +3731,8 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*DeviceMessage_Event)(nil),
 		(*DeviceMessage_Pong)(nil),
 		(*DeviceMessage_StaticPods)(nil),
+		(*DeviceMessage_Parked)(nil),
+		(*DeviceMessage_Resume)(nil),
 	}
 	file_pkg_edge_api_edge_proto_msgTypes[5].OneofWrappers = []any{
 		(*ServerMessage_Welcome)(nil),
@@ -3537,21 +3743,22 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*ServerMessage_OpenStream)(nil),
 		(*ServerMessage_Ping)(nil),
 		(*ServerMessage_Renewal)(nil),
+		(*ServerMessage_Park)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[27].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[30].OneofWrappers = []any{
 		(*OpenStream_Exec)(nil),
 		(*OpenStream_Attach)(nil),
 		(*OpenStream_Log)(nil),
 		(*OpenStream_Dial)(nil),
 		(*OpenStream_Stats)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[31].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[34].OneofWrappers = []any{
 		(*Log_Container)(nil),
 		(*Log_Agent)(nil),
 		(*Log_Path)(nil),
 		(*Log_Unit)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[34].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[37].OneofWrappers = []any{
 		(*StreamFrame_Open)(nil),
 		(*StreamFrame_Data)(nil),
 		(*StreamFrame_Close)(nil),
@@ -3565,7 +3772,7 @@ func file_pkg_edge_api_edge_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_edge_api_edge_proto_rawDesc), len(file_pkg_edge_api_edge_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,8 @@ type Config struct {
 	RenewalGrace time.Duration
 	// PingTimeout is how long a device may take to answer a ping. Default 10 s.
 	PingTimeout time.Duration
+	// ParkAfter is after how much silence a link is parked whose transport can do that, 0 for never.
+	ParkAfter time.Duration
 	// CacheLag is how long the directory's cache may lag behind a certificate that was just issued,
 	// perhaps by another replica. Default 5 s.
 	CacheLag time.Duration
@@ -62,6 +64,9 @@ type Directory interface {
 }
 
 const (
+	// DefaultParkAfter is longer than what belongs together usually takes, and short beside the life of a link.
+	DefaultParkAfter = time.Minute
+
 	// MaxServerMessage is the largest message that a device accepts on its control stream, in bytes: a
 	// pod of 1.5 MiB (etcd's limit) and several volumes of 1 MiB (a Secret's or ConfigMap's limit).
 	MaxServerMessage = 8 << 20

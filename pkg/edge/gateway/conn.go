@@ -19,6 +19,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
+	"arhat.dev/aranya/pkg/edge/note"
 )
 
 const (
@@ -48,11 +49,25 @@ type deviceConn struct {
 	anonymous atomic.Bool // counted in gateway.anonymous
 	closed    chan struct{}
 	close1    sync.Once
+	parked    chan struct{} // closed when the device has given the connection up, nil if it cannot
 }
 
 // sums is what went over the connection by kind.
 func (c *deviceConn) sums() traffic.Sums {
 	return c.traffic.Sums().WithOverhead(traffic.Sum{Received: c.BytesIn(), Sent: c.BytesOut()})
+}
+
+// rested is what a session keeps of a connection while its link is parked.
+func (c *deviceConn) rested() *deviceConn {
+	r := &deviceConn{Conn: c.Conn.Rested(), gateway: c.gateway, permit: c.permit}
+	r.traffic.Add(c.traffic.Sums())
+	return r
+}
+
+// inherit has the connection count on from where the former one has stopped.
+func (c *deviceConn) inherit(former *deviceConn) {
+	c.Conn.Inherit(former.Conn)
+	c.traffic.Add(former.traffic.Sums())
 }
 
 // deviceListener makes deviceConns.
@@ -74,6 +89,9 @@ func (l *deviceListener) Accept() (net.Conn, error) {
 	dc := &deviceConn{
 		Conn: lc, gateway: l.gateway, permit: l.permit, budget: connectBytes,
 		admitted: make(chan struct{}), closed: make(chan struct{}),
+	}
+	if lc.CanPark() {
+		dc.parked = make(chan struct{})
 	}
 	dc.timer = time.AfterFunc(time.Hour, func() { _ = dc.Close() })
 	dc.timer.Reset(connectTime) // from here on Close may read dc.timer
@@ -143,6 +161,8 @@ type peerInfo struct {
 	conn *deviceConn
 	// key is the hash of the key that TLS has shown to be the device's, empty if it did not show any.
 	key string
+	// keys are for notes when the link is parked, nil if it cannot be.
+	keys *note.Keys
 	// credential is nil until the device has enrolled. It is set once.
 	credential atomic.Pointer[credential]
 }
@@ -239,6 +259,12 @@ func (s *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	if err != nil {
 		_ = conn.Close()
 		return nil, nil, err
+	}
+	if dc.parked != nil {
+		if info.keys, err = note.KeysOf(&state); err != nil {
+			_ = conn.Close()
+			return nil, nil, err
+		}
 	}
 	forgetCertificates(state)
 	return conn, info, nil

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/note"
 )
 
 // Connect implements the control stream.
@@ -21,10 +23,11 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 	// What it takes to admit a device would stay on the stack of this goroutine as long as the device is
 	// connected.
 	var s *session
+	var resumed bool
 	admitted := make(chan struct{})
 	go func() {
 		defer close(admitted)
-		s, err = g.newSession(call, info.conn, c)
+		s, resumed, err = g.admit(call, info, c)
 	}()
 	<-admitted
 	if err != nil {
@@ -35,60 +38,91 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 	}
 	defer info.conn.release()
 
-	g.work.Go(func() { s.receive(call.Recv) })
-	<-s.done
-	return s.status()
+	if resumed {
+		g.work.Go(func() { s.take(call.Recv) })
+	} else {
+		g.work.Go(func() { s.receive(call.Recv) })
+	}
+	select {
+	case <-info.conn.parked:
+		return nil
+	case <-s.done:
+		return s.status()
+	}
 }
 
-// newSession admits a device, hears its Hello, and takes the place of its former session.
-func (g *Gateway) newSession(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage], conn *deviceConn, c *credential) (*session, error) {
-	ctx := call.Context()
+// admit admits a device, and hears what it begins with: Hello, or that it goes on with a session that was parked.
+func (g *Gateway) admit(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage], info *peerInfo, c *credential) (s *session, resumed bool, err error) {
+	ctx, conn := call.Context(), info.conn
 	if time.Now().After(c.notAfter) {
 		refused.WithLabelValues(refusedExpired).Inc()
-		return nil, status.Errorf(codes.Unauthenticated, "the device certificate expired at %s; renew it first",
+		return nil, false, status.Errorf(codes.Unauthenticated, "the device certificate expired at %s; renew it first",
 			c.notAfter.UTC().Format(time.RFC3339))
 	}
 	ed, err := g.authorize(ctx, c)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := conn.permits(c.device); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	conn.admit()
 	first, err := call.Recv() // or the connection is closed by its timer
 	if err != nil {
-		return nil, status.Errorf(codes.Canceled, "no Hello: %s", status.Convert(err).Message())
+		return nil, false, status.Errorf(codes.Canceled, "no Hello: %s", status.Convert(err).Message())
+	}
+	welcome := g.welcomeFor(ed)
+	if m := first.GetResume(); m != nil {
+		s, err = g.resume(call.Send, info, c, m, welcome)
+		return s, true, err
 	}
 	hello := first.GetHello()
 	if hello == nil {
-		return nil, status.Error(codes.InvalidArgument, "protocol violation: the first message must be Hello")
+		return nil, false, status.Error(codes.InvalidArgument, "protocol violation: the first message must be Hello")
 	}
+	s = g.newSession(info, c, hello)
+	s.welcome, s.welcomeVersion = digest(welcome), ed.ResourceVersion
+	return s, false, g.begin(ctx, call.Send, s, welcome)
+}
 
+// newSession is the session of a device that was admitted and has said Hello.
+func (g *Gateway) newSession(info *peerInfo, c *credential, hello *edgeapi.Hello) *session {
 	s := &session{
-		gateway: g, device: c.device, keyHash: c.keyHash, conn: conn,
+		gateway: g, device: c.device, keyHash: c.keyHash,
 		since: time.Now(), done: make(chan struct{}), ended: make(chan struct{}),
 	}
-	welcome := g.welcomeFor(ed)
-	s.welcome, s.welcomeVersion = digest(welcome), ed.ResourceVersion
+	s.conn.Store(info.conn)
 	s.hello.Store(hello)
 	s.nodeStatus.Store(hello.GetNodeStatus())
 	s.certificate(c.notBefore, c.notAfter)
-	s.out.send = call.Send
 	s.out.spawn = g.work.Go
 	s.out.fail = func(err error) { s.Close(s.broken(err)) }
+	s.out.wake = s.wake
+	if slices.Contains(hello.GetFeatures(), note.Feature) {
+		s.parking.keys = info.keys
+	}
+	return s
+}
+
+// begin has a session take the place of the former one of its device, and answers Hello.
+func (g *Gateway) begin(ctx context.Context, send func(*edgeapi.ServerMessage) error, s *session, welcome *edgeapi.Welcome) error {
 	if err := g.install(ctx, s); err != nil {
-		return nil, err
+		return err
 	}
-	if err := call.Send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}); err != nil {
+	if err := send(welcomeMessage(welcome)); err != nil {
 		s.abandon(err)
-		return nil, err
+		return err
 	}
+	conn := s.conn.Load()
 	conn.hold()
-	s.out.open()
+	s.out.open(send)
 	g.pinger.add(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
-	s.log().Info("A device connected", "method", conn.Method(), "agentVersion", hello.GetAgentVersion())
-	return s, nil
+	s.log().Info("A device connected", "method", conn.Method(), "agentVersion", s.Hello().GetAgentVersion())
+	return nil
+}
+
+func welcomeMessage(w *edgeapi.Welcome) *edgeapi.ServerMessage {
+	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: w}}
 }
 
 // install makes s the session of its device, after the former one has ended.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,8 @@ func message(uid string, size int) *edgeapi.ServerMessage {
 func TestOutbox(t *testing.T) {
 	var sent []string
 	var work []func()
+	send := func(m *edgeapi.ServerMessage) error { sent = append(sent, m.GetRunPod().GetUid()); return nil }
 	o := &outbox{
-		send:  func(m *edgeapi.ServerMessage) error { sent = append(sent, m.GetRunPod().GetUid()); return nil },
 		fail:  func(err error) { t.Errorf("fail: %v", err) },
 		spawn: func(f func()) { work = append(work, f) },
 	}
@@ -36,7 +37,7 @@ func TestOutbox(t *testing.T) {
 	if len(work) != 0 {
 		t.Fatal("sent before it was open")
 	}
-	o.open()
+	o.open(send)
 	if len(work) != 1 {
 		t.Fatalf("%d goroutines", len(work))
 	}
@@ -72,16 +73,79 @@ func TestOutbox(t *testing.T) {
 func TestOutboxFailure(t *testing.T) {
 	failed := 0
 	o := &outbox{
-		send:  func(*edgeapi.ServerMessage) error { return errors.New("broken") },
 		fail:  func(error) { failed++ },
 		spawn: func(func()) {}, // drain is called below
 	}
-	o.open()
+	o.open(func(*edgeapi.ServerMessage) error { return errors.New("broken") })
 	_ = o.put(message("a", 1), false)
 	_ = o.put(message("b", 1), false)
 	o.drain()
 	if failed != 1 {
 		t.Errorf("failed %d times", failed)
+	}
+}
+
+// An outbox that is shut sends what is under way, keeps what comes later, and says so; the next one to send gets it.
+func TestOutboxShut(t *testing.T) {
+	wakes := 0
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var first, second []string
+	o := &outbox{
+		fail:  func(err error) { t.Errorf("fail: %v", err) },
+		spawn: func(f func()) { go f() },
+		wake:  func() { wakes++ },
+	}
+	o.open(func(m *edgeapi.ServerMessage) error {
+		close(begun)
+		<-goOn
+		first = append(first, m.GetRunPod().GetUid())
+		return nil
+	})
+	_ = o.put(message("a", 1), false)
+	<-begun
+	_ = o.put(message("b", 1), false)
+	shut := make(chan struct{})
+	go func() {
+		defer close(shut)
+		o.shut()
+	}()
+	for { // until it has begun
+		o.mu.Lock()
+		waits := o.idle != nil
+		o.mu.Unlock()
+		if waits {
+			break
+		}
+		runtime.Gosched()
+	}
+	select {
+	case <-shut:
+		t.Fatal("shut before the message under way was sent")
+	default:
+	}
+	close(goOn)
+	<-shut
+	if !o.waiting() || wakes != 0 {
+		t.Errorf("waiting %t, %d wakes", o.waiting(), wakes)
+	}
+	_ = o.put(message("c", 1), false)
+	_ = o.put(message("urgent", 1), true)
+	if wakes != 2 {
+		t.Errorf("%d wakes", wakes)
+	}
+	done := make(chan struct{})
+	o.open(func(m *edgeapi.ServerMessage) error {
+		if second = append(second, m.GetRunPod().GetUid()); len(second) == 3 {
+			close(done)
+		}
+		return nil
+	})
+	<-done
+	if got := strings.Join(first, " ") + "; " + strings.Join(second, " "); got != "a; urgent b c" {
+		t.Errorf("sent %s", got)
+	}
+	if _ = o.put(message("d", 1), false); wakes != 2 {
+		t.Error("woken while it is open")
 	}
 }
 

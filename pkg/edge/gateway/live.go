@@ -28,10 +28,11 @@ type session struct {
 	gateway *Gateway
 	device  Device
 	keyHash string
-	conn    *deviceConn
+	conn    atomic.Pointer[deviceConn] // what is left of the last one, while the link is parked
 	since   time.Time
 	out     outbox
 	pings   pingState
+	parking parking
 
 	hello      atomic.Pointer[edgeapi.Hello]
 	nodeStatus atomic.Pointer[edgeapi.NodeStatus]
@@ -72,21 +73,22 @@ func (s *session) Send(msg *edgeapi.ServerMessage) error { return s.out.put(msg,
 
 // Info implements Session.
 func (s *session) Info() Info {
-	usage := s.usage.Load()
+	usage, conn := s.usage.Load(), s.conn.Load()
 	info := Info{
-		Method:        s.conn.Method(),
+		Method:        conn.Method(),
 		Since:         s.since,
-		LastSeen:      s.conn.LastRead(),
+		LastSeen:      conn.LastRead(),
 		RoundTrip:     time.Duration(s.roundTrip.Load()),
-		BytesIn:       s.conn.BytesIn(),
-		BytesOut:      s.conn.BytesOut(),
+		BytesIn:       conn.BytesIn(),
+		BytesOut:      conn.BytesOut(),
 		Streams:       s.streams.Load(),
-		RemoteAddress: remoteAddress(s.conn),
+		Parked:        s.isParked(),
+		RemoteAddress: remoteAddress(conn),
 		Replica:       s.gateway.config.Replica,
 		CPUNanoCores:  usage.GetCpuNanoCores(),
 		MemoryBytes:   usage.GetMemoryWorkingSetBytes(),
 		NodeStatus:    s.nodeStatus.Load(),
-		Traffic:       s.conn.sums(),
+		Traffic:       conn.sums(),
 	}
 	if told := s.traffic.Load(); told != nil {
 		info.DeviceTraffic = *told
@@ -107,6 +109,7 @@ func (s *session) Close(reason error) {
 		s.gateway.registry.remove(s)
 		s.gateway.pinger.remove(s)
 		s.out.close()
+		s.endParked()
 	})
 }
 
@@ -140,25 +143,28 @@ func (s *session) take(recv func() (*edgeapi.DeviceMessage, error)) {
 	} else {
 		err = s.handle(msg)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errParked): // and goes on with the next connection
+	case err != nil:
 		s.Close(err)
 		s.over()
-		return
+	default:
+		s.gateway.work.Go(func() { s.take(recv) })
 	}
-	s.gateway.work.Go(func() { s.take(recv) })
 }
 
 // over is the end of a session, after the last message.
 func (s *session) over() {
 	defer close(s.ended)
 	s.count()
-	s.log().Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", s.conn.BytesIn(), "bytesOut", s.conn.BytesOut())
+	conn := s.conn.Load()
+	s.log().Info("A device's session is over", "reason", s.reason.Error(), "bytesIn", conn.BytesIn(), "bytesOut", conn.BytesOut())
 	s.gateway.config.Handler.SessionEnded(s, s.reason)
 }
 
 // broken is the reason of a session whose link failed. gRPC often says only that a context has ended.
 func (s *session) broken(err error) error {
-	if failure := s.conn.Failure(); failure != nil {
+	if failure := s.conn.Load().Failure(); failure != nil {
 		return fmt.Errorf("the link broke: %w", failure)
 	}
 	return fmt.Errorf("the link broke: %s", status.Convert(err).Message())
@@ -178,7 +184,9 @@ func (s *session) handle(msg *edgeapi.DeviceMessage) error {
 	switch m := msg.GetMessage().(type) {
 	case *edgeapi.DeviceMessage_Pong:
 		s.pong(m.Pong, time.Now())
-	case *edgeapi.DeviceMessage_Hello:
+	case *edgeapi.DeviceMessage_Parked:
+		return s.parked(m.Parked)
+	case *edgeapi.DeviceMessage_Hello, *edgeapi.DeviceMessage_Resume:
 		return status.Error(codes.InvalidArgument, "protocol violation: Hello was said before")
 	case nil:
 		// A kind of message from a later version. It would be announced as a feature first.
@@ -214,7 +222,7 @@ func (s *session) refresh() {
 		}
 		return
 	}
-	if err := s.conn.permits(s.device); err != nil {
+	if err := s.conn.Load().permits(s.device); err != nil {
 		s.Close(err)
 		return
 	}
@@ -229,8 +237,7 @@ func (s *session) refresh() {
 		s.welcomeVersion = ed.ResourceVersion
 		return
 	}
-	msg := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}
-	if err := s.out.put(msg, false); err != nil {
+	if err := s.out.put(welcomeMessage(welcome), false); err != nil {
 		return // busy: refresh is called again at the next heartbeat
 	}
 	s.welcome, s.welcomeVersion = sum, ed.ResourceVersion
@@ -249,14 +256,14 @@ func digest(w *edgeapi.Welcome) [sha256.Size]byte {
 // log is made when it is used, for events that are told at verbosity 2.
 func (s *session) log() klog.Logger {
 	return s.gateway.logger.V(2).WithValues(
-		"edgeDevice", klog.KRef(s.device.Namespace, s.device.Name), "remote", remoteAddress(s.conn))
+		"edgeDevice", klog.KRef(s.device.Namespace, s.device.Name), "remote", remoteAddress(s.conn.Load()))
 }
 
 // count adds the traffic since the last time to the metric.
 func (s *session) count() {
 	s.countMu.Lock()
 	defer s.countMu.Unlock()
-	sums := s.conn.sums()
+	sums := s.conn.Load().sums()
 	for _, kind := range traffic.Kinds() {
 		now, before := sums[kind], &s.counted[kind]
 		// The overhead is a difference of what is not read at one moment: it may shrink a little.

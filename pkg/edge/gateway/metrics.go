@@ -26,6 +26,10 @@ var (
 		Name: "aranya_gateway_sessions", StabilityLevel: metrics.ALPHA,
 		Help: "Devices that are connected to this replica.",
 	})
+	parkedCount = metrics.NewGauge(&metrics.GaugeOpts{
+		Name: "aranya_gateway_parked", StabilityLevel: metrics.ALPHA,
+		Help: "Devices of these whose links are parked: silent ones that have no connection until there is something to say.",
+	})
 	streamCount = metrics.NewGauge(&metrics.GaugeOpts{
 		Name: "aranya_gateway_streams", StabilityLevel: metrics.ALPHA,
 		Help: "Open exec, attach, log, port-forward and stats streams.",
@@ -58,5 +62,5 @@ var (
 )
 
 var registerMetrics = sync.OnceFunc(func() {
-	legacyregistry.MustRegister(sessionCount, streamCount, streamsTotal, bytesTotal, enrolments, renewals, refused, roundTrip)
+	legacyregistry.MustRegister(sessionCount, parkedCount, streamCount, streamsTotal, bytesTotal, enrolments, renewals, refused, roundTrip)
 })

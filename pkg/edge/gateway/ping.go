@@ -124,7 +124,7 @@ func (p *pinger) run(ctx context.Context) {
 			next := s.check(time.Now(), interval)
 			p.mu.Lock()
 			if s.pings.interval == interval { // else reset has set the time
-				p.at(s, next)
+				p.at(s, earlier(next, s.pings.next)) // soon may have set it, too
 			}
 			p.mu.Unlock()
 			continue
@@ -156,6 +156,16 @@ func (p *pinger) first(now time.Time) (*session, time.Duration) {
 	return s, 0
 }
 
+// soon has a session be looked at by then.
+func (p *pinger) soon(s *session, by time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if by.Before(s.pings.next) {
+		p.at(s, by)
+		p.poke()
+	}
+}
+
 // check does what is due for a session and returns when to look again.
 func (s *session) check(now time.Time, interval time.Duration) time.Time {
 	p := &s.pings
@@ -168,10 +178,14 @@ func (s *session) check(now time.Time, interval time.Duration) time.Time {
 		s.checkCertificate(now)
 	}
 
+	if s.isParked() {
+		return s.checkParked(now, interval)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	timeout := s.gateway.config.PingTimeout
-	read, write := s.conn.LastRead(), s.conn.LastWrite()
+	conn := s.conn.Load()
+	read, write := conn.LastRead(), conn.LastWrite()
 	if p.waiting && read.After(p.sent) {
 		p.waiting = false
 	}
@@ -184,28 +198,61 @@ func (s *session) check(now time.Time, interval time.Duration) time.Time {
 		}
 		return now.Add(max(timeout-now.Sub(p.sent), timeout/4))
 	}
-	quiet := read
-	if write.Before(quiet) {
-		quiet = write
+	quiet, busy := read, write
+	if write.Before(read) {
+		quiet, busy = write, read
 	}
 	due := quiet.Add(interval)
 	if latest := p.sent.Add(usageIntervals * interval); latest.Before(due) {
 		due = latest
 	}
-	if due.After(now) {
+	if !due.After(now) {
+		_ = s.out.put(p.ping(now), true) // a full queue is a reason to watch the device all the more
+		return now.Add(timeout)
+	}
+	if !s.canPark() {
 		return due
 	}
+	park := busy.Add(s.gateway.config.ParkAfter)
+	if !park.After(now) {
+		if msg := s.askToPark(); msg != nil {
+			p.sent, p.waiting = now, true
+			_ = s.out.put(msg, false)
+			return now.Add(timeout)
+		}
+		park = now.Add(s.gateway.config.ParkAfter)
+	}
+	return earlier(due, park)
+}
+
+// ping is the next ping, for which the session waits from now on. It is called with mu held.
+func (p *pingState) ping(now time.Time) *edgeapi.ServerMessage {
 	p.id++
 	p.sent, p.waiting, p.answered = now, true, false
-	ping := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Ping{Ping: &edgeapi.Ping{Id: p.id}}}
-	_ = s.out.put(ping, true) // a full queue is a reason to watch the device all the more
-	return now.Add(timeout)
+	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Ping{Ping: &edgeapi.Ping{Id: p.id}}}
+}
+
+// settle has the session wait for nothing.
+func (p *pingState) settle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting, p.answered = false, true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // pong takes an answer to the last ping.
 func (s *session) pong(pong *edgeapi.Pong, now time.Time) {
 	s.usage.Store(pong)
 	s.tell(pong.GetTraffic())
+	if s.canPark() {
+		s.gateway.pinger.soon(s, now.Add(s.gateway.config.ParkAfter)) // it may be the last for a long time
+	}
 	p := &s.pings
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -42,10 +42,11 @@ func newChecked(t *testing.T) *checked {
 	g := &Gateway{config: Config{Devices: always{ed}, PingTimeout: 10 * time.Second}, pinger: newPinger()}
 	g.registry.init()
 	c := &checked{session: &session{
-		gateway: g, keyHash: "key", conn: &deviceConn{Conn: link.NewConn(wire{}, link.MethodGRPC)},
-		welcome: digest(g.welcomeFor(ed)), done: make(chan struct{}),
+		gateway: g, keyHash: "key", welcome: digest(g.welcomeFor(ed)), done: make(chan struct{}),
 	}}
-	c.conn.admit1.Do(func() { c.conn.isIn.Store(true) })
+	conn := &deviceConn{Conn: link.NewConn(wire{}, link.MethodGRPC)}
+	conn.isIn.Store(true)
+	c.conn.Store(conn)
 	c.out.send = func(m *edgeapi.ServerMessage) error {
 		c.sent++
 		return nil
@@ -88,8 +89,8 @@ func (c *checked) outUnlocked(f func()) {
 }
 
 func TestHeartbeat(t *testing.T) {
-	read := func(c *checked) func() { return func() { _, _ = c.conn.Read(make([]byte, 1)) } }
-	write := func(c *checked) func() { return func() { _, _ = c.conn.Write(make([]byte, 1)) } }
+	read := func(c *checked) func() { return func() { _, _ = c.conn.Load().Read(make([]byte, 1)) } }
+	write := func(c *checked) func() { return func() { _, _ = c.conn.Load().Write(make([]byte, 1)) } }
 	both := func(c *checked) func() { return func() { read(c)(); write(c)() } }
 	for name, c := range map[string]struct {
 		traffic func(*checked) func()

@@ -47,8 +47,10 @@ type Info struct {
 	BytesIn, BytesOut int64         // as on the link, TLS included
 	Traffic           traffic.Sums  // of BytesIn and BytesOut, by kind
 	Streams           int32
-	RemoteAddress     string
-	Replica           string
+	// Parked says that the device has no connection at the moment, but would come at once if it were asked to.
+	Parked        bool
+	RemoteAddress string
+	Replica       string
 	// CPUNanoCores and MemoryBytes are what the device used when it last answered a ping.
 	CPUNanoCores, MemoryBytes uint64
 	// DeviceTraffic is what the device has counted on its links since its agent started, as of its last answer

@@ -52,7 +52,7 @@ func (p *pendingStreams) take(id string, conn *deviceConn) *pendingStream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ps := p.byID[id]
-	if ps == nil || ps.session.conn != conn {
+	if ps == nil || ps.session.conn.Load() != conn {
 		return nil
 	}
 	delete(p.byID, id)

@@ -124,6 +124,10 @@ func (c *Config) options(dir string) (local.Options, error) {
 		Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: c.Devices,
 		Runtime: c.Runtime, Etcd: c.Etcd, Link: os.Getenv(LinkVariable), Out: os.Stdout,
 	}
+	if o.Link == local.LinkMQTT {
+		// So soon that it happens in the tests all the time, and to those that do not know of it.
+		o.ExtraArgs = map[string][]string{local.ServiceAranya: {"--mqtt-park-after=2s"}}
+	}
 	if c.Runtime == local.RuntimeContainerd {
 		image, err := containerd.Busybox(BusyboxImage)
 		if err != nil {

@@ -13,7 +13,9 @@ import (
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
+	"arhat.dev/aranya/pkg/edge/note"
 )
 
 const (
@@ -28,19 +30,26 @@ const (
 	maxHeartbeat = 24 * time.Hour
 )
 
-// control is the control stream of one link.
+// control is the control stream of one link: over one connection after the other if the link is parked in
+// between.
 type control struct {
 	client   *Client
-	conn     *connection
-	call     grpc.BidiStreamingClient[edgeapi.DeviceMessage, edgeapi.ServerMessage]
 	ctx      context.Context // ends with the link
 	cancel   context.CancelCauseFunc
 	outgoing chan outgoing
 	pongs    chan uint64   // ids of pings to answer; the latest counts
+	parks    chan uint64   // ids by which the server wants to park the link
 	renewal  chan struct{} // the server asks for one
 	beat     chan time.Duration
-	streams  *streams
-	report   traffic.Report // for send
+	wanted   chan struct{}  // a parked link is to be resumed
+	report   traffic.Report // for who answers pings
+
+	mu sync.Mutex
+	// on is the connection in use, nil while the link is parked.
+	on       *attachment
+	attached chan struct{} // closed when there is one, and made anew when the link is parked
+	users    int           // those that need the connection, which keeps the link from being parked
+	raw      *link.Conn    // the last one: a parked link counts by it
 }
 
 type outgoing struct {
@@ -56,32 +65,29 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	defer stop()
 
 	hello := c.config.Handler.Hello(linkCtx)
-	callCtx, endCall := context.WithCancel(context.WithoutCancel(ctx))
-	defer endCall()
-	call, err := edgeapi.NewEdgeClient(conn).Connect(conn.traffic.Context(callCtx, edgeapi.TrafficKind_TRAFFIC_CONTROL), grpc.MaxCallRecvMsgSize(maxServerMessage))
-	if err != nil {
-		return false, plain(err)
+	if conn.keys != nil {
+		hello.Features = append(hello.Features, note.Feature)
 	}
-	welcome, err := greet(linkCtx, endCall, call, hello)
+	a, welcome, err := c.attach(linkCtx, conn, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: hello}})
 	if err != nil {
 		return false, err
 	}
 	klog.FromContext(ctx).Info("Connected", "server", c.config.Server, "method", conn.raw.Method(), "replica", welcome.GetReplica(), "edgeDevice", c.Device().String())
 	t := &control{
-		client: c, conn: conn, call: call, ctx: linkCtx, cancel: cancel,
-		outgoing: make(chan outgoing), pongs: make(chan uint64, 1), renewal: make(chan struct{}, 1),
-		beat: make(chan time.Duration, 1), streams: newStreams(c.config.Handler, conn, &conn.traffic.Counters, c.config.MaxStreams),
+		client: c, ctx: linkCtx, cancel: cancel,
+		outgoing: make(chan outgoing), pongs: make(chan uint64, 1), parks: make(chan uint64, 1), renewal: make(chan struct{}, 1),
+		beat: make(chan time.Duration, 1), wanted: make(chan struct{}, 1), attached: make(chan struct{}),
 	}
-	return true, t.run(welcome, endCall)
+	return true, t.run(welcome, a)
 }
 
-// greet exchanges Hello and Welcome.
-func greet(ctx context.Context, end func(), call grpc.BidiStreamingClient[edgeapi.DeviceMessage, edgeapi.ServerMessage], hello *edgeapi.Hello) (*edgeapi.Welcome, error) {
+// greet exchanges Hello, or what takes its place, and Welcome.
+func greet(ctx context.Context, end func(), call grpc.BidiStreamingClient[edgeapi.DeviceMessage, edgeapi.ServerMessage], hello *edgeapi.DeviceMessage) (*edgeapi.Welcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, welcomeTime, fmt.Errorf("the server did not answer Hello within %s", welcomeTime))
 	defer cancel()
 	stop := context.AfterFunc(ctx, end)
 	defer stop()
-	err := call.Send(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: hello}})
+	err := call.Send(hello)
 	if err != nil && !errors.Is(err, io.EOF) { // on EOF, Recv tells why
 		return nil, plain(err)
 	}
@@ -100,68 +106,28 @@ func greet(ctx context.Context, end func(), call grpc.BidiStreamingClient[edgeap
 }
 
 // run serves the link until it is down. It returns when its goroutines have ended.
-func (t *control) run(welcome *edgeapi.Welcome, endCall func()) error {
+func (t *control) run(welcome *edgeapi.Welcome, a *attachment) error {
 	handler := t.client.config.Handler
-	sent, received := make(chan struct{}), make(chan struct{})
+	t.begin(a)
 	var others sync.WaitGroup
-	go func() {
-		defer close(sent)
-		t.send()
-	}()
 	others.Go(func() { t.watch(heartbeat(welcome)) })
 	if chooser, ok := t.client.config.Dialer.(Chooser); ok {
 		chooser.Proven()
 		others.Go(func() { t.probe(chooser) })
 	}
-	go func() {
-		defer close(received)
-		handler.Connected(t.ctx, welcome, t)
-		t.receive()
-	}()
-
-	<-t.ctx.Done()
-	t.leave(sent, received)
-	endCall()
-	t.conn.close()
-	<-received
-	<-sent
+	connected := func() { handler.Connected(t.ctx, welcome, t) }
+	for a != nil {
+		if parked := t.use(a, connected); parked {
+			a = t.rest(a)
+		} else {
+			a = nil
+		}
+		connected = func() {}
+	}
 	others.Wait()
-	t.streams.stop()
 	err := context.Cause(t.ctx)
 	handler.Disconnected(err)
 	return err
-}
-
-// leave tells the server that the device goes, if it is the device that does, and gives it a moment to
-// take note.
-func (t *control) leave(sent, received <-chan struct{}) {
-	t.streams.cut()
-	timer := time.NewTimer(leaveTime)
-	defer timer.Stop()
-	select {
-	case <-received:
-		return
-	case <-timer.C:
-		return
-	case <-sent: // CloseSend must not meet with Send
-	}
-	_ = t.call.CloseSend()
-	select {
-	case <-received:
-	case <-timer.C:
-	}
-}
-
-// receive hands out what the server says until the call is over.
-func (t *control) receive() {
-	for {
-		msg, err := t.call.Recv()
-		if err != nil {
-			t.cancel(endError(err))
-			return
-		}
-		t.handle(msg)
-	}
 }
 
 func endError(err error) error {
@@ -171,22 +137,29 @@ func endError(err error) error {
 	return plain(err)
 }
 
-func (t *control) handle(msg *edgeapi.ServerMessage) {
+func (t *control) handle(a *attachment, msg *edgeapi.ServerMessage) {
 	switch m := msg.GetMessage().(type) {
 	case *edgeapi.ServerMessage_Ping:
 		latest(t.pongs, m.Ping.GetId())
 	case *edgeapi.ServerMessage_Renewal:
 		latest(t.renewal, struct{}{})
 	case *edgeapi.ServerMessage_OpenStream:
-		t.streams.open(t.ctx, m.OpenStream)
+		t.open(a, m.OpenStream)
+	case *edgeapi.ServerMessage_Park:
+		latest(t.parks, m.Park.GetId())
 	case nil:
 		// A kind of message from a later version. It would be announced as a feature first.
 	case *edgeapi.ServerMessage_Welcome:
-		latest(t.beat, heartbeat(m.Welcome))
-		t.client.config.Handler.Message(msg)
+		t.welcome(msg)
 	default:
 		t.client.config.Handler.Message(msg)
 	}
+}
+
+// welcome takes a further Welcome.
+func (t *control) welcome(msg *edgeapi.ServerMessage) {
+	latest(t.beat, heartbeat(msg.GetWelcome()))
+	t.client.config.Handler.Message(msg)
 }
 
 // latest puts a value into a channel that holds one, over what is in it. For one sender.
@@ -224,47 +197,6 @@ func (t *control) Send(ctx context.Context, msg *edgeapi.DeviceMessage) error {
 	}
 }
 
-// send is the one goroutine that sends.
-func (t *control) send() {
-	for {
-		select {
-		case id := <-t.pongs:
-			cpu, memory := t.client.config.Handler.Usage()
-			pong := &edgeapi.Pong{
-				Id: id, CpuNanoCores: cpu, MemoryWorkingSetBytes: memory, Traffic: t.report.Changes(t.client.ledger),
-			}
-			if t.sendOne(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Pong{Pong: pong}}) != nil {
-				return
-			}
-		case out := <-t.outgoing:
-			err := t.sendOne(out.msg)
-			out.done <- err
-			if errors.Is(err, errLinkDown) {
-				return
-			}
-		case <-t.ctx.Done():
-			return
-		}
-	}
-}
-
-// sendOne sends a message. An error other than errLinkDown is about this message alone.
-func (t *control) sendOne(msg *edgeapi.DeviceMessage) error {
-	err := t.call.Send(msg)
-	if !errors.Is(err, io.EOF) {
-		return plain(err)
-	}
-	// The call is over. receive finds out why, unless the handler keeps it.
-	timer := time.NewTimer(leaveTime)
-	defer timer.Stop()
-	select {
-	case <-t.ctx.Done():
-	case <-timer.C:
-		t.cancel(errLinkDown)
-	}
-	return errLinkDown
-}
-
 var errLinkDown = errors.New("the link is down")
 
 // watch gives a silent link up and renews the certificate in time.
@@ -281,7 +213,7 @@ func (t *control) watch(interval time.Duration) {
 			silence.Reset(2*interval + patience)
 		case <-silence.C:
 			allowed := 2*interval + patience
-			silent := time.Since(t.conn.raw.LastRead())
+			silent := time.Since(t.lastRead())
 			if silent >= allowed {
 				t.cancel(fmt.Errorf("nothing was heard of the server for %s", silent.Round(time.Second)))
 				return
@@ -297,9 +229,20 @@ func (t *control) watch(interval time.Duration) {
 
 // renewNow renews the certificate and returns when to do it next.
 func (t *control) renewNow() time.Duration {
-	if err := t.client.renew(t.ctx, t.conn); err != nil {
+	conn, release, err := t.awake()
+	if err == nil {
+		err = t.client.renew(t.ctx, conn)
+		release()
+	}
+	if err != nil {
 		klog.FromContext(t.ctx).Error(err, "Renewing the device certificate failed", "retryIn", renewRetry)
 		return renewRetry
 	}
 	return max(renewPlan(t.client.id.Load(), time.Now()), minHeartbeat)
+}
+
+func (t *control) lastRead() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.raw.LastRead()
 }

@@ -20,6 +20,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
+	"arhat.dev/aranya/pkg/edge/note"
 )
 
 const (
@@ -46,13 +47,20 @@ type connection struct {
 	*grpc.ClientConn
 	raw     *link.Conn
 	traffic *traffic.Link // where its calls are counted
+	keys    *note.Keys    // for notes when the link is parked, nil if it cannot be
 }
 
 // dial connects to a gateway and does the TLS handshake.
 func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
+	reach := func(ctx context.Context) (*link.Conn, error) { return dialer.Dial(ctx, address) }
+	return connect(ctx, reach, address, config, ledger)
+}
+
+// connect is dial by any means.
+func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error), address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	raw, err := dialer.Dial(dialCtx, address)
+	raw, err := reach(dialCtx)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
@@ -66,6 +74,14 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	var keys *note.Keys
+	if raw.CanPark() {
+		state := conn.ConnectionState()
+		if keys, err = note.KeysOf(&state); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
 	}
 	once := &onceDialer{conn: conn}
 	client, err := grpc.NewClient("passthrough:///"+identity.GatewayName,
@@ -87,7 +103,7 @@ func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.C
 		_ = conn.Close()
 		return nil, err
 	}
-	return &connection{ClientConn: client, raw: raw, traffic: counted}, nil
+	return &connection{ClientConn: client, raw: raw, traffic: counted, keys: keys}, nil
 }
 
 // close ends the link, whether gRPC took it over or not.

@@ -38,7 +38,7 @@ func (t *control) probe(chooser Chooser) {
 		}
 		timer.Reset(interval - interval/10 + rand.N(interval/5+1))
 		better := chooser.Better()
-		if better == nil || t.streams.busy() {
+		if better == nil || t.busy() {
 			continue
 		}
 		conn, err := dial(t.ctx, better, t.client.config.Server, t.client.id.Load().tls(), t.client.ledger)
@@ -47,13 +47,10 @@ func (t *control) probe(chooser Chooser) {
 			continue
 		}
 		conn.close()
-		if !t.streams.busy() {
+		if !t.busy() {
 			chooser.Prefer(better)
 			t.cancel(errBetter)
 			return
 		}
 	}
 }
-
-// busy tells whether a stream is open.
-func (s *streams) busy() bool { return len(s.slots) > 0 }

@@ -106,6 +106,9 @@ func (s *streams) call(ctx context.Context, id string) (call grpc.BidiStreamingC
 	return call, err
 }
 
+// busy tells whether a stream is open.
+func (s *streams) busy() bool { return len(s.slots)+len(s.spare) > 0 }
+
 // cut ends all streams.
 func (s *streams) cut() { s.cancel() }
 

@@ -24,13 +24,13 @@ func TestSilentServer(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		c := &control{
-			client: client, conn: &connection{raw: link.NewConn(wire{}, link.MethodGRPC)},
+			client: client, raw: link.NewConn(wire{}, link.MethodGRPC),
 			ctx: ctx, cancel: cancel, beat: make(chan time.Duration, 1), renewal: make(chan struct{}, 1),
 		}
 		go c.watch(40 * time.Second)
 		for range 10 { // heard from in time, again and again
 			time.Sleep(85 * time.Second)
-			_, _ = c.conn.raw.Read(make([]byte, 1))
+			_, _ = c.raw.Read(make([]byte, 1))
 		}
 		c.beat <- 10 * time.Second // the server says it will speak more often
 		time.Sleep(29 * time.Second)

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"arhat.dev/aranya/pkg/edge/link"
 )
 
 const (
@@ -29,6 +31,7 @@ type Broker struct {
 	config   BrokerConfig
 	serverID uint64
 	answers  chan answer
+	notes    noteQueue
 	entrance *entrance
 	work     sync.WaitGroup
 
@@ -38,9 +41,10 @@ type Broker struct {
 	users     map[string]int       // listeners and connections, by message namespace
 	conns     map[connKey]*conn
 	devices   map[string][]*conn // by the topic that the device sends to, oldest first
+	parked    map[connKey]*parked
 }
 
-// connKey finds the connection of a frame.
+// connKey finds the connection of a frame, or what is parked.
 type connKey struct {
 	topic  string
 	device uint64
@@ -83,6 +87,7 @@ func newBroker(config BrokerConfig) *Broker {
 		users:     map[string]int{},
 		conns:     map[connKey]*conn{},
 		devices:   map[string][]*conn{},
+		parked:    map[connKey]*parked{},
 	}
 	b.entrance = newEntrance(b.letIn)
 	return b
@@ -147,8 +152,8 @@ func (b *Broker) watch() {
 	<-b.client.done
 	b.mu.Lock()
 	b.closed = true
-	listeners, conns := b.listeners, b.conns
-	b.listeners, b.conns, b.devices = map[string]*listener{}, map[connKey]*conn{}, map[string][]*conn{}
+	listeners, conns, parked := b.listeners, b.conns, b.parked
+	b.listeners, b.conns, b.devices, b.parked = map[string]*listener{}, map[connKey]*conn{}, map[string][]*conn{}, nil
 	b.mu.Unlock()
 	b.entrance.close()
 	for _, l := range listeners {
@@ -156,6 +161,9 @@ func (b *Broker) watch() {
 	}
 	for _, c := range conns {
 		c.fail(b.client.lost())
+	}
+	for _, p := range parked {
+		p.lost(b.client.lost())
 	}
 }
 
@@ -170,12 +178,20 @@ func (b *Broker) receive(m paho.Message) {
 	if !ok {
 		return
 	}
-	if f.kind == frameOpen {
+	switch f.kind {
+	case frameOpen:
 		b.open(m.Topic(), &f)
 		return
+	case frameGone:
+		b.gone(m.Topic(), &f)
+		return
 	}
-	if f.kind != frameGone && f.id.server != b.serverID {
+	if f.id.server != b.serverID {
 		b.foreign(m.Topic(), &f)
+		return
+	}
+	if f.kind == frameNote {
+		b.heard(m.Topic(), &f)
 		return
 	}
 	b.mu.RLock()
@@ -188,6 +204,24 @@ func (b *Broker) receive(m paho.Message) {
 	c.receive(&f, s)
 }
 
+// gone ends what a device had that is not there any more. The ID is that of the first connection over its
+// connection to the broker, or of one that it has asked for.
+func (b *Broker) gone(topic string, f *frame) {
+	b.mu.RLock()
+	p := b.parked[connKey{topic, f.id.device}]
+	of := slices.DeleteFunc(slices.Clone(b.devices[topic]), func(c *conn) bool { return c.wayID != f.id.device })
+	b.mu.RUnlock()
+	if p == nil && len(of) == 0 {
+		b.foreign(topic, f)
+	}
+	for _, c := range of {
+		c.receive(f, &b.client.counters)
+	}
+	if p != nil {
+		p.lose(errPeerGone)
+	}
+}
+
 // foreign handles a frame of no connection. A device that believes in one is told if it is certain that
 // no other server has it.
 func (b *Broker) foreign(topic string, f *frame) {
@@ -195,11 +229,19 @@ func (b *Broker) foreign(topic string, f *frame) {
 	if f.kind == frameGone {
 		b.entrance.forget(topic, f.id.device)
 	}
-	if f.kind != frameData && f.kind != frameCredit || f.id.server>>32 != b.serverID>>32 {
+	if f.id.server>>32 != b.serverID>>32 {
 		return
 	}
-	if messageNamespace, namespace, name, ok := splitUpTopic(topic); ok {
-		b.answer(downTopic(messageNamespace, namespace, name), resetFrame(f.id, "the server does not know the connection, perhaps because it started anew"))
+	messageNamespace, namespace, name, ok := splitUpTopic(topic)
+	if !ok {
+		return
+	}
+	down := downTopic(messageNamespace, namespace, name)
+	switch f.kind {
+	case frameData, frameCredit:
+		b.answer(down, resetFrame(f.id, "the server does not know the connection, perhaps because it started anew"))
+	case frameNote:
+		b.answer(down, &frame{kind: frameNote, id: f.id})
 	}
 }
 
@@ -252,10 +294,13 @@ func (b *Broker) letIn(r *request, e *entry) bool {
 func (b *Broker) accept(r *request, e *entry) error {
 	up, down, f := r.up, r.down, &r.frame
 	c := newConn(b.client, down, b.config.MaxPayload, connID{device: f.id.device, server: b.serverID})
-	c.entry = e
+	c.entry, c.wayID = e, f.wayID()
 	c.out.begin(f)
 	c.local, c.remote = address(b.config.Server+down), address(b.config.Server+up)
 	c.reset = func(f *frame) { b.answer(down, f) }
+	c.park = func(heard func([]byte), lost func(error)) (link.Parked, error) {
+		return b.park(&parked{broker: b, messageNamespace: r.listener.messageNamespace, key: connKey{up, c.wayID}, down: down, heard: heard, lost: lost})
+	}
 	key := connKey{up, f.id.device}
 	c.gone = func() {
 		c.Settled()

@@ -174,7 +174,7 @@ func TestForeignMessages(t *testing.T) {
 		t.Errorf("the server counted %+v", s)
 	}
 	brokertest.Eventually(t, func() error {
-		s := deviceEnd.Conn.(*device).client.counters.stats()
+		s := deviceEnd.Conn.(*device).way.client.counters.stats()
 		if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 3 { // one is the server's answer to a foreign frame
 			return fmt.Errorf("the device counted %+v", s)
 		}

@@ -50,6 +50,8 @@ type client struct {
 	closing sync.Once
 	done    chan struct{}
 	err     error // set before done is closed
+
+	leaving sync.Once // the library can do it once only
 }
 
 // connect connects and does the MQTT handshake. Messages are given to handle, one after the other, once
@@ -175,10 +177,10 @@ func (cl *client) end(err error) {
 	})
 }
 
-// disconnect leaves the broker, which then publishes no will.
+// disconnect leaves the broker, which then publishes no will. It may be called again.
 func (cl *client) disconnect() {
 	cl.end(errClosed)
-	cl.paho.Disconnect(disconnectTime)
+	cl.leaving.Do(func() { cl.paho.Disconnect(disconnectTime) })
 }
 
 // name implements publisher.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"arhat.dev/aranya/pkg/edge/link"
 )
 
 const (
@@ -60,6 +62,10 @@ type conn struct {
 	reset func(f *frame)
 	// gone is called once, when nothing more is sent or received.
 	gone func()
+	// park is Park of the server's end.
+	park func(heard func([]byte), lost func(error)) (link.Parked, error)
+	// wayID is the device's half of the ID of the first connection over its connection to the broker.
+	wayID uint64
 
 	pending []token // PUBLISH without PUBACK, for run
 
@@ -251,6 +257,14 @@ func (c *conn) Settled() {
 	c.entry = nil
 	c.mu.Unlock()
 	e.leave()
+}
+
+// Park implements link.Parker, at the server's end.
+func (c *conn) Park(heard func([]byte), lost func(error)) (link.Parked, error) {
+	if c.park == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return c.park(heard, lost)
 }
 
 // LocalAddr implements net.Conn.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"time"
-
-	paho "github.com/eclipse/paho.mqtt.golang"
 )
 
 // closeTime is how long Close of the device's end waits for the server to be told.
@@ -14,23 +12,23 @@ const closeTime = time.Second
 
 var errRestarted = errors.New("the server started anew")
 
-// serve runs the connection and leaves the broker when it is over.
+// serve runs the connection, and leaves the broker when it is over, unless the device is parked there.
 func (d *device) serve() {
 	defer close(d.ended)
 	d.start(func(run func()) { go run() })
 	select {
 	case <-d.over:
-	case <-d.client.done:
-		d.fail(d.client.lost())
+	case <-d.way.client.done:
+		d.fail(d.way.client.lost())
 		<-d.over
 	}
 	d.mu.Lock()
 	last := d.last
 	d.mu.Unlock()
 	if last != nil {
-		d.client.await(d.client.publish(d.topic, last.appendTo(nil)))
+		d.way.client.await(d.way.client.publish(d.topic, last.appendTo(nil)))
 	}
-	d.client.disconnect()
+	d.way.over(d)
 }
 
 // Close implements net.Conn. It waits for a moment until the server was told.
@@ -45,31 +43,21 @@ func (d *device) Close() error {
 	return err
 }
 
-// receiveMessage takes a message from the broker. It must not block.
-func (d *device) receiveMessage(m paho.Message) {
-	s := &d.client.counters
-	if m.Retained() {
-		s.foreign.Add(1)
-		return
-	}
-	f, ok := s.decode(m.Payload(), d.limit)
-	if !ok {
-		return
-	}
+// receiveFrame takes a frame that came for this device.
+func (d *device) receiveFrame(f *frame) {
+	s := &d.way.client.counters
 	d.mu.Lock()
 	server := d.id.server
 	d.mu.Unlock()
 	switch {
-	case m.Topic() != d.down:
-		d.receiveStatus(&f, server)
 	case f.id.device != d.id.device:
 		s.foreign.Add(1)
 	case server == 0:
-		d.receiveAnswer(&f)
+		d.receiveAnswer(f)
 	case f.kind == frameAccept && f.id.server == server:
 		s.duplicates.Add(1)
 	case f.id.server == server:
-		d.receive(&f, s)
+		d.receive(f, s)
 	default:
 		s.foreign.Add(1)
 	}
@@ -87,9 +75,9 @@ func (d *device) receiveAnswer(f *frame) {
 	case frameWait:
 		offer(d.wait, struct{}{})
 	case frameReset:
-		d.answered(fmt.Errorf("the server at the MQTT broker %s refuses the connection: %s", d.client.server, f.reason()))
+		d.answered(fmt.Errorf("the server at the MQTT broker %s refuses the connection: %s", d.way.client.server, f.reason()))
 	default:
-		d.client.counters.foreign.Add(1)
+		d.way.client.counters.foreign.Add(1)
 	}
 }
 
@@ -103,15 +91,28 @@ func offer[T any](ch chan T, value T) {
 	}
 }
 
-// receiveStatus takes what a server tells all devices. The server is that of the connection, 0 before
-// there is one.
-func (d *device) receiveStatus(f *frame, server uint64) {
-	switch {
-	case f.kind == frameHello && server == 0:
+// receiveStatus takes what a server tells all devices.
+func (d *device) receiveStatus(f *frame) {
+	d.mu.Lock()
+	server := d.id.server
+	d.mu.Unlock()
+	if f.kind == frameHello && server == 0 {
 		offer(d.again, min(time.Duration(min(f.creditFrames, math.MaxInt32))*time.Millisecond, maxSpread))
-	case f.kind == frameHello && f.id.server != server && f.id.server>>32 == server>>32:
-		d.fail(errRestarted)
-	case f.kind == frameGone && server != 0 && f.id.server == server:
-		d.fail(errPeerGone)
+		return
 	}
+	if err := lossOf(server, f); err != nil {
+		d.fail(err)
+	}
+}
+
+// lossOf says why a server, which is not 0, is lost to a device that was told this, nil if it is not.
+func lossOf(server uint64, f *frame) error {
+	switch {
+	case server == 0:
+	case f.kind == frameHello && f.id.server != server && f.id.server>>32 == server>>32:
+		return errRestarted
+	case f.kind == frameGone && f.id.server == server:
+		return errPeerGone
+	}
+	return nil
 }

@@ -38,18 +38,16 @@ type Dialer struct {
 	Namespace, Name string
 }
 
-// device is the connection to the broker of one connection of the link.
+// device is the device's end of a connection.
 type device struct {
 	*conn
-	client *client
-	down   string
-	limit  int // of payloads
+	way *way
 
 	answer chan error         // the first answer to open
 	wait   chan struct{}      // the server has others to let in first
 	again  chan time.Duration // a server has come; ask within that time
 	last   *frame             // what to tell the server at the end
-	ended  chan struct{}      // closed when the broker was left
+	ended  chan struct{}      // closed when the broker was left, or the device is parked there
 }
 
 // Dial implements link.Dialer. The address is for error messages: the broker is that of the Dialer.
@@ -64,60 +62,35 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev := d.device(config)
-	will := Will{Topic: dev.topic, QoS: qos, Payload: (&frame{kind: frameGone, id: dev.id}).appendTo(nil)}
-	cl, err := connect(ctx, config, will, dev.receiveMessage)
+	w := d.way(config)
+	dev := w.device(w.id)
+	will := Will{Topic: w.up, QoS: qos, Payload: farewell(w.id)}
+	cl, err := connect(ctx, config, will, w.receive)
 	if err != nil {
 		return nil, err
 	}
-	dev.use(cl)
-	if err := dev.open(ctx, d.MessageNamespace); err != nil {
-		dev.client.disconnect()
+	w.use(cl)
+	if err = w.subscribe(ctx); err == nil {
+		err = dev.ask(ctx)
+	}
+	if err != nil {
+		cl.disconnect()
 		return nil, err
 	}
 	go dev.serve()
 	return link.NewConn(dev, link.MethodMQTT), nil
 }
 
-// device returns the device's end of a new connection.
-func (d Dialer) device(config BrokerConfig) *device {
-	up := upTopic(d.MessageNamespace, d.Namespace, d.Name)
-	dev := &device{
-		down: downTopic(d.MessageNamespace, d.Namespace, d.Name), limit: config.MaxPayload,
-		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
-	}
-	dev.conn = newConn(nil, up, config.MaxPayload, connID{device: rand.Uint64() | 1}) // never 0
-	dev.accepted = true                                                               // there is no answer to be sent
-	dev.local, dev.remote = address(config.Server+dev.down), address(config.Server+up)
-	dev.reset = func(f *frame) { dev.last = f }
-	dev.gone = func() {}
-	return dev
-}
-
-// use has the device send and receive by a connection to the broker.
-func (d *device) use(cl *client) {
-	d.client, d.publisher = cl, cl
-	cl.start()
-}
-
-// open subscribes and asks the server for a connection.
-func (d *device) open(ctx context.Context, messageNamespace string) error {
-	if err := d.subscribe(ctx, messageNamespace); err != nil {
-		return err
-	}
-	return d.ask(ctx)
-}
-
 // subscribe subscribes to what the server sends to this device, and to all.
-func (d *device) subscribe(ctx context.Context, messageNamespace string) error {
+func (w *way) subscribe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	if err := d.client.subscribe(ctx, d.down); err != nil {
+	if err := w.client.subscribe(ctx, w.down); err != nil {
 		return err
 	}
 	// Not vital: without it the loss of the server is noticed later.
-	if err := d.client.subscribe(ctx, statusTopic(messageNamespace)); err != nil {
-		if ctx.Err() != nil || isLost(d.client) {
+	if err := w.client.subscribe(ctx, w.status); err != nil {
+		if ctx.Err() != nil || isLost(w.client) {
 			return err
 		}
 		klog.FromContext(ctx).Error(err, "Will not be told at once when aranya is lost or starts anew")
@@ -129,13 +102,13 @@ func (d *device) subscribe(ctx context.Context, messageNamespace string) error {
 // but must show that it is still there.
 func (d *device) ask(ctx context.Context) error {
 	d.mu.Lock()
-	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.limit)})
+	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.way.limit), data: d.way.former(d)})
 	d.mu.Unlock()
 	interval, waits := 2*firstInterval, false
 	timer, patience := time.NewTimer(firstInterval), time.NewTimer(openTime)
 	defer timer.Stop()
 	defer patience.Stop()
-	for sent := d.client.publish(d.topic, request); ; {
+	for sent := d.way.client.publish(d.topic, request); ; {
 		select {
 		case err := <-d.answer:
 			return err
@@ -150,14 +123,14 @@ func (d *device) ask(ctx context.Context) error {
 			patience.Reset(spread + openTime)
 			continue
 		case <-timer.C:
-		case <-d.client.done:
-			return d.client.lost()
+		case <-d.way.client.done:
+			return d.way.client.lost()
 		case <-patience.C:
 			return d.giveUp(sent, waits, context.DeadlineExceeded)
 		case <-ctx.Done():
 			return d.giveUp(sent, waits, ctx.Err())
 		}
-		sent = d.client.publish(d.topic, request)
+		sent = d.way.client.publish(d.topic, request)
 		timer.Reset(interval - interval/4 + rand.N(interval/2)) // not all at once
 		if interval < openInterval {
 			interval = min(2*interval, openInterval)
@@ -170,13 +143,12 @@ func (d *device) giveUp(sent token, waits bool, err error) error {
 	if err := failure(sent); err != nil {
 		return err
 	}
-	gone := frame{kind: frameGone, id: connID{device: d.id.device}}
-	d.client.await(d.client.publish(d.topic, gone.appendTo(nil)))
+	d.way.client.await(d.way.client.publish(d.topic, farewell(d.id.device)))
 	if waits {
-		return fmt.Errorf("aranya is at the MQTT broker %s, but did not let this device in, because many others connect: %w", d.client.server, err)
+		return fmt.Errorf("aranya is at the MQTT broker %s, but did not let this device in, because many others connect: %w", d.way.client.server, err)
 	}
 	return fmt.Errorf("nobody answers at the MQTT broker %s on the topic %q: either aranya is not connected to this broker, "+
-		"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.client.server, d.topic, d.remote, err)
+		"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.way.client.server, d.topic, d.remote, err)
 }
 
 // isLost says whether the connection to the broker is over.

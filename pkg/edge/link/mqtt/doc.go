@@ -12,6 +12,10 @@
 // devices. So the server lets few devices in at a time and has others wait, devices that wait for a server
 // spread their requests, and both ends make sure that the loss of the last frame is noticed, too.
 //
+// A device can be parked: its connection ends, but not that to the broker, and both ends exchange notes, in frames
+// that belong to no connection, until the device opens the next one. The ID of the first connection over the
+// device's connection to the broker stands for all that follow, in notes as in the will.
+//
 // The broker is not trusted with anything but delivery: TLS runs inside. Who may use which topic is for
 // the broker's ACL to say; without one, devices can disturb, but not read or impersonate, each other.
 package mqtt

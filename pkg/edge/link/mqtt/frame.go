@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"arhat.dev/aranya/pkg/edge/link"
 )
 
 // frameVersion is the first byte of every frame.
@@ -34,6 +36,9 @@ const (
 	frameHello
 	// frameWait answers open, too: the device will get another answer later, when its turn has come.
 	frameWait
+	// frameNote is for a device that is parked, or from it; the device's half of the ID is that of its first
+	// connection. Without data, from the server, it says that the server does not know of it.
+	frameNote
 )
 
 const (
@@ -59,8 +64,18 @@ type frame struct {
 	creditBytes, creditFrames uint64
 	// maxPayload, of open and accept, is the largest payload of a PUBLISH that the other end may send.
 	maxPayload uint64
-	// data, of data and reset.
+	// data, of data, reset and note. In open it is the device's half of the ID of its first connection over
+	// the connection to the broker that it has, if this is a later one.
 	data []byte
+}
+
+// wayID is the device's half of the ID of the first connection that the sender of an open had over its
+// connection to the broker.
+func (f *frame) wayID() uint64 {
+	if len(f.data) == 0 {
+		return f.id.device
+	}
+	return binary.BigEndian.Uint64(f.data)
 }
 
 var (
@@ -115,7 +130,7 @@ func (f *frame) check() error {
 	ok := false
 	switch f.kind {
 	case frameOpen:
-		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0 && f.maxPayload >= minPayload
+		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && (len(f.data) == 0 || len(f.data) == 8) && f.maxPayload >= minPayload
 	case frameWait:
 		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0
 	case frameAccept:
@@ -128,6 +143,8 @@ func (f *frame) check() error {
 		ok = len(f.data) <= maxReason
 	case frameGone, frameHello:
 		ok = len(f.data) == 0
+	case frameNote:
+		ok = f.id.device != 0 && f.id.server != 0 && f.seq == 0 && len(f.data) <= link.MaxNote
 	}
 	if !ok {
 		return errMalformed
@@ -154,7 +171,7 @@ func resetFrame(id connID, reason string) *frame {
 }
 
 func (k frameType) String() string {
-	names := [...]string{"", "OPEN", "ACCEPT", "DATA", "CREDIT", "CLOSE", "RESET", "GONE", "HELLO", "WAIT"}
+	names := [...]string{"", "OPEN", "ACCEPT", "DATA", "CREDIT", "CLOSE", "RESET", "GONE", "HELLO", "WAIT", "NOTE"}
 	if k == 0 || int(k) >= len(names) {
 		return fmt.Sprintf("type %d", byte(k))
 	}

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"arhat.dev/aranya/pkg/edge/link"
 )
 
 func TestFrames(t *testing.T) {
@@ -19,6 +21,9 @@ func TestFrames(t *testing.T) {
 		{kind: frameGone, id: id},
 		{kind: frameHello, id: id, creditFrames: 3000},
 		{kind: frameWait, id: connID{device: 1}},
+		{kind: frameOpen, id: connID{device: 2}, maxPayload: 256, data: []byte("\x00\x00\x00\x00\x00\x00\x00\x01")},
+		{kind: frameNote, id: id, data: []byte("sealed")},
+		{kind: frameNote, id: id},
 	} {
 		b := f.appendTo(nil)
 		if len(b) > headerRoom+len(f.data) {
@@ -32,8 +37,8 @@ func TestFrames(t *testing.T) {
 			t.Errorf("%+v became %+v, error %v", f, got, err)
 		}
 		for cut := range len(b) {
-			// A frame cut within its text or data is one with less of it. TLS notices.
-			if _, err := decodeFrame(b[:cut]); err == nil && cut < len(b)-len(f.data)+min(1, len(f.data)) && f.kind != frameReset {
+			// A frame cut within its text or data is one with less of it, or without. What is inside notices.
+			if _, err := decodeFrame(b[:cut]); err == nil && (cut < len(b)-len(f.data) || f.kind == frameData && cut == len(b)-len(f.data)) {
 				t.Errorf("%s cut to %d of %d bytes was accepted", f.kind, cut, len(b))
 			}
 		}
@@ -48,6 +53,10 @@ func TestFramesRefused(t *testing.T) {
 		"credit with data":         {kind: frameCredit, id: id, seq: 1, data: []byte("x")},
 		"open with a server":       {kind: frameOpen, id: id, maxPayload: 256},
 		"open without a device":    {kind: frameOpen, maxPayload: 256},
+		"open of a former one":     {kind: frameOpen, id: connID{device: 1}, maxPayload: 256, data: []byte("1234567")},
+		"note without a server":    {kind: frameNote, id: connID{device: 1}},
+		"numbered note":            {kind: frameNote, id: id, seq: 1},
+		"large note":               {kind: frameNote, id: id, data: make([]byte, link.MaxNote+1)},
 		"open of tiny payloads":    {kind: frameOpen, id: connID{device: 1}, maxPayload: minPayload - 1},
 		"accept without a server":  {kind: frameAccept, id: connID{device: 1}, maxPayload: 256},
 		"wait without a device":    {kind: frameWait},
@@ -79,6 +88,7 @@ func TestReasons(t *testing.T) {
 
 func FuzzDecodeFrame(f *testing.F) {
 	f.Add((&frame{kind: frameOpen, id: connID{device: 1}, maxPayload: 65536}).appendTo(nil))
+	f.Add((&frame{kind: frameNote, id: connID{device: 1, server: 2}, data: []byte("sealed")}).appendTo(nil))
 	f.Add((&frame{kind: frameData, id: connID{1, 2}, seq: 300, creditBytes: 70000, creditFrames: 4, data: []byte("abc")}).appendTo(nil))
 	f.Add(resetFrame(connID{1, 2}, "why").appendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {

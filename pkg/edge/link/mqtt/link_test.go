@@ -177,7 +177,7 @@ func TestWills(t *testing.T) {
 	other, _ := connectPair(t, dialer(m.Address, "b"), l)
 
 	// The network of the device breaks: the broker tells the server.
-	_ = breakNetwork(t, deviceEnd.Conn.(*device).client)
+	_ = breakNetwork(t, deviceEnd.Conn.(*device).way.client)
 	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, errPeerGone) {
 		t.Errorf("the server's end: %v", err)
 	}

@@ -66,15 +66,15 @@ func newCrowd(t *testing.T, before int) *crowd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin, d := time.Now(), dialer("broker:1883", "patient")
-	c := &crowd{Broker: newBroker(config), device: d.device(config)}
+	begin, w := time.Now(), dialer("broker:1883", "patient").way(config)
+	c := &crowd{Broker: newBroker(config), device: w.device(w.id)}
 	c.entrance.letIn = func(r *request, e *entry) bool { return r.up != c.device.topic || c.letIn(r, e) }
 	c.client = newClient("broker:1883")
 	c.down = newEther(t, func(m paho.Message) {
 		if f, ok := c.client.counters.decode(m.Payload(), maxPayload); ok && f.kind == frameWait {
 			c.waits++
 		}
-		c.device.receiveMessage(m)
+		w.receive(m)
 	})
 	c.up = newEther(t, func(m paho.Message) {
 		if f, ok := c.client.counters.decode(m.Payload(), maxPayload); ok && f.kind == frameOpen {
@@ -88,7 +88,7 @@ func newCrowd(t *testing.T, before int) *crowd {
 	t.Cleanup(func() { _ = c.Close() })
 	cl := newClient("broker:1883")
 	cl.paho = c.up
-	c.device.use(cl)
+	w.use(cl)
 	for i := range before {
 		r := &request{up: fmt.Sprint(i)}
 		c.entrance.ask(r)

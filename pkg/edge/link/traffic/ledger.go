@@ -54,6 +54,12 @@ func (l *Ledger) Sums() map[string]Sums {
 // Conn counts what goes over a connection of the link.
 func (l *Link) Conn(c net.Conn) net.Conn { return &conn{c, l} }
 
+// Noted counts notes of a parked link: bytes that are not of a connection.
+func (l *Link) Noted(received, sent int) {
+	l.networkReceived.Add(int64(received))
+	l.networkSent.Add(int64(sent))
+}
+
 type conn struct {
 	net.Conn
 	link *Link

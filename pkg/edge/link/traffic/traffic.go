@@ -56,6 +56,14 @@ func (c *Counters) Sums() (s Sums) {
 	return s
 }
 
+// Add counts what others have counted.
+func (c *Counters) Add(s Sums) {
+	for i := range s {
+		c.received[i].Add(s[i].Received)
+		c.sent[i].Add(s[i].Sent)
+	}
+}
+
 // call is what is counted of one call.
 type call struct {
 	counters *Counters

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -107,6 +108,19 @@ func (m *Mosquitto) Stop() {
 	_ = m.cmd.Wait()
 	if m.t.Failed() {
 		m.t.Logf("Mosquitto's log:\n%s", m.log.String())
+	}
+}
+
+// Pause has the broker do nothing, with all connections open, until Resume.
+func (m *Mosquitto) Pause() { m.signal(syscall.SIGSTOP) }
+
+// Resume has it go on.
+func (m *Mosquitto) Resume() { m.signal(syscall.SIGCONT) }
+
+func (m *Mosquitto) signal(s os.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Fatal(err)
 	}
 }
 

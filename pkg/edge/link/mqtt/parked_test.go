@@ -1,0 +1,238 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
+)
+
+// restingEnd is one end of a parked link.
+type restingEnd struct {
+	link.Parked
+	notes chan string
+	lost  chan error
+}
+
+func park(t *testing.T, c *link.Conn) *restingEnd {
+	t.Helper()
+	e := &restingEnd{notes: make(chan string, 16), lost: make(chan error, 1)}
+	var err error
+	if e.Parked, err = c.Park(func(n []byte) { e.notes <- string(n) }, func(err error) { e.lost <- err }); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// parkPair parks both ends and closes the connection.
+func parkPair(t *testing.T, device, server *link.Conn) (d, s *restingEnd) {
+	t.Helper()
+	d, s = park(t, device), park(t, server)
+	_ = server.Close()
+	if _, err := device.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("the connection ended with %v", err)
+	}
+	_ = device.Close()
+	return d, s
+}
+
+func next[T any](t *testing.T, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}
+
+// Notes go both ways while the device is parked, and further connections come over the same way.
+func TestParked(t *testing.T) {
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	client, server := connectPair(t, dialer(m.Address, "a"), l)
+	if !client.CanPark() || !server.CanPark() {
+		t.Fatal("MQTT cannot be parked")
+	}
+	before := client.Conn.(*device).way.client
+	for i := range 3 {
+		echo(t, client, server)
+		d, s := parkPair(t, client, server)
+		s.Note([]byte(fmt.Sprint("down ", i)))
+		if got := next(t, d.notes, "a note"); got != fmt.Sprint("down ", i) {
+			t.Errorf("the device heard %q", got)
+		}
+		d.Note([]byte(fmt.Sprint("up ", i)))
+		if got := next(t, s.notes, "a note"); got != fmt.Sprint("up ", i) {
+			t.Errorf("the server heard %q", got)
+		}
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			c, _ := l.Accept()
+			accepted <- c
+		}()
+		var err error
+		if client, err = d.Dial(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		server = next(t, accepted, "the next connection").(*link.Conn)
+		s.Close()
+		t.Cleanup(func() { _ = client.Close() })
+	}
+	echo(t, client, server)
+	if client.Conn.(*device).way.client != before {
+		t.Error("the device has connected to the broker anew")
+	}
+	_ = client.Close()
+	if _, err := server.Read(make([]byte, 1)); err == nil {
+		t.Error("the server was not told")
+	}
+	if s := b.Stats(); s.Malformed != 0 || s.Gaps != 0 {
+		t.Errorf("the server counted %+v", s)
+	}
+}
+
+// What ends touch is told to the other end at once.
+func TestParkedLost(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end            func(d, s *restingEnd, conn *link.Conn, b *Broker, m *brokertest.Mosquitto)
+		device, server string // what is told to them, empty for nothing
+	}{
+		"the device leaves": {func(d, _ *restingEnd, _ *link.Conn, _ *Broker, _ *brokertest.Mosquitto) { d.Close() }, "", "is gone"},
+		"the device is lost": {func(_, _ *restingEnd, conn *link.Conn, _ *Broker, _ *brokertest.Mosquitto) {
+			_ = breakNetwork(t, conn.Conn.(*device).way.client)
+		}, "", "is gone"},
+		"the server stops": {func(_, _ *restingEnd, _ *link.Conn, b *Broker, _ *brokertest.Mosquitto) { _ = b.Close() }, "is gone", "is down"},
+		"the server is lost": {func(_, _ *restingEnd, _ *link.Conn, b *Broker, _ *brokertest.Mosquitto) {
+			_ = breakNetwork(t, b.client)
+		}, "is gone", ""},
+		"the broker is lost": {func(_, _ *restingEnd, _ *link.Conn, _ *Broker, m *brokertest.Mosquitto) { m.Stop() }, "is down", "is down"},
+		"the server does not know": {func(d, s *restingEnd, _ *link.Conn, _ *Broker, _ *brokertest.Mosquitto) {
+			s.Close()
+			d.Note([]byte("anybody there?"))
+		}, "does not know", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := brokertest.Start(t, "")
+			b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+			device, server := connectPair(t, dialer(m.Address, "a"), l)
+			d, s := parkPair(t, device, server)
+			tt.end(d, s, device, b, m)
+			if tt.device != "" {
+				if err := next(t, d.lost, "the device to notice"); !strings.Contains(err.Error(), tt.device) {
+					t.Errorf("the device was told: %v", err)
+				}
+			}
+			if tt.server != "" {
+				if err := next(t, s.lost, "the server to notice"); !strings.Contains(err.Error(), tt.server) {
+					t.Errorf("the server was told: %v", err)
+				}
+			}
+			d.Close()
+			s.Close()
+		})
+	}
+}
+
+// A device that cannot resume is lost to the server, too.
+func TestParkedCannotResume(t *testing.T) {
+	m := brokertest.Start(t, "")
+	refuse := make(chan struct{})
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{Admit: func(string, string) error {
+		select {
+		case <-refuse:
+			return errors.New("not now")
+		default:
+			return nil
+		}
+	}})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	d, s := parkPair(t, device, server)
+	close(refuse)
+	if _, err := d.Dial(t.Context()); err == nil || !strings.Contains(err.Error(), "not now") {
+		t.Errorf("resumed, error %v", err)
+	}
+	_ = next(t, s.lost, "the server to notice")
+}
+
+// A resumed connection is found by the broker's will, which names the first one.
+func TestResumedIsLost(t *testing.T) {
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	first, server := connectPair(t, dialer(m.Address, "a"), l)
+	d, s := parkPair(t, first, server)
+	again, err := d.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	_ = breakNetwork(t, again.Conn.(*device).way.client)
+	if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("the server was told: %v", err)
+	}
+}
+
+// A connection is parked once, and only where the transport knows how to.
+func TestParkTwice(t *testing.T) {
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	d := park(t, device)
+	if _, err := device.Park(nil, nil); err == nil {
+		t.Error("parked twice")
+	}
+	_ = server.Close()
+	_ = device.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Dial(ctx); err == nil {
+		t.Error("dialled after the context had ended")
+	}
+}
+
+// Notes to many devices are spread: all of them answer.
+func TestNotesAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q noteQueue
+		begin := time.Now()
+		for i := range noteBurst + 2*noteRate {
+			if sender, ok := q.put(answer{}); !ok || sender != (i == 0) {
+				t.Fatalf("note %d: sender %t, ok %t", i, sender, ok)
+			}
+		}
+		sent := 0
+		for {
+			_, wait, ok := q.next()
+			if !ok {
+				break
+			}
+			time.Sleep(wait)
+			sent++
+		}
+		if took := time.Since(begin).Round(100 * time.Millisecond); sent != noteBurst+2*noteRate || took != 2*time.Second {
+			t.Errorf("%d notes took %s", sent, took)
+		}
+		for i := 0; ; i++ {
+			if _, ok := q.put(answer{}); !ok {
+				if i != maxNotes {
+					t.Errorf("%d notes may wait", i)
+				}
+				return
+			}
+		}
+	})
+}
