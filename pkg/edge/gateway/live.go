@@ -104,6 +104,8 @@ func (s *session) Close(reason error) {
 			reason = errors.New("closed by the server")
 		}
 		s.reason = reason
+		s.gateway.work.Add(1) // Run must not find that nothing is left before endParked has said what is
+		defer s.gateway.work.Done()
 		close(s.done)
 		s.cutStreams()
 		s.gateway.registry.remove(s)

@@ -64,24 +64,63 @@ func (s *session) canPark() bool {
 	return s.parking.keys != nil && s.gateway.config.ParkAfter > 0
 }
 
-// askToPark is what asks the device, nil if there is something to do.
-func (s *session) askToPark() *edgeapi.ServerMessage {
-	if s.streams.Load() > 0 || s.out.waiting() {
-		return nil
+// tryToPark asks the device to be parked if its link was silent for long enough, and says when to look again.
+func (s *session) tryToPark(now time.Time, conn *deviceConn) time.Time {
+	after, busy := s.gateway.config.ParkAfter, conn.LastRead()
+	if write := conn.LastWrite(); write.After(busy) {
+		busy = write
 	}
-	s.parking.mu.Lock()
-	defer s.parking.mu.Unlock()
-	s.parking.asked = rand.Uint64() | 1 // never 0
-	return &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Park{Park: &edgeapi.Park{Id: s.parking.asked}}}
+	if at := busy.Add(after); at.After(now) {
+		return at
+	}
+	if !s.askToPark() {
+		return now.Add(after)
+	}
+	s.pings.await(now)
+	return now.Add(s.gateway.config.PingTimeout)
+}
+
+// askToPark asks the device, unless there is something to do, or it was asked and did not answer yet: it would
+// answer twice.
+func (s *session) askToPark() bool {
+	if s.streams.Load() > 0 || s.out.waiting() {
+		return false
+	}
+	p := &s.parking
+	id := p.ask()
+	if id == 0 {
+		return false
+	}
+	if s.out.put(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Park{Park: &edgeapi.Park{Id: id}}}, false) != nil {
+		p.answered()
+		return false
+	}
+	return true
+}
+
+// ask returns an id to ask the device under, 0 if it was asked, or cannot be parked.
+func (p *parking) ask() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked != 0 || p.keys == nil {
+		return 0
+	}
+	p.asked = rand.Uint64() | 1 // never 0
+	return p.asked
+}
+
+// answered returns the id that the device was asked under, 0 if it was not, and lets it be asked again.
+func (p *parking) answered() (id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id, p.asked = p.asked, 0
+	return id
 }
 
 // parked takes the answer of a device that was asked to be parked. The error is errParked if it is from now on.
 func (s *session) parked(m *edgeapi.Parked) error {
 	p := &s.parking
-	p.mu.Lock()
-	asked := p.asked
-	p.asked = 0
-	p.mu.Unlock()
+	asked := p.answered()
 	switch {
 	case asked == 0:
 		return status.Error(codes.InvalidArgument, "protocol violation: the device was not asked to be parked")
@@ -96,6 +135,9 @@ func (s *session) parked(m *edgeapi.Parked) error {
 	case <-s.done:
 		return s.reason
 	default:
+	}
+	if p.keys == nil { // resumed by another transport since it was asked
+		return status.Error(codes.InvalidArgument, "protocol violation: this link cannot be parked")
 	}
 	r := &rest{id: asked}
 	r.seal, r.open = p.keys.Server()
@@ -159,44 +201,48 @@ func (s *session) lost(err error) { s.Close(fmt.Errorf("the link broke: %w", err
 
 // checkParked is check for a link that is parked.
 func (s *session) checkParked(now time.Time, interval time.Duration) time.Time {
-	timeout := s.gateway.config.PingTimeout
-	next, err := func() (time.Time, error) {
-		s.parking.mu.Lock()
-		defer s.parking.mu.Unlock()
-		p, r := &s.pings, s.parking.rest
-		if r == nil { // resumed just now
-			return now.Add(timeout), nil
-		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.answered {
-			p.waiting = false
-		}
-		since := p.sent
-		switch {
-		case !r.woken.IsZero():
-			since = r.woken
-		case !p.waiting:
-			if due := s.conn.Load().LastRead().Add(interval); due.After(now) {
-				return due, nil
-			}
-			s.say(r, p.ping(now))
-			return now.Add(timeout), nil
-		}
-		if silence := now.Sub(since); silence >= comeTimeouts*timeout {
-			return now.Add(time.Hour), fmt.Errorf("the device was parked and did not answer for %s", silence.Round(time.Second))
-		}
-		if r.woken.IsZero() {
-			s.say(r, &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Ping{Ping: &edgeapi.Ping{Id: p.id}}})
-		} else {
-			s.say(r, &edgeapi.ServerMessage{})
-		}
-		return now.Add(timeout), nil
-	}()
+	next, err := s.sendDue(now, interval)
 	if err != nil {
 		s.Close(err)
 	}
 	return next
+}
+
+// sendDue sends a parked device the note that is due, if one is, and says when to look again. The error is that it
+// has not answered for too long.
+func (s *session) sendDue(now time.Time, interval time.Duration) (next time.Time, err error) {
+	timeout := s.gateway.config.PingTimeout
+	s.parking.mu.Lock()
+	defer s.parking.mu.Unlock()
+	p, r := &s.pings, s.parking.rest
+	if r == nil { // resumed just now
+		return now.Add(timeout), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.answered {
+		p.waiting = false
+	}
+	since := p.sent
+	switch {
+	case !r.woken.IsZero():
+		since = r.woken
+	case !p.waiting:
+		if due := s.conn.Load().LastRead().Add(interval); due.After(now) {
+			return due, nil
+		}
+		s.say(r, p.ping(now))
+		return now.Add(timeout), nil
+	}
+	if silence := now.Sub(since); silence >= comeTimeouts*timeout {
+		return now.Add(time.Hour), fmt.Errorf("the device was parked and did not answer for %s", silence.Round(time.Second))
+	}
+	if r.woken.IsZero() {
+		s.say(r, &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Ping{Ping: &edgeapi.Ping{Id: p.id}}})
+	} else {
+		s.say(r, &edgeapi.ServerMessage{})
+	}
+	return now.Add(timeout), nil
 }
 
 // resume goes on with a session over a new connection.

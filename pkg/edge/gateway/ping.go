@@ -37,7 +37,7 @@ type pingState struct {
 	next     time.Time
 	index    int // in the heap, -1 if not there
 
-	mu       sync.Mutex // guards the rest
+	mu       sync.Mutex // guards the rest; taken after parking.mu, never before
 	id       uint64
 	sent     time.Time // of ping id
 	waiting  bool      // for a sign of life since sent
@@ -168,61 +168,63 @@ func (p *pinger) soon(s *session, by time.Time) {
 
 // check does what is due for a session and returns when to look again.
 func (s *session) check(now time.Time, interval time.Duration) time.Time {
-	p := &s.pings
-	p.mu.Lock()
-	waiting := p.waiting
-	p.mu.Unlock()
-	if !waiting { // else it was done when the ping was sent
+	if !s.pings.waits() { // else it was done when the ping was sent
 		s.count()
 		s.refresh()
 		s.checkCertificate(now)
 	}
-
 	if s.isParked() {
 		return s.checkParked(now, interval)
 	}
+	conn := s.conn.Load()
+	next, ping, err := s.pings.check(now, interval, s.gateway.config.PingTimeout, conn)
+	switch {
+	case err != nil:
+		s.Close(err)
+	case ping != nil:
+		_ = s.out.put(ping, true) // a full queue is a reason to watch the device all the more
+	case !s.pings.waits() && s.canPark():
+		return earlier(next, s.tryToPark(now, conn))
+	}
+	return next
+}
+
+// check looks at a link that is not parked. It returns when to look again, and what is due: a ping, or the end
+// of a session whose device is silent.
+func (p *pingState) check(now time.Time, interval, timeout time.Duration, conn *deviceConn) (next time.Time, ping *edgeapi.ServerMessage, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	timeout := s.gateway.config.PingTimeout
-	conn := s.conn.Load()
 	read, write := conn.LastRead(), conn.LastWrite()
 	if p.waiting && read.After(p.sent) {
 		p.waiting = false
 	}
 	if p.waiting {
-		silent := now.Sub(p.sent) >= timeout && now.Sub(write) >= timeout
-		if silent || now.Sub(p.sent) >= silentTimeouts*timeout {
-			silence := now.Sub(p.sent).Round(time.Second)
-			s.Close(fmt.Errorf("the device did not answer a ping for %s", silence))
-			return now.Add(time.Hour)
+		silence := now.Sub(p.sent)
+		if silence >= timeout && now.Sub(write) >= timeout || silence >= silentTimeouts*timeout {
+			return now.Add(time.Hour), nil, fmt.Errorf("the device did not answer a ping for %s", silence.Round(time.Second))
 		}
-		return now.Add(max(timeout-now.Sub(p.sent), timeout/4))
+		return now.Add(max(timeout-silence, timeout/4)), nil, nil
 	}
-	quiet, busy := read, write
-	if write.Before(read) {
-		quiet, busy = write, read
-	}
-	due := quiet.Add(interval)
-	if latest := p.sent.Add(usageIntervals * interval); latest.Before(due) {
-		due = latest
-	}
+	quiet := earlier(read, write)
+	due := earlier(quiet.Add(interval), p.sent.Add(usageIntervals*interval))
 	if !due.After(now) {
-		_ = s.out.put(p.ping(now), true) // a full queue is a reason to watch the device all the more
-		return now.Add(timeout)
+		return now.Add(timeout), p.ping(now), nil
 	}
-	if !s.canPark() {
-		return due
-	}
-	park := busy.Add(s.gateway.config.ParkAfter)
-	if !park.After(now) {
-		if msg := s.askToPark(); msg != nil {
-			p.sent, p.waiting = now, true
-			_ = s.out.put(msg, false)
-			return now.Add(timeout)
-		}
-		park = now.Add(s.gateway.config.ParkAfter)
-	}
-	return earlier(due, park)
+	return due, nil, nil
+}
+
+// waits says whether the session waits for a sign of life.
+func (p *pingState) waits() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting
+}
+
+// await has the session wait for a sign of life from now on.
+func (p *pingState) await(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sent, p.waiting = now, true
 }
 
 // ping is the next ping, for which the session waits from now on. It is called with mu held.
