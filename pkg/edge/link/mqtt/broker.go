@@ -208,17 +208,18 @@ func (b *Broker) receive(m paho.Message) {
 // connection to the broker, or of one that it has asked for.
 func (b *Broker) gone(topic string, f *frame) {
 	b.mu.RLock()
-	p := b.parked[connKey{topic, f.id.device}]
 	of := slices.DeleteFunc(slices.Clone(b.devices[topic]), func(c *conn) bool { return c.wayID != f.id.device })
 	b.mu.RUnlock()
-	if p == nil && len(of) == 0 {
-		b.foreign(topic, f)
-	}
 	for _, c := range of {
 		c.receive(f, &b.client.counters)
 	}
+	b.mu.RLock()
+	p := b.parked[connKey{topic, f.id.device}]
+	b.mu.RUnlock()
 	if p != nil {
 		p.lose(errPeerGone)
+	} else if len(of) == 0 {
+		b.foreign(topic, f)
 	}
 }
 

@@ -264,7 +264,27 @@ func (c *conn) Park(heard func([]byte), lost func(error)) (link.Parked, error) {
 	if c.park == nil {
 		return nil, errors.ErrUnsupported
 	}
-	return c.park(heard, lost)
+	p, err := c.park(heard, lost)
+	if err != nil {
+		return nil, err
+	}
+	// Had the device been lost before, what is parked would not be told any more: Broker.gone tells the connection
+	// first.
+	if err := c.lost(); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// lost says why the other end is not there any more, nil if it is.
+func (c *conn) lost() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && c.peerClosed {
+		return errPeerClosed
+	}
+	return c.err
 }
 
 // LocalAddr implements net.Conn.

@@ -204,6 +204,25 @@ func TestParkTwice(t *testing.T) {
 	}
 }
 
+// What was lost before it is parked cannot be parked: nobody would tell of the loss any more.
+func TestLostIsNotParked(t *testing.T) {
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	end, server := connectPair(t, dialer(m.Address, "a"), l)
+	_ = breakNetwork(t, end.Conn.(*device).way.client)
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, errPeerGone) {
+		t.Fatalf("the server's end: %v", err)
+	}
+	if _, err := server.Park(func([]byte) {}, func(error) {}); !errors.Is(err, errPeerGone) {
+		t.Errorf("parked, error %v", err)
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if len(b.parked) != 0 {
+		t.Error("what was not parked is kept")
+	}
+}
+
 // Notes to many devices are spread: all of them answer.
 func TestNotesAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
