@@ -46,6 +46,10 @@ func TestOneClientPerBrokerAndCredential(t *testing.T) {
 	if made != 2 {
 		t.Errorf("%d connections were made", made)
 	}
+	// Both hear the devices of the other one, and would tell them that they are not known.
+	if live := w.live(); live[0].config.Instance == live[1].config.Instance {
+		t.Error("the two clients pass for one server")
+	}
 	// The last device takes its subscription, and its client, with it.
 	w.device("a", "other-topic", nil)
 	w.Eventually("unsubscribed", func() bool {
