@@ -261,11 +261,18 @@ func (b *Broker) open(topic string, f *frame) {
 		b.client.counters.duplicates.Add(1)
 		return
 	}
+	down := downTopic(messageNamespace, namespace, name)
+	if server := f.parkedID().server; server != 0 && server != b.serverID { // it is for another one to answer
+		b.client.counters.foreign.Add(1)
+		if server>>32 == b.serverID>>32 { // which is not there any more
+			b.refuse(down, f.id.device, errNotKnown)
+		}
+		return
+	}
 	err := validateDevice(namespace, name)
 	if err == nil && l.options.Admit != nil {
 		err = l.options.Admit(namespace, name)
 	}
-	down := downTopic(messageNamespace, namespace, name)
 	switch {
 	case err == nil:
 		if b.entrance.ask(&request{listener: l, up: topic, down: down, frame: *f}) {
@@ -295,7 +302,7 @@ func (b *Broker) letIn(r *request, e *entry) bool {
 func (b *Broker) accept(r *request, e *entry) error {
 	up, down, f := r.up, r.down, &r.frame
 	c := newConn(b.client, down, b.config.MaxPayload, connID{device: f.id.device, server: b.serverID})
-	c.entry, c.wayID = e, f.wayID()
+	c.entry, c.wayID = e, f.parkedID().device
 	c.out.begin(f)
 	c.local, c.remote = address(b.config.Server+down), address(b.config.Server+up)
 	c.reset = func(f *frame) { b.answer(down, f) }

@@ -96,12 +96,16 @@ func (d *device) receiveStatus(f *frame) {
 	d.mu.Lock()
 	server := d.id.server
 	d.mu.Unlock()
-	if f.kind == frameHello && server == 0 {
-		offer(d.again, min(time.Duration(min(f.creditFrames, math.MaxInt32))*time.Millisecond, maxSpread))
+	if server != 0 {
+		if err := lossOf(server, f); err != nil {
+			d.fail(err)
+		}
 		return
 	}
-	if err := lossOf(server, f); err != nil {
-		d.fail(err)
+	if err := lossOf(d.parked.server, f); err != nil {
+		d.answered(err) // nobody else answers
+	} else if f.kind == frameHello {
+		offer(d.again, min(time.Duration(min(f.creditFrames, math.MaxInt32))*time.Millisecond, maxSpread))
 	}
 }
 

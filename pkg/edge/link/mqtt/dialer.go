@@ -41,7 +41,8 @@ type Dialer struct {
 // device is the device's end of a connection.
 type device struct {
 	*conn
-	way *way
+	way    *way
+	parked connID // before, zero if this is the first connection
 
 	answer chan error         // the first answer to open
 	wait   chan struct{}      // the server has others to let in first
@@ -63,7 +64,7 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 		return nil, err
 	}
 	w := d.way(config)
-	dev := w.device(w.id)
+	dev := w.device(connID{})
 	will := Will{Topic: w.up, QoS: qos, Payload: farewell(w.id)}
 	cl, err := connect(ctx, config, will, w.receive)
 	if err != nil {
@@ -102,7 +103,7 @@ func (w *way) subscribe(ctx context.Context) error {
 // but must show that it is still there.
 func (d *device) ask(ctx context.Context) error {
 	d.mu.Lock()
-	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.way.limit), data: d.way.former(d)})
+	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.way.limit), data: d.parked.bytes()})
 	d.mu.Unlock()
 	interval, waits := 2*firstInterval, false
 	timer, patience := time.NewTimer(firstInterval), time.NewTimer(openTime)

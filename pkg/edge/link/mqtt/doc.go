@@ -14,7 +14,8 @@
 //
 // A device can be parked: its connection ends, but not that to the broker, and both ends exchange notes, in frames
 // that belong to no connection, until the device opens the next one. The ID of the first connection over the
-// device's connection to the broker stands for all that follow, in notes as in the will.
+// device's connection to the broker stands for all that follow, in notes as in the will. Several servers may hear the
+// device: the next connection is for the one that had the last to accept.
 //
 // The broker is not trusted with anything but delivery: TLS runs inside. Who may use which topic is for
 // the broker's ACL to say; without one, devices can disturb, but not read or impersonate, each other.

@@ -64,18 +64,25 @@ type frame struct {
 	creditBytes, creditFrames uint64
 	// maxPayload, of open and accept, is the largest payload of a PUBLISH that the other end may send.
 	maxPayload uint64
-	// data, of data, reset and note. In open it is the device's half of the ID of its first connection over
-	// the connection to the broker that it has, if this is a later one.
+	// data, of data, reset and note. In open, if the device was parked before, it is the ID of that: the device's
+	// half of its first connection over the connection to the broker that it has, the server's of the last one.
 	data []byte
 }
 
-// wayID is the device's half of the ID of the first connection that the sender of an open had over its
-// connection to the broker.
-func (f *frame) wayID() uint64 {
+// parkedID is how the sender of an open was parked before. Without a server's half it was not.
+func (f *frame) parkedID() connID {
 	if len(f.data) == 0 {
-		return f.id.device
+		return connID{device: f.id.device}
 	}
-	return binary.BigEndian.Uint64(f.data)
+	return connID{device: binary.BigEndian.Uint64(f.data), server: binary.BigEndian.Uint64(f.data[8:])}
+}
+
+// bytes is the ID as an open says it.
+func (id connID) bytes() []byte {
+	if id.server == 0 {
+		return nil
+	}
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, id.device), id.server)
 }
 
 var (
@@ -130,7 +137,7 @@ func (f *frame) check() error {
 	ok := false
 	switch f.kind {
 	case frameOpen:
-		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && (len(f.data) == 0 || len(f.data) == 8) && f.maxPayload >= minPayload
+		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && (len(f.data) == 0 || len(f.data) == 16) && f.maxPayload >= minPayload
 	case frameWait:
 		ok = f.id.device != 0 && f.id.server == 0 && f.seq == 0 && len(f.data) == 0
 	case frameAccept:

@@ -21,7 +21,7 @@ func TestFrames(t *testing.T) {
 		{kind: frameGone, id: id},
 		{kind: frameHello, id: id, creditFrames: 3000},
 		{kind: frameWait, id: connID{device: 1}},
-		{kind: frameOpen, id: connID{device: 2}, maxPayload: 256, data: []byte("\x00\x00\x00\x00\x00\x00\x00\x01")},
+		{kind: frameOpen, id: connID{device: 2}, maxPayload: 256, data: id.bytes()},
 		{kind: frameNote, id: id, data: []byte("sealed")},
 		{kind: frameNote, id: id},
 	} {
@@ -53,7 +53,7 @@ func TestFramesRefused(t *testing.T) {
 		"credit with data":         {kind: frameCredit, id: id, seq: 1, data: []byte("x")},
 		"open with a server":       {kind: frameOpen, id: id, maxPayload: 256},
 		"open without a device":    {kind: frameOpen, maxPayload: 256},
-		"open of a former one":     {kind: frameOpen, id: connID{device: 1}, maxPayload: 256, data: []byte("1234567")},
+		"open of half an ID":       {kind: frameOpen, id: connID{device: 1}, maxPayload: 256, data: []byte("12345678")},
 		"note without a server":    {kind: frameNote, id: connID{device: 1}},
 		"numbered note":            {kind: frameNote, id: id, seq: 1},
 		"large note":               {kind: frameNote, id: id, data: make([]byte, link.MaxNote+1)},

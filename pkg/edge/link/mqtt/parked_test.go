@@ -55,6 +55,22 @@ func next[T any](t *testing.T, ch <-chan T, what string) T {
 	}
 }
 
+// resume makes the next connection of a parked device.
+func resume(t *testing.T, d *restingEnd, l net.Listener) (device, server *link.Conn) {
+	t.Helper()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, _ := l.Accept()
+		accepted <- c
+	}()
+	device, err := d.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = device.Close() })
+	return device, next(t, accepted, "the next connection").(*link.Conn)
+}
+
 // Notes go both ways while the device is parked, and further connections come over the same way.
 func TestParked(t *testing.T) {
 	m := brokertest.Start(t, "")
@@ -75,18 +91,8 @@ func TestParked(t *testing.T) {
 		if got := next(t, s.notes, "a note"); got != fmt.Sprint("up ", i) {
 			t.Errorf("the server heard %q", got)
 		}
-		accepted := make(chan net.Conn, 1)
-		go func() {
-			c, _ := l.Accept()
-			accepted <- c
-		}()
-		var err error
-		if client, err = d.Dial(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		server = next(t, accepted, "the next connection").(*link.Conn)
+		client, server = resume(t, d, l)
 		s.Close()
-		t.Cleanup(func() { _ = client.Close() })
 	}
 	echo(t, client, server)
 	if client.Conn.(*device).way.client != before {
@@ -162,6 +168,76 @@ func TestParkedCannotResume(t *testing.T) {
 		t.Errorf("resumed, error %v", err)
 	}
 	_ = next(t, s.lost, "the server to notice")
+}
+
+// A device resumes at the server where it is parked, though others hear it, too.
+func TestResumesAtItsServer(t *testing.T) {
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address, Instance: "its"}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	other, _ := serve(t, BrokerConfig{Server: m.Address, Instance: "another"}, ListenOptions{})
+	for range 8 {
+		d, s := parkPair(t, device, server)
+		device, server = resume(t, d, l)
+		s.Close()
+		echo(t, device, server)
+	}
+	brokertest.Eventually(t, func() error {
+		if other.Stats().Foreign == 0 {
+			return errors.New("the other server has heard nothing")
+		}
+		return nil
+	})
+}
+
+// A device that was parked at a server that is not there any more is told so by the next one of this name.
+func TestResumesAtFormerServer(t *testing.T) {
+	m := brokertest.Start(t, "")
+	config := BrokerConfig{Server: m.Address, Instance: "replica-0"}
+	_, l := serve(t, config, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	d, _ := parkPair(t, device, server)
+	d.Parked.(*deviceParked).server ^= 2 // as if it had not heard of the new one
+	if _, err := d.Dial(t.Context()); err == nil || !strings.Contains(err.Error(), errNotKnown.Error()) {
+		t.Errorf("resumed, error %v", err)
+	}
+}
+
+// A device that resumes hears that its server is lost. That another one comes is none of its business.
+func TestServerLostWhileResuming(t *testing.T) {
+	const its = 7<<32 | 1
+	for name, tt := range map[string]struct {
+		told frame
+		want error
+	}{
+		"gone":          {frame{kind: frameGone, id: connID{server: its}}, errPeerGone},
+		"anew":          {frame{kind: frameHello, id: connID{server: its + 2}}, errRestarted},
+		"another gone":  {frame{kind: frameGone, id: connID{server: its + 1<<32}}, nil},
+		"another comes": {frame{kind: frameHello, id: connID{server: its + 1<<32}}, nil},
+	} {
+		dev := dialer("broker:1883", "a").way(BrokerConfig{}).device(connID{device: 1, server: its})
+		dev.receiveStatus(&tt.told)
+		var err error
+		select {
+		case err = <-dev.answer:
+		default:
+		}
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A device does not ask a server of whose loss it has heard before.
+func TestLostBeforeItResumes(t *testing.T) {
+	m := brokertest.Start(t, "")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	d, _ := parkPair(t, device, server)
+	d.Parked.(*deviceParked).lose(errPeerGone)
+	if _, err := d.Dial(t.Context()); !errors.Is(err, errLostTouch) {
+		t.Errorf("resumed, error %v", err)
+	}
 }
 
 // A resumed connection is found by the broker's will, which names the first one.

@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
-var errNotKnown = errors.New("the server does not know of the parked device, perhaps because it started anew")
+var (
+	errNotKnown  = errors.New("the server does not know of the parked device, perhaps because it started anew")
+	errLostTouch = errors.New("touch with the server was lost just now")
+)
 
 // deviceParked is the device's end of a link without a connection. nil stands for one that is not parked.
 type deviceParked struct {
@@ -59,8 +61,14 @@ func (p *deviceParked) lose(err error) {
 	})
 }
 
-// end lets lost not be called any more.
-func (p *deviceParked) end() { p.losing.Do(func() { close(p.over) }) }
+// end lets lost not be called any more, and says whether it was not before.
+func (p *deviceParked) end() (inTouch bool) {
+	p.losing.Do(func() {
+		close(p.over)
+		inTouch = true
+	})
+	return inTouch
+}
 
 // receive takes a note.
 func (p *deviceParked) receive(f *frame) {
@@ -103,12 +111,15 @@ func (p *deviceParked) Dial(ctx context.Context) (*link.Conn, error) {
 		p.Close()
 		return nil, ctx.Err()
 	}
-	dev := w.device(rand.Uint64() | 1)
+	dev := w.device(connID{device: w.id, server: p.server})
 	w.mu.Lock()
 	w.resting = nil
 	w.mu.Unlock()
-	p.end()
-	if err := dev.ask(ctx); err != nil {
+	err := errLostTouch
+	if p.end() {
+		err = dev.ask(ctx)
+	}
+	if err != nil {
 		w.leave()
 		return nil, fmt.Errorf("going on after a rest: %w", err)
 	}

@@ -67,7 +67,7 @@ func newCrowd(t *testing.T, before int) *crowd {
 		t.Fatal(err)
 	}
 	begin, w := time.Now(), dialer("broker:1883", "patient").way(config)
-	c := &crowd{Broker: newBroker(config), device: w.device(w.id)}
+	c := &crowd{Broker: newBroker(config), device: w.device(connID{})}
 	c.entrance.letIn = func(r *request, e *entry) bool { return r.up != c.device.topic || c.letIn(r, e) }
 	c.client = newClient("broker:1883")
 	c.down = newEther(t, func(m paho.Message) {

@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"encoding/binary"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -35,10 +34,14 @@ func (d Dialer) way(config BrokerConfig) *way {
 	}
 }
 
-// device returns the device's end of a new connection.
-func (w *way) device(id uint64) *device {
+// device returns the device's end of a new connection: the first one, or one after what was parked under this ID.
+func (w *way) device(parked connID) *device {
+	id := w.id
+	if parked.server != 0 {
+		id = rand.Uint64() | 1
+	}
 	dev := &device{
-		way:    w,
+		way: w, parked: parked,
 		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	dev.conn = newConn(nil, w.up, w.limit, connID{device: id})
@@ -59,14 +62,6 @@ func (w *way) device(id uint64) *device {
 func (w *way) use(cl *client) {
 	w.client, w.current.publisher = cl, cl
 	cl.start()
-}
-
-// former is what open says of the connections before.
-func (w *way) former(d *device) []byte {
-	if d.id.device == w.id {
-		return nil
-	}
-	return binary.BigEndian.AppendUint64(nil, w.id)
 }
 
 // farewell says that the device has left: all of it, or one that has asked for a connection.
