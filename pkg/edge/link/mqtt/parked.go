@@ -29,6 +29,7 @@ type parked struct {
 	down             string
 	heard            func([]byte)
 	lost             func(error)
+	waiting          *frame // the note that is in the queue, guarded by noteQueue.mu
 }
 
 var _ link.Parked = &parked{}
@@ -68,7 +69,7 @@ func (p *parked) Note(note []byte) {
 		return
 	}
 	f := &frame{kind: frameNote, id: connID{device: p.key.device, server: b.serverID}, data: note}
-	sender, ok := b.notes.put(answer{p.down, f})
+	sender, ok := b.notes.put(p, f)
 	if !ok {
 		b.client.counters.dropped.Add(1)
 	}
@@ -104,25 +105,31 @@ func (p *parked) lose(err error) {
 	}
 }
 
-// noteQueue holds notes that wait to be sent. The zero value is ready for use.
+// noteQueue holds devices to which a note waits to be sent: one each, for those that did not answer yet are sent
+// another again and again. The zero value is ready for use.
 type noteQueue struct {
 	mu      sync.Mutex
-	queue   []answer
+	queue   []*parked
 	sending bool
 	limiter *rate.Limiter
 }
 
-// put says whether there was room, and whether somebody has to send now.
-func (q *noteQueue) put(a answer) (sender, ok bool) {
+// put has a note take the place of one that waits, or the last place in the queue. It says whether there was room, and
+// whether somebody has to send now.
+func (q *noteQueue) put(p *parked, note *frame) (sender, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if p.waiting != nil {
+		p.waiting = note
+		return false, true
+	}
 	if len(q.queue) >= maxNotes {
 		return false, false
 	}
 	if q.limiter == nil {
 		q.limiter = rate.NewLimiter(noteRate, noteBurst)
 	}
-	q.queue = append(q.queue, a)
+	q.queue, p.waiting = append(q.queue, p), note
 	sender = !q.sending
 	q.sending = true
 	return sender, true
@@ -136,7 +143,9 @@ func (q *noteQueue) next() (a answer, wait time.Duration, ok bool) {
 		q.queue, q.sending = nil, false
 		return answer{}, 0, false
 	}
-	a, q.queue = q.queue[0], q.queue[1:]
+	p := q.queue[0]
+	a = answer{p.down, p.waiting}
+	q.queue[0], q.queue, p.waiting = nil, q.queue[1:], nil
 	return a, q.limiter.Reserve().Delay(), true
 }
 

@@ -305,7 +305,7 @@ func TestNotesAreSpread(t *testing.T) {
 		var q noteQueue
 		begin := time.Now()
 		for i := range noteBurst + 2*noteRate {
-			if sender, ok := q.put(answer{}); !ok || sender != (i == 0) {
+			if sender, ok := q.put(&parked{}, &frame{}); !ok || sender != (i == 0) {
 				t.Fatalf("note %d: sender %t, ok %t", i, sender, ok)
 			}
 		}
@@ -322,7 +322,7 @@ func TestNotesAreSpread(t *testing.T) {
 			t.Errorf("%d notes took %s", sent, took)
 		}
 		for i := 0; ; i++ {
-			if _, ok := q.put(answer{}); !ok {
+			if _, ok := q.put(&parked{}, &frame{}); !ok {
 				if i != maxNotes {
 					t.Errorf("%d notes may wait", i)
 				}
@@ -330,4 +330,32 @@ func TestNotesAreSpread(t *testing.T) {
 			}
 		}
 	})
+}
+
+// One note waits for each device, the last one.
+func TestLastNoteWaits(t *testing.T) {
+	var q noteQueue
+	a, b := &parked{down: "a"}, &parked{down: "b"}
+	sent := func() string {
+		answer, _, ok := q.next()
+		if !ok {
+			return "nothing"
+		}
+		return answer.topic + string(answer.frame.data)
+	}
+	for range 2 {
+		for _, note := range []struct {
+			to   *parked
+			data string
+		}{{a, "1"}, {b, "1"}, {a, "2"}, {a, "3"}} {
+			if _, ok := q.put(note.to, &frame{data: []byte(note.data)}); !ok {
+				t.Error("no room")
+			}
+		}
+		for _, want := range []string{"a3", "b1", "nothing"} {
+			if got := sent(); got != want {
+				t.Errorf("sent %s, want %s", got, want)
+			}
+		}
+	}
 }
