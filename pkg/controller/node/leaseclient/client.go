@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,7 @@ func New(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	host.Path = strings.TrimRight(host.Path, "/") // as many kubeconfigs have it
 	header := http.Header{"Accept": {config.AcceptContentTypes}, "Content-Type": {config.ContentType}}
 	if config.UserAgent != "" {
 		header.Set("User-Agent", config.UserAgent)

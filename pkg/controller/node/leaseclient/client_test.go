@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,38 @@ func TestUpdate(t *testing.T) {
 		if request.ProtoMajor != 2 || request.Header.Get("Authorization") != "Bearer secret" {
 			t.Errorf("%s with %v", request.Proto, request.Header)
 		}
+	}
+}
+
+// TestPath has the address of the API server end in what is usual.
+func TestPath(t *testing.T) {
+	var path string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path = r.URL.Path
+		echo(w, r)
+	}))
+	t.Cleanup(server.Close)
+	for _, base := range []string{"", "/", "/clusters/a", "/clusters/a/"} {
+		client, err := New(&rest.Config{Host: server.URL + base})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, update := range map[string]func() error{
+			"typed": func() error {
+				_, err := client.typed.Leases("kube-node-lease").Update(t.Context(), lease("n"), metav1.UpdateOptions{})
+				return err
+			},
+			"lean": func() error {
+				_, err := client.Update(t.Context(), lease("n"))
+				return err
+			},
+		} {
+			err := update()
+			if want := strings.TrimRight(base, "/") + "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n"; err != nil || path != want {
+				t.Errorf("%s, %q: %s, want %s, error %v", name, base, path, want, err)
+			}
+		}
+		utilnet.CloseIdleConnectionsFor(client.transport)
 	}
 }
 
