@@ -16,8 +16,15 @@ import (
 	"arhat.dev/aranya/pkg/edge/note"
 )
 
-// comeTimeouts is how many ping timeouts a parked device may take to answer a note, which is sent anew each time.
-const comeTimeouts = 4
+const (
+	// comeTimeouts is how many ping timeouts a parked device may take to answer a note, which is sent anew each time.
+	comeTimeouts = 4
+	// A link that rests for less than shortRest times the silence that it was parked after was not worth the
+	// handshake, which takes more bytes than what is asked of a device each minute: that silence is twice as long the
+	// next time, up to maxPatience times ParkAfter.
+	shortRest   = 2
+	maxPatience = 4
+)
 
 // errParked ends the reading from a connection, but not the session.
 var errParked = errors.New("the link is parked")
@@ -29,11 +36,14 @@ type parking struct {
 	keys  *note.Keys // of the connection in use, nil if it cannot be parked
 	asked uint64     // id under which the device was asked to be parked, 0 if it was not
 	rest  *rest      // nil unless the link is parked
+	// patience is after how much silence the link is parked, if that is more than ParkAfter.
+	patience time.Duration
 }
 
 // rest is a link that is parked. Its fields are guarded by parking.mu, but for link.
 type rest struct {
 	id    uint64
+	since time.Time
 	link  link.Parked
 	seal  *note.Sealer
 	open  *note.Opener
@@ -66,7 +76,7 @@ func (s *session) canPark() bool {
 
 // tryToPark asks the device to be parked if its link was silent for long enough, and says when to look again.
 func (s *session) tryToPark(now time.Time, conn *deviceConn) time.Time {
-	after, busy := s.gateway.config.ParkAfter, conn.LastRead()
+	after, busy := s.parking.silence(s.gateway.config.ParkAfter), conn.LastRead()
 	if write := conn.LastWrite(); write.After(busy) {
 		busy = write
 	}
@@ -78,6 +88,22 @@ func (s *session) tryToPark(now time.Time, conn *deviceConn) time.Time {
 	}
 	s.pings.await(now)
 	return now.Add(s.gateway.config.PingTimeout)
+}
+
+// silence is after how much of it the link is parked.
+func (p *parking) silence(parkAfter time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(p.patience, parkAfter)
+}
+
+// rested learns from how long the link was parked. It is called with mu held.
+func (p *parking) rested(rest, parkAfter time.Duration) {
+	before := max(p.patience, parkAfter)
+	p.patience = min(2*before, maxPatience*parkAfter)
+	if rest >= shortRest*before {
+		p.patience = parkAfter
+	}
 }
 
 // askToPark asks the device, unless there is something to do, or it was asked and did not answer yet: it would
@@ -139,7 +165,7 @@ func (s *session) parked(m *edgeapi.Parked) error {
 	if p.keys == nil { // resumed by another transport since it was asked
 		return status.Error(codes.InvalidArgument, "protocol violation: this link cannot be parked")
 	}
-	r := &rest{id: asked}
+	r := &rest{id: asked, since: time.Now()}
 	r.seal, r.open = p.keys.Server()
 	var err error
 	if r.link, err = conn.Park(s.heard, s.lost); err != nil {
@@ -271,6 +297,7 @@ func (s *session) resume(info *peerInfo, id uint64) bool {
 		return false
 	}
 	r.link.Close()
+	p.rested(time.Since(r.since), s.gateway.config.ParkAfter)
 	info.conn.inherit(s.conn.Load())
 	s.conn.Store(info.conn)
 	p.rest, p.keys = nil, info.keys

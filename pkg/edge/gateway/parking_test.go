@@ -71,6 +71,24 @@ func TestParkedWhileChecked(t *testing.T) {
 	}
 }
 
+// A link that is of use again and again is not parked in between, until it has rested.
+func TestPatience(t *testing.T) {
+	var p parking
+	for i, step := range []struct{ rest, want time.Duration }{
+		{time.Second, 2 * time.Minute},
+		{4*time.Minute - 1, 4 * time.Minute},
+		{0, 4 * time.Minute},
+		{8 * time.Minute, time.Minute},
+		{2 * time.Minute, time.Minute},
+		{2*time.Minute - 1, 2 * time.Minute},
+	} {
+		p.rested(step.rest, time.Minute)
+		if got := p.silence(time.Minute); got != step.want {
+			t.Errorf("step %d: parked after %s, want %s", i, got, step.want)
+		}
+	}
+}
+
 // A device that takes its time to answer is not asked to be parked again: it would answer twice, and be resumed under
 // an id that is not the last one.
 func TestAskedToParkOnce(t *testing.T) {

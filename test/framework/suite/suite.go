@@ -126,7 +126,7 @@ func (c *Config) options(dir string) (local.Options, error) {
 	}
 	if o.Link == local.LinkMQTT {
 		// So soon that it happens in the tests all the time, and to those that do not know of it.
-		o.ExtraArgs = map[string][]string{local.ServiceAranya: {"--mqtt-park-after=2s"}}
+		o.ExtraArgs = map[string][]string{local.ServiceAranya: {"--mqtt-park-after=500ms"}}
 	}
 	if c.Runtime == local.RuntimeContainerd {
 		image, err := containerd.Busybox(BusyboxImage)
