@@ -225,8 +225,8 @@ func (b *streamBench) holdMany(ctx context.Context, n int, kind string) error {
 	perSession := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(n) }
 	live, stacks, arhat := perSession(during.live-before.live), perSession(during.stacks-before.stacks), perSession(during.arhat-before.arhat)
 	f := report.Figure{Name: fmt.Sprintf("memory of %s, each of %d at a time", kind, n), Unit: "KiB", Value: live + max(0, arhat),
-		Note: fmt.Sprintf("heap of aranya %.0f (%.0f of it objects), stacks %.0f; RSS of the agents %.0f",
-			live-stacks, perSession(during.objects-before.objects), stacks, arhat)}
+		Note: fmt.Sprintf("objects on the heap of aranya %.0f, stacks %.0f, RSS of the agents %.0f; heap in use, with what lies free between objects, %.0f",
+			live-stacks, stacks, arhat, perSession(during.heap-before.heap))}
 	if n == 1000 {
 		f.Target = report.AtMost(100)
 	}
@@ -261,11 +261,11 @@ func (b *streamBench) hold(ctx context.Context, n int, kind string) ([]*session,
 // streamUsage is memory in bytes, and what must come back to where it was.
 type streamUsage struct {
 	arhat int64
-	// live is what aranya uses of its heap and for stacks: unlike the memory of the process it does not
+	// live is what the objects on aranya's heap take, and its stacks: unlike the memory of the process it does not
 	// depend on what ran before.
 	live int64
-	// stacks and objects are parts of it; the rest lies free between objects.
-	stacks, objects        int64
+	// stacks are a part of it. heap is what is not free for other objects only.
+	stacks, heap           int64
 	goroutines             float64
 	aranyaFiles, arhatFile int
 }
@@ -283,8 +283,8 @@ func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 	}
 	u.goroutines = metrics.Sum("go_goroutines", nil)
 	u.stacks = int64(metrics.Sum("go_memstats_stack_inuse_bytes", nil))
-	u.live = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil)) + u.stacks
-	u.objects = int64(metrics.Sum("go_memstats_alloc_bytes", nil))
+	u.live = int64(metrics.Sum("go_memstats_alloc_bytes", nil)) + u.stacks
+	u.heap = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil))
 	process, err := measure.Process(b.aranya)
 	if err != nil {
 		return u, err
@@ -348,7 +348,7 @@ func (b *streamBench) leaks(ctx context.Context) error {
 		{"goroutines of aranya left", after.goroutines - before.goroutines, looseGoroutines, "1"},
 		{"files of aranya left open", float64(after.aranyaFiles - before.aranyaFiles), looseFiles, "1"},
 		{"files of the agents left open", float64(after.arhatFile - before.arhatFile), looseFiles, "1"},
-		{"heap and stacks of aranya grown", float64(after.live-before.live) / (1 << 20), looseAranyaMiB, "MiB"},
+		{"objects and stacks of aranya grown", float64(after.live-before.live) / (1 << 20), looseAranyaMiB, "MiB"},
 		{"memory of an agent grown", float64(after.arhat-before.arhat) / (1 << 20) / streamDevices, looseArhatMiB, "MiB"},
 	} {
 		b.Figure(report.Figure{Name: f.name, Value: f.value, Unit: f.unit, Target: report.AtMost(f.limit)})
