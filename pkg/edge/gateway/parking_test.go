@@ -3,7 +3,9 @@ package gateway
 import (
 	"errors"
 	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,21 +47,29 @@ func TestParkedWhileChecked(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for range times {
+		for i := range times {
 			c := newRestful(t)
-			c.gateway.config.ParkAfter = time.Nanosecond
+			c.gateway.config.ParkAfter = time.Hour // but it was asked, see below
 			c.out.send = func(*edgeapi.ServerMessage) error { return nil }
 			c.out.spawn = c.gateway.work.Go
 			c.parking.asked = 1
 			var checks sync.WaitGroup
+			var over atomic.Bool
+			begun := make(chan struct{})
 			checks.Go(func() {
-				for range 3 {
+				close(begun)
+				for !over.Load() {
 					c.check(time.Now(), time.Hour)
 				}
 			})
+			<-begun
+			for range i % 100 { // not always at the same moment
+				runtime.Gosched()
+			}
 			if err := c.parked(&edgeapi.Parked{}); !errors.Is(err, errParked) {
 				t.Errorf("not parked: %v", err)
 			}
+			over.Store(true)
 			checks.Wait()
 			c.gateway.work.Wait()
 		}
