@@ -192,8 +192,12 @@ func (c *parkable) Park(heard func([]byte), lost func(error)) (link.Parked, erro
 		return nil, err
 	}
 	c.link.gate.mu.Lock()
-	defer c.link.gate.mu.Unlock()
 	c.link.parked = r
+	c.link.gate.mu.Unlock()
+	if c.link.gate.closed.Load() { // cut may have looked before
+		r.Close()
+		return nil, errCut
+	}
 	return r, nil
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -89,8 +90,23 @@ func (p *Pool) useLocked(key types.NamespacedName, a *assignment) {
 	if p.clients[c.id] == nil {
 		ctx, stop := context.WithCancel(p.ctx)
 		c.stop = stop
+		c.config.Instance = p.instanceLocked(c.config.Instance)
 		p.clients[c.id] = c
 		p.running.Go(func() { c.run(ctx) })
+	}
+}
+
+// instanceLocked makes a name for a server that no other client has: one that differs in its password or key alone
+// hears the same devices, and would tell them that it does not know them.
+func (p *Pool) instanceLocked(name string) string {
+	taken := sets.New[string]()
+	for _, c := range p.clients {
+		taken.Insert(c.config.Instance)
+	}
+	for i := 0; ; i++ {
+		if instance := fmt.Sprintf("%s\x00%d", name, i); !taken.Has(instance) {
+			return instance
+		}
 	}
 }
 

@@ -49,6 +49,13 @@ func (s *settings) id() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// public is id without what nobody may guess at: devices see what follows from it.
+func (s *settings) public() string {
+	p := *s
+	p.Password, p.Key = "", nil
+	return p.id()
+}
+
 // usesMQTT says whether a device is reached through a broker.
 func usesMQTT(ed *aranya.EdgeDevice) bool {
 	return ed.Spec.Connectivity.Method == aranya.ConnectivityMQTT && ed.Spec.Connectivity.MQTTConfig != nil
@@ -152,8 +159,8 @@ func (s *settings) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// broker returns the configuration of a client. The replica tells this server from others, and the settings this
-// client from others of the replica, which hear the same devices.
+// broker returns the configuration of a client. The replica tells this server from others, and the settings, as
+// far as they are no secret, this client from others of the replica, which hear the same devices.
 func (s *settings) broker(replica string) (mqtt.BrokerConfig, error) {
 	config, err := s.tls()
 	if err != nil {
@@ -162,12 +169,12 @@ func (s *settings) broker(replica string) (mqtt.BrokerConfig, error) {
 	c := mqtt.BrokerConfig{
 		Server: s.Server, Transport: s.Transport, TLS: config, Username: s.Username, Password: s.Password,
 		ClientID: s.ClientID, PersistentSession: s.Persistent, KeepAlive: time.Duration(s.KeepAlive) * time.Second,
-		Instance: replica + "\x00" + s.id(),
+		Instance: replica + "\x00" + s.public(),
 	}
 	if c.ClientID == "" {
 		// The same after a restart, so that the broker ends what is left of the former connection. At
 		// most 23 letters and digits are safe with every broker.
-		sum := sha256.Sum256([]byte(c.Instance))
+		sum := sha256.Sum256([]byte(replica + "\x00" + s.id()))
 		c.ClientID = "aranya" + hex.EncodeToString(sum[:8])
 	}
 	if s.Will != nil {
