@@ -44,32 +44,45 @@ func (c *client) run(ctx context.Context) {
 	logger := klog.FromContext(ctx).WithValues("broker", c.server, "clientID", c.config.ClientID)
 	ctx = klog.NewContext(ctx, logger)
 	backoff := c.pool.backoff
+	var lost time.Time // when a connection that held was, zero if there was none
 	for ctx.Err() == nil {
 		begin := time.Now()
-		err := c.once(ctx)
+		connected, err := c.once(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(begin) > stable {
+		held := time.Since(begin) > stable
+		if held {
 			backoff = c.pool.backoff
+		}
+		if connected && (held || lost.IsZero()) {
+			lost = time.Now()
 		}
 		pause := backoff.Step()
 		logger.Info("The connection to the MQTT broker is down", "reason", err.Error(), "retryIn", pause)
-		c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %v", c.server, err)})
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
+		quiet := min(pause, c.pool.patience(c)-time.Since(lost))
+		sleep(ctx, quiet)
+		if quiet < pause {
+			c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %v", c.server, err)})
 		}
-		timer.Stop()
+		sleep(ctx, pause-max(0, quiet))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 
 // once connects and serves until the connection is lost. The error is never nil, unless ctx ended.
-func (c *client) once(ctx context.Context) error {
+func (c *client) once(ctx context.Context) (connected bool, err error) {
 	broker, err := c.pool.connect(ctx, c.config)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = broker.Close() }()
 	klog.FromContext(ctx).Info("Connected to the MQTT broker")
@@ -87,14 +100,14 @@ func (c *client) once(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		case <-broker.Done():
 			if err := broker.Err(); err != nil {
-				return err
+				return true, err
 			}
-			return errors.New("the connection was closed")
+			return true, errors.New("the connection was closed")
 		case err := <-s.failed:
-			return err
+			return true, err
 		case <-c.changed:
 		case <-retry:
 		}
@@ -168,6 +181,15 @@ func (s *subscriptions) subscribe(ctx context.Context, ns string) error {
 
 // namespaces returns the message namespaces in use.
 func (c *client) namespaces() sets.Set[string] { return sets.KeySet(maps.Clone(c.users)) }
+
+// devices returns who uses the client. It is called with the pool's lock held.
+func (c *client) devices() []types.NamespacedName {
+	var all []types.NamespacedName
+	for _, keys := range c.users {
+		all = append(all, keys.UnsortedList()...)
+	}
+	return all
+}
 
 // notice has the client look at its message namespaces.
 func (c *client) notice() {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
@@ -53,6 +54,36 @@ func TestBrokerDown(t *testing.T) {
 	w.Eventually("lost", func() bool { return strings.Contains(w.state("ns", "d").Message, "connection refused") })
 	if !w.state("ns", "well").Connected {
 		t.Error("the other broker is affected")
+	}
+}
+
+// TestBrokerRestarts: that a broker is away for a moment is not told to its many devices, each of which would be written.
+func TestBrokerRestarts(t *testing.T) {
+	w := newWorld(t)
+	w.pool.patienceFor = func(int) time.Duration { return time.Hour }
+	w.device("ns", "d", plain)
+	w.Eventually("connected", func() bool { return w.state("ns", "d").Connected })
+	fail := func(err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.refuse["broker:8883"], w.refused, w.changed = err, 0, 0
+	}
+	fail(errors.New("connection refused"))
+	w.live()[0].lose(errors.New("EOF"))
+	w.Eventually("tried several times", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.refused > 3
+	})
+	if s := w.state("ns", "d"); !s.Connected {
+		t.Errorf("told %+v", s)
+	}
+	fail(nil)
+	w.Eventually("connected anew", func() bool { return len(w.live()) == 1 && len(w.live()[0].namespaces()) == 1 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.changed > 0 {
+		t.Errorf("told %d times of changes", w.changed)
 	}
 }
 

@@ -99,6 +99,8 @@ type world struct {
 	refuse  map[string]error
 	deny    map[string]error
 	checked map[string]bool // DeviceChanged was called
+	refused int             // how often a connection was
+	changed int             // how often a state was
 
 	stopping chan struct{} // closed when the gateway stops
 }
@@ -122,11 +124,18 @@ func (w *world) connect(_ context.Context, c mqtt.BrokerConfig) (brokerConn, err
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refuse[c.Server]; err != nil {
+		w.refused++
 		return nil, err
 	}
 	b := &fakeBroker{config: c, done: make(chan struct{}), listeners: map[string]mqtt.ListenOptions{}, deny: w.deny}
 	w.brokers = append(w.brokers, b)
 	return b, nil
+}
+
+func (w *world) count(types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changed++
 }
 
 // live returns the connections that are up.
@@ -152,7 +161,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	}
 	var err error
 	if w.pool, err = New(w.Ctx, Config{
-		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Replica: "r", Changed: func(types.NamespacedName) {},
+		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Replica: "r", Changed: w.count,
 	}); err != nil {
 		t.Fatal(err)
 	}

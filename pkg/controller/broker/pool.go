@@ -31,6 +31,10 @@ const (
 	workers = 4
 	// stable is how long a connection must hold for the back-off to start anew.
 	stable = time.Minute
+	// A broker that is lost, and back soon, is not told of. Each of its devices would have to be told twice, with a write
+	// and an event, while all of them come back: the more there are, the longer it is waited.
+	patiencePerDevice = 10 * time.Millisecond
+	maxPatience       = 30 * time.Second
 )
 
 // Reasons of the condition BrokerConnected.
@@ -85,8 +89,10 @@ type Pool struct {
 	objects *objects.Manager[types.NamespacedName]
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	backoff wait.Backoff
-	connect func(ctx context.Context, c mqtt.BrokerConfig) (brokerConn, error)
-	running sync.WaitGroup
+	// patienceFor is how long a broker may be lost before its devices are told, if there are so many.
+	patienceFor func(devices int) time.Duration
+	connect     func(ctx context.Context, c mqtt.BrokerConfig) (brokerConn, error)
+	running     sync.WaitGroup
 
 	mu      sync.Mutex
 	gateway Gateway
@@ -106,6 +112,9 @@ func New(ctx context.Context, config Config) (*Pool, error) {
 		config:  config,
 		queue:   queue.New[types.NamespacedName]("brokers", config.Clock),
 		backoff: wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 16, Cap: time.Minute},
+		patienceFor: func(devices int) time.Duration {
+			return min(time.Duration(devices)*patiencePerDevice, maxPatience)
+		},
 		connect: func(ctx context.Context, c mqtt.BrokerConfig) (brokerConn, error) {
 			b, err := mqtt.Connect(ctx, c)
 			if err != nil {
@@ -251,6 +260,13 @@ func (p *Pool) messageNamespaces(c *client) sets.Set[string] {
 	return c.namespaces()
 }
 
+// patience is how long the devices of a client are not told that the broker is lost.
+func (p *Pool) patience(c *client) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.patienceFor(len(c.devices()))
+}
+
 // setState records the state of a client and tells the devices concerned.
 func (p *Pool) setState(c *client, state State) {
 	p.mu.Lock()
@@ -259,10 +275,7 @@ func (p *Pool) setState(c *client, state State) {
 		return
 	}
 	c.state = state
-	var users []types.NamespacedName
-	for _, keys := range c.users {
-		users = append(users, keys.UnsortedList()...)
-	}
+	users := c.devices()
 	p.mu.Unlock()
 	p.tell(users)
 }
