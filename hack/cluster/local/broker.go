@@ -40,7 +40,7 @@ const (
 const mosquitto = "/usr/sbin/mosquitto"
 
 // brokerConfig has the broker answer at once instead of waiting for more to send, which the link needs
-// to be quick. %u is the name of the user.
+// to be quick, and send aranya what devices have to say without waiting for each acknowledgement.
 const brokerConfig = `listener %[1]d %[2]s
 cafile %[3]s
 certfile %[4]s
@@ -49,6 +49,8 @@ allow_anonymous false
 password_file %[6]s
 acl_file %[7]s
 set_tcp_nodelay true
+max_inflight_messages 1000
+max_queued_messages 10000
 persistence false
 sys_interval 1
 log_dest stderr

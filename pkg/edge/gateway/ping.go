@@ -15,8 +15,11 @@ import (
 )
 
 const (
-	// firstPing comes within this time after the connect, to measure the round trip.
-	firstPing = 500 * time.Millisecond
+	// firstPing comes within this time after the connect, to measure the round trip. With many devices, which may be
+	// connecting all at once, it comes within a time for each of them, up to a limit.
+	firstPing     = 500 * time.Millisecond
+	firstPingEach = 10 * time.Millisecond
+	maxFirstPing  = time.Minute
 	// usageIntervals is how many heartbeat intervals may pass without a ping on a busy link: a Pong
 	// also carries the device's usage.
 	usageIntervals = 4
@@ -75,7 +78,8 @@ func (p *pinger) add(s *session, interval time.Duration) {
 	if s.pings.interval == 0 { // else it was changed meanwhile
 		s.pings.interval = interval
 	}
-	s.pings.next = time.Now().Add(rand.N(firstPing))
+	within := max(firstPing, min(time.Duration(len(p.due))*firstPingEach, maxFirstPing))
+	s.pings.next = time.Now().Add(rand.N(within))
 	heap.Push(&p.due, s)
 	p.poke()
 }

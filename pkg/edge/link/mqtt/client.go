@@ -85,6 +85,9 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 			if err != nil {
 				return nil, err
 			}
+			if c.gathers {
+				conn = newGatherer(conn)
+			}
 			cl.network = newGuard(conn, c.MaxPayload)
 			return cl.network, nil
 		})

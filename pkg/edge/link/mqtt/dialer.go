@@ -22,9 +22,9 @@ const (
 	// openTime is how long a device asks that nobody answers. The limit for TLS and everything else is the
 	// caller's.
 	openTime = 20 * time.Second
-	// waitInterval is after which a device asks again that was told to wait: to show that it is there, and to
-	// find out whether the server is.
-	waitInterval = 10 * time.Second
+	// waitInterval is after which a device asks again that was told to wait. It need not be soon: both ends are told
+	// when the other one is lost, and thousands may wait.
+	waitInterval = 40 * time.Second
 )
 
 // Dialer is the device's end. Each connection has a connection to the broker of its own, whose will message

@@ -103,7 +103,7 @@ func TestThoseWhoAreGoneAreNotLetIn(t *testing.T) {
 		d.come(0, maxEntering)
 		d.come(1000, 1)
 		d.come(1001, 1)
-		for range 40 { // entering devices come again and again; one of those that wait does not ask again
+		for range 2 * waitingTime / enteringTime { // entering devices come again and again; one of those that wait does not ask again
 			time.Sleep(enteringTime * 3 / 4)
 			d.come(0, maxEntering)
 			d.come(1001, 1)

@@ -101,7 +101,7 @@ func newCrowd(t *testing.T, before int) *crowd {
 // without an answer, shows that it is there, and gets in when its turn comes.
 func TestWaitsBeyondOpenTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const turns = 12
+		const turns = 45
 		c := newCrowd(t, turns*maxEntering)
 		l := &listener{broker: c.Broker, messageNamespace: testNamespace, backlog: make(chan *conn, 1), ended: make(chan struct{})}
 		if err := c.register(l); err != nil {
@@ -114,7 +114,7 @@ func TestWaitsBeyondOpenTime(t *testing.T) {
 		if waited := time.Since(begin); waited != turns*enteringTime || waited <= openTime {
 			t.Errorf("it waited for %s", waited)
 		}
-		// It asked at first, when it had no answer for a moment perhaps, and every 10 s or so.
+		// It asked at first, when it had no answer for a moment perhaps, and every 40 s or so.
 		if c.asked < 3 || c.asked > 4 || c.waits != c.asked {
 			t.Errorf("it asked %d times, and was told to wait %d times", c.asked, c.waits)
 		}

@@ -1,0 +1,146 @@
+package mqtt
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slowConn takes what is written when it is told to.
+type slowConn struct {
+	net.Conn
+	goOn   chan struct{} // an element, or closed, lets one write, or all, pass
+	closed chan struct{}
+	close  sync.Once
+
+	mu     sync.Mutex
+	writes [][]byte
+	limit  time.Time
+}
+
+func newSlowConn() *slowConn {
+	return &slowConn{goOn: make(chan struct{}, 1), closed: make(chan struct{})}
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	timer := time.NewTimer(time.Until(c.limit))
+	c.mu.Unlock()
+	defer timer.Stop()
+	select {
+	case <-c.goOn:
+	case <-timer.C:
+		return 0, os.ErrDeadlineExceeded
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes = append(c.writes, bytes.Clone(p))
+	return len(p), nil
+}
+
+func (c *slowConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = t
+	return nil
+}
+
+func (c *slowConn) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return nil
+}
+
+func (c *slowConn) written() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, w := range c.writes {
+		all = append(all, string(w))
+	}
+	return all
+}
+
+func mustWrite(t *testing.T, c net.Conn, packets ...string) {
+	t.Helper()
+	for _, p := range packets {
+		if n, err := c.Write([]byte(p)); n != len(p) || err != nil {
+			t.Errorf("wrote %d of %d bytes: %v", n, len(p), err)
+		}
+	}
+}
+
+func TestGatherer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := newSlowConn()
+		g := newGatherer(slow)
+		mustWrite(t, g, "a")
+		synctest.Wait()
+		mustWrite(t, g, "b", "c", "d")
+		slow.goOn <- struct{}{}
+		synctest.Wait()
+		mustWrite(t, g, "e")
+		close(slow.goOn)
+		if err := g.Close(); err != nil { // what was written goes first
+			t.Error(err)
+		}
+		if got := slow.written(); len(got) != 3 || got[0] != "a" || got[1] != "bcd" || got[2] != "e" {
+			t.Errorf("written: %q", got)
+		}
+		if _, err := g.Write([]byte("f")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("written after Close: %v", err)
+		}
+	})
+}
+
+// TestGathererIsBounded: whoever writes more than can be sent waits, and gets the error that ends it.
+func TestGathererIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := newSlowConn()
+		g := newGatherer(slow)
+		mustWrite(t, g, "a")
+		synctest.Wait() // it is under way
+		mustWrite(t, g, string(make([]byte, maxGathered)))
+		failed := make(chan error)
+		go func() {
+			_, err := g.Write([]byte("b"))
+			failed <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-failed:
+			t.Fatalf("taken beyond the bound: %v", err)
+		default:
+		}
+		begin := time.Now()
+		if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != writeTime {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+		<-slow.closed // whoever reads finds out
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestGathererClosesSoon: a connection that takes nothing any more is closed all the same.
+func TestGathererClosesSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := newSlowConn()
+		g := newGatherer(slow)
+		mustWrite(t, g, "a")
+		begin := time.Now()
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != disconnectTime*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
