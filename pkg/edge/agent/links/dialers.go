@@ -2,8 +2,6 @@ package links
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
@@ -30,8 +28,9 @@ func (f dialerFunc) Dial(ctx context.Context, address string) (*link.Conn, error
 func newDialer(cfg *config.Configuration, a config.Address, device identity.Device) link.Dialer {
 	switch {
 	case a.IsMQTT():
+		files := &clientTLS{caFile: cfg.MQTT.CAFile, certFile: cfg.MQTT.CertFile, keyFile: cfg.MQTT.KeyFile}
 		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
-			broker, err := brokerConfig(&cfg.MQTT, a)
+			broker, err := brokerConfig(&cfg.MQTT, a, files)
 			if err != nil {
 				return nil, err
 			}
@@ -41,8 +40,9 @@ func newDialer(cfg *config.Configuration, a config.Address, device identity.Devi
 	case a.Scheme == config.SchemeTCP:
 		return link.TCP{}
 	default:
+		files := &clientTLS{caFile: cfg.WebSocket.CAFile}
 		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
-			config, err := clientTLS(cfg.WebSocket.CAFile, "", "")
+			config, err := files.config()
 			if err != nil {
 				return nil, err
 			}
@@ -52,7 +52,7 @@ func newDialer(cfg *config.Configuration, a config.Address, device identity.Devi
 }
 
 // brokerConfig reads what the configuration names.
-func brokerConfig(m *config.MQTT, a config.Address) (mqtt.BrokerConfig, error) {
+func brokerConfig(m *config.MQTT, a config.Address, files *clientTLS) (mqtt.BrokerConfig, error) {
 	c := mqtt.BrokerConfig{
 		Server: a.HostPort, Transport: mqtt.TransportTCP, Path: a.Path,
 		Username: m.Username, ClientID: m.ClientID, PersistentSession: !*m.CleanSession,
@@ -70,41 +70,9 @@ func brokerConfig(m *config.MQTT, a config.Address) (mqtt.BrokerConfig, error) {
 		c.Password = strings.TrimRight(string(password), "\r\n")
 	}
 	if a.IsTLS() {
-		c.TLS, err = clientTLS(m.CAFile, m.CertFile, m.KeyFile)
+		c.TLS, err = files.config()
 	}
 	return c, err
-}
-
-// clientTLS trusts the CAs in a file, or the system's, and shows a certificate if there is one.
-func clientTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
-		pem, err := readFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("the CAs to trust: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no PEM certificate of a CA", caFile)
-		}
-	}
-	if certFile == "" {
-		return c, nil
-	}
-	cert, err := readFile(certFile)
-	if err != nil {
-		return nil, fmt.Errorf("the client certificate: %w", err)
-	}
-	key, err := readFile(keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("the key of the client certificate: %w", err)
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("the client certificate %s with the key %s: %w", certFile, keyFile, err)
-	}
-	c.Certificates = []tls.Certificate{pair}
-	return c, nil
 }
 
 func readFile(path string) ([]byte, error) {

@@ -139,7 +139,7 @@ func TestBrokerConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := parse(t, "server: mqtt+wss://broker/path\nmqtt: {username: u, passwordFile: "+password+", clientID: c, keepalive: 7, cleanSession: false, maxPayload: 1Ki}")
-	got, err := brokerConfig(&c.MQTT, c.Addresses()[0])
+	got, err := brokerConfig(&c.MQTT, c.Addresses()[0], &clientTLS{caFile: c.MQTT.CAFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,11 +155,11 @@ func TestBrokerConfig(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	c = parse(t, "server: mqtt://broker\nmqtt: {username: u, passwordFile: /does/not/exist}")
-	if _, err := brokerConfig(&c.MQTT, c.Addresses()[0]); err == nil || !strings.Contains(err.Error(), "the password for the MQTT broker") {
+	if _, err := brokerConfig(&c.MQTT, c.Addresses()[0], &clientTLS{caFile: c.MQTT.CAFile}); err == nil || !strings.Contains(err.Error(), "the password for the MQTT broker") {
 		t.Errorf("a file that is not there: %v", err)
 	}
 	c = parse(t, "server: mqtts://broker\nmqtt: {caFile: "+password+"}")
-	if _, err := brokerConfig(&c.MQTT, c.Addresses()[0]); err == nil || !strings.Contains(err.Error(), "holds no PEM certificate") {
+	if _, err := brokerConfig(&c.MQTT, c.Addresses()[0], &clientTLS{caFile: c.MQTT.CAFile}); err == nil || !strings.Contains(err.Error(), "holds no PEM certificate") {
 		t.Errorf("a file without CAs: %v", err)
 	}
 }
