@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -102,6 +103,14 @@ func (d *gated) Dial(ctx context.Context, address string) (*link.Conn, error) {
 	return d.gate.let(&gatedLink{gate: d.gate, made: time.Now()}, c)
 }
 
+// Close implements io.Closer.
+func (d *gated) Close() error {
+	if c, ok := d.Dialer.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
 // let lets a connection pass: the first of a link, or a further one.
 func (g *gate) let(l *gatedLink, c *link.Conn) (*link.Conn, error) {
 	g.mu.Lock()
@@ -172,6 +181,13 @@ func (c *gatedConn) Close() error {
 		c.link.endLocked()
 	}
 	return err
+}
+
+// Abandoned implements link.Abandoner.
+func (c *gatedConn) Abandoned() {
+	if a, ok := c.Conn.(link.Abandoner); ok {
+		a.Abandoned()
+	}
 }
 
 // parkable is a connection that can be parked.

@@ -60,6 +60,7 @@ func (c *client) run(ctx context.Context) {
 		}
 		pause := backoff.Step()
 		logger.Info("The connection to the MQTT broker is down", "reason", err.Error(), "retryIn", pause)
+		// Its devices are told after a while that began with the loss, if the broker is not back by then.
 		quiet := min(pause, c.pool.patience(c)-time.Since(lost))
 		sleep(ctx, quiet)
 		if quiet < pause {

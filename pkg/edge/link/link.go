@@ -102,6 +102,19 @@ func (c *Conn) Settled() {
 	}
 }
 
+// Abandoner is a device's end of a connection of whose transport something can be kept for the next one.
+type Abandoner interface {
+	// Abandoned says that it is the server that has ended the link, so that the device will dial again soon.
+	Abandoned()
+}
+
+// Abandoned implements Abandoner, for any transport. It is called before Close.
+func (c *Conn) Abandoned() {
+	if a, ok := c.Conn.(Abandoner); ok {
+		a.Abandoned()
+	}
+}
+
 // WithHost notes the host that was dialled, for a transport where it leads to the gateway. It is for
 // dialers, before the connection is used.
 func (c *Conn) WithHost(host string) *Conn {

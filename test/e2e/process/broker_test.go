@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -193,6 +194,43 @@ func TestBrokerRestart(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestAranyaRestartKeepsBroker restarts aranya: its devices come back over the connections to the broker that they have.
+func TestAranyaRestartKeepsBroker(t *testing.T) {
+	e := withBroker(t)
+	logins := func() int {
+		t.Helper()
+		status, err := e.Cluster.Cloud().Status(t.Context(), local.ServiceBroker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, err := os.ReadFile(status.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(regexp.MustCompile(`New client connected .* u'`+device+`'`).FindAll(log, -1))
+	}
+	e.Kubectl(t, "edge", "-n", suite.Namespace, "exec", device, "--", "true")
+	before := logins()
+	if before == 0 {
+		t.Fatal("the broker's log does not tell of the device")
+	}
+	if err := e.Cluster.Cloud().Stop(t.Context(), local.ServiceAranya); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Cluster.Cloud().Resume(t.Context(), local.ServiceAranya); err != nil {
+		t.Fatal(err)
+	}
+	suite.Eventually(t, time.Minute, "exec works again", func(context.Context) error {
+		if r := e.TryKubectl(t, "", "edge", "-n", suite.Namespace, "exec", device, "--", "echo", "back"); r.Stdout != "back\n" {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	if after := logins(); after != before {
+		t.Errorf("the device has connected to the broker %d times more", after-before)
+	}
 }
 
 // TestBrokerPassword changes the password that aranya uses, in its Secret: it takes effect without a

@@ -24,19 +24,37 @@ func (f dialerFunc) Dial(ctx context.Context, address string) (*link.Conn, error
 	return f(ctx, address)
 }
 
+// mqttDialer dials by an MQTT broker, and may keep the connection to it.
+type mqttDialer struct {
+	config  *config.MQTT
+	address config.Address
+	device  identity.Device
+	tls     clientTLS
+	keeper  mqtt.Keeper
+}
+
+// Dial implements link.Dialer.
+func (m *mqttDialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	broker, err := brokerConfig(m.config, m.address, &m.tls)
+	if err != nil {
+		return nil, err
+	}
+	d := mqtt.Dialer{
+		Broker: broker, MessageNamespace: m.config.MessageNamespace, Namespace: m.device.Namespace, Name: m.device.Name,
+		Keeper: &m.keeper,
+	}
+	return d.Dial(ctx, address)
+}
+
+// Close implements io.Closer.
+func (m *mqttDialer) Close() error { return m.keeper.Close() }
+
 // newDialer returns the dialer of one address.
 func newDialer(cfg *config.Configuration, a config.Address, device identity.Device) link.Dialer {
 	switch {
 	case a.IsMQTT():
-		files := &clientTLS{caFile: cfg.MQTT.CAFile, certFile: cfg.MQTT.CertFile, keyFile: cfg.MQTT.KeyFile}
-		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
-			broker, err := brokerConfig(&cfg.MQTT, a, files)
-			if err != nil {
-				return nil, err
-			}
-			d := mqtt.Dialer{Broker: broker, MessageNamespace: cfg.MQTT.MessageNamespace, Namespace: device.Namespace, Name: device.Name}
-			return d.Dial(ctx, address)
-		})
+		m := &cfg.MQTT
+		return &mqttDialer{config: m, address: a, device: device, tls: clientTLS{caFile: m.CAFile, certFile: m.CertFile, keyFile: m.KeyFile}}
 	case a.Scheme == config.SchemeTCP:
 		return link.TCP{}
 	default:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 
@@ -71,6 +72,17 @@ func (l *Links) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 		return nil, err
 	}
 	return nil, &attemptError{fmt.Errorf("by %s: %w", next.address, err)}
+}
+
+// Close implements io.Closer. It ends what was kept for the next Dial, not what Dial returned.
+func (l *Links) Close() error {
+	var errs []error
+	for _, link := range l.links {
+		if c, ok := link.Dialer.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Proven says that the link that was dialled last works. It is tried first when it breaks.

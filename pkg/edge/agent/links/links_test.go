@@ -56,6 +56,26 @@ func dial(t *testing.T, l link.Dialer) error {
 	return err
 }
 
+// closing is a link that keeps something.
+type closing struct {
+	switchable
+	err    error
+	closed int
+}
+
+func (c *closing) Close() error {
+	c.closed++
+	return c.err
+}
+
+func TestClose(t *testing.T) {
+	a, b := &closing{err: errors.New("stuck")}, &closing{}
+	l := &Links{links: []one{{"a", a}, {"b", &switchable{}}, {"c", b}}}
+	if err := l.Close(); !errors.Is(err, a.err) || a.closed != 1 || b.closed != 1 {
+		t.Errorf("closed %d and %d times, error %v", a.closed, b.closed, err)
+	}
+}
+
 func TestFallback(t *testing.T) {
 	l, all := newLinks(3)
 	all[1].up = true

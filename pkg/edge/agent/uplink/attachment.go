@@ -112,6 +112,9 @@ func (t *control) receive(a *attachment) {
 		msg, err := a.call.Recv()
 		if err != nil {
 			if !errors.Is(err, io.EOF) || !t.isParked(a) {
+				if t.ctx.Err() == nil {
+					a.conn.raw.Abandoned()
+				}
 				t.cancel(endError(err))
 			}
 			return

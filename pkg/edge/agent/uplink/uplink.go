@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,8 @@ type Config struct {
 	StateDir string
 	// Handler is told what comes over the link.
 	Handler Handler
-	// Dialer is the transport. Default link.TCP{}. It may be a Chooser.
+	// Dialer is the transport. Default link.TCP{}. It may be a Chooser. If it is an io.Closer, Run closes it at the
+	// end.
 	Dialer link.Dialer
 	// Joined is the first link, if the device has just enrolled; it takes the place of Server and Dialer.
 	Joined *Joined
@@ -139,6 +141,9 @@ func (c *Client) Device() identity.Device { return c.id.Load().device }
 func (c *Client) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx).WithName("uplink")
 	ctx = klog.NewContext(ctx, logger)
+	if closer, ok := c.config.Dialer.(io.Closer); ok {
+		defer func() { _ = closer.Close() }() // the link is down already
+	}
 	retry := backoff{max: c.config.MaxBackoff}
 	for {
 		start := time.Now()

@@ -1,10 +1,13 @@
 package uplink
 
 import (
+	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -12,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -82,4 +87,33 @@ func TestNewChecks(t *testing.T) {
 	if _, err := New(Config{StateDir: t.TempDir()}); err == nil {
 		t.Error("no server, no handler, no error")
 	}
+}
+
+// closingDialer leads nowhere, and keeps something that has to be closed.
+type closingDialer struct{ dials, closed int }
+
+func (d *closingDialer) Dial(context.Context, string) (*link.Conn, error) {
+	d.dials++
+	return nil, errors.New("no way")
+}
+
+func (d *closingDialer) Close() error {
+	d.closed++
+	return nil
+}
+
+func TestRunClosesTheDialer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &closingDialer{}
+		client := &Client{config: Config{Dialer: d, MaxBackoff: time.Minute}, ledger: &traffic.Ledger{}}
+		client.id.Store(&deviceIdentity{cert: &x509.Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := client.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if d.dials < 2 || d.closed != 1 {
+			t.Errorf("dialled %d times, closed %d times", d.dials, d.closed)
+		}
+	})
 }

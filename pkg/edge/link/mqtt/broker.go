@@ -263,7 +263,7 @@ func (b *Broker) open(topic string, f *frame) {
 		return
 	}
 	down := downTopic(messageNamespace, namespace, name)
-	if server := f.parkedID().server; server != 0 && server != b.serverID { // it is for another one to answer
+	if server := f.formerID().server; server != 0 && server != b.serverID { // it is for another one to answer
 		b.client.counters.foreign.Add(1)
 		if server>>32 == b.serverID>>32 { // which is not there any more
 			b.refuse(down, f.id.device, errNotKnown)
@@ -293,7 +293,7 @@ func (b *Broker) refuse(down string, device uint64, err error) {
 // letIn makes the connection of a device whose turn it is.
 func (b *Broker) letIn(r *request, e *entry) bool {
 	err := b.accept(r, e)
-	if err != nil {
+	if err != nil && !errors.Is(err, errStopping) {
 		b.refuse(r.down, r.frame.id.device, err)
 	}
 	return err == nil
@@ -303,7 +303,7 @@ func (b *Broker) letIn(r *request, e *entry) bool {
 func (b *Broker) accept(r *request, e *entry) error {
 	up, down, f := r.up, r.down, &r.frame
 	c := newConn(b.client, down, b.config.MaxPayload, connID{device: f.id.device, server: b.serverID})
-	c.entry, c.wayID = e, f.parkedID().device
+	c.entry, c.wayID = e, f.formerID().device
 	c.out.begin(f)
 	c.local, c.remote = address(b.config.Server+down), address(b.config.Server+up)
 	c.reset = func(f *frame) { b.answer(down, f) }

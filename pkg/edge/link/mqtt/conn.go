@@ -81,6 +81,7 @@ type conn struct {
 	writeDeadline      deadline
 	closed             bool  // by Close
 	peerClosed         bool  // by the other end
+	abandoned          bool  // the other end has ended it
 	err                error // what ended the connection, if not a close
 	linger             *time.Timer
 	entry              *entry        // the server's, until Settled
@@ -235,6 +236,7 @@ func (c *conn) failLocked(err error) {
 		return
 	}
 	c.err = err
+	c.abandoned = c.abandoned || !c.closed
 	c.out.buffer = nil
 	if c.out.confirm != nil {
 		c.out.confirm.Stop()
@@ -285,6 +287,13 @@ func (c *conn) lost() error {
 		return errPeerClosed
 	}
 	return c.err
+}
+
+// isAbandoned says whether it is the other end that has ended the connection.
+func (c *conn) isAbandoned() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.abandoned
 }
 
 // LocalAddr implements net.Conn.

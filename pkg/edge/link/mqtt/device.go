@@ -31,6 +31,13 @@ func (d *device) serve() {
 	d.way.over(d)
 }
 
+// Abandoned implements link.Abandoner.
+func (d *device) Abandoned() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.abandoned = true
+}
+
 // Close implements net.Conn. It waits for a moment until the server was told.
 func (d *device) Close() error {
 	err := d.conn.Close()
@@ -102,7 +109,7 @@ func (d *device) receiveStatus(f *frame) {
 		}
 		return
 	}
-	if err := lossOf(d.parked.server, f); err != nil {
+	if err := lossOf(d.former.server, f); err != nil {
 		d.answered(err) // nobody else answers
 	} else if f.kind == frameHello {
 		offer(d.again, min(time.Duration(min(f.creditFrames, math.MaxInt32))*time.Millisecond, maxSpread))

@@ -27,8 +27,8 @@ const (
 	waitInterval = 40 * time.Second
 )
 
-// Dialer is the device's end. Each connection has a connection to the broker of its own, whose will message
-// tells the server when the device is lost.
+// Dialer is the device's end. Each connection has a connection to the broker of its own, or one that a Keeper has kept,
+// whose will message tells the server when the device is lost.
 type Dialer struct {
 	// Broker says how to connect. Will, Instance and MessageNamespace are not used.
 	Broker BrokerConfig
@@ -36,13 +36,15 @@ type Dialer struct {
 	MessageNamespace string
 	// Namespace and Name of the EdgeDevice that this device is, or is about to be.
 	Namespace, Name string
+	// Keeper keeps the connection to the broker from one Dial to the next. It may be nil.
+	Keeper *Keeper
 }
 
 // device is the device's end of a connection.
 type device struct {
 	*conn
 	way    *way
-	parked connID // before, zero if this is the first connection
+	former connID // see frame.formerID; zero if this is the first connection
 
 	answer chan error         // the first answer to open
 	wait   chan struct{}      // the server has others to let in first
@@ -63,23 +65,39 @@ func (d Dialer) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := d.way(config)
-	dev := w.device(connID{})
-	will := Will{Topic: w.up, QoS: qos, Payload: farewell(w.id)}
-	cl, err := connect(ctx, config, will, w.receive)
+	dev, err := d.reach(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	w.use(cl)
-	if err = w.subscribe(ctx); err == nil {
-		err = dev.ask(ctx)
-	}
-	if err != nil {
-		cl.disconnect()
+	err = dev.ask(ctx)
+	if keep := dev.way.asked(err); err != nil {
+		if !keep {
+			dev.way.leave()
+		}
 		return nil, err
 	}
 	go dev.serve()
 	return link.NewConn(dev, link.MethodMQTT), nil
+}
+
+// reach returns the device's end of a connection that it can ask for, over a connection to the broker that was kept or
+// is new.
+func (d Dialer) reach(ctx context.Context, config BrokerConfig) (*device, error) {
+	if w := d.Keeper.take(); w != nil {
+		return w.device(connID{device: w.id}), nil
+	}
+	w := d.way(config)
+	dev := w.device(connID{})
+	cl, err := connect(ctx, config, Will{Topic: w.up, QoS: qos, Payload: farewell(w.id)}, w.receive)
+	if err != nil {
+		return nil, err
+	}
+	w.use(cl)
+	if err := w.subscribe(ctx); err != nil {
+		cl.disconnect()
+		return nil, err
+	}
+	return dev, nil
 }
 
 // subscribe subscribes to what the server sends to this device, and to all.
@@ -103,7 +121,7 @@ func (w *way) subscribe(ctx context.Context) error {
 // but must show that it is still there.
 func (d *device) ask(ctx context.Context) error {
 	d.mu.Lock()
-	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.way.limit), data: d.parked.bytes()})
+	request := d.encode(&frame{kind: frameOpen, maxPayload: uint64(d.way.limit), data: d.former.bytes()})
 	d.mu.Unlock()
 	interval, waits := 2*firstInterval, false
 	timer, patience := time.NewTimer(firstInterval), time.NewTimer(openTime)

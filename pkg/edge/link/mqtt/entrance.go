@@ -138,7 +138,11 @@ func (e *entrance) removeLocked(place *list.Element) *request {
 func (e *entrance) forget(topic string, device uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if place := e.waiting[topic]; place != nil && place.Value.(*request).frame.id.device == device {
+	place := e.waiting[topic]
+	if place == nil {
+		return
+	}
+	if f := &place.Value.(*request).frame; f.id.device == device || f.formerID().device == device {
 		e.removeLocked(place)
 	}
 }

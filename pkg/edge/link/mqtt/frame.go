@@ -64,13 +64,14 @@ type frame struct {
 	creditBytes, creditFrames uint64
 	// maxPayload, of open and accept, is the largest payload of a PUBLISH that the other end may send.
 	maxPayload uint64
-	// data, of data, reset and note. In open, if the device was parked before, it is the ID of that: the device's
-	// half of its first connection over the connection to the broker that it has, the server's of the last one.
+	// data, of data, reset and note. In open it is the formerID, if that is not zero.
 	data []byte
 }
 
-// parkedID is how the sender of an open was parked before. Without a server's half it was not.
-func (f *frame) parkedID() connID {
+// formerID is the ID by which the sender of an open is known. The device's half is that of its first connection over
+// the connection to the broker that it has; the server's is that of the last connection if the device is parked, and 0
+// if it is not.
+func (f *frame) formerID() connID {
 	if len(f.data) == 0 {
 		return connID{device: f.id.device}
 	}
@@ -79,7 +80,7 @@ func (f *frame) parkedID() connID {
 
 // bytes is the ID as an open says it.
 func (id connID) bytes() []byte {
-	if id.server == 0 {
+	if id.device == 0 {
 		return nil
 	}
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, id.device), id.server)

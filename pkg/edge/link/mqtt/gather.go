@@ -7,7 +7,7 @@ import (
 )
 
 // maxGathered is how many bytes may wait to be written. Whoever has more to write waits.
-const maxGathered = 256 << 10
+const maxGathered = 64 << 10
 
 // gatherer writes what comes while a write is under way in one piece afterwards. The MQTT library writes each
 // packet by itself; a server, whose packets of all devices go over one connection, would pay for a TLS record and a
@@ -48,6 +48,20 @@ func (g *gatherer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Read implements net.Conn. It tells why a write failed: that the connection was closed tells the library that the
+// client has closed it.
+func (g *gatherer) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	if err != nil {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.err != nil {
+			err = g.err
+		}
+	}
+	return n, err
+}
+
 // write writes until nothing more waits. Each write has a time limit, so that it ends.
 func (g *gatherer) write() {
 	g.mu.Lock()
@@ -64,11 +78,11 @@ func (g *gatherer) write() {
 		g.spare = packets
 		if err != nil && g.err == nil {
 			g.err = err
-			_ = g.Conn.Close() // whoever reads finds out
+			_ = g.Conn.Close() // whoever reads finds out, see Read
 		}
 		g.changed.Broadcast()
 	}
-	_ = g.Conn.SetWriteDeadline(time.Time{}) // a WebSocket writes of its own accord, too
+	_ = g.Conn.SetWriteDeadline(time.Time{})        // a WebSocket writes of its own accord, too
 	g.waiting, g.spare, g.writing = nil, nil, false // a connection at rest should not hold them
 	g.changed.Broadcast()
 }

@@ -45,6 +45,11 @@ func (c *slowConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (c *slowConn) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
 func (c *slowConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,7 +127,9 @@ func TestGathererIsBounded(t *testing.T) {
 		if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != writeTime {
 			t.Errorf("after %s: %v", time.Since(begin), err)
 		}
-		<-slow.closed // whoever reads finds out
+		if _, err := g.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("whoever reads was told %v", err)
+		}
 		if err := g.Close(); err != nil {
 			t.Error(err)
 		}

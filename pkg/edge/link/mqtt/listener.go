@@ -14,6 +14,9 @@ import (
 // ErrLater says that it is not known yet whether a device is admitted.
 var ErrLater = errors.New("not known yet")
 
+// errStopping says that the server does not listen any more. Devices are not told: another server may answer them.
+var errStopping = errors.New("the server does not listen any more")
+
 const (
 	// spreadTime is how much time devices that wait for a server leave each other.
 	spreadTime = 2 * time.Millisecond
@@ -99,7 +102,7 @@ func (l *listener) offer(c *conn) error {
 	defer l.mu.Unlock()
 	select {
 	case <-l.ended:
-		return errors.New("the server does not listen any more")
+		return errStopping
 	default:
 	}
 	select {

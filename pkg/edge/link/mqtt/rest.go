@@ -127,8 +127,14 @@ func (p *deviceParked) Dial(ctx context.Context) (*link.Conn, error) {
 	return link.NewConn(dev, link.MethodMQTT), nil
 }
 
-// Close implements link.Parked. It tells the server that the device leaves.
+// Close implements link.Parked. It tells the server that the device leaves, unless it is the server that was lost.
 func (p *deviceParked) Close() {
-	p.end()
-	p.way.leave()
+	inTouch := p.end()
+	w := p.way
+	w.mu.Lock()
+	w.resting = nil
+	w.mu.Unlock()
+	if inTouch || !w.keeper.keep(w) {
+		w.leave()
+	}
 }

@@ -246,7 +246,7 @@ func (c *conn) receive(f *frame, s *counters) {
 	case frameData:
 		c.receiveData(f.data)
 	case frameClose:
-		c.peerClosed = true
+		c.peerClosed, c.abandoned = true, c.abandoned || !c.closed
 		c.out.buffer = nil
 		c.broadcast()
 	}

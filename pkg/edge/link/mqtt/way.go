@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -9,9 +11,10 @@ import (
 )
 
 // way is a device's connection to the broker. It serves one connection of the link, and further ones if the
-// device is parked in between.
+// device is parked in between, or if the server has ended the one before.
 type way struct {
 	client           *client
+	keeper           *Keeper
 	server           string // that the broker has
 	up, down, status string // topics
 	limit            int    // of payloads
@@ -22,26 +25,27 @@ type way struct {
 	current *device       // the last connection
 	resting *deviceParked // nil unless the device is parked, or about to be
 	rested  bool          // the device was parked, or is
+	ignored bool          // nobody has answered the last time
 }
 
 // way returns what leads from a device to the server.
 func (d Dialer) way(config BrokerConfig) *way {
 	return &way{
-		server: config.Server, limit: config.MaxPayload, id: rand.Uint64() | 1, // never 0
+		server: config.Server, limit: config.MaxPayload, keeper: d.Keeper, id: rand.Uint64() | 1, // never 0
 		up:     upTopic(d.MessageNamespace, d.Namespace, d.Name),
 		down:   downTopic(d.MessageNamespace, d.Namespace, d.Name),
 		status: statusTopic(d.MessageNamespace),
 	}
 }
 
-// device returns the device's end of a new connection: the first one, or one after what was parked under this ID.
-func (w *way) device(parked connID) *device {
+// device returns the device's end of a new connection: the first one, or one after another of this ID.
+func (w *way) device(former connID) *device {
 	id := w.id
-	if parked.server != 0 {
+	if former.device != 0 {
 		id = rand.Uint64() | 1
 	}
 	dev := &device{
-		way: w, parked: parked,
+		way: w, former: former,
 		answer: make(chan error, 1), wait: make(chan struct{}, 1), again: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	dev.conn = newConn(nil, w.up, w.limit, connID{device: id})
@@ -69,12 +73,23 @@ func farewell(id uint64) []byte {
 	return (&frame{kind: frameGone, id: connID{device: id}}).appendTo(nil)
 }
 
-// over leaves the broker after a connection, unless the device is parked.
+// asked takes note of what asking for a connection has led to, and says whether the way is kept for the next time: once,
+// if nobody answers, for then it may be the way that leads nowhere.
+func (w *way) asked(err error) (kept bool) {
+	w.mu.Lock()
+	before := w.ignored
+	w.ignored = errors.Is(err, context.DeadlineExceeded)
+	again := w.ignored && !before
+	w.mu.Unlock()
+	return again && w.keeper.keep(w)
+}
+
+// over leaves the broker after a connection, unless the device is parked, or may connect again soon.
 func (w *way) over(d *device) {
 	w.mu.Lock()
-	keep := w.resting != nil || w.current != d
+	used := w.resting != nil || w.current != d
 	w.mu.Unlock()
-	if !keep {
+	if !used && !(d.isAbandoned() && w.keeper.keep(w)) {
 		w.leave()
 	}
 }
