@@ -102,6 +102,17 @@ func MeasureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error)
 	return c, nil
 }
 
+// mean is what was to be had between two measurements: the speed of the machine drifts.
+func mean(before, after Ceiling) Ceiling {
+	of := func(a, b float64) float64 { return 2 / (1/a + 1/b) } // of the times
+	return Ceiling{
+		NodeCreate: of(before.NodeCreate, after.NodeCreate), NodeStatusPatch: of(before.NodeStatusPatch, after.NodeStatusPatch),
+		NodeDelete: of(before.NodeDelete, after.NodeDelete), LeaseCreate: of(before.LeaseCreate, after.LeaseCreate),
+		LeaseUpdate: of(before.LeaseUpdate, after.LeaseUpdate), LeaseDelete: of(before.LeaseDelete, after.LeaseDelete),
+		Ready: of(before.Ready, after.Ready), Gone: of(before.Gone, after.Gone),
+	}
+}
+
 // bareNodes are Nodes without anything behind them.
 type bareNodes struct {
 	clients []kubernetes.Interface

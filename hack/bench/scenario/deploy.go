@@ -31,7 +31,11 @@ var deploy = harness.Scenario{
 }
 
 func runDeploy(ctx context.Context, r *harness.Run) error {
-	limit, err := MeasureCeiling(ctx, r, r.N)
+	freed, err := leftToControllerManager(ctx, r, min(r.N, freedNodes))
+	if err != nil {
+		return err
+	}
+	before, err := MeasureCeiling(ctx, r, r.N)
 	if err != nil {
 		return err
 	}
@@ -63,7 +67,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 	if err != nil {
 		return err
 	}
-	took, busy, err := timed(ctx, r, "deploy", func() error {
+	took, deployed, err := timed(ctx, r, "deploy", func() error {
 		if err := d.deploy(ctx); err != nil {
 			return err
 		}
@@ -75,28 +79,47 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 	if err := costs.figures(ctx, r, "deployed"); err != nil {
 		return err
 	}
-	r.Figure(report.Figure{Name: "deployed", Value: harness.Rate(r.N, took), Unit: "1/s", Target: report.AtLeast(max(100, 0.6*limit.Ready)),
-		Ceiling: &limit.Ready, Note: "the target is 60 % of the ceiling, and 100/s"})
-	deployed := busy
-
 	if costs, err = startCosts(ctx, r); err != nil {
 		return err
 	}
-	took, busy, err = timed(ctx, r, "delete", func() error { return d.deleteAll(ctx, nodes) })
+	gone, deleted, err := timed(ctx, r, "delete", func() error { return d.deleteAll(ctx, nodes) })
 	if err != nil {
 		return err
 	}
 	if err := costs.figures(ctx, r, "deleted"); err != nil {
 		return err
 	}
-	r.Figure(report.Figure{Name: "deleted", Value: harness.Rate(r.N, took), Unit: "1/s", Target: report.AtLeast(max(100, 0.6*limit.Gone)),
-		Ceiling: &limit.Gone, Note: "the target is 60 % of the ceiling, and 100/s"})
+	after, err := MeasureCeiling(ctx, r, r.N)
+	if err != nil {
+		return err
+	}
+	limit := mean(before, after)
+	rates(r, harness.Rate(r.N, took), harness.Rate(r.N, gone), freed, &limit)
 	r.Latency("onlooker's write at rest", &rest.Writes, nil, report.AtMost(100))
 	r.Latency("onlooker's write during deploy", &deployed.Writes, nil, report.AtMost(1000))
-	r.Latency("onlooker's write during delete", &busy.Writes, nil, report.AtMost(1000))
-	r.Figure(report.Figure{Name: "onlooker's calls that failed", Value: float64(rest.Failed + deployed.Failed + busy.Failed), Unit: "1", Target: report.AtMost(0)})
+	r.Latency("onlooker's write during delete", &deleted.Writes, nil, report.AtMost(1000))
+	r.Figure(report.Figure{Name: "onlooker's calls that failed", Value: float64(rest.Failed + deployed.Failed + deleted.Failed), Unit: "1", Target: report.AtMost(0)})
 	return nil
 }
+
+// rates are the figures of how fast devices were deployed and deleted, in devices per second.
+func rates(r *harness.Run, deployed, deleted, freed float64, limit *Ceiling) {
+	for _, f := range []report.Figure{
+		{Name: "deployed", Value: deployed, Target: report.AtLeast(max(100, 0.6*freed)), Ceiling: &freed,
+			Note: "the target is 60 % of the ceiling, bare Nodes that controller-manager frees of their taint, and 100/s"},
+		{Name: "deployed, beside all that can be written", Value: deployed, Target: report.AtLeast(0.6 * limit.Ready), Ceiling: &limit.Ready,
+			Note: "an aim of our own: 60 % of bare Nodes whose creators take the taint off"},
+		{Name: "deleted", Value: deleted, Target: report.AtLeast(max(100, 0.6*limit.Gone)), Ceiling: &limit.Gone,
+			Note: "the target is 60 % of the ceiling, and 100/s"},
+	} {
+		f.Unit = "1/s"
+		r.Figure(f)
+	}
+}
+
+// freedNodes is how many bare Nodes are left to controller-manager at most, because it takes long. It frees the first
+// ones faster, so that this ceiling is rather too high.
+const freedNodes = 300
 
 // lastPeriod is how often to look for the last that is left of what was deleted, some hundredths of a second after
 // the last Node has gone.
