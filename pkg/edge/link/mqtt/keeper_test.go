@@ -143,6 +143,27 @@ func TestKeeperParks(t *testing.T) {
 	}
 }
 
+// TestKeeperIsNotGivenWhatIsInUse: a parked device that is closed once more does not touch the connection after it.
+func TestKeeperIsNotGivenWhatIsInUse(t *testing.T) {
+	m := brokertest.Start(t, "")
+	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	d := dialer(m.Address, "a")
+	d.Keeper = &Keeper{}
+	t.Cleanup(func() { _ = d.Keeper.Close() })
+	client, server := connectPair(t, d, l)
+	parked, _ := parkPair(t, client, server)
+	_ = b.Close()
+	_ = next(t, parked.lost, "the device to notice")
+	parked.Close()
+	_, l = serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	client, server = connectPair(t, d, l)
+	parked.Close()
+	echo(t, client, server)
+	if w := d.Keeper.take(); w != nil {
+		t.Error("the way is kept while it is in use")
+	}
+}
+
 // TestKeeperWithoutServer: a device that nobody answers tries again over the same connection to the broker, once.
 func TestKeeperWithoutServer(t *testing.T) {
 	m := brokertest.Start(t, "")

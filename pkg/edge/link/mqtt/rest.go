@@ -21,8 +21,9 @@ type deviceParked struct {
 	heard  func([]byte)
 	lost   func(error)
 
-	losing sync.Once     // lost is called, or will not be
-	over   chan struct{} // closed then
+	closing sync.Once
+	losing  sync.Once     // lost is called, or will not be
+	over    chan struct{} // closed then
 }
 
 var _ link.Parked = &deviceParked{}
@@ -127,14 +128,17 @@ func (p *deviceParked) Dial(ctx context.Context) (*link.Conn, error) {
 	return link.NewConn(dev, link.MethodMQTT), nil
 }
 
-// Close implements link.Parked. It tells the server that the device leaves, unless it is the server that was lost.
+// Close implements link.Parked. It tells the server that the device leaves, unless it is the server that was lost. The
+// way may be another connection's when it is called again.
 func (p *deviceParked) Close() {
-	inTouch := p.end()
-	w := p.way
-	w.mu.Lock()
-	w.resting = nil
-	w.mu.Unlock()
-	if inTouch || !w.keeper.keep(w) {
-		w.leave()
-	}
+	p.closing.Do(func() {
+		inTouch := p.end()
+		w := p.way
+		w.mu.Lock()
+		w.resting = nil
+		w.mu.Unlock()
+		if inTouch || !w.keeper.keep(w) {
+			w.leave()
+		}
+	})
 }
