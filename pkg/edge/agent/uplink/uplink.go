@@ -149,7 +149,7 @@ func (c *Client) Run(ctx context.Context) error {
 		start := time.Now()
 		connected, err := c.once(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the link ended because it was to end
+			return nil // the link ended because it was to end
 		}
 		if connected && time.Since(start) >= stableLink {
 			retry.reset()

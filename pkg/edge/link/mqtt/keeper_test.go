@@ -209,7 +209,7 @@ func TestKeeperGivesUp(t *testing.T) {
 		if isLost(w.client) {
 			t.Error("given up too early")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if !isLost(w.client) || k.take() != nil {
 			t.Error("it was not given up")

@@ -89,9 +89,10 @@ func (w *way) over(d *device) {
 	w.mu.Lock()
 	used := w.resting != nil || w.current != d
 	w.mu.Unlock()
-	if !used && !(d.isAbandoned() && w.keeper.keep(w)) {
-		w.leave()
+	if used || d.isAbandoned() && w.keeper.keep(w) {
+		return
 	}
+	w.leave()
 }
 
 // leave leaves the broker, which publishes no will then. What the server may have parked is not told by the
