@@ -63,7 +63,7 @@ func (c *client) run(ctx context.Context) {
 		// Its devices are told after a while that began with the loss, if the broker is not back by then.
 		quiet := min(pause, c.pool.patience(c)-time.Since(lost))
 		sleep(ctx, quiet)
-		if quiet < pause {
+		if quiet < pause && ctx.Err() == nil {
 			c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %v", c.server, err)})
 		}
 		sleep(ctx, pause-max(0, quiet))

@@ -167,3 +167,24 @@ func TestCertificateOfLiveLink(t *testing.T) {
 		}
 	})
 }
+
+// TestFirstPings: few devices are pinged soon after they connect, many not all at the moment at which they do.
+func TestFirstPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const devices = 3000
+		p, begin := newPinger(), time.Now()
+		var latest time.Duration
+		for i := range devices {
+			s := &session{done: make(chan struct{})}
+			p.add(s, time.Minute)
+			first := s.pings.next.Sub(begin)
+			if within := max(firstPing, time.Duration(i)*firstPingEach); first < 0 || first > within {
+				t.Fatalf("device %d is pinged after %s", i, first)
+			}
+			latest = max(latest, first)
+		}
+		if latest < devices*firstPingEach/2 || latest > maxFirstPing {
+			t.Errorf("the last ping comes after %s", latest)
+		}
+	})
+}

@@ -17,6 +17,8 @@
 // device's connection to the broker stands for all that follow, in notes as in the will. Several servers may hear the
 // device: the next connection is for the one that had the last to accept.
 //
+// When it is the server that ends a connection, a Keeper keeps the device's connection to the broker for the next one.
+//
 // The broker is not trusted with anything but delivery: TLS runs inside. Who may use which topic is for
 // the broker's ACL to say; without one, devices can disturb, but not read or impersonate, each other.
 package mqtt

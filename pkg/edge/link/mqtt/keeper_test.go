@@ -21,6 +21,14 @@ type kept struct {
 	device, server *link.Conn
 }
 
+// keepingDialer has a Keeper.
+func keepingDialer(t *testing.T, address string) Dialer {
+	d := dialer(address, "a")
+	d.Keeper = &Keeper{}
+	t.Cleanup(func() { _ = d.Keeper.Close() })
+	return d
+}
+
 // ended waits until the device's end is over, and closes it.
 func (k *kept) ended(t *testing.T) {
 	t.Helper()
@@ -89,9 +97,7 @@ func TestKeeper(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := &kept{mosquitto: brokertest.Start(t, "")}
-			k.dialer = dialer(k.mosquitto.Address, "a")
-			k.dialer.Keeper = &Keeper{}
-			t.Cleanup(func() { _ = k.dialer.Keeper.Close() })
+			k.dialer = keepingDialer(t, k.mosquitto.Address)
 			config := BrokerConfig{Server: k.mosquitto.Address, Instance: "replica-0"}
 			var l net.Listener
 			k.broker, l = serve(t, config, ListenOptions{})
@@ -125,9 +131,7 @@ func TestKeeper(t *testing.T) {
 func TestKeeperParks(t *testing.T) {
 	m := brokertest.Start(t, "")
 	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
-	d := dialer(m.Address, "a")
-	d.Keeper = &Keeper{}
-	t.Cleanup(func() { _ = d.Keeper.Close() })
+	d := keepingDialer(t, m.Address)
 	client, server := connectPair(t, d, l)
 	for range 3 {
 		device, its := parkPair(t, client, server)
@@ -147,9 +151,7 @@ func TestKeeperParks(t *testing.T) {
 func TestKeeperIsNotGivenWhatIsInUse(t *testing.T) {
 	m := brokertest.Start(t, "")
 	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
-	d := dialer(m.Address, "a")
-	d.Keeper = &Keeper{}
-	t.Cleanup(func() { _ = d.Keeper.Close() })
+	d := keepingDialer(t, m.Address)
 	client, server := connectPair(t, d, l)
 	parked, _ := parkPair(t, client, server)
 	_ = b.Close()
@@ -167,9 +169,7 @@ func TestKeeperIsNotGivenWhatIsInUse(t *testing.T) {
 // TestKeeperWithoutServer: a device that nobody answers tries again over the same connection to the broker, once.
 func TestKeeperWithoutServer(t *testing.T) {
 	m := brokertest.Start(t, "")
-	d := dialer(m.Address, "a")
-	d.Keeper = &Keeper{}
-	t.Cleanup(func() { _ = d.Keeper.Close() })
+	d := keepingDialer(t, m.Address)
 	attempt := func() *way {
 		t.Helper()
 		if _, err := withTimeout(t, d, time.Second); !errors.Is(err, context.DeadlineExceeded) {

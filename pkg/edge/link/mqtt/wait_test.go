@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -126,6 +127,24 @@ func TestWaitsBeyondOpenTime(t *testing.T) {
 		var _ net.Conn = c.device
 		echo(t, c.device, server)
 		_, _ = c.device.Close(), server.Close()
+	})
+}
+
+// TestStoppingServerIsSilent: a server that does not listen any more leaves it to the next one to answer.
+func TestStoppingServerIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 0)
+		l := &listener{broker: c.Broker, messageNamespace: testNamespace, backlog: make(chan *conn, 1), ended: make(chan struct{})}
+		if err := c.register(l); err != nil {
+			t.Fatal(err)
+		}
+		l.end(net.ErrClosed)
+		if err := c.device.ask(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the device was told %v", err)
+		}
+		if n := c.Stats().Refused; n != 0 {
+			t.Errorf("%d refusals", n)
+		}
 	})
 }
 
