@@ -67,7 +67,7 @@ func TestAgent(t *testing.T) {
 	})
 
 	t.Run("restart", func(t *testing.T) {
-		before := c.statuses["web-uid"].ContainerStatuses[0]
+		before := c.container("web-uid")
 		pid := mainPID(t, d.config.StateDir)
 		d.stop()
 		c.eventually("the session ends", func() bool { return c.session == nil })
@@ -84,7 +84,7 @@ func TestAgent(t *testing.T) {
 			t.Errorf("Hello has the digests %v", digests)
 		}
 		c.eventually("the status is sent again", func() bool { return running(c.statuses["web-uid"]) })
-		after := c.statuses["web-uid"].ContainerStatuses[0]
+		after := c.container("web-uid")
 		if before.ContainerID != after.ContainerID || before.RestartCount != after.RestartCount || !before.State.Running.StartedAt.Equal(&after.State.Running.StartedAt) {
 			t.Errorf("the container was\n%v, is\n%v", before, after)
 		}

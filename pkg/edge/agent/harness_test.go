@@ -170,6 +170,19 @@ func (c *cloud) eventually(what string, check func() bool) {
 	}
 }
 
+// container is the only container of a pod, as the device last told of it. Devices tell at any time:
+// what is read outside of eventually needs the lock too.
+func (c *cloud) container(uid string) v1.ContainerStatus {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := c.statuses[uid]
+	if status == nil || len(status.ContainerStatuses) != 1 {
+		c.t.Fatalf("the pod %s has the status %v", uid, status)
+	}
+	return status.ContainerStatuses[0]
+}
+
 func (c *cloud) send(s gateway.Session, message *edgeapi.ServerMessage) {
 	c.t.Helper()
 	if err := s.Send(message); err != nil {
