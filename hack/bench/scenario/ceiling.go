@@ -74,6 +74,9 @@ type Ceiling struct {
 // MeasureCeiling measures with n Nodes, and leaves nothing of them behind.
 func MeasureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error) {
 	var c Ceiling
+	if err := waitQuiet(ctx, r); err != nil {
+		return c, err
+	}
 	b, err := newBareNodes(r, "ceiling")
 	if err != nil {
 		return c, err

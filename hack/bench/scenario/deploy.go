@@ -54,6 +54,9 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 
+	if err := waitQuiet(ctx, r); err != nil {
+		return err
+	}
 	rest, err := r.Onlooker(ctx, "at rest")
 	if err != nil {
 		return err

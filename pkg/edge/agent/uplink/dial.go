@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -206,7 +207,10 @@ func verifyGateway(state tls.ConnectionState, roots *x509.CertPool) error {
 	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
+		// A root is trusted or it is not. As an intermediate it would have its signature checked once more.
+		if !bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+			intermediates.AddCert(cert)
+		}
 	}
 	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
 		DNSName:       identity.GatewayName,

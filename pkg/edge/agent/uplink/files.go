@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/sets"
+
 	"arhat.dev/aranya/pkg/edge/identity"
 )
 
@@ -185,23 +187,30 @@ func (id *deviceIdentity) save(stateDir string) error {
 
 // settle finishes a change of the identity that was cut short, or drops what there is of it.
 func settle(dir string) error {
-	_, err := os.Stat(filepath.Join(dir, certFile+newSuffix))
-	complete := err == nil
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	there := sets.New[string]()
+	for _, e := range entries {
+		there.Insert(e.Name())
+	}
+	complete := there.Has(certFile + newSuffix)
 	changed := false
 	for _, name := range identityFiles {
+		if !there.Has(name + newSuffix) {
+			continue
+		}
 		path := filepath.Join(dir, name)
 		if complete {
 			err = os.Rename(path+newSuffix, path)
 		} else {
 			err = os.Remove(path + newSuffix)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return err
 		}
-		changed = changed || err == nil
+		changed = true
 	}
 	if !changed {
 		return nil
