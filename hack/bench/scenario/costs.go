@@ -54,12 +54,16 @@ func (c *costs) figures(ctx context.Context, r *harness.Run, what string) error 
 		return err
 	}
 	n := float64(r.N)
-	for _, name := range []string{local.ServiceAranya, local.ServiceAPIServer, local.ServiceEtcd, local.ServiceControllerManager, simulator} {
-		r.Figure(report.Figure{
-			Name: "CPU of " + name + " per device " + what, Unit: "ms",
-			Value: float64((now.usage[name].CPU - c.usage[name].CPU).Microseconds()) / 1000 / n,
-		})
+	var all time.Duration
+	perDevice := func(of string, used time.Duration) {
+		r.Figure(report.Figure{Name: "CPU of " + of + " per device " + what, Unit: "ms", Value: float64(used.Microseconds()) / 1000 / n})
 	}
+	for _, name := range []string{local.ServiceAranya, local.ServiceAPIServer, local.ServiceEtcd, local.ServiceControllerManager, simulator} {
+		used := now.usage[name].CPU - c.usage[name].CPU
+		perDevice(name, used)
+		all += used
+	}
+	perDevice("all these", all)
 	r.Figure(report.Figure{Name: "writes to Kubernetes' etcd per device " + what, Value: float64(now.kube-c.kube) / n, Unit: "1"})
 	r.Figure(report.Figure{Name: "writes to aranya's etcd per device " + what, Value: float64(now.aranya-c.aranya) / n, Unit: "1"})
 	return nil
