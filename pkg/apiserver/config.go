@@ -22,6 +22,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apiserver/kubeletcert"
 	"arhat.dev/aranya/pkg/apiserver/servingcert"
+	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/node/leaseclient"
 	"arhat.dev/aranya/pkg/edge/link"
 	generatedopenapi "arhat.dev/aranya/pkg/generated/openapi"
@@ -49,8 +50,8 @@ type Config struct {
 type ExtraConfig struct {
 	// Kube is the main cluster.
 	Kube kubernetes.Interface
-	// EventClient is the same for events, with a limit.
-	EventClient kubernetes.Interface
+	// EventClients are the same for events, with limits.
+	EventClients events.Clients
 	// Leases renews the Leases of Nodes there.
 	Leases *leaseclient.Client
 	// ServingCert is nil if the serving certificate comes from files.
@@ -80,7 +81,7 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	kube, eventClient, err := clients(kubeConfig)
+	kube, eventClients, err := clients(kubeConfig)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the main cluster: %w", err)
 	}
@@ -92,7 +93,7 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 		Generic: genericapiserver.NewRecommendedConfig(scheme.Codecs),
 		Extra: ExtraConfig{
 			Kube:             kube,
-			EventClient:      eventClient,
+			EventClients:     eventClients,
 			Leases:           leases,
 			Namespace:        o.Namespace,
 			ReplicaName:      o.ReplicaName,
@@ -133,22 +134,26 @@ func (o *Options) kubeConfig() (*restclient.Config, error) {
 	return config, nil
 }
 
-// Limits of the events that are written, per second and in a burst: enough for anybody who reads them,
-// and little beside what the Nodes of a thousand devices that come at once cost.
+// Limits of the events that are written, per second and in a burst, of normal ones and of warnings each: enough for
+// anybody who reads them, and little beside what the Nodes of a thousand devices that come at once cost.
 const (
 	eventQPS   = 20
 	eventBurst = 100
 )
 
-// clients returns a client of the main cluster without a limit, and one for events.
-func clients(kubeConfig *restclient.Config) (kube, events kubernetes.Interface, err error) {
+// clients returns a client of the main cluster without a limit, and those for events.
+func clients(kubeConfig *restclient.Config) (kube kubernetes.Interface, forEvents events.Clients, err error) {
 	if kube, err = kubernetes.NewForConfig(kubeConfig); err != nil {
-		return nil, nil, err
+		return nil, events.Clients{}, err
 	}
 	limited := restclient.CopyConfig(kubeConfig)
 	limited.QPS, limited.Burst = eventQPS, eventBurst
-	events, err = kubernetes.NewForConfig(limited)
-	return kube, events, err
+	// Each gets a limiter of its own.
+	if forEvents.Normal, err = kubernetes.NewForConfig(limited); err != nil {
+		return nil, events.Clients{}, err
+	}
+	forEvents.Warning, err = kubernetes.NewForConfig(limited)
+	return kube, forEvents, err
 }
 
 func userAgent() string { return "aranya-apiserver/" + version.String() }

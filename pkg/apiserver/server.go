@@ -125,7 +125,7 @@ func (c CompletedConfig) directClient() (*direct.Client, error) {
 func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) (err error) {
 	s.controllers, err = controller.New(controller.Config{
 		Kube:          c.Extra.Kube,
-		EventClient:   c.Extra.EventClient,
+		EventClients:  c.Extra.EventClients,
 		Leases:        c.Extra.Leases,
 		Edge:          edge,
 		EdgeInformers: informers,
@@ -238,9 +238,9 @@ func (s *Server) startParts(ctx context.Context) {
 }
 
 // recordEvents writes events to the main cluster, where "kubectl describe" looks for them, within the limit
-// that all of aranya's events share.
+// that all of its normal events share.
 func (s *Server) recordEvents(ctx context.Context) {
-	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.config.EventClient.CoreV1().Events("")})
+	s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.config.EventClients.Normal.CoreV1().Events("")})
 	<-ctx.Done()
 	s.events.Shutdown()
 }

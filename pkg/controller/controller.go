@@ -45,9 +45,8 @@ type Config struct {
 	// Kube is the client of the cluster that the Nodes and pods are in. Its rate limits are the
 	// caller's business; the client-go default of 5 requests/s is far too low.
 	Kube kubernetes.Interface
-	// EventClient writes events. It should have a limit, so that those of a thousand devices that come at
-	// once do not hold up their Nodes. Defaults to Kube.
-	EventClient kubernetes.Interface
+	// EventClients write events. Default to Kube.
+	EventClients events.Clients
 	// Leases renews the Leases of Nodes. Defaults to Kube.
 	Leases node.LeaseUpdater
 	// Edge is the client of aranya's own API. It must act as the server itself (loopback), so that
@@ -117,8 +116,8 @@ func New(config Config) (*Controllers, error) {
 	if config.Clock == nil {
 		config.Clock = clock.RealClock{}
 	}
-	if config.EventClient == nil {
-		config.EventClient = config.Kube
+	if config.EventClients == (events.Clients{}) {
+		config.EventClients = events.Clients{Normal: config.Kube, Warning: config.Kube}
 	}
 	c := &Controllers{config: config, tracker: links.NewTracker(config.Clock, config.ReconnectGrace)}
 	c.SetDisconnect(config.Disconnect)
@@ -293,7 +292,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		return nil // told to stop
 	}
 	klog.FromContext(ctx).Info("The controllers' informers have synced", "replica", c.config.Replica)
-	c.recorder.Start(c.config.EventClient)
+	c.recorder.Start(c.config.EventClients)
 	running.Go(func() { c.node.Run(ctx) })
 	running.Go(func() { c.device.Run(ctx) })
 	running.Go(func() { c.pod.Run(ctx) })

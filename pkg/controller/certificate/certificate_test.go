@@ -30,7 +30,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{World: controllertest.New(t)}
 	recorder := events.New(w.Ctx)
-	recorder.Start(w.Kube)
+	recorder.Start(events.Clients{Normal: w.Kube, Warning: w.Kube})
 	t.Cleanup(recorder.Stop)
 	var err error
 	if w.Store, err = New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Events: recorder}); err != nil {

@@ -38,42 +38,54 @@ const (
 	maxFieldPath = 512
 )
 
-// Recorder records events. Events are dropped if they come faster than they can be written. All
-// methods may be called concurrently and do not block.
+// Clients write events. Each should have a limit of its own, so that the events of a thousand devices that
+// come at once do not hold up their Nodes, and a warning does not wait for all that goes well.
+type Clients struct {
+	Normal, Warning kubernetes.Interface
+}
+
+// Recorder records events. Events are dropped if they come faster than they can be written; warnings are
+// held apart from the others. All methods may be called concurrently and do not block.
 type Recorder struct {
-	broadcaster record.EventBroadcaster
-	own         record.EventRecorder
+	normal, warning record.EventBroadcaster
 }
 
 // New returns a Recorder that keeps what it gets until Start. It ends with ctx.
 func New(ctx context.Context) *Recorder {
-	b := record.NewBroadcaster(record.WithContext(ctx))
 	return &Recorder{
-		broadcaster: b,
-		own:         b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: Component}),
+		normal:  record.NewBroadcaster(record.WithContext(ctx)),
+		warning: record.NewBroadcaster(record.WithContext(ctx)),
 	}
 }
 
 // Start writes the events to the cluster.
-func (r *Recorder) Start(client kubernetes.Interface) {
-	r.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+func (r *Recorder) Start(clients Clients) {
+	r.normal.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Normal.CoreV1().Events("")})
+	r.warning.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Warning.CoreV1().Events("")})
 }
 
 // Stop ends the recording.
-func (r *Recorder) Stop() { r.broadcaster.Shutdown() }
+func (r *Recorder) Stop() {
+	r.normal.Shutdown()
+	r.warning.Shutdown()
+}
 
 // Device records an event on an EdgeDevice.
 func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, args ...any) {
-	r.own.Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	r.from(Component, "", eventType).Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
 // Pod records an event on a pod that is bound to a Node: one that the kubelet there would record.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
-	r.from(NodeComponent, pod.Spec.NodeName).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	r.from(NodeComponent, pod.Spec.NodeName, eventType).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
-func (r *Recorder) from(component, host string) record.EventRecorder {
-	return r.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host})
+func (r *Recorder) from(component, host, eventType string) record.EventRecorder {
+	b := r.normal
+	if eventType == corev1.EventTypeWarning {
+		b = r.warning
+	}
+	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host})
 }
 
 // FromDevice records what a device reports about a pod of its own, or about itself if pod is nil:
@@ -88,12 +100,12 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 		return
 	}
 	if pod != nil {
-		r.from(NodeComponent, nodeName).Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
+		r.from(NodeComponent, nodeName, eventType).Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
-	r.from(DeviceComponent, nodeName).Event(DeviceReference(d), eventType, reason, message)
+	r.from(DeviceComponent, nodeName, eventType).Event(DeviceReference(d), eventType, reason, message)
 	if nodeName != "" {
-		r.from(NodeComponent, nodeName).Event(nodeReference(nodeName), eventType, reason, message)
+		r.from(NodeComponent, nodeName, eventType).Event(nodeReference(nodeName), eventType, reason, message)
 	}
 }
 

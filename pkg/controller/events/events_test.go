@@ -10,7 +10,9 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -26,7 +28,7 @@ func TestRecorder(t *testing.T) {
 	defer cancel()
 	r := New(ctx)
 	defer r.Stop()
-	r.Start(client)
+	r.Start(Clients{Normal: client, Warning: client})
 
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{NodeName: "d"}}
 	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
@@ -70,6 +72,37 @@ func TestRecorder(t *testing.T) {
 			t.Fatalf("%d events, want %d", len(list.Items), len(want))
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// A warning does not wait for the events of many devices that come at once.
+func TestWarningsDoNotWait(t *testing.T) {
+	held := make(chan struct{})
+	normal := fake.NewClientset()
+	normal.PrependReactor("create", "events", func(k8stesting.Action) (bool, runtime.Object, error) {
+		<-held
+		return false, nil, nil
+	})
+	warned := make(chan string, 1)
+	warning := fake.NewClientset()
+	warning.PrependReactor("create", "events", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		warned <- action.(k8stesting.CreateAction).GetObject().(*corev1.Event).Reason
+		return false, nil, nil
+	})
+	r := New(t.Context())
+	defer r.Stop()
+	defer close(held)
+	r.Start(Clients{Normal: normal, Warning: warning})
+
+	r.Device(device, corev1.EventTypeNormal, "Connected", "over grpc")
+	r.Device(device, corev1.EventTypeWarning, "DiskPressure", "full")
+	select {
+	case reason := <-warned:
+		if reason != "DiskPressure" {
+			t.Errorf("the warning is %s", reason)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the warning waits for another event")
 	}
 }
 

@@ -28,7 +28,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w := &world{controllertest.New(t, objects...)}
 	factory := informers.NewSharedInformerFactory(w.Kube, 0)
 	recorder := events.New(w.Ctx)
-	recorder.Start(w.Kube)
+	recorder.Start(events.Clients{Normal: w.Kube, Warning: w.Kube})
 	t.Cleanup(recorder.Stop)
 	c, err := New(Config{
 		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister,
