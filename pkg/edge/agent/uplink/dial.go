@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -163,8 +163,7 @@ func baseTLS(verify func(tls.ConnectionState) error) *tls.Config {
 
 // tls presents the device's certificate and trusts gateways of its CA.
 func (id *deviceIdentity) tls() *tls.Config {
-	roots := id.pool()
-	config := baseTLS(func(state tls.ConnectionState) error { return verifyGateway(state, roots) })
+	config := baseTLS(func(state tls.ConnectionState) error { return verifyGateway(state, id.ca) })
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return id.certificate(), nil
 	}
@@ -192,29 +191,28 @@ func verifyPinned(state tls.ConnectionState, caHash [sha256.Size]byte, ca **x509
 		if sha256.Sum256(cert.Raw) != caHash || !cert.IsCA {
 			continue
 		}
-		roots := x509.NewCertPool()
-		roots.AddCert(cert)
 		*ca = cert
-		return verifyGateway(state, roots)
+		return verifyGateway(state, []*x509.Certificate{cert})
 	}
 	return errors.New("the server is not the one that the token is for: it does not show the CA certificate " +
 		"that the token names. Check the address; if it is right, somebody may be intercepting the connection")
 }
 
-func verifyGateway(state tls.ConnectionState, roots *x509.CertPool) error {
+// verifyGateway verifies what a gateway shows, which must be of a CA that is trusted.
+func verifyGateway(state tls.ConnectionState, trusted []*x509.Certificate) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the server shows no certificate")
 	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range state.PeerCertificates[1:] {
-		// A root is trusted or it is not. As an intermediate it would have its signature checked once more.
-		if !bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+		// A root that is an intermediate as well would have signatures checked once more.
+		if !slices.ContainsFunc(trusted, cert.Equal) {
 			intermediates.AddCert(cert)
 		}
 	}
 	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
 		DNSName:       identity.GatewayName,
-		Roots:         roots,
+		Roots:         poolOf(trusted),
 		Intermediates: intermediates,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})

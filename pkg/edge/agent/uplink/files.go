@@ -56,9 +56,9 @@ func (id *deviceIdentity) certificate() *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{id.cert.Raw}, PrivateKey: id.key, Leaf: id.cert}
 }
 
-func (id *deviceIdentity) pool() *x509.CertPool {
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, c := range id.ca {
+	for _, c := range certs {
 		pool.AddCert(c)
 	}
 	return pool
@@ -95,7 +95,7 @@ func newIdentity(key crypto.Signer, certDER []byte, caDER [][]byte, tokenID stri
 	}
 	// At a time when it is valid: it may have expired since, and a device's clock may be wrong.
 	_, err = cert.Verify(x509.VerifyOptions{
-		Roots: id.pool(), CurrentTime: cert.NotAfter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: poolOf(id.ca), CurrentTime: cert.NotAfter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the device certificate was not issued by the CA: %w", err)
