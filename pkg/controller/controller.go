@@ -45,7 +45,7 @@ type Config struct {
 	// Kube is the client of the cluster that the Nodes and pods are in. Its rate limits are the
 	// caller's business; the client-go default of 5 requests/s is far too low.
 	Kube kubernetes.Interface
-	// EventClients write events. Default to Kube.
+	// EventClients write events. Each defaults to Kube.
 	EventClients events.Clients
 	// Leases renews the Leases of Nodes. Defaults to Kube.
 	Leases node.LeaseUpdater
@@ -116,8 +116,11 @@ func New(config Config) (*Controllers, error) {
 	if config.Clock == nil {
 		config.Clock = clock.RealClock{}
 	}
-	if config.EventClients == (events.Clients{}) {
-		config.EventClients = events.Clients{Normal: config.Kube, Warning: config.Kube}
+	if config.EventClients.Normal == nil {
+		config.EventClients.Normal = config.Kube
+	}
+	if config.EventClients.Warning == nil {
+		config.EventClients.Warning = config.Kube
 	}
 	c := &Controllers{config: config, tracker: links.NewTracker(config.Clock, config.ReconnectGrace)}
 	c.SetDisconnect(config.Disconnect)

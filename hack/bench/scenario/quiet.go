@@ -21,14 +21,21 @@ const (
 // the machine.
 func waitQuiet(ctx context.Context, r *harness.Run) error {
 	begin := time.Now()
-	for last := int64(-1); ; {
+	last, err := measureKube(ctx, r)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := sleep(ctx, quietSpan); err != nil {
+			return err
+		}
 		revision, err := measureKube(ctx, r)
 		if err != nil {
 			return err
 		}
 		writes := revision - last
 		switch waited := time.Since(begin).Round(time.Second); {
-		case last >= 0 && writes <= quietRate*int64(quietSpan/time.Second):
+		case writes <= quietRate*int64(quietSpan/time.Second):
 			r.Log("waited %s until the control plane was at rest", waited)
 			return nil
 		case waited > quietLimit:
@@ -36,8 +43,5 @@ func waitQuiet(ctx context.Context, r *harness.Run) error {
 			return nil
 		}
 		last = revision
-		if err := sleep(ctx, quietSpan); err != nil {
-			return err
-		}
 	}
 }
