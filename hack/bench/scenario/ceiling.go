@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/hack/bench/harness"
+	"arhat.dev/aranya/hack/bench/measure"
 	"arhat.dev/aranya/hack/bench/report"
 	"arhat.dev/aranya/hack/cluster/local"
 )
@@ -51,6 +52,7 @@ var ceiling = harness.Scenario{
 		} {
 			r.Figure(report.Figure{Name: f.name, Value: f.value, Unit: "1/s"})
 		}
+		machine(r, c)
 		rate, err := leftToControllerManager(ctx, r, r.N)
 		if err != nil {
 			return err
@@ -69,12 +71,22 @@ type Ceiling struct {
 	// Ready is how fast bare Nodes come up by the fewest writes possible (Node with its status, Lease,
 	// taint off), and Gone how fast Nodes and Leases are deleted.
 	Ready, Gone float64
+	// CPU is what kube-apiserver used for all of that, in ms per Node: how fast the machine was, for this kind of work.
+	CPU float64
 }
 
 // MeasureCeiling measures with n Nodes, and leaves nothing of them behind.
 func MeasureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error) {
 	var c Ceiling
 	if err := waitQuiet(ctx, r); err != nil {
+		return c, err
+	}
+	pid, err := r.PID(ctx, local.ServiceAPIServer)
+	if err != nil {
+		return c, err
+	}
+	begin, err := measure.Process(pid)
+	if err != nil {
 		return c, err
 	}
 	b, err := newBareNodes(r, "ceiling")
@@ -102,7 +114,18 @@ func MeasureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error)
 		*step.rate = harness.Rate(n, took)
 		r.Log("%s: %d in %s", step.what, n, took.Round(time.Millisecond))
 	}
+	end, err := measure.Process(pid)
+	if err != nil {
+		return c, err
+	}
+	c.CPU = float64((end.CPU - begin.CPU).Microseconds()) / 1000 / float64(n)
 	return c, nil
+}
+
+// machine tells how fast the machine was when the ceiling was measured.
+func machine(r *harness.Run, c Ceiling) {
+	r.Figure(report.Figure{Name: "CPU of kube-apiserver per bare Node", Value: c.CPU, Unit: "ms",
+		Note: "for the eleven writes of the ceiling: how fast the machine is for such work"})
 }
 
 // mean is what was to be had between two measurements: the speed of the machine drifts.
@@ -113,6 +136,7 @@ func mean(before, after Ceiling) Ceiling {
 		NodeDelete: of(before.NodeDelete, after.NodeDelete), LeaseCreate: of(before.LeaseCreate, after.LeaseCreate),
 		LeaseUpdate: of(before.LeaseUpdate, after.LeaseUpdate), LeaseDelete: of(before.LeaseDelete, after.LeaseDelete),
 		Ready: of(before.Ready, after.Ready), Gone: of(before.Gone, after.Gone),
+		CPU: (before.CPU + after.CPU) / 2,
 	}
 }
 

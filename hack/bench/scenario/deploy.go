@@ -97,6 +97,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 		return err
 	}
 	limit := mean(before, after)
+	machine(r, limit)
 	rates(r, harness.Rate(r.N, took), harness.Rate(r.N, gone), freed, &limit)
 	r.Latency("onlooker's write at rest", &rest.Writes, nil, report.AtMost(100))
 	r.Latency("onlooker's write during deploy", &deployed.Writes, nil, report.AtMost(1000))
