@@ -85,6 +85,41 @@ func TestAccess(t *testing.T) {
 	})
 }
 
+// TestAccessByOtherReference has a runtime that returns from a pull another name of the image than the id
+// that it tells of what is there, as CRI-O's repository and digest.
+func TestAccessByOtherReference(t *testing.T) {
+	right := registryCredential("s", "right")
+	for name, tc := range map[string]struct {
+		statusErr error // after the first pull
+		wantRef   string
+		owner     error // for the pod with the Secret
+	}{
+		"the id is told later": {wantRef: "id-" + private},
+		"the id cannot be had": {statusErr: errors.New("busy"), wantRef: "registry.example/app@sha256:1", owner: ErrImageNeverPull},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := &fakeService{images: map[string]bool{}, pullRef: "registry.example/app@sha256:1", statusErr: tc.statusErr}
+			h := newHarness(t, service, testingclock.NewFakeClock(time.Now()), 1)
+			if _, _, err := h.ensure("first", private, v1.PullIfNotPresent, right); !errors.Is(err, ErrPulling) {
+				t.Fatal(err)
+			}
+			<-h.done
+			if ref, _, err := h.ensure("first", private, v1.PullIfNotPresent, right); ref != tc.wantRef || err != nil {
+				t.Errorf("got reference %q, %v; want %q", ref, err, tc.wantRef)
+			}
+			service.mu.Lock()
+			service.statusErr = nil
+			service.mu.Unlock()
+			if _, err := h.fetch("second", private, v1.PullNever); !errors.Is(err, ErrImageNeverPull) {
+				t.Errorf("a pod without the Secret got %v", err)
+			}
+			if _, err := h.fetch("third", private, v1.PullNever, right); !errors.Is(err, tc.owner) {
+				t.Errorf("a pod with the Secret got %v, want %v", err, tc.owner)
+			}
+		})
+	}
+}
+
 // TestAccessForgets checks that records go with their images, and that what the agent did not see end
 // counts as pulled.
 func TestAccessForgets(t *testing.T) {

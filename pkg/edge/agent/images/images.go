@@ -209,13 +209,13 @@ func (p *Puller) take(key string, req Request, last *pull) (ref, message string,
 // run pulls the image once a slot is free.
 func (p *Puller) run(ctx context.Context, current *pull, req Request, spec *runtimeapi.ImageSpec) {
 	start := p.clock.Now()
-	var ref string
+	var image *runtimeapi.Image
 	var err error
 	var took time.Duration
 	select {
 	case p.slots <- struct{}{}:
 		begin := p.clock.Now()
-		ref, err = p.pullWithCredentials(ctx, req, spec)
+		image, err = p.pullWithCredentials(ctx, req, spec)
 		took = p.clock.Since(begin)
 		<-p.slots
 	case <-ctx.Done():
@@ -225,25 +225,25 @@ func (p *Puller) run(ctx context.Context, current *pull, req Request, spec *runt
 		req.Event(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", req.Image, err))
 	} else if err == nil {
 		req.Event(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
-			req.Image, took.Truncate(time.Millisecond), p.clock.Since(start).Truncate(time.Millisecond), p.size(ctx, spec)))
+			req.Image, took.Truncate(time.Millisecond), p.clock.Since(start).Truncate(time.Millisecond), image.GetSize()))
 	}
 	p.mu.Lock()
-	current.done, current.ref, current.err = true, ref, err
+	current.done, current.ref, current.err = true, image.GetId(), err
 	p.mu.Unlock()
 	req.Done()
 }
 
 // pullWithCredentials tries each credential that fits the image, or none if none fits.
-func (p *Puller) pullWithCredentials(ctx context.Context, req Request, spec *runtimeapi.ImageSpec) (string, error) {
+func (p *Puller) pullWithCredentials(ctx context.Context, req Request, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
 	credentials, err := credentialsFor(req.Image, req.Credentials)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if err := p.access.begin(spec.Image); err != nil {
-		return "", fmt.Errorf("failed to record image pull intent: %w", err)
+		return nil, fmt.Errorf("failed to record image pull intent: %w", err)
 	}
 	var errs []error
-	try := func(c *credential) (ref string, done bool) {
+	try := func(c *credential) (image *runtimeapi.Image, done bool) {
 		var auth *runtimeapi.AuthConfig
 		if c != nil {
 			auth = c.auth
@@ -251,36 +251,44 @@ func (p *Puller) pullWithCredentials(ctx context.Context, req Request, spec *run
 		ref, err := p.service.PullImage(ctx, spec, auth, req.SandboxConfig)
 		if err != nil {
 			errs = append(errs, err)
-			return "", ctx.Err() != nil
+			return nil, ctx.Err() != nil
 		}
-		present, _ := p.service.ListImages(ctx, nil) // if it fails, nothing is forgotten
-		if err := p.access.pulled(spec.Image, ref, c, present); err != nil {
-			klog.FromContext(ctx).Error(err, "It could not be kept who may use an image", "image", spec.Image)
-		}
-		return ref, true
+		return p.record(ctx, spec, ref, c), true
 	}
 	if len(credentials) == 0 {
-		if ref, _ := try(nil); ref != "" {
-			return ref, nil
+		if image, _ := try(nil); image != nil {
+			return image, nil
 		}
 	}
 	for i := range credentials {
-		if ref, done := try(&credentials[i]); ref != "" {
-			return ref, nil
+		if image, done := try(&credentials[i]); image != nil {
+			return image, nil
 		} else if done {
 			break
 		}
 	}
-	return "", errors.Join(append(errs, p.access.failed(spec.Image))...)
+	return nil, errors.Join(append(errs, p.access.failed(spec.Image))...)
 }
 
-func (p *Puller) size(ctx context.Context, spec *runtimeapi.ImageSpec) uint64 {
+// record keeps who has pulled an image, by the id that the runtime tells when it is looked for later: what
+// a pull returned may be another name of it, as CRI-O's repository and digest. If the id cannot be had,
+// the pull counts as one that was cut off, so that the image is not taken for a preloaded one.
+func (p *Puller) record(ctx context.Context, spec *runtimeapi.ImageSpec, ref string, c *credential) *runtimeapi.Image {
 	resp, err := p.service.ImageStatus(ctx, spec, false)
-	if err != nil {
-		klog.FromContext(ctx).V(4).Info("Size of a pulled image is not known", "image", spec.Image, "err", err)
-		return 0
+	image := resp.GetImage()
+	if err == nil && image.GetId() == "" {
+		err = errors.New("the container runtime does not know the image that it has pulled")
 	}
-	return resp.GetImage().GetSize()
+	if err == nil {
+		present, _ := p.service.ListImages(ctx, nil) // if it fails, nothing is forgotten
+		err = p.access.pulled(spec.Image, image.Id, c, present)
+	} else {
+		image = &runtimeapi.Image{Id: ref}
+	}
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "It could not be kept who may use an image", "image", spec.Image)
+	}
+	return image
 }
 
 // Forget ends the pulls of a pod that is gone and drops what is kept for it.

@@ -26,16 +26,22 @@ type fakeService struct {
 	mu      sync.Mutex
 	images  map[string]bool
 	pullErr error
-	release chan struct{}
-	active  int
-	most    int
-	auths   []string
+	// pullRef is what pulls return instead of the id, statusErr the error of what is asked after one.
+	pullRef   string
+	statusErr error
+	release   chan struct{}
+	active    int
+	most      int
+	auths     []string
 }
 
 func (f *fakeService) ImageStatus(_ context.Context, image *runtimeapi.ImageSpec, _ bool) (*runtimeapi.ImageStatusResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.images[image.Image] {
+		if f.statusErr != nil {
+			return nil, f.statusErr
+		}
 		return &runtimeapi.ImageStatusResponse{Image: &runtimeapi.Image{Id: "id-" + image.Image, Size: 42}}, nil
 	}
 	return &runtimeapi.ImageStatusResponse{}, nil
@@ -61,6 +67,9 @@ func (f *fakeService) PullImage(ctx context.Context, image *runtimeapi.ImageSpec
 		return "", f.pullErr
 	}
 	f.images[image.Image] = true
+	if f.pullRef != "" {
+		return f.pullRef, nil
+	}
 	return "id-" + image.Image, nil
 }
 
