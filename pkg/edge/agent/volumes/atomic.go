@@ -32,8 +32,12 @@ func writeAtomically(dir string, files []file, gid *int64) error {
 	}
 	if err == nil {
 		same, err := sameContent(filepath.Join(dir, old), files, gid)
-		if err != nil || same {
+		if err != nil {
 			return err
+		}
+		if same {
+			// The update that wrote it may have been cut off before its end.
+			return updateLinks(dir, files, old)
 		}
 	}
 	fresh, err := os.MkdirTemp(dir, dataDirPattern)
@@ -56,7 +60,8 @@ func writeAtomically(dir string, files []file, gid *int64) error {
 	return updateLinks(dir, files, filepath.Base(fresh))
 }
 
-// updateLinks makes the links that users see, and removes those and the data of before.
+// updateLinks makes the links that users see, and removes those and the data of before. It writes nothing
+// if all is as it should be.
 func updateLinks(dir string, files []file, current string) error {
 	want := map[string]bool{}
 	for _, f := range files {

@@ -112,6 +112,54 @@ func TestAtomicUpdate(t *testing.T) {
 	}
 }
 
+// TestAtomicUpdateCutOff has an update that ended after its content was exchanged, before the rest was done.
+func TestAtomicUpdateCutOff(t *testing.T) {
+	for name, damage := range map[string]func(dir string) error{
+		"a link is not made": func(dir string) error { return os.Remove(filepath.Join(dir, "a")) },
+		"a link is not removed": func(dir string) error {
+			return os.Symlink(filepath.Join(dataLink, "gone"), filepath.Join(dir, "gone"))
+		},
+		"the old content is not removed": func(dir string) error {
+			return os.MkdirAll(filepath.Join(dir, "..data-old", "d"), 0o755)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, pod := newTest(t), podWith(configMap("c"))
+			src := content("c", &edgeapi.File{Path: "a", Data: []byte("1"), Mode: 0o640}, &edgeapi.File{Path: "d/f", Data: []byte("2"), Mode: 0o640})
+			mounted, err := v.Setup(pod, src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := mounted["c"].Path
+			current, err := os.Readlink(filepath.Join(dir, dataLink))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Setup(pod, src); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, e := range entries {
+				got = append(got, e.Name())
+			}
+			// The same directory: what was complete is not written again.
+			if want := []string{dataLink, current, "a", "d"}; !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			if got := read(t, dir, "a"); got != "1" {
+				t.Errorf("read %q through the link", got)
+			}
+		})
+	}
+}
+
 func TestContentIsConfined(t *testing.T) {
 	v := newTest(t)
 	for _, path := range []string{"", "/abs", "../up", "a/../../up", "..data", "..x/y", "."} {
