@@ -202,9 +202,12 @@ func (s *stdio) detach(c *sink) {
 	_, attached := s.sinks[c]
 	delete(s.sinks, c)
 	s.mu.Unlock()
-	if !attached {
-		return
+	if attached {
+		c.close()
 	}
+}
+
+func (c *sink) close() {
 	for _, f := range []*os.File{c.stdout, c.stderr} {
 		if f != nil {
 			_ = f.Close()
@@ -250,8 +253,7 @@ func (s *stdio) finish() {
 	s.sinks = map[*sink]struct{}{}
 	s.mu.Unlock()
 	for c := range clients {
-		s.sinks[c] = struct{}{}
-		s.detach(c)
+		c.close()
 	}
 	if s.log != nil {
 		_ = s.log.close()
