@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errEnded answers who comes too late.
+var errEnded = errors.New("the container has ended")
+
 // processes starts the processes of a container and collects all that end, the orphans too that the
 // shim inherits as their subreaper.
 type processes struct {
@@ -23,6 +26,7 @@ type processes struct {
 
 	mu      sync.Mutex
 	waiters map[int]chan syscall.WaitStatus
+	ended   bool // nothing is started any more
 
 	spawn chan spawnRequest
 }
@@ -125,6 +129,9 @@ func (p *processes) fork(r spawnRequest) spawnReply {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ended {
+		return spawnReply{err: errEnded}
+	}
 	pid, err := syscall.ForkExec(path, r.args, attributes)
 	if err != nil {
 		return spawnReply{err: p.explainFork(r.args[0], path, err)}
@@ -216,10 +223,13 @@ func checkExecutable(name, path string) error {
 	return nil
 }
 
-// killAll kills every descendant. As the shim is the subreaper, those whose parents ended have become
-// its children; the loop ends when there is no child left, or with the patience for one that the
-// kernel cannot end.
+// killAll kills every descendant, after it has seen to it that none is started any more. As the shim is
+// the subreaper, those whose parents ended have become its children; the loop ends when there is no
+// child left, or with the patience for one that the kernel cannot end.
 func (p *processes) killAll(patience time.Duration) {
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		children := childrenOf(os.Getpid())
 		if len(children) == 0 {

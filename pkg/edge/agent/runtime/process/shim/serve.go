@@ -228,7 +228,7 @@ func (s *shim) attach(conn *net.UnixConn, request *Request, fds []int) {
 		fds = fds[1:]
 	}
 	if !s.stdio.attach(client) {
-		s.reply(conn, Response{Error: "the container has ended"})
+		s.reply(conn, failure(errEnded))
 		return
 	}
 	defer s.stdio.detach(client)
