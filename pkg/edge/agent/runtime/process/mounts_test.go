@@ -164,17 +164,18 @@ func TestRunAsUser(t *testing.T) {
 		"root":    {nil, "0 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := shell(fmt.Sprintf("echo %s: $(id -u) $(id -g) $(id -G); grep NoNewPrivs /proc/self/status; sleep 1000", name))
+			config := shell(fmt.Sprintf("echo opened > /dev/stderr; echo %s: $(id -u) $(id -g) $(id -G); grep NoNewPrivs /proc/self/status; sleep 1000", name))
 			config.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: tt.context}
 			id := d.run(config)
 			d.waitLog("NoNewPrivs")
+			d.waitLog("stderr F opened\n")
 			want := strings.Fields(tt.want)
 			if !strings.Contains(d.log(), name+": "+want[0]+" "+want[1]+" ") || !strings.Contains(d.log(), want[len(want)-1]) {
 				t.Errorf("got %s, want %s", d.log(), tt.want)
 			}
-			stdout, _, err := d.ExecSync(t.Context(), id, []string{"id", "-u"}, 0)
-			if err != nil || strings.TrimSpace(string(stdout)) != want[0] {
-				t.Errorf("exec runs as %q, %v", stdout, err)
+			stdout, stderr, err := d.ExecSync(t.Context(), id, []string{"/bin/sh", "-c", "id -u > /dev/stdout; echo opened > /dev/stderr"}, 0)
+			if err != nil || strings.TrimSpace(string(stdout)) != want[0] || string(stderr) != "opened\n" {
+				t.Errorf("exec runs as %q, says %q, %v", stdout, stderr, err)
 			}
 			if err := d.RemoveContainer(t.Context(), id); err != nil {
 				t.Fatal(err)

@@ -118,6 +118,10 @@ func (s *shim) exec(conn *net.UnixConn, request *Request, fds []int) {
 	// Close the copies at the end of start, or the client would never see the end of the output.
 	streams, err := execFiles(request, fds)
 	defer closeAll(fds)
+	defer streams.close()
+	if err == nil {
+		err = s.spec.handOver(fds...)
+	}
 	if err != nil {
 		s.reply(conn, failure(err))
 		return

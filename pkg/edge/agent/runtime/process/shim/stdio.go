@@ -59,10 +59,8 @@ func (s *stdio) openTerminal() error {
 	if err != nil {
 		return err
 	}
-	if s.spec.User != nil {
-		if err := unix.Fchown(fd, int(s.spec.User.UID), int(s.spec.User.GID)); err != nil {
-			return fmt.Errorf("cannot hand the terminal to user %d: %w", s.spec.User.UID, err)
-		}
+	if err := s.spec.handOver(fd); err != nil {
+		return err
 	}
 	s.child = []int{fd, fd, fd}
 	s.tty = master
@@ -96,6 +94,23 @@ func (s *stdio) openPipes() error {
 		}
 		s.child = append(s.child, write)
 		s.sources = append(s.sources, read)
+	}
+	if !s.spec.Stdin {
+		return s.spec.handOver(s.child[1:]...) // /dev/null is everybody's
+	}
+	return s.spec.handOver(s.child...)
+}
+
+// handOver gives pipes and terminals to the container's user, who may open them again by name, as
+// /dev/stderr for example.
+func (s *Spec) handOver(fds ...int) error {
+	if s.User == nil {
+		return nil
+	}
+	for _, fd := range fds {
+		if err := unix.Fchown(fd, int(s.User.UID), int(s.User.GID)); err != nil {
+			return fmt.Errorf("cannot hand the standard streams to user %d: %w", s.User.UID, err)
+		}
 	}
 	return nil
 }
