@@ -41,6 +41,7 @@ type container struct {
 	config      *runtimeapi.ContainerConfig // without the environment
 	createdAt   int64
 	logPath     string
+	user        *shim.User // nil: the agent's own
 	mountPoints []string   // made on the host, for this container or before
 	held        []*os.File // mount points, until the shim holds them; guarded by Runtime.mu
 	op          sync.Mutex
@@ -60,6 +61,7 @@ type containerRecord struct {
 	Config      []byte // ContainerConfig
 	CreatedAt   int64
 	LogPath     string
+	User        *shim.User `json:",omitempty"`
 	MountPoints []string
 }
 
@@ -82,7 +84,7 @@ func (r *Runtime) loadContainer(id string) (*container, error) {
 	}
 	c := &container{
 		id: id, sandboxID: record.SandboxID, dir: dir, config: &runtimeapi.ContainerConfig{}, createdAt: record.CreatedAt,
-		logPath: record.LogPath, mountPoints: record.MountPoints, ended: make(chan struct{}),
+		logPath: record.LogPath, user: record.User, mountPoints: record.MountPoints, ended: make(chan struct{}),
 	}
 	if err := proto.Unmarshal(record.Config, c.config); err != nil {
 		return nil, err
@@ -133,7 +135,7 @@ func (c *container) save() error {
 		return err
 	}
 	return writeRecord(filepath.Join(c.dir, fileContainer), containerRecord{
-		ID: c.id, SandboxID: c.sandboxID, Config: config, CreatedAt: c.createdAt, LogPath: c.logPath, MountPoints: c.mountPoints,
+		ID: c.id, SandboxID: c.sandboxID, Config: config, CreatedAt: c.createdAt, LogPath: c.logPath, User: c.user, MountPoints: c.mountPoints,
 	})
 }
 
@@ -177,7 +179,7 @@ func (r *Runtime) CreateContainer(_ context.Context, sandboxID string, config *r
 	if err != nil {
 		return "", status.Errorf(codes.InvalidArgument, "%v", err)
 	}
-	c := &container{id: newID(), sandboxID: sandboxID, createdAt: now(), logPath: spec.LogPath, spec: spec, ended: make(chan struct{})}
+	c := &container{id: newID(), sandboxID: sandboxID, createdAt: now(), logPath: spec.LogPath, user: spec.User, spec: spec, ended: make(chan struct{})}
 	spec.ID = c.id
 	c.dir = filepath.Join(r.containersDir(), c.id)
 	c.config = proto.Clone(config).(*runtimeapi.ContainerConfig)
@@ -281,6 +283,13 @@ func (r *Runtime) ContainerStatus(_ context.Context, id string, verbose bool) (*
 		Image: c.config.Image, ImageRef: HostImage, ImageId: HostImage,
 		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.logPath,
 		StopSignal: c.config.StopSignal,
+	}
+	if c.user != nil {
+		linux := &runtimeapi.LinuxContainerUser{Uid: int64(c.user.UID), Gid: int64(c.user.GID)}
+		for _, g := range c.user.Groups {
+			linux.SupplementalGroups = append(linux.SupplementalGroups, int64(g))
+		}
+		st.User = &runtimeapi.ContainerUser{Linux: linux}
 	}
 	response := &runtimeapi.ContainerStatusResponse{Status: st}
 	if started != nil {

@@ -143,6 +143,15 @@ func TestHostMountsAppear(t *testing.T) {
 	d.waitLog("seen")
 }
 
+// userIDs are the ids of a user, of the group and of the further groups.
+func userIDs(u *runtimeapi.LinuxContainerUser) string {
+	text := fmt.Sprint(u.GetUid(), u.GetGid())
+	for _, g := range u.GetSupplementalGroups() {
+		text += fmt.Sprintf(" %d", g)
+	}
+	return text
+}
+
 func TestRunAsUser(t *testing.T) {
 	needRoot(t)
 	d := newDevice(t)
@@ -169,6 +178,10 @@ func TestRunAsUser(t *testing.T) {
 			id := d.run(config)
 			d.waitLog("NoNewPrivs")
 			d.waitLog("stderr F opened\n")
+			d.restart() // the status tells it all the same
+			if got := userIDs(d.status(id).User.GetLinux()); got != tt.want {
+				t.Errorf("the status tells of %q, want %q", got, tt.want)
+			}
 			want := strings.Fields(tt.want)
 			if !strings.Contains(d.log(), name+": "+want[0]+" "+want[1]+" ") || !strings.Contains(d.log(), want[len(want)-1]) {
 				t.Errorf("got %s, want %s", d.log(), tt.want)
