@@ -151,7 +151,8 @@ func (r *Runtime) Status(_ context.Context, verbose bool) (*runtimeapi.StatusRes
 			{Type: runtimeapi.NetworkReady, Status: true},
 		}},
 		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: ""}},
-		Features:        &runtimeapi.RuntimeFeatures{},
+		// Without root, containers have the agent's groups, and cannot do without.
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: os.Geteuid() == 0},
 	}
 	if verbose {
 		response.Info = map[string]string{"mounts": fmt.Sprintf("%q", r.mountMode)}

@@ -343,6 +343,9 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s is false", c.Type)
 		}
 	}
+	if root := os.Geteuid() == 0; got.Features.SupplementalGroupsPolicy != root {
+		t.Errorf("as root %t: %v", root, got.Features)
+	}
 	version, err := d.Version(t.Context(), "")
 	if err != nil || version.RuntimeName != "process" || version.RuntimeVersion != "1.2.3" {
 		t.Errorf("got %v, %v", version, err)

@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -131,9 +132,41 @@ func (r *Runtime) userOf(config *runtimeapi.ContainerConfig, spec *shim.Spec) (*
 		}
 		return account, nil // supplemental groups (fsGroup) cannot be added, and are not needed
 	}
+	groups := slices.Clone(sc.GetSupplementalGroups())
+	if account != nil && sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Merge {
+		own, err := furtherGroups(account)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, own...)
+	}
 	spec.User = &shim.User{UID: uint32(uid), GID: uint32(gid)}
-	for _, g := range sc.GetSupplementalGroups() {
-		spec.User.Groups = append(spec.User.Groups, uint32(g))
+	for _, g := range groups {
+		if !slices.Contains(spec.User.Groups, uint32(g)) {
+			spec.User.Groups = append(spec.User.Groups, uint32(g))
+		}
 	}
 	return account, nil
+}
+
+// furtherGroups are those that the device has an account in beside the primary one, for which runAsGroup
+// may put another.
+func furtherGroups(account *user.User) (groups []int64, err error) {
+	ids, err := account.GroupIds()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a device without /etc/group
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot find out the groups of the user %q: %w", account.Username, err)
+	}
+	for _, id := range ids {
+		if id == account.Gid {
+			continue
+		}
+		group, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("the user %q is in a group with the id %q", account.Username, id)
+		}
+		groups = append(groups, int64(group))
+	}
+	return groups, nil
 }
