@@ -227,6 +227,12 @@ func (c *Collector) inUse(ctx context.Context) (sets.Set[string], error) {
 		used.Insert(name)
 		if named, err := reference.ParseNormalizedNamed(name); err == nil {
 			used.Insert(reference.TagNameOnly(named).String())
+			if digested, ok := named.(reference.Digested); ok {
+				// The runtime lists it without the tag that may be there as well.
+				if canonical, err := reference.WithDigest(reference.TrimNamed(named), digested.Digest()); err == nil {
+					used.Insert(canonical.String())
+				}
+			}
 		}
 	}
 	used.Delete("")

@@ -121,6 +121,30 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestWantedNames has one image, and pods that name it in all the ways that there are.
+func TestWantedNames(t *testing.T) {
+	const digest = "@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	for wanted, kept := range map[string]bool{
+		"nginx":                              true,
+		"nginx:latest":                       true,
+		"docker.io/library/nginx:latest":     true,
+		"nginx" + digest:                     true,
+		"nginx:latest" + digest:              true,
+		"docker.io/library/nginx:1" + digest: true, // the digest alone decides
+		"registry.example/nginx:1" + digest:  false,
+		"nginx:1":                            false,
+		"the-id":                             true,
+	} {
+		t.Run(wanted, func(t *testing.T) {
+			f := &fakeRuntime{stored: []*runtimeapi.Image{{Id: "the-id", RepoTags: []string{"docker.io/library/nginx:latest"}, RepoDigests: []string{"docker.io/library/nginx" + digest}}}}
+			c := NewCollector(f, testingclock.NewFakeClock(time.Unix(1_000_000, 0)), GCPolicy{HighThresholdPercent: 100}, func() []string { return []string{wanted} }, nil)
+			if err := c.DeleteUnused(t.Context()); err != nil || (len(f.removed) == 0) != kept {
+				t.Errorf("removed %q, %v; to be kept is %t", f.removed, err, kept)
+			}
+		})
+	}
+}
+
 func TestDeleteUnused(t *testing.T) {
 	f := newFakeRuntime()
 	clock := testingclock.NewFakeClock(time.Unix(1_000_000, 0))
