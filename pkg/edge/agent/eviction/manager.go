@@ -21,6 +21,8 @@ const (
 	DefaultPeriod = 10 * time.Second
 	// immediateGrace is what pods get in seconds when a hard threshold or a limit is exceeded.
 	immediateGrace = 1
+	// minWait is how long a pod that is evicted has at least before another is, if it does not stop.
+	minWait = 10 * time.Second
 )
 
 // Pods are the pods of the device.
@@ -65,7 +67,7 @@ type Manager struct {
 	// Of Run's goroutine alone:
 	since    map[int]time.Time // when thresholds were first met, by index
 	lastSeen map[v1.NodeConditionType]time.Time
-	evicting map[string]bool // pods that are being stopped
+	evicting map[string]time.Time // pods that are being stopped, and until when others wait for that
 }
 
 // New returns a Manager.
@@ -76,7 +78,7 @@ func New(c Config) *Manager {
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
 	}
-	return &Manager{config: c, since: map[int]time.Time{}, lastSeen: map[v1.NodeConditionType]time.Time{}, evicting: map[string]bool{}}
+	return &Manager{config: c, since: map[int]time.Time{}, lastSeen: map[v1.NodeConditionType]time.Time{}, evicting: map[string]time.Time{}}
 }
 
 // Run looks at the device until the context ends.
@@ -124,7 +126,7 @@ func (m *Manager) once(ctx context.Context) {
 	if m.evictLimited(ctx, pods) || len(due) == 0 {
 		return
 	}
-	if len(m.evicting) > 0 {
+	if m.waiting() {
 		return // what the last one frees is not known yet
 	}
 	t := due[0]
@@ -196,7 +198,21 @@ func (m *Manager) candidates() []*v1.Pod {
 			delete(m.evicting, uid)
 		}
 	}
-	return slices.DeleteFunc(pods, func(pod *v1.Pod) bool { return m.evicting[string(pod.UID)] || spared(pod) })
+	return slices.DeleteFunc(pods, func(pod *v1.Pod) bool {
+		_, evicting := m.evicting[string(pod.UID)]
+		return evicting || spared(pod)
+	})
+}
+
+// waiting tells whether there is a pod that has still time to stop.
+func (m *Manager) waiting() bool {
+	now := m.config.Clock.Now()
+	for _, deadline := range m.evicting {
+		if now.Before(deadline) {
+			return true
+		}
+	}
+	return false
 }
 
 // evictLimited stops the pods that exceed their own limits, and tells whether there were any.
@@ -270,6 +286,7 @@ func (m *Manager) evictOne(ctx context.Context, pods []*v1.Pod, t *Threshold, o 
 
 func (m *Manager) evict(ctx context.Context, pod *v1.Pod, grace int64, message string, disruption bool) {
 	klog.FromContext(ctx).Info("Evicting a pod", "pod", klog.KObj(pod), "podUID", pod.UID, "message", message)
-	m.evicting[string(pod.UID)] = true
+	// As long as the kubelet waits, which then turns to others, too.
+	m.evicting[string(pod.UID)] = m.config.Clock.Now().Add(max(minWait, time.Duration(grace)*time.Second*3/2))
 	m.config.Pods.Evict(string(pod.UID), grace, message, disruption)
 }

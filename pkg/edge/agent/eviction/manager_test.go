@@ -126,6 +126,52 @@ func TestHardThreshold(t *testing.T) {
 	}
 }
 
+// TestStuckPod has a pod that is evicted first and never stops, as one with a process that the kernel cannot end.
+func TestStuckPod(t *testing.T) {
+	stuck := func(pod *v1.Pod) bool { return pod.Name == "stuck" }
+	for name, tc := range map[string]struct {
+		soft     bool
+		checks   []Check
+		patience time.Duration
+	}{
+		"hard threshold": {patience: 10 * time.Second},
+		"soft threshold": {soft: true, patience: 30 * time.Second},
+		"its own limit":  {checks: []Check{{Limited: stuck, Exceeded: func(*v1.Pod, *statsapi.PodStats) string { return "too much" }}}, patience: 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			low := threshold(MemoryAvailable, 100)
+			if tc.soft {
+				low.Grace = time.Nanosecond
+			}
+			d := newDevice(low)
+			d.config.Checks = tc.checks
+			d.pod("stuck", 20)
+			d.pod("large", 10)
+			d.left[MemoryAvailable] = Observation{Available: 99, Capacity: 1000}
+			if tc.soft {
+				d.once(t.Context())
+				d.clock.Step(low.Grace)
+			}
+			d.once(t.Context())
+			d.clock.Step(tc.patience - time.Nanosecond)
+			d.once(t.Context())
+			if want := []string{"stuck"}; !slices.Equal(d.evicted, want) {
+				t.Errorf("evicted %q before that one had its time, want %q", d.evicted, want)
+			}
+			d.clock.Step(time.Nanosecond)
+			d.once(t.Context())
+			if want := []string{"stuck", "large"}; !slices.Equal(d.evicted, want) {
+				t.Errorf("evicted %q, want %q", d.evicted, want)
+			}
+			d.gone("large")
+			d.once(t.Context())
+			if len(d.evicted) != 2 {
+				t.Errorf("evicted %q: nobody gains from stopping a pod again that does not stop", d.evicted)
+			}
+		})
+	}
+}
+
 func TestSoftThreshold(t *testing.T) {
 	soft := threshold(MemoryAvailable, 100)
 	soft.Grace, soft.MinReclaim = time.Minute, config.Threshold{Value: 50}
