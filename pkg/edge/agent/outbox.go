@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -106,8 +110,8 @@ func (o *outbox) wake() {
 	}
 }
 
-// drain sends until ctx ends or sending fails. What could not be sent is kept, unless it is out of
-// date by then.
+// drain sends until ctx ends or the link is down. What could not be sent is kept, unless it is out of
+// date by then, or is itself what cannot be sent.
 func (o *outbox) drain(ctx context.Context, send uplink.Sender) {
 	logger := klog.FromContext(ctx)
 	for {
@@ -120,11 +124,35 @@ func (o *outbox) drain(ctx context.Context, send uplink.Sender) {
 				return
 			}
 		}
-		if err := send.Send(ctx, message); err != nil {
+		err := send.Send(ctx, message)
+		if errors.Is(err, uplink.ErrMessage) {
+			o.giveUp(logger, message, err)
+			continue
+		}
+		if err != nil {
 			restore()
 			logger.V(4).Info("A message waits for the next connection", "err", err)
 			return
 		}
+	}
+}
+
+// giveUp drops a message that cannot be sent, so that it does not hold up the others, and tells of it.
+func (o *outbox) giveUp(logger klog.Logger, message *edgeapi.DeviceMessage, err error) {
+	switch m := message.Message.(type) {
+	case *edgeapi.DeviceMessage_PodStatus:
+		logger.Error(err, "The cloud is not told of a pod's status", "podUID", m.PodStatus.Uid)
+		o.Event(&edgeapi.Event{
+			PodUid: m.PodStatus.Uid, Type: v1.EventTypeWarning, Reason: "FailedStatusUpdate", TimeMs: time.Now().UnixMilli(),
+			Message: "the device cannot report the status of the pod: " + err.Error(),
+		})
+	case *edgeapi.DeviceMessage_PodRemoved:
+		logger.Error(err, "The cloud is not told of a removed pod's last status", "podUID", m.PodRemoved.Uid, "pod", klog.KRef(m.PodRemoved.Namespace, m.PodRemoved.Name))
+		if m.PodRemoved.Status != nil { // it must learn at least that the pod is gone
+			o.PodRemoved(&edgeapi.PodRemoved{Uid: m.PodRemoved.Uid, Namespace: m.PodRemoved.Namespace, Name: m.PodRemoved.Name})
+		}
+	default:
+		logger.Error(err, "A message to the cloud was dropped", "kind", fmt.Sprintf("%T", m), "podUID", message.GetEvent().GetPodUid())
 	}
 }
 

@@ -5,19 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
+	"google.golang.org/protobuf/proto"
+
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
-// line collects what is sent, and fails after so many messages.
+// line collects what is sent, and fails after so many messages. It takes none that is larger than largest.
 type line struct {
-	sent  []string
-	limit int
+	sent    []string
+	limit   int
+	largest int // 0: no limit
 }
 
 func (l *line) Send(_ context.Context, message *edgeapi.DeviceMessage) error {
+	if l.largest > 0 && proto.Size(message) > l.largest {
+		return fmt.Errorf("%w: it is too large", uplink.ErrMessage)
+	}
 	if l.limit == 0 {
 		return errors.New("the link is down")
 	}
@@ -43,7 +51,11 @@ func status(uid, text string) *edgeapi.PodStatus {
 // It runs in a synctest bubble.
 func drainAll(t *testing.T, o *outbox, limit int) []string {
 	t.Helper()
-	l := &line{limit: limit}
+	return drainOver(t, o, &line{limit: limit})
+}
+
+func drainOver(t *testing.T, o *outbox, l *line) []string {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	go o.drain(ctx, l)
 	synctest.Wait()
@@ -111,6 +123,42 @@ func testOutboxKeepsWhatWasNotSent(t *testing.T) {
 	o.NodeStatus(&edgeapi.NodeStatus{Status: []byte("n")})
 	o.dropNodeStatus()
 	expect(t, drainAll(t, o, -1))
+}
+
+// A message that cannot be sent does not hold up the others.
+func TestOutboxGoesOnWithoutWhatCannotBeSent(t *testing.T) {
+	const largest = 200
+	large := strings.Repeat("x", largest)
+	told := "event the device cannot report the status of the pod: " + uplink.ErrMessage.Error() + ": it is too large"
+	for name, tt := range map[string]struct {
+		put  func(*outbox)
+		want []string
+	}{
+		"status": {func(o *outbox) { o.PodStatus(status("a", large)) }, []string{"status b b", "removed c", told}},
+		"last status": {
+			func(o *outbox) { o.PodRemoved(&edgeapi.PodRemoved{Uid: "a", Status: []byte(large)}) },
+			[]string{"status b b", "removed c", "removed a"},
+		},
+		"removal": {func(o *outbox) { o.PodRemoved(&edgeapi.PodRemoved{Uid: large}) }, []string{"status b b", "removed c"}},
+		"node":    {func(o *outbox) { o.NodeStatus(&edgeapi.NodeStatus{Status: []byte(large)}) }, []string{"status b b", "removed c"}},
+		"static pods": {
+			func(o *outbox) { o.StaticPods(&edgeapi.StaticPods{Pods: []*edgeapi.StaticPod{{Uid: large}}}) },
+			[]string{"status b b", "removed c"},
+		},
+		"event": {func(o *outbox) { o.Event(&edgeapi.Event{Message: large}) }, []string{"status b b", "removed c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOutbox()
+				o.wantStatic(true)
+				tt.put(o)
+				o.PodStatus(status("b", "b"))
+				o.PodRemoved(&edgeapi.PodRemoved{Uid: "c"})
+				expect(t, drainOver(t, o, &line{limit: -1, largest: largest}), tt.want...)
+				expect(t, drainAll(t, o, -1))
+			})
+		})
+	}
 }
 
 func TestOutboxIsBounded(t *testing.T) {

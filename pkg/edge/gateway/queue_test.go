@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
@@ -105,11 +106,22 @@ func TestMessageTooLargeForServer(t *testing.T) {
 	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
 	up := receive(t, d.connected, "the device to connect")
 	w.handler.next(t, "started")
-	if err := up.send.Send(t.Context(), podStatus("a", gateway.MaxDeviceMessage+1)); err == nil || !strings.Contains(err.Error(), "larger than the server accepts") {
+	if err := up.send.Send(t.Context(), podStatus("a", gateway.MaxDeviceMessage+1)); !errors.Is(err, uplink.ErrMessage) || !strings.Contains(err.Error(), "more than the server accepts") {
 		t.Errorf("Send: %v", err)
 	}
 	if err := up.send.Send(t.Context(), podStatus("a", 1000)); err != nil {
 		t.Errorf("Send afterwards: %v", err)
 	}
 	w.handler.next(t, "message")
+}
+
+// The agent must not try it again over the next link, which would end over it, too.
+func TestMessageThatCannotBeEncoded(t *testing.T) {
+	w := newWorld(t)
+	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	up := receive(t, d.connected, "the device to connect")
+	event := &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{Event: &edgeapi.Event{Message: "\xff"}}}
+	if err := up.send.Send(t.Context(), event); !errors.Is(err, uplink.ErrMessage) {
+		t.Errorf("Send: %v", err)
+	}
 }

@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -162,11 +163,14 @@ func (t *control) pong(id uint64) *edgeapi.DeviceMessage {
 	}}}
 }
 
-// sendOne sends a message. An error other than errLinkDown is about this message alone.
+// sendOne sends a message. The error is errLinkDown, or ErrMessage after which gRPC ends the call.
 func (t *control) sendOne(a *attachment, msg *edgeapi.DeviceMessage) error {
 	err := a.call.Send(msg)
+	if err == nil {
+		return nil
+	}
 	if !errors.Is(err, io.EOF) {
-		return plain(err)
+		return fmt.Errorf("%w: %w", ErrMessage, plain(err))
 	}
 	// The call is over. receive finds out why, unless the handler keeps it.
 	timer := time.NewTimer(leaveTime)

@@ -179,7 +179,7 @@ func heartbeat(w *edgeapi.Welcome) time.Duration {
 // Send implements Sender.
 func (t *control) Send(ctx context.Context, msg *edgeapi.DeviceMessage) error {
 	if size := proto.Size(msg); size > maxDeviceMessage { // the server would end the link over it
-		return fmt.Errorf("a message of %d bytes is larger than the server accepts (%d)", size, maxDeviceMessage)
+		return fmt.Errorf("%w: %d bytes are more than the server accepts (%d)", ErrMessage, size, maxDeviceMessage)
 	}
 	out := outgoing{msg: msg, done: make(chan error, 1)}
 	select {

@@ -42,9 +42,12 @@ type Handler interface {
 // Sender sends messages to the server. It may be used concurrently.
 type Sender interface {
 	// Send blocks while the link is slower than the caller. It returns an error when ctx ends (the
-	// message may have been sent then) or the link is down.
+	// message may have been sent then) or the link is down, and ErrMessage if the message is at fault.
 	Send(ctx context.Context, msg *edgeapi.DeviceMessage) error
 }
+
+// ErrMessage says that a message cannot be sent, over no link: it is of no use to try again.
+var ErrMessage = errors.New("the message cannot be sent")
 
 // Config is what a Client needs.
 type Config struct {
