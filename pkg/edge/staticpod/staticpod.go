@@ -30,6 +30,9 @@ const (
 	MaxPods = 100
 	// MaxSize is how large one of them is at most, in bytes of its manifest or encoded.
 	MaxSize = 256 << 10
+	// MaxTotal is how large all those that it reports may be together, in bytes: they are one message, of which
+	// a server accepts 2 MiB.
+	MaxTotal = 2<<20 - 1<<10
 )
 
 // Suffix ends the names of all static pods of a Node.

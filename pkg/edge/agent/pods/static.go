@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // SetStatic replaces the static pods: those that the device runs by itself, whatever the cloud wants. Their
@@ -69,14 +71,32 @@ func (m *Manager) startStatic() {
 		w.claim()
 		m.start(w)
 	}
-	message := &edgeapi.StaticPods{}
-	for uid, w := range m.workers {
+	m.cfg.Sink.StaticPods(m.reportStatic())
+}
+
+// reportStatic is what the cloud is told of the static pods: as many as fit into one message. Called with the
+// lock held.
+func (m *Manager) reportStatic() *edgeapi.StaticPods {
+	var static []*desired
+	for _, w := range m.workers {
 		if d := w.current(); d != nil && d.message.Static {
-			message.Pods = append(message.Pods, &edgeapi.StaticPod{Uid: uid, Pod: d.message.Pod})
+			static = append(static, d)
 		}
 	}
-	slices.SortFunc(message.Pods, func(a, b *edgeapi.StaticPod) int { return strings.Compare(a.Uid, b.Uid) })
-	m.cfg.Sink.StaticPods(message)
+	slices.SortFunc(static, func(a, b *desired) int { return strings.Compare(a.message.Uid, b.message.Uid) })
+	message, size := &edgeapi.StaticPods{}, 0
+	for _, d := range static {
+		pod := &edgeapi.StaticPod{Uid: d.message.Uid, Pod: d.message.Pod}
+		one := proto.Size(&edgeapi.StaticPods{Pods: []*edgeapi.StaticPod{pod}})
+		if size+one > staticpod.MaxTotal {
+			m.DeviceEvent(v1.EventTypeWarning, "FailedCreateMirrorPod", fmt.Sprintf(
+				"Static pod %s runs, but cannot be shown: the static pods that are shown have at most %d bytes together", d.pod.Name, staticpod.MaxTotal))
+			continue
+		}
+		size += one
+		message.Pods = append(message.Pods, pod)
+	}
+	return message
 }
 
 // wantsStatic tells whether a UID is that of a static pod, though it may have to wait for another to go.

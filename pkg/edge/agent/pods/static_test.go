@@ -3,12 +3,16 @@ package pods
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // staticNames are the static pods that the cloud was told of last.
@@ -54,6 +58,46 @@ func TestStaticPods(t *testing.T) {
 		a.settle()
 		if after := a.runtime.running(); after["web"] != before["web"] || after["other"] != before["other"] {
 			t.Errorf("before %v, after %v", before, after)
+		}
+	})
+}
+
+// Those that do not fit into one message run, and are told of in another way.
+func TestStaticPodsThatAreTooLargeTogether(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		var pods []*v1.Pod
+		for i := range staticpod.MaxTotal/staticpod.MaxSize + 3 { // two too many
+			name := fmt.Sprintf("web-%02d", i)
+			pod := newPod(name, box(name))
+			pod.Annotations = map[string]string{"large": strings.Repeat("x", staticpod.MaxSize-2<<10)}
+			pods = append(pods, pod)
+		}
+		small := newPod("web-small", box("web-small"))
+		a.manager.SetStatic(append(pods, small))
+		a.settle()
+		if running := a.runtime.running(); len(running) != len(pods)+1 {
+			t.Errorf("running %d, want %d", len(running), len(pods)+1)
+		}
+		message := &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_StaticPods{StaticPods: a.sink.static}}
+		if size := proto.Size(message); size > gateway.MaxDeviceMessage {
+			t.Errorf("a message of %d bytes", size)
+		}
+		told := a.staticNames()
+		if !slices.Contains(told, small.Name) {
+			t.Errorf("the cloud is told of %v, not of the small one", told)
+		}
+		left := 0
+		for _, pod := range pods {
+			if slices.Contains(told, pod.Name) {
+				continue
+			}
+			left++
+			if !a.sink.hasEvent("Warning FailedCreateMirrorPod : Static pod " + pod.Name + " runs, but cannot be shown") {
+				t.Errorf("nobody is told that %s is left out", pod.Name)
+			}
+		}
+		if left != 2 {
+			t.Errorf("%d are left out, want 2", left)
 		}
 	})
 }
