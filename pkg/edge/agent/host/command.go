@@ -16,18 +16,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilexec "k8s.io/utils/exec"
 
+	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/tty"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
-const (
-	// hangupPatience is how long a command may take to end after its session was cut off.
-	hangupPatience = 2 * time.Second
-	// drainPatience is how long output is still carried after a command has ended, because a process
-	// that it left behind may hold its streams for ever.
-	drainPatience = 2 * time.Second
-)
+// hangupPatience is how long a command may take to end after its session was cut off.
+const hangupPatience = 2 * time.Second
 
 func (h *Host) exec(ctx context.Context, r *edgeapi.Exec, s *stream.Stream) error {
 	if len(r.GetCommand()) == 0 || r.Command[0] == "" {
@@ -43,7 +39,7 @@ func (h *Host) exec(ctx context.Context, r *edgeapi.Exec, s *stream.Stream) erro
 	if cmd.Err != nil {
 		return failf(metav1.StatusReasonBadRequest, "the device cannot run %q: %v", r.Command[0], cmd.Err)
 	}
-	return runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
+	return h.runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
 }
 
 // attach without a container runs a login shell: a host has no main process to attach to.
@@ -61,7 +57,7 @@ func (h *Host) attach(ctx context.Context, r *edgeapi.Attach, s *stream.Stream) 
 		cmd.Path = currentAccount().shell
 		cmd.Args = []string{"-" + filepath.Base(cmd.Path)} // which makes it a login shell
 	}
-	return runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
+	return h.runCommand(ctx, cmd, streams{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTty()}, s)
 }
 
 // streams are those that were asked for.
@@ -69,7 +65,7 @@ type streams struct{ stdin, stdout, stderr, tty bool }
 
 // runCommand runs a command on the host. When ctx ends first its process group is hung up, then
 // killed.
-func runCommand(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+func (h *Host) runCommand(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
 	a := currentAccount()
 	cmd.Env = a.environment(want.tty)
 	cmd.Dir = a.directory()
@@ -78,9 +74,9 @@ func runCommand(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stre
 	}
 	var err error
 	if want.tty {
-		err = runTerminal(ctx, cmd, want, s)
+		err = h.runTerminal(ctx, cmd, want, s)
 	} else {
-		err = runPipes(ctx, cmd, want, s)
+		err = h.runPipes(ctx, cmd, want, s)
 	}
 	return commandError(ctx, err)
 }
@@ -96,24 +92,26 @@ func commandError(ctx context.Context, err error) error {
 			code = 128 + int(st.Signal())
 		}
 		return utilexec.CodeExitError{Err: err, Code: code}
-	case errors.Is(err, exec.ErrWaitDelay):
-		return nil // it ended with 0; only its output is still held by another process
 	}
 	return err
 }
 
-func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+func (h *Host) runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = drainPatience
+	out := &output{patience: h.patience}
+	defer out.close()
+	var err error
 	if want.stdout {
-		cmd.Stdout = s.Writer(edgeapi.Channel_STDOUT)
+		err = out.pipe(&cmd.Stdout, s.Writer(edgeapi.Channel_STDOUT))
 	}
-	if want.stderr {
-		cmd.Stderr = s.Writer(edgeapi.Channel_STDERR)
+	if want.stderr && err == nil {
+		err = out.pipe(&cmd.Stderr, s.Writer(edgeapi.Channel_STDERR))
+	}
+	if err != nil {
+		return err
 	}
 	var stdin io.WriteCloser
 	if want.stdin {
-		var err error
 		if stdin, err = cmd.StdinPipe(); err != nil {
 			return err
 		}
@@ -121,14 +119,17 @@ func runPipes(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream
 	if err := start(cmd, s); err != nil {
 		return err
 	}
+	out.carry()
 	if stdin != nil {
 		// Ends with the stream, or with the command: Wait closes the pipe.
 		s.Forward(edgeapi.Channel_STDIN, stdin, func(error) { _ = stdin.Close() })
 	}
-	return wait(ctx, cmd)
+	err = wait(ctx, cmd)
+	out.drain()
+	return err
 }
 
-func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
+func (h *Host) runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Stream) error {
 	master, fd, err := tty.Open()
 	if err != nil {
 		return err
@@ -141,6 +142,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 	if err != nil {
 		return errors.Join(err, master.Close())
 	}
+	output := drain.NewReader(master, h.patience)
 	var copies sync.WaitGroup
 	stop := make(chan struct{})
 	copies.Go(func() {
@@ -148,7 +150,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 		if want.stdout {
 			out = s.Writer(edgeapi.Channel_STDOUT)
 		}
-		_, _ = io.Copy(out, master) // until EIO: the last process has let go of the terminal
+		_, _ = io.Copy(out, output) // until EIO: the last process has let go of the terminal
 	})
 	copies.Go(func() { followSize(s.Resizes(), master, stop) })
 	if want.stdin {
@@ -156,8 +158,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, want streams, s *stream.Str
 	}
 	err = wait(ctx, cmd)
 	close(stop)
-	// The output ends by itself if nothing else holds the terminal.
-	_ = master.SetReadDeadline(time.Now().Add(drainPatience))
+	output.End()
 	copies.Wait()
 	return errors.Join(err, master.Close())
 }

@@ -26,6 +26,7 @@ type call struct {
 	send      chan<- *edgeapi.StreamFrame
 	receive   <-chan *edgeapi.StreamFrame
 	closeOnce *sync.Once
+	stalled   <-chan struct{} // closed when data can pass; nil: always
 }
 
 func (c *call) Context() context.Context { return c.ctx }
@@ -34,6 +35,13 @@ func (c *call) Send(f *edgeapi.StreamFrame) error {
 	// As gRPC does: the bytes are the caller's again afterwards.
 	if d, ok := f.Frame.(*edgeapi.StreamFrame_Data); ok {
 		f = &edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Data{Data: &edgeapi.Data{Channel: d.Data.Channel, Data: append([]byte(nil), d.Data.Data...)}}}
+		if c.stalled != nil {
+			select {
+			case <-c.stalled:
+			case <-c.ctx.Done():
+				return c.ctx.Err()
+			}
+		}
 	}
 	select {
 	case c.send <- f:
@@ -71,9 +79,15 @@ type session struct {
 // open has a host serve a request.
 func open(t *testing.T, h *Host, request *edgeapi.OpenStream) *session {
 	t.Helper()
+	return openStalled(t, h, request, nil)
+}
+
+// openStalled is open over a link that takes no data before a channel is closed.
+func openStalled(t *testing.T, h *Host, request *edgeapi.OpenStream, stalled <-chan struct{}) *session {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	up, down := make(chan *edgeapi.StreamFrame), make(chan *edgeapi.StreamFrame)
-	device := stream.NewDevice(&call{ctx: ctx, send: up, receive: down, closeOnce: &sync.Once{}})
+	device := stream.NewDevice(&call{ctx: ctx, send: up, receive: down, closeOnce: &sync.Once{}, stalled: stalled})
 	server := &call{ctx: ctx, send: down, receive: up, closeOnce: &sync.Once{}}
 	s := &session{Stream: stream.NewServer(server, cancel), t: t, cancel: cancel, ended: make(chan struct{})}
 	served := make(chan struct{})

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,6 +20,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/pods"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -51,11 +53,14 @@ type Config struct {
 type Host struct {
 	config Config
 	cloud  atomic.Pointer[edgeapi.HostPolicy]
+	// patience is how long output of commands is waited for after their end: a process that was left behind may
+	// hold it for ever.
+	patience time.Duration
 }
 
 // New returns a Host that permits nothing on the device itself before SetCloudPolicy.
 func New(c Config) *Host {
-	return &Host{config: c}
+	return &Host{config: c, patience: drain.Patience}
 }
 
 // SetCloudPolicy sets what the cloud side permits; nil permits nothing.

@@ -80,16 +80,21 @@ func (h *Host) logUnit(ctx context.Context, unit string, r *edgeapi.Log, s *stre
 	defer cancel()
 	cmd := exec.Command(journalctl, journalArgs(unit, r)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = drainPatience
 	cmd.Env = currentAccount().environment(false)
-	out := &limitedWriter{w: s.Writer(edgeapi.Channel_STDOUT), left: r.GetLimitBytes(), full: cancel}
+	lines := &limitedWriter{w: s.Writer(edgeapi.Channel_STDOUT), left: r.GetLimitBytes(), full: cancel}
 	said := &limitedWriter{left: maxStderr}
-	cmd.Stdout, cmd.Stderr = out, said
+	out := &output{patience: h.patience}
+	defer out.close()
+	if err := errors.Join(out.pipe(&cmd.Stdout, lines), out.pipe(&cmd.Stderr, said)); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	out.carry()
 	err = wait(ctx, cmd)
-	if out.reached {
+	out.drain()
+	if lines.reached {
 		return nil
 	}
 	var exit *exec.ExitError
