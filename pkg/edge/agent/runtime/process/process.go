@@ -23,6 +23,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
 )
@@ -47,6 +48,8 @@ type Runtime struct {
 	mountMode shim.MountMode
 	// mountErr is why there are no mount namespaces, with mountMode MountNone.
 	mountErr error
+	// patience is how long output of commands is waited for after their end.
+	patience time.Duration
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
@@ -66,7 +69,7 @@ func New(ctx context.Context, options Options) (*Runtime, error) {
 		return nil, errors.New("process: Options.StateDir is required")
 	}
 	r := &Runtime{
-		options: options, logger: klog.FromContext(ctx).WithName("process-runtime"),
+		options: options, logger: klog.FromContext(ctx).WithName("process-runtime"), patience: drain.Patience,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))

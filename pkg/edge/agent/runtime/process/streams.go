@@ -20,15 +20,13 @@ import (
 	remote "k8s.io/cri-client/pkg"
 	utilexec "k8s.io/utils/exec"
 
+	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
 	"arhat.dev/aranya/pkg/edge/agent/tty"
 )
 
 const (
-	// drainPatience is how long output is still read after a command has ended, because a process
-	// that it left behind may hold its streams for ever.
-	drainPatience = 2 * time.Second
 	// maxSyncOutput bounds what ExecSync keeps of each stream in bytes.
 	maxSyncOutput = 1 << 20
 	dialTimeout   = 10 * time.Second
@@ -89,7 +87,7 @@ func (r *Runtime) ExecStream(ctx context.Context, id string, command []string, s
 	if err != nil {
 		return err
 	}
-	session, request, fds, err := newSession(c, streams)
+	session, request, fds, err := r.newSession(c, streams)
 	if err != nil {
 		return status.Errorf(codes.Internal, "%v", err)
 	}
@@ -131,7 +129,7 @@ func (r *Runtime) AttachStream(ctx context.Context, id string, streams runtime.I
 	if !c.config.Stdin {
 		streams.Stdin = nil
 	}
-	session, request, fds, err := newSession(c, streams)
+	session, request, fds, err := r.newSession(c, streams)
 	if err != nil {
 		return status.Errorf(codes.Internal, "%v", err)
 	}
@@ -170,6 +168,7 @@ type session struct {
 	terminal *os.File
 	stdin    *os.File
 	outputs  []*os.File
+	readers  []*drain.Reader // of the outputs
 	copies   sync.WaitGroup
 	done     chan struct{} // closed when all output was copied
 	resize   <-chan runtime.TerminalSize
@@ -178,7 +177,7 @@ type session struct {
 
 // newSession makes the pipes, or the terminal, of a session. The descriptors are for the shim, and
 // are the caller's to close.
-func newSession(c *container, streams runtime.IO) (*session, *shim.Request, []int, error) {
+func (r *Runtime) newSession(c *container, streams runtime.IO) (*session, *shim.Request, []int, error) {
 	s := &session{done: make(chan struct{}), stop: make(chan struct{})}
 	request := &shim.Request{TTY: streams.TTY, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil}
 	if streams.TTY {
@@ -187,6 +186,7 @@ func newSession(c *container, streams runtime.IO) (*session, *shim.Request, []in
 			return nil, nil, nil, err
 		}
 		s.resize = streams.Resize
+		s.readers = append(s.readers, drain.NewReader(s.terminal, r.patience))
 		request.Stdin, request.Stdout, request.Stderr = true, true, false
 		return s, request, []int{fd}, nil
 	}
@@ -212,6 +212,7 @@ func newSession(c *container, streams runtime.IO) (*session, *shim.Request, []in
 			return fail(err)
 		}
 		fds, s.outputs = append(fds, fd), append(s.outputs, file)
+		s.readers = append(s.readers, drain.NewReader(file, r.patience))
 	}
 	return s, request, fds, nil
 }
@@ -258,7 +259,7 @@ func (s *session) start(streams runtime.IO) {
 		s.copies.Add(1)
 		go func() {
 			defer s.copies.Done()
-			_, _ = io.Copy(w, s.outputs[i])
+			_, _ = io.Copy(w, s.readers[i])
 			// The command must not block for ever on output that nobody takes.
 			_ = s.outputs[i].Close()
 		}()
@@ -291,13 +292,13 @@ func (s *session) outputDone(ended chan struct{}) <-chan struct{} {
 	return s.done
 }
 
-// drain waits for the rest of the output.
+// drain waits for the rest of the output after the command's end.
 func (s *session) drain(ctx context.Context) {
-	timer := time.NewTimer(drainPatience)
-	defer timer.Stop()
+	for _, reader := range s.readers {
+		reader.End()
+	}
 	select {
 	case <-s.done:
-	case <-timer.C:
 	case <-ctx.Done():
 	}
 }

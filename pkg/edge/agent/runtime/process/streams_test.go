@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -70,6 +74,39 @@ func TestExecEndsWithContext(t *testing.T) {
 	eventually(t, "the command is dead", func() bool { return !command.Alive() })
 	if d.status(id).State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Error("the container ended too")
+	}
+}
+
+// What a command has printed arrives, also if it is taken long after the command's end.
+func TestExecOutputTakenLate(t *testing.T) {
+	d := newDevice(t)
+	d.patience = 0
+	id := d.run(shell("sleep 1000"))
+	for name, tt := range map[string]struct {
+		tty  bool
+		size int // more than is copied at a time, less than a pipe holds; less than a terminal holds
+	}{"pipes": {false, 60000}, "terminal": {true, 3000}} {
+		t.Run(name, func(t *testing.T) {
+			pidFile := filepath.Join(t.TempDir(), "pid")
+			script := fmt.Sprintf("echo $$ > %s; exec head -c %d /dev/zero", pidFile, tt.size)
+			output, out := io.Pipe()
+			result := make(chan error, 1)
+			go func() {
+				result <- d.ExecStream(t.Context(), id, []string{"sh", "-c", script}, runtime.IO{Stdout: out, TTY: tt.tty})
+				out.Close()
+			}()
+			eventually(t, "the command has ended", func() bool {
+				data, _ := os.ReadFile(pidFile)
+				pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+				return err == nil && unix.Kill(pid, 0) != nil
+			})
+			if got, err := io.ReadAll(output); len(got) != tt.size || err != nil {
+				t.Errorf("got %d bytes of %d, %v", len(got), tt.size, err)
+			}
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/tty"
 )
 
@@ -30,7 +31,7 @@ type stdio struct {
 	sinks   map[*sink]struct{}
 	ended   bool
 	readers sync.WaitGroup
-	sources []*os.File
+	sources []*drain.Reader
 }
 
 // sink is the output of one attached client.
@@ -67,7 +68,7 @@ func (s *stdio) openTerminal() error {
 	if s.spec.Stdin {
 		s.stdin = master
 	}
-	s.sources = []*os.File{master}
+	s.sources = []*drain.Reader{drain.NewReader(master, drain.Patience)}
 	return nil
 }
 
@@ -93,7 +94,7 @@ func (s *stdio) openPipes() error {
 			return err
 		}
 		s.child = append(s.child, write)
-		s.sources = append(s.sources, read)
+		s.sources = append(s.sources, drain.NewReader(read, drain.Patience))
 	}
 	if !s.spec.Stdin {
 		return s.spec.handOver(s.child[1:]...) // /dev/null is everybody's
@@ -157,7 +158,7 @@ func (s *stdio) started() {
 	}
 }
 
-func (s *stdio) read(source *os.File, name string) {
+func (s *stdio) read(source io.Reader, name string) {
 	defer s.readers.Done()
 	var logger *lineLogger
 	if s.log != nil {
@@ -259,7 +260,7 @@ func (s *stdio) resize(width, height uint16) {
 // process outside may hold the other end, so it does not wait for ever.
 func (s *stdio) finish() {
 	for _, source := range s.sources {
-		_ = source.SetReadDeadline(time.Now().Add(2 * time.Second))
+		source.End()
 	}
 	s.readers.Wait()
 	s.mu.Lock()
