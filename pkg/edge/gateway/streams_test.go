@@ -180,6 +180,30 @@ func TestStreamEndsWithLink(t *testing.T) {
 	}
 }
 
+// A session that cannot be ended, because its process cannot be killed, does not keep the device away.
+func TestStreamOutlivesLink(t *testing.T) {
+	w := newWorld(t)
+	over := make(chan struct{})
+	defer close(over)
+	d, s := connectedWith(t, w, func(_ context.Context, _ *edgeapi.OpenStream, s *stream.Stream) {
+		_ = s.Ready()
+		<-over
+	}, func(_ *device, c *uplink.Config) { c.StreamPatience = time.Millisecond })
+	st, err := s.OpenStream(t.Context(), execRequest("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	if _, err := st.Started(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.Disconnect(s.Device(), gateway.ErrClosed)
+	if err := receive(t, d.disconnected, "the device to give up the link"); err == nil {
+		t.Error("the device left without being told why")
+	}
+	receive(t, d.connected, "the device to connect again")
+}
+
 // The user's end: the device is told at once, and nothing is left.
 func TestStreamClosedByUser(t *testing.T) {
 	w := newWorld(t)

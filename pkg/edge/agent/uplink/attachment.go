@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -58,7 +59,7 @@ func (t *control) begin(a *attachment) {
 }
 
 // use serves a connection until the link is down or parked. It returns when the goroutines of the connection have
-// ended.
+// ended, but does not wait for streams for ever.
 func (t *control) use(a *attachment, connected func()) (parked bool) {
 	sent, received := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -79,12 +80,27 @@ func (t *control) use(a *attachment, connected func()) (parked bool) {
 	a.conn.close()
 	<-received
 	<-sent
-	a.streams.stop()
+	t.stopStreams(a)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.on = nil
 	return a.parked != nil
+}
+
+// stopStreams waits until the streams have ended, as far as they can: a process that hangs on a disk that is gone
+// cannot be killed, and must not keep the device from connecting again.
+func (t *control) stopStreams(a *attachment) {
+	ended := a.streams.stop()
+	patience := t.client.config.StreamPatience
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		klog.FromContext(t.ctx).Error(nil, "Sessions do not end though their link is down, probably because a process cannot be killed", "sessions", a.streams.count(), "waited", patience)
+		t.client.lingering.Go(func() { <-ended })
+	}
 }
 
 // leave tells the server that the device goes, if it is the device that does, and gives it a moment to

@@ -106,14 +106,22 @@ func (s *streams) call(ctx context.Context, id string) (call grpc.BidiStreamingC
 	return call, err
 }
 
+// count is how many streams are open.
+func (s *streams) count() int { return len(s.slots) + len(s.spare) }
+
 // busy tells whether a stream is open.
-func (s *streams) busy() bool { return len(s.slots)+len(s.spare) > 0 }
+func (s *streams) busy() bool { return s.count() > 0 }
 
 // cut ends all streams.
 func (s *streams) cut() { s.cancel() }
 
-// stop ends all streams and waits for them. No more may be opened.
-func (s *streams) stop() {
+// stop ends all streams, and closes the channel when they have ended. No more may be opened.
+func (s *streams) stop() (ended <-chan struct{}) {
 	s.cancel()
-	s.running.Wait()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.running.Wait()
+	}()
+	return done
 }

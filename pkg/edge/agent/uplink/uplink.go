@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +31,7 @@ type Handler interface {
 	// A further Welcome replaces the one before. Nothing more is read until Message returns: it must
 	// be quick.
 	Message(msg *edgeapi.ServerMessage)
-	// Disconnected says that the link is down, and why.
+	// Disconnected says that the link is down, and why. Its streams have ended, or do not end in time.
 	Disconnected(err error)
 	// Stream serves one session, in a goroutine of its own, and must end it with s.Finish. The context
 	// ends with the stream.
@@ -67,6 +68,9 @@ type Config struct {
 	ProbeInterval time.Duration
 	// MaxStreams is how many streams may be open at a time. Default 256.
 	MaxStreams int
+	// StreamPatience is how long the streams of a link that is down may take to end before the device connects
+	// again without waiting for them. Default 10 s.
+	StreamPatience time.Duration
 	// MaxBackoff is the longest pause between attempts to connect. Default 60 s. A device that the
 	// server refuses waits up to ten times as long.
 	MaxBackoff time.Duration
@@ -88,6 +92,8 @@ type Client struct {
 	config Config
 	id     atomic.Pointer[deviceIdentity]
 	ledger *traffic.Ledger
+	// lingering are streams of former links that have not ended.
+	lingering sync.WaitGroup
 }
 
 // New reads the identity of the device. The error is ErrNotEnrolled if there is none.
@@ -109,6 +115,9 @@ func New(c Config) (*Client, error) {
 	}
 	if c.ProbeInterval <= 0 {
 		c.ProbeInterval = 10 * time.Minute
+	}
+	if c.StreamPatience <= 0 {
+		c.StreamPatience = 10 * time.Second
 	}
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = time.Minute
@@ -147,6 +156,7 @@ func (c *Client) Run(ctx context.Context) error {
 	if closer, ok := c.config.Dialer.(io.Closer); ok {
 		defer func() { _ = closer.Close() }() // the link is down already
 	}
+	defer c.lingering.Wait()
 	retry := backoff{max: c.config.MaxBackoff}
 	for {
 		start := time.Now()
