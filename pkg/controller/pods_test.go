@@ -239,31 +239,6 @@ func TestBusyDeviceIsTriedAgain(t *testing.T) {
 	eventually(t, "pod sent in the end", func() bool { return len(s.runs()) == 1 && s.busy == 0 })
 }
 
-func TestMissingReferences(t *testing.T) {
-	ed := edgeDevice("d1")
-	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withEnv))
-	s := c.connect(newSession(ed))
-	eventually(t, "status says what is missing", func() bool {
-		statuses := c.pod("p").Status.ContainerStatuses
-		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
-			statuses[0].State.Waiting.Message == `configmap "cm" not found`
-	})
-	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
-		t.Error("the pod is not held back")
-	}
-	if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "$1"), metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
-	var sent corev1.Pod
-	if err := sent.Unmarshal(s.runs()[0].Pod); err != nil {
-		t.Fatal(err)
-	}
-	if got := sent.Spec.Containers[0].Env; len(got) != 1 || got[0].Value != "$$1" || got[0].ValueFrom != nil {
-		t.Errorf("env: %v", got)
-	}
-}
-
 func TestPodsWaitForTheDevice(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("p", "d1"))

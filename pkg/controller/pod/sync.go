@@ -57,24 +57,45 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	}
 	c.objects.Use(k, resolve.References(pod))
 	result, err := c.resolver.Pod(ctx, pod)
-	if missing := (*resolve.Unresolved)(nil); errors.As(err, &missing) {
-		if missing.OnlyPending() {
-			return 0, nil // looked at again when it was looked up
-		}
-		// What runs already keeps running with what it got.
-		return c.wait(ctx, pod, missing, held)
-	}
 	if err != nil {
+		return c.unresolved(ctx, st, pod, held, result, err)
+	}
+	return c.refreshAfter(result), c.send(st, pod, result)
+}
+
+// unresolved deals with a pod of which something is missing. What runs already keeps running with what
+// it got, and each of its volumes is kept up to date by itself, as with the kubelet.
+func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod, held bool, result *resolve.Result, err error) (time.Duration, error) {
+	missing := (*resolve.Unresolved)(nil)
+	switch {
+	case !errors.As(err, &missing):
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", err)
+		if held && result != nil {
+			err = errors.Join(err, c.sendVolumes(st, pod, result))
+		}
 		return 0, err
+	case missing.OnlyPending(), held && missing.Pending:
+		return 0, nil // looked at again when it was looked up
+	case !held:
+		return c.wait(ctx, pod, missing)
 	}
-	if err := c.send(st, pod, result); err != nil {
-		return 0, err
+	c.warnOfVolumes(pod, missing)
+	if pod.Status.ObservedGeneration < pod.Generation {
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedSync", "The device is not told yet what changed in the pod: %v", missing)
 	}
+	again := remindAfter
+	if refresh := c.refreshAfter(result); refresh > 0 {
+		again = min(again, refresh)
+	}
+	return again, c.sendVolumes(st, pod, result)
+}
+
+// refreshAfter is how soon the first token of a pod should be replaced, 0 without tokens.
+func (c *Controller) refreshAfter(result *resolve.Result) time.Duration {
 	if result.Refresh.IsZero() {
-		return 0, nil
+		return 0
 	}
-	return max(result.Refresh.Sub(c.config.Clock.Now()), time.Second), nil
+	return max(result.Refresh.Sub(c.config.Clock.Now()), time.Second)
 }
 
 // send sends a pod or its volumes to a device, unless the device has them.
@@ -95,32 +116,51 @@ func (c *Controller) send(st *state, pod *corev1.Pod, result *resolve.Result) er
 			c.config.Events.Pod(pod, corev1.EventTypeWarning, w.Reason, "%s", w.Message)
 		}
 		p.held, p.digest = true, message.GetDigest()
-		p.accept(pod, result)
+		p.accept(result)
+	} else if err := c.updateVolumes(st, pod, p, result); err != nil {
+		return err
+	}
+	p.generation = pod.Generation
+	return nil
+}
+
+// sendVolumes sends to a device that holds a pod what could be resolved of its volumes. The others stay
+// as they are.
+func (c *Controller) sendVolumes(st *state, pod *corev1.Pod, result *resolve.Result) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	p := st.pods[pod.UID]
+	if p == nil || !p.held || p.deleting {
 		return nil
 	}
+	result.Keep(p.volumes, p.tokens)
+	return c.updateVolumes(st, pod, p, result)
+}
+
+// updateVolumes sends the volumes of a pod that the device does not have.
+func (c *Controller) updateVolumes(st *state, pod *corev1.Pod, p *podState, result *resolve.Result) error {
+	message := result.Message
 	update := &edgeapi.UpdateVolumes{Uid: message.GetUid(), VolumesDigest: message.GetVolumesDigest()}
 	for _, v := range message.GetVolumes() {
 		if p.differs(v.GetName(), result) {
 			update.Volumes = append(update.Volumes, v)
 		}
 	}
-	if len(update.Volumes) == 0 && p.volumesDigest == message.GetVolumesDigest() {
-		p.generation = pod.Generation
+	if len(update.Volumes) == 0 {
 		return nil
 	}
 	err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_UpdateVolumes{UpdateVolumes: update}})
 	if err != nil {
 		return c.unsent(st, pod, p, err)
 	}
-	p.accept(pod, result)
+	p.accept(result)
 	return nil
 }
 
 // accept records that the device has been sent a pod's volumes.
-func (p *podState) accept(pod *corev1.Pod, result *resolve.Result) {
+func (p *podState) accept(result *resolve.Result) {
 	p.volumesDigest = result.Message.GetVolumesDigest()
 	p.volumes, p.tokens = maps.Clone(result.VolumeDigests), maps.Clone(result.VolumeTokens)
-	p.generation = pod.Generation
 }
 
 // differs says whether a device that holds the pod needs a volume's content. After a reconnect it is

@@ -14,12 +14,10 @@ import (
 // remindAfter is how often a pod that waits for the user is spoken of again.
 const remindAfter = 2 * time.Minute
 
-// wait tells the user what a pod waits for: in events, and, if the device has nothing to say about
-// the pod, in its status, in the words of the kubelet.
-func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve.Unresolved, held bool) (time.Duration, error) {
-	for _, message := range missing.Volumes {
-		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", message)
-	}
+// wait tells the user what a pod that the device does not have waits for: in events and in its status,
+// in the words of the kubelet.
+func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve.Unresolved) (time.Duration, error) {
+	c.warnOfVolumes(pod, missing)
 	if missing.Sandbox != nil {
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", missing.Sandbox)
 	}
@@ -27,9 +25,6 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 		for _, message := range missing.Containers {
 			c.config.Events.Pod(pod, corev1.EventTypeWarning, "Failed", "Error: %s", message)
 		}
-	}
-	if held {
-		return remindAfter, nil
 	}
 	failures := missing.Containers
 	if len(missing.Volumes) > 0 || missing.Sandbox != nil {
@@ -41,6 +36,13 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 		return again, err
 	}
 	return remindAfter, nil
+}
+
+// warnOfVolumes tells the user what is missing for the volumes of a pod.
+func (c *Controller) warnOfVolumes(pod *corev1.Pod, missing *resolve.Unresolved) {
+	for _, message := range missing.Volumes {
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", message)
+	}
 }
 
 // waitingStatus is the status of a pod whose containers cannot be created yet. Failures holds the

@@ -116,7 +116,8 @@ func (u *Unresolved) pending(err error) bool {
 }
 
 // Pod resolves a pod. The error is an *Unresolved if the user has to provide something first, or an
-// error of the TokenRequest API, which may pass. The pod is not modified.
+// error of the TokenRequest API, which may pass. Then the result holds only the volumes that do not
+// depend on what is missing. The pod is not modified.
 func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
 	missing := &Unresolved{Containers: map[string]string{}}
 	result := &Result{Message: &edgeapi.RunPod{Uid: string(pod.UID)}}
@@ -126,21 +127,20 @@ func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
 	r.resolveEnv(pod, plain, missing)
 	credentials := r.credentials(pod, result, missing)
 	volumes, err := r.volumes(ctx, pod, result, missing)
+	message := result.Message
+	message.Volumes, message.VolumesDigest = volumes, volumesDigest(result.VolumeDigests)
 	if missing.any() {
-		return nil, missing
+		return result, missing
 	}
 	if err != nil {
-		return nil, err
+		return result, err
 	}
 
-	message := result.Message
 	message.RegistryCredentials = credentials
-	message.Volumes = volumes
 	message.Digest, err = digest(plain, credentials)
 	if err != nil {
 		return nil, err
 	}
-	message.VolumesDigest = volumesDigest(result.VolumeDigests)
 
 	// Services come and go; they are neither part of the digest nor a reason to send a pod again.
 	r.addServiceEnv(plain)
@@ -151,6 +151,20 @@ func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
 		return nil, fmt.Errorf("encode pod: %w", err)
 	}
 	return result, nil
+}
+
+// Keep makes the volumes that did not resolve count as what they were before.
+func (r *Result) Keep(volumeDigests, volumeTokens map[string]string) {
+	for name, digest := range volumeDigests {
+		if _, resolved := r.VolumeDigests[name]; resolved {
+			continue
+		}
+		r.VolumeDigests[name] = digest
+		if token, ok := volumeTokens[name]; ok {
+			r.VolumeTokens[name] = token
+		}
+	}
+	r.Message.VolumesDigest = volumesDigest(r.VolumeDigests)
 }
 
 // strip returns a copy of the pod with only what a device acts on.

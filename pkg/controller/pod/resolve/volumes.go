@@ -58,17 +58,20 @@ func (r *Resolver) volumes(ctx context.Context, pod *corev1.Pod, result *Result,
 			continue
 		}
 		data := c.data(v.Name)
+		with := size
 		for _, f := range data.Files {
-			size += len(f.Data)
+			with += len(f.Data)
 		}
+		if with > maxVolumeBytes {
+			missing.Volumes = append(missing.Volumes, fmt.Sprintf("MountVolume.SetUp failed for volume %q : with it the configMap, secret and projected volumes hold %d bytes together, a device takes at most %d: use fewer or smaller ones", v.Name, with, maxVolumeBytes))
+			continue
+		}
+		size = with
 		out = append(out, data)
 		result.VolumeDigests[v.Name] = c.digest()
 		if len(c.tokens) > 0 {
 			result.VolumeTokens[v.Name] = c.tokenDigest()
 		}
-	}
-	if size > maxVolumeBytes {
-		missing.Volumes = append(missing.Volumes, fmt.Sprintf("the configMap, secret and projected volumes hold %d bytes together, a device takes at most %d: use fewer or smaller ones", size, maxVolumeBytes))
 	}
 	return out, failed
 }

@@ -143,3 +143,77 @@ func TestTooLargeVolumes(t *testing.T) {
 		t.Errorf("error: %v", err)
 	}
 }
+
+// TestVolumesDoNotDependOnTheRest has something missing elsewhere in the pod.
+func TestVolumesDoNotDependOnTheRest(t *testing.T) {
+	volume := func(name string, source corev1.VolumeSource) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: source})
+		}
+	}
+	secret := func(name string) corev1.VolumeSource {
+		return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}
+	}
+	projected := func(source corev1.VolumeProjection) corev1.VolumeSource {
+		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{source}}}
+	}
+	token := projected(corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}})
+	for name, tt := range map[string]struct {
+		lacks  func(*corev1.Pod)
+		tokens error
+	}{
+		"environment": {lacks: func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: configMapKey("no", "a", false)}}
+		}},
+		"volume":        {lacks: volume("lost", secret("no"))},
+		"trust bundle":  {lacks: volume("lost", projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: ptr.To("no")}}))},
+		"token":         {lacks: volume("lost", token), tokens: errors.New("no route")},
+		"runtime class": {lacks: func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To("other") }},
+		"room":          {lacks: volume("lost", secret("big"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := resolver()
+			r.Tokens = tokens{token: "t1", err: tt.tokens}
+			r.Objects = known{secrets: map[string]*corev1.Secret{"s": objects.secrets["s"], "big": {Data: map[string][]byte{"x": make([]byte, maxVolumeBytes)}}}}
+			alone, err := r.Pod(context.Background(), pod(volume("v", secret("s"))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.Pod(context.Background(), pod(volume("v", secret("s")), tt.lacks))
+			if err == nil {
+				t.Fatal("nothing is missing")
+			}
+			if got == nil || len(got.Message.Volumes) != 1 || got.Message.Volumes[0].Name != "v" || got.Message.Uid != alone.Message.Uid {
+				t.Fatalf("got %v", got)
+			}
+			if got.Message.Pod != nil || got.Message.Digest != "" {
+				t.Error("the pod itself is taken for resolved")
+			}
+			if got.Message.VolumesDigest != alone.Message.VolumesDigest {
+				t.Error("the digest is not that of the volumes that are there")
+			}
+		})
+	}
+}
+
+func TestKeepVolumes(t *testing.T) {
+	result := func(volumes ...string) *Result {
+		p := pod()
+		for _, name := range volumes {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})
+		}
+		r, err := resolver().Pod(context.Background(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	whole, part := result("a", "b"), result("b")
+	part.Keep(map[string]string{"a": whole.VolumeDigests["a"], "b": "outdated"}, map[string]string{"a": "token"})
+	if part.Message.VolumesDigest != whole.Message.VolumesDigest || part.VolumeTokens["a"] != "token" {
+		t.Errorf("got %s and tokens %v, want %s", part.Message.VolumesDigest, part.VolumeTokens, whole.Message.VolumesDigest)
+	}
+	if len(part.Message.Volumes) != 1 {
+		t.Errorf("there is content of %d volumes, want that of b", len(part.Message.Volumes))
+	}
+}

@@ -1,0 +1,144 @@
+package controller
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+func secret(value string) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "s"}, Data: map[string][]byte{"key": []byte(value)}}
+}
+
+func withSecret(p *corev1.Pod) {
+	p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "secret", VolumeSource: corev1.VolumeSource{
+		Secret: &corev1.SecretVolumeSource{SecretName: "s"},
+	}})
+}
+
+func withToken(p *corev1.Pod) {
+	p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "token", VolumeSource: corev1.VolumeSource{
+		Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+		}},
+	}})
+}
+
+func TestMissingReferences(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withEnv))
+	s := c.connect(newSession(ed))
+	eventually(t, "status says what is missing", func() bool {
+		statuses := c.pod("p").Status.ContainerStatuses
+		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
+			statuses[0].State.Waiting.Message == `configmap "cm" not found`
+	})
+	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
+		t.Error("the pod is not held back")
+	}
+	if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "$1"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	var sent corev1.Pod
+	if err := sent.Unmarshal(s.runs()[0].Pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := sent.Spec.Containers[0].Env; len(got) != 1 || got[0].Value != "$$1" || got[0].ValueFrom != nil {
+		t.Errorf("env: %v", got)
+	}
+}
+
+// TestReferenceOfARunningPodDisappears deletes something that a pod on a device refers to: the other
+// volumes are kept up to date, and the pod is not told to be failing.
+func TestReferenceOfARunningPodDisappears(t *testing.T) {
+	for name, tt := range map[string]struct {
+		from  func(*corev1.Pod)
+		event string // that is due
+	}{
+		"environment":  {from: withEnv},
+		"other volume": {from: withVolume, event: "FailedMount"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("d1")
+			c := newCluster(t, time.Hour, ed, configMap("cm", "1"), secret("1"), edgePod("p", "d1", tt.from, withSecret))
+			configMaps, secrets := c.kube.CoreV1().ConfigMaps("edge"), c.kube.CoreV1().Secrets("edge")
+			s := c.connect(newSession(ed))
+			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			c.report(s, c.pod("p"), running())
+			updated := func(value string) func() bool {
+				return func() bool {
+					updates := s.updates()
+					if len(updates) == 0 {
+						return false
+					}
+					last := updates[len(updates)-1].Volumes
+					return len(last) == 1 && last[0].Name == "secret" && string(last[0].Files[0].Data) == value
+				}
+			}
+
+			if err := configMaps.Delete(c.ctx, "cm", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := secrets.Update(c.ctx, secret("2"), metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the Secret updated", updated("2"))
+			if tt.event != "" {
+				eventually(t, tt.event, func() bool { return slices.Contains(c.events("Pod", "p"), tt.event) })
+			}
+
+			// The same over the next link, of which it is not known what the volumes held before.
+			held := &edgeapi.PodDigest{Uid: "uid-of-p", Digest: s.runs()[0].Digest, VolumesDigest: s.updates()[0].VolumesDigest}
+			c.cut(s, "gone")
+			s = c.connect(newSession(ed, held))
+			if _, err := secrets.Update(c.ctx, secret("3"), metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the Secret updated over the next link", updated("3"))
+
+			// What changes in the pod itself has to wait.
+			change := c.pod("p")
+			change.Generation, change.Labels = 2, map[string]string{"changed": "yes"}
+			if _, err := c.kube.CoreV1().Pods("edge").Update(c.ctx, change, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "that told", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedSync") })
+			if len(s.runs()) > 0 {
+				t.Error("the pod was sent incomplete")
+			}
+			if _, err := configMaps.Create(c.ctx, configMap("cm", "1"), metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the pod's change sent", func() bool { return len(s.runs()) == 1 })
+			if events := c.events("Pod", "p"); slices.Contains(events, "Failed") {
+				t.Errorf("events of a pod that runs: %v", events)
+			}
+		})
+	}
+}
+
+func TestRunningPodWithoutToken(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, secret("1"))
+	c.kube.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("no token today")
+	})
+	if _, err := c.kube.CoreV1().Pods("edge").Create(c.ctx, edgePod("p", "d1", withSecret, withToken), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "uid-of-p", Digest: "held", VolumesDigest: "outdated"}))
+	eventually(t, "the Secret updated", func() bool { return len(s.updates()) == 1 })
+	if volumes := s.updates()[0].Volumes; len(volumes) != 1 || volumes[0].Name != "secret" {
+		t.Errorf("updated: %v", volumes)
+	}
+	eventually(t, "told what is missing", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
+}
