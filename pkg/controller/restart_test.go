@@ -51,14 +51,15 @@ func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
 	ed.Status.Phase = aranya.EdgeDeviceOnline
 	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: "LinkUp"})
 	clock := clocktesting.NewFakeClock(time.Now())
-	c := newClusterAt(t, clock, time.Minute, ed, ownNode(ed))
+	c := newClusterAt(t, clock, time.Minute, ed, ownNode(ed), edgePod("p", "d1", func(p *corev1.Pod) { p.Status = running() }))
+	podReady := func() corev1.ConditionStatus { return c.pod("p").Status.Conditions[0].Status }
 	eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
 	clock.Step(59 * time.Second)
-	if c.ready("d1") != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
+	if c.ready("d1") != corev1.ConditionTrue || podReady() != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
 		t.Error("the device got no time to come back")
 	}
 	eventually(t, "given up", func() bool {
 		clock.Step(time.Second)
-		return c.ready("d1") == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline
+		return c.ready("d1") == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline && podReady() == corev1.ConditionFalse
 	})
 }

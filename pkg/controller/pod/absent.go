@@ -58,11 +58,23 @@ func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (tim
 	return 0, nil
 }
 
-// lostAt is when the device lost its last link, if nothing was done about that yet.
+// nodeUnknown has the pods of a device looked at that has had no link since aranya was started: nobody
+// tells of its loss.
+func (c *Controller) nodeUnknown(n *corev1.Node) {
+	if device, ok := node.Owner(n); ok && unknown(n) && c.state(device) == nil {
+		c.absent.Add(device)
+	}
+}
+
+// lostAt is when the device lost its last link, if nothing was done about that yet. A device without one
+// is away since the start.
 func (c *Controller) lostAt(device gateway.Device) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lost[device]
+	if at, ok := c.lost[device]; ok {
+		return at
+	}
+	return c.start
 }
 
 // forgetLoss drops a loss about which nothing is left to do, unless there has been another since.

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -70,5 +71,53 @@ func TestAbsent(t *testing.T) {
 	check(absentAfter-10*time.Second, 0, corev1.ConditionFalse)
 	if len(c.lost) != 0 {
 		t.Errorf("remembered: %v", c.lost)
+	}
+}
+
+// TestAwaySinceTheStart has Nodes of devices that have had no link since aranya was started.
+func TestAwaySinceTheStart(t *testing.T) {
+	device := gateway.Device{Namespace: "edge", Name: "d", UID: "u"}
+	aNode := func(ready corev1.ConditionStatus) *corev1.Node {
+		return &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{
+				Name: "d", Labels: map[string]string{aranya.LabelNamespace: "edge", aranya.LabelName: "d"},
+				Annotations: map[string]string{aranya.AnnotationUID: "u"},
+			},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}},
+		}
+	}
+	foreign := aNode(corev1.ConditionUnknown)
+	foreign.Annotations = nil
+	for name, tt := range map[string]struct {
+		before, now *corev1.Node
+		linked      bool
+		want        int
+	}{
+		"was unknown":     {now: aNode(corev1.ConditionUnknown), want: 1},
+		"becomes unknown": {before: aNode(corev1.ConditionTrue), now: aNode(corev1.ConditionUnknown), want: 1},
+		"stays unknown":   {before: aNode(corev1.ConditionUnknown), now: aNode(corev1.ConditionUnknown)},
+		"ready":           {now: aNode(corev1.ConditionTrue)},
+		"connected":       {now: aNode(corev1.ConditionUnknown), linked: true},
+		"foreign":         {now: foreign},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newStates(t)
+			if tt.linked {
+				c.LinkUp(link{device: device})
+			}
+			if tt.before == nil {
+				c.nodeHandler().OnAdd(tt.now, true)
+			} else {
+				c.nodeHandler().OnUpdate(tt.before, tt.now)
+			}
+			if got := c.absent.Len(); got != tt.want {
+				t.Errorf("%d devices are looked at, want %d", got, tt.want)
+			}
+		})
+	}
+	c := newStates(t)
+	c.config.Owner = func(string) (gateway.Device, bool) { return device, true }
+	if again, err := c.syncAbsent(t.Context(), device); err != nil || again != absentAfter {
+		t.Errorf("look again after %s (%v), want %s from the start", again, err, absentAfter)
 	}
 }

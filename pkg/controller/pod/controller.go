@@ -81,15 +81,16 @@ type Controller struct {
 	// device reported, and devices those whose pods are to be looked at anew.
 	sync, status workqueue.TypedRateLimitingInterface[key]
 	devices      workqueue.TypedRateLimitingInterface[gateway.Device]
-	// absent holds devices whose link was lost a while ago, mirrors those whose mirror pods are to be looked
-	// at.
+	// absent holds devices that are away, mirrors those whose mirror pods are to be looked at.
 	absent, mirrors workqueue.TypedRateLimitingInterface[gateway.Device]
+
+	start time.Time
 
 	mu sync.Mutex
 	// states holds a record for each live link, by the name of the device: their Node has that name too, and no
 	// more than one of them owns it. The lists are replaced, not modified.
 	states map[string][]*state
-	// lost holds when each device in absent lost its last link.
+	// lost holds when devices in absent lost their last link; those that have had none are not in it.
 	lost map[gateway.Device]time.Time
 }
 
@@ -139,6 +140,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
 		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
 		mirrors: queue.New[gateway.Device]("mirror_pods", config.Clock),
+		start:   config.Clock.Now(),
 		states:  map[string][]*state{},
 		lost:    map[gateway.Device]time.Time{},
 	}

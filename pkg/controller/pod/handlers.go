@@ -49,7 +49,7 @@ func (c *Controller) podHandler() cache.ResourceEventHandler {
 	}
 }
 
-// nodeHandler notices that a Node becomes aranya's own, or ceases to be.
+// nodeHandler notices that a Node becomes aranya's own, or ceases to be, and that its device is away.
 func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 	notice := func(object any) {
 		if n, ok := object.(*corev1.Node); ok {
@@ -57,10 +57,18 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: notice,
+		AddFunc: func(object any) {
+			notice(object)
+			if n, ok := object.(*corev1.Node); ok {
+				c.nodeUnknown(n)
+			}
+		},
 		UpdateFunc: func(before, after any) {
 			old, ok1 := before.(*corev1.Node)
 			n, ok2 := after.(*corev1.Node)
+			if ok1 && ok2 && !unknown(old) {
+				c.nodeUnknown(n)
+			}
 			if ok1 && ok2 && (old.UID != n.UID || !maps.Equal(old.Labels, n.Labels) || !maps.Equal(old.Annotations, n.Annotations)) {
 				notice(after)
 			}
