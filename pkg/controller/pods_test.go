@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -173,6 +174,17 @@ func TestDeletionOfPodTheDeviceNeverGot(t *testing.T) {
 	eventually(t, "pod gone", func() bool { return c.pod("p") == nil })
 	if len(s.runs()) > 0 {
 		t.Error("the pod was sent without its volume")
+	}
+	// A Job may wait for its pods to fail before it replaces them.
+	var phase corev1.PodPhase
+	for _, a := range c.kube.Actions() {
+		var written corev1.Pod
+		if p, ok := a.(clienttesting.PatchAction); ok && a.Matches("patch", "pods/status") && json.Unmarshal(p.GetPatch(), &written) == nil && written.Status.Phase != "" {
+			phase = written.Status.Phase
+		}
+	}
+	if phase != corev1.PodFailed {
+		t.Errorf("the last phase written is %q, want Failed", phase)
 	}
 }
 

@@ -52,8 +52,8 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		}
 		*status = merge(pod, reported, metav1.NewTime(c.config.Clock.Now()))
 	}
-	if removed && pod.DeletionTimestamp != nil && status.Phase == corev1.PodRunning {
-		// Nothing of it runs any more, and it does not end well without having said so.
+	if removed && pod.DeletionTimestamp != nil && !terminal(status.Phase) {
+		// Nothing of it runs any more, if it ever did, and it does not end well without having said so.
 		status.Phase = corev1.PodFailed
 		settle(status, metav1.NewTime(c.config.Clock.Now()))
 	}
