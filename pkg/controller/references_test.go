@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -141,4 +143,31 @@ func TestRunningPodWithoutToken(t *testing.T) {
 		t.Errorf("updated: %v", volumes)
 	}
 	eventually(t, "told what is missing", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
+}
+
+// TestImmutableConfigMapIsReplaced has a pod come while another still uses the ConfigMap of before.
+func TestImmutableConfigMapIsReplaced(t *testing.T) {
+	immutable := func(uid types.UID, value string) *corev1.ConfigMap {
+		cm := configMap("cm", value)
+		cm.UID, cm.Immutable = uid, ptr.To(true)
+		return cm
+	}
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, immutable("1", "1"), edgePod("old", "d1", withVolume))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	configMaps := c.kube.CoreV1().ConfigMaps("edge")
+	if err := configMaps.Delete(c.ctx, "cm", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := configMaps.Create(c.ctx, immutable("2", "2"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.kube.CoreV1().Pods("edge").Create(c.ctx, edgePod("new", "d1", withVolume), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "new pod sent", func() bool { return len(s.runs()) == 2 })
+	if run := s.runs()[1]; run.Uid != "uid-of-new" || string(run.Volumes[0].Files[0].Data) != "2" {
+		t.Errorf("sent: %v", run)
+	}
 }

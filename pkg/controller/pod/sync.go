@@ -55,7 +55,9 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 			return 0, err
 		}
 	}
-	c.objects.Use(k, resolve.References(pod))
+	if !c.objects.Use(k, resolve.References(pod)) {
+		return 0, nil // looked at again when they were looked up
+	}
 	result, err := c.resolver.Pod(ctx, pod)
 	if err != nil {
 		return c.unresolved(ctx, st, pod, held, result, err)

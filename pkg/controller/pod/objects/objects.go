@@ -50,6 +50,9 @@ type item[U User] struct {
 	known  bool
 	object runtime.Object // nil: does not exist
 	err    error          // the last failed look-up, until one succeeds
+	// newcomers wait until an immutable object, whose watch has ended, was looked up again: another of its
+	// name may have taken its place. The other users go on with what is known. Nil unless that is being done.
+	newcomers sets.Set[U]
 }
 
 // New returns a Manager that watches nothing yet. It calls changed, which must be quick, with the
@@ -69,25 +72,33 @@ func (m *Manager[U]) Close() {
 	m.running.Wait()
 }
 
-// Use says which objects a user uses from now on. What no user uses any more is forgotten.
-func (m *Manager[U]) Use(user U, refs sets.Set[resolve.Reference]) {
+// Use says which objects a user uses from now on. What no user uses any more is forgotten. It returns false
+// if what is known of them may be of before this user's time: changed tells when it is up to date.
+func (m *Manager[U]) Use(user U, refs sets.Set[resolve.Reference]) (upToDate bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	upToDate = true
 	old := m.uses[user]
 	for ref := range refs {
 		it := m.items[ref]
-		if it == nil {
+		switch {
+		case it == nil:
 			it = &item[U]{users: sets.New[U](), stop: func() {}}
 			m.items[ref] = it
+		case immutable(it.object) && !it.users.Has(user):
+			it = m.renewLocked(ref, it)
+			it.newcomers.Insert(user)
 		}
 		it.users.Insert(user)
 		if !it.watched {
 			m.watchLocked(ref, it)
 		}
+		upToDate = upToDate && !it.newcomers.Has(user)
 	}
 	for ref := range old.Difference(refs) {
 		it := m.items[ref]
 		it.users.Delete(user)
+		it.newcomers.Delete(user)
 		if it.users.Len() == 0 {
 			it.stop()
 			if it.watched {
@@ -98,9 +109,22 @@ func (m *Manager[U]) Use(user U, refs sets.Set[resolve.Reference]) {
 	}
 	if refs.Len() == 0 {
 		delete(m.uses, user)
-		return
+		return upToDate
 	}
 	m.uses[user] = refs.Clone()
+	return upToDate
+}
+
+// renewLocked looks an object up again whose watch has ended, unless that is being done.
+func (m *Manager[U]) renewLocked(ref resolve.Reference, it *item[U]) *item[U] {
+	if it.newcomers != nil {
+		return it
+	}
+	fresh := &item[U]{users: it.users, stop: it.stop, known: true, object: it.object, newcomers: sets.New[U]()}
+	m.items[ref] = fresh
+	m.watched--
+	m.watchLocked(ref, fresh)
+	return fresh
 }
 
 // Len is the number of watched objects.
@@ -145,15 +169,15 @@ func (m *Manager[U]) get(ref resolve.Reference) (runtime.Object, error) {
 	return nil, resolve.ErrPending
 }
 
-// update records what is known of an object and tells its users, unless it was released meanwhile.
-func (m *Manager[U]) update(ref resolve.Reference, it *item[U], change func()) {
+// update records what is known of an object and tells the users whom change returns, unless it was
+// released meanwhile.
+func (m *Manager[U]) update(ref resolve.Reference, it *item[U], change func() sets.Set[U]) {
 	m.mu.Lock()
 	if m.items[ref] != it {
 		m.mu.Unlock()
 		return
 	}
-	change()
-	users := it.users.UnsortedList()
+	users := change().UnsortedList()
 	m.mu.Unlock()
 	m.changed(users)
 }

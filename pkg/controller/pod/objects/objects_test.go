@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -159,6 +160,76 @@ func TestImmutableObjectsAreNotWatched(t *testing.T) {
 	}
 	if _, err := h.ConfigMap("ns", "cm"); err != nil {
 		t.Errorf("forgotten: %v", err)
+	}
+}
+
+// TestImmutableObjectIsReplaced deletes an immutable object and creates another of its name while the first
+// is in use.
+func TestImmutableObjectIsReplaced(t *testing.T) {
+	immutable := func(uid types.UID, value string) *corev1.ConfigMap {
+		o := cm(value)
+		o.UID, o.Immutable = uid, ptr.To(true)
+		return o
+	}
+	for name, tt := range map[string]struct {
+		next     *corev1.ConfigMap // nil: only deleted
+		wantTold []string
+	}{
+		"by another":         {next: immutable("2", "2"), wantTold: []string{"newcomer", "user"}},
+		"by a mutable one":   {next: cm("2"), wantTold: []string{"newcomer", "user"}},
+		"by nothing":         {wantTold: []string{"newcomer", "user"}},
+		"it is still itself": {next: immutable("1", "1"), wantTold: []string{"newcomer"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, 1, immutable("1", "1"))
+			h.Use("user", sets.New(configMap))
+			h.eventually("found", func() bool { _, err := h.ConfigMap("ns", "cm"); return err == nil && h.wasTold("user") })
+			h.running.Wait() // it is not watched any more
+			configMaps := h.client.CoreV1().ConfigMaps("ns")
+			if err := configMaps.Delete(h.ctx, "cm", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if tt.next != nil {
+				if _, err := configMaps.Create(h.ctx, tt.next, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.mu.Lock()
+			h.told = nil
+			h.mu.Unlock()
+			gate := make(chan struct{})
+			h.client.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+				<-gate
+				return false, nil, nil
+			})
+			h.Use("short", sets.New(configMap))
+			h.Use("short", nil)
+			if h.Use("newcomer", sets.New(configMap)) {
+				t.Error("the newcomer is given what was known before")
+			}
+			if !h.Use("user", sets.New(configMap)) {
+				t.Error("the user has to wait for the newcomer's sake")
+			}
+			close(gate)
+			h.eventually("looked up again", func() bool { return h.wasTold("newcomer") && h.Use("newcomer", sets.New(configMap)) })
+			switch o, err := h.ConfigMap("ns", "cm"); {
+			case tt.next == nil && !apierrors.IsNotFound(err):
+				t.Errorf("got %v (%v), want nothing", o, err)
+			case tt.next != nil && (err != nil || o.Data["k"] != tt.next.Data["k"]):
+				t.Errorf("got %v (%v), want %s", o, err, tt.next.Data)
+			}
+			h.mu.Lock()
+			if told := slices.Sorted(slices.Values(h.told)); !slices.Equal(told, tt.wantTold) {
+				t.Errorf("told %v, want %v", told, tt.wantTold)
+			}
+			h.mu.Unlock()
+			h.Use("user", nil)
+			h.Use("newcomer", nil)
+			// There is room for one.
+			if h.Use("p", sets.New(secret)); h.watched != 1 {
+				t.Errorf("%d objects are watched, want the Secret", h.watched)
+			}
+		})
 	}
 }
 

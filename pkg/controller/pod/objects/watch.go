@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -82,7 +83,10 @@ func (m *Manager[U]) failed(ctx context.Context, ref resolve.Reference, it *item
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	m.update(ref, it, func() { it.err = fmt.Errorf("look up %s: %w", describe(ref), err) })
+	m.update(ref, it, func() sets.Set[U] {
+		it.err = fmt.Errorf("look up %s: %w", describe(ref), err)
+		return it.users
+	})
 }
 
 // slot is the store of a reflector for one object.
@@ -137,12 +141,25 @@ func (s *slot[U]) set(object any) {
 			accessor.SetManagedFields(nil)
 		}
 	}
-	s.manager.update(s.ref, s.item, func() {
-		s.item.known, s.item.object, s.item.err = true, found, nil
+	s.manager.update(s.ref, s.item, func() sets.Set[U] {
+		tell := s.item.users
+		if s.item.newcomers != nil && same(s.item.object, found) {
+			tell = s.item.newcomers
+		}
+		s.item.known, s.item.object, s.item.err, s.item.newcomers = true, found, nil, nil
 		if immutable(found) {
 			s.item.stop() // it cannot change any more
 		}
+		return tell
 	})
+}
+
+// same says whether an immutable object that was looked up again is what it was: as a rule it is, and
+// thousands of users need not hear of that.
+func same(before, now runtime.Object) bool {
+	a, errA := meta.Accessor(before)
+	b, errB := meta.Accessor(now)
+	return errA == nil && errB == nil && a.GetUID() == b.GetUID()
 }
 
 func immutable(object runtime.Object) bool {
