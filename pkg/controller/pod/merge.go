@@ -19,8 +19,8 @@ var deviceConditions = sets.New(
 // merge returns the status of a pod after its device reported on it, by the rules of the kubelet's
 // status manager: conditions and fields that are not the device's stay, times of transition go back
 // only with a change of the condition's status, the time of the start never changes, and a pod that has
-// ended stays so. A later time with the same status is one that went and came back while the device was
-// away, or before it was written.
+// ended stays so, as whoever said it first has said it. A later time with the same status is one that
+// went and came back while the device was away, or before it was written.
 func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.PodStatus {
 	old := &pod.Status
 	if terminal(old.Phase) && !terminal(reported.Phase) {
@@ -28,6 +28,12 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	}
 	status := reported
 	status.Conditions = slices.Clone(status.Conditions)
+	if terminal(old.Phase) {
+		if status.Phase != old.Phase || old.Reason != "" || old.Message != "" {
+			status.Reason, status.Message = old.Reason, old.Message
+		}
+		status.Phase = old.Phase
+	}
 	if terminal(status.Phase) {
 		settle(&status, metav1.Time{}) // mergeConditions gives it a time, if it changes
 	}

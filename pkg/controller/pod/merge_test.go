@@ -57,6 +57,25 @@ func TestMerge(t *testing.T) {
 			reported: corev1.PodStatus{Phase: corev1.PodRunning},
 			want:     corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"},
 		},
+		"how it has ended stays so": {
+			old: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Preempted", Message: "by somebody"},
+			reported: corev1.PodStatus{
+				Phase: corev1.PodSucceeded, Reason: "Other", Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9)},
+				ContainerStatuses: []corev1.ContainerStatus{{Name: "a"}},
+			},
+			want: corev1.PodStatus{
+				Phase: corev1.PodFailed, Reason: "Preempted", Message: "by somebody",
+				Conditions: []corev1.PodCondition{
+					{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "PodFailed", LastTransitionTime: at(100)},
+				},
+				ContainerStatuses: []corev1.ContainerStatus{{Name: "a"}},
+			},
+		},
+		"the device may tell why later": {
+			old:      corev1.PodStatus{Phase: corev1.PodFailed},
+			reported: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "little memory is left"},
+			want:     corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "little memory is left"},
+		},
 		"what has ended is not ready": {
 			old:      corev1.PodStatus{Phase: corev1.PodRunning},
 			reported: corev1.PodStatus{Phase: corev1.PodSucceeded, Conditions: []corev1.PodCondition{cond(corev1.PodReady, corev1.ConditionTrue, 9)}},

@@ -52,6 +52,11 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		}
 		*status = merge(pod, reported, metav1.NewTime(c.config.Clock.Now()))
 	}
+	if pod.DeletionTimestamp == nil && terminal(pod.Status.Phase) {
+		if err := c.end(st, pod); err != nil {
+			return 0, err
+		}
+	}
 	if removed && pod.DeletionTimestamp != nil && !terminal(status.Phase) {
 		// Nothing of it runs any more, if it ever did, and it does not end well without having said so.
 		status.Phase = corev1.PodFailed

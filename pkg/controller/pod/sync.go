@@ -47,7 +47,7 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 		return 0, c.terminate(st, pod)
 	case terminal(pod.Status.Phase):
 		c.release(k)
-		return 0, nil
+		return 0, c.end(st, pod)
 	}
 
 	if !held {
@@ -203,6 +203,22 @@ func (c *Controller) terminate(st *state, pod *corev1.Pod) error {
 	}
 	grace := ptr.Deref(pod.DeletionGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
 	return c.sendDelete(st, p, keyOf(pod), grace)
+}
+
+// end has a device stop a pod of which somebody else has said that it has ended, as the kubelet does. Of
+// one that has ended by itself the device keeps the logs until the pod is deleted.
+func (c *Controller) end(st *state, pod *corev1.Pod) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	p := st.pods[pod.UID]
+	if !st.desired || p == nil || !p.held || p.status == nil {
+		return nil // looked at again when the device has reported
+	}
+	if reported, ok := decodeStatus(p.status); !ok || reported.Phase == "" || terminal(reported.Phase) {
+		return nil
+	}
+	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	return c.sendDelete(st, p, keyOf(pod), max(grace, 1))
 }
 
 // sendDelete asks the device to delete a pod, unless it was asked to be as quick before.

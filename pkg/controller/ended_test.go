@@ -1,0 +1,82 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
+)
+
+// ended is what a device reports of a pod that came to its own end.
+func ended(exitCode int32) corev1.PodStatus {
+	status := running()
+	status.Phase = corev1.PodSucceeded
+	if exitCode != 0 {
+		status.Phase = corev1.PodFailed
+	}
+	status.ContainerStatuses[0].Ready = false
+	status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exitCode}}
+	return status
+}
+
+// exitCode is that of a pod's container by its status, -1 if it has not ended.
+func exitCode(pod *corev1.Pod) int32 {
+	if len(pod.Status.ContainerStatuses) == 0 || pod.Status.ContainerStatuses[0].State.Terminated == nil {
+		return -1
+	}
+	return pod.Status.ContainerStatuses[0].State.Terminated.ExitCode
+}
+
+// TestPodIsEndedInTheCluster has somebody write into the status of a pod that it has ended, before or while
+// its device has a link. A pod that has come to its own end is left alone.
+func TestPodIsEndedInTheCluster(t *testing.T) {
+	ed := edgeDevice("d1")
+	withGrace := func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](7) }
+	failed := func(p *corev1.Pod) {
+		p.Status = running()
+		p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "Preempted", "by somebody"
+	}
+	c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("before", "d1", withGrace, failed), edgePod("while", "d1", withGrace), edgePod("itself", "d1"))
+	s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "uid-of-before"}, &edgeapi.PodDigest{Uid: "uid-of-itself"}, &edgeapi.PodDigest{Uid: "uid-of-while"}))
+	c.report(s, c.pod("itself"), running())
+	c.report(s, c.pod("itself"), ended(0))
+	c.report(s, c.pod("before"), running())
+	c.report(s, c.pod("while"), running())
+	eventually(t, "statuses written", func() bool {
+		return c.pod("while").Status.Phase == corev1.PodRunning && c.pod("itself").Status.Phase == corev1.PodSucceeded
+	})
+	p := c.pod("while")
+	failed(p)
+	if _, err := c.kube.CoreV1().Pods("edge").UpdateStatus(c.ctx, p, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
+	eventually(t, "device asked to end both", func() bool { return len(s.deletes()) == 2 })
+	for _, d := range s.deletes() {
+		if !slices.Contains([]string{"before", "while"}, d.Name) || d.GracePeriodSeconds != 7 {
+			t.Errorf("delete: %v", d)
+		}
+		c.report(s, c.pod(d.Name), running()) // it takes its time
+		last := ended(0)
+		c.removed(s, c.pod(d.Name), &last)
+	}
+	for _, name := range []string{"before", "while"} {
+		eventually(t, "end written", func() bool { return exitCode(c.pod(name)) == 0 })
+		if status := c.pod(name).Status; status.Phase != corev1.PodFailed || status.Reason != "Preempted" || status.Message != "by somebody" {
+			t.Errorf("%s: %+v", name, status)
+		}
+	}
+	if exitCode(c.pod("itself")) != 0 || len(s.deletes()) != 2 {
+		t.Errorf("deletes: %v", s.deletes())
+	}
+	for _, r := range s.runs() {
+		if r.Uid == "uid-of-before" {
+			t.Error("a pod that has ended was sent")
+		}
+	}
+}
