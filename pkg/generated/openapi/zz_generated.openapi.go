@@ -1721,7 +1721,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"labels": {
 						SchemaProps: spec.SchemaProps{
-							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta forms of arch and os) are not allowed, nor are those of node-restriction.kubernetes.io, which are for administrators to set on the Node itself.",
+							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta forms of arch and os) are not allowed, nor are those that a kubelet may not set on its own Node: those of node-restriction.kubernetes.io, and of kubernetes.io and k8s.io all but the well-known ones (topology.kubernetes.io/zone, node.kubernetes.io/instance-type, ...). Administrators set them on the Node itself.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -40,10 +41,6 @@ var (
 	}
 )
 
-// restrictedLabelPrefix marks labels by which administrators set Nodes apart. Whoever may create an
-// EdgeDevice must not be able to claim one.
-const restrictedLabelPrefix = corev1.LabelNamespaceNodeRestriction + "/"
-
 func validateNode(spec *aranya.NodeSpec, path *field.Path) field.ErrorList {
 	errs := validateNodeLabels(spec.Labels, path.Child("labels"))
 	annotations := path.Child("annotations")
@@ -60,18 +57,29 @@ func validateNode(spec *aranya.NodeSpec, path *field.Path) field.ErrorList {
 	return errs
 }
 
+// validateNodeLabels leaves to administrators what NodeRestriction leaves to them: whoever may create an
+// EdgeDevice must not be able to have its Node pass for one that they set apart.
 func validateNodeLabels(labels map[string]string, path *field.Path) field.ErrorList {
 	errs := metav1validation.ValidateLabels(labels, path)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		switch {
 		case reservedLabels.Has(key):
 			errs = append(errs, field.Forbidden(path.Key(key), "set by aranya: remove it"))
-		case strings.HasPrefix(key, restrictedLabelPrefix):
-			errs = append(errs, field.Forbidden(path.Key(key), "labels of "+restrictedLabelPrefix+
+		case inDomain(key, corev1.LabelNamespaceNodeRestriction):
+			errs = append(errs, field.Forbidden(path.Key(key), "labels of "+corev1.LabelNamespaceNodeRestriction+
 				" are for administrators to set on the Node itself: remove it"))
+		case (inDomain(key, "kubernetes.io") || inDomain(key, "k8s.io")) && !kubeletapis.IsKubeletLabel(key):
+			errs = append(errs, field.Forbidden(path.Key(key), "of the labels of kubernetes.io and k8s.io, only those are allowed "+
+				"that a kubelet may set on its own Node: use a label of a domain of yours, or have an administrator set it on the Node itself"))
 		}
 	}
 	return errs
+}
+
+// inDomain tells whether the prefix of a label's key is a domain or below it.
+func inDomain(key, domain string) bool {
+	prefix, _, found := strings.Cut(key, "/")
+	return found && (prefix == domain || strings.HasSuffix(prefix, "."+domain))
 }
 
 func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
