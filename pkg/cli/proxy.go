@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,8 +20,11 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
+// defaultAcceptHosts are those of kubectl proxy, whose filter sees IPv6 addresses without brackets if there is a port.
+const defaultAcceptHosts = proxy.DefaultHostAcceptRE + ",^::1$"
+
 func newProxyCommand(c *client) *cobra.Command {
-	var address, scheme string
+	var address, scheme, acceptHosts string
 	var port int
 	cmd := &cobra.Command{
 		Use:   "proxy DEVICE REMOTE_PORT [--port LOCAL_PORT]",
@@ -26,7 +32,10 @@ func newProxyCommand(c *client) *cobra.Command {
 		Long: `Serve an HTTP port of a device locally, through the subresource edgedevices/proxy.
 
 Unlike port-forward it speaks HTTP: each request is authorized and audited by itself, and the same
-URL works for other HTTP clients of the cluster's API.`,
+URL works for other HTTP clients of the cluster's API.
+
+Requests are made with your credential. As pages of other sites could have your browser make some, only hosts
+that match --accept-hosts are served, and no request whose Origin is another host.`,
 		Example: `  # The web interface on port 8080 of the device at http://127.0.0.1:9000
   kubectl edge proxy device-1 8080 --port 9000`,
 		DisableFlagsInUseLine: true,
@@ -42,7 +51,11 @@ URL works for other HTTP clients of the cluster's API.`,
 			if scheme != "http" && scheme != "https" {
 				return fmt.Errorf("--scheme must be http or https, not %q", scheme)
 			}
-			handler, err := c.proxyHandler(scheme, args[0], uint16(remotePort))
+			hosts, err := proxy.MakeRegexpArray(acceptHosts)
+			if err != nil {
+				return fmt.Errorf("--accept-hosts: %w", err)
+			}
+			handler, err := c.proxyHandler(scheme, args[0], uint16(remotePort), hosts)
 			if err != nil {
 				return err
 			}
@@ -56,12 +69,15 @@ URL works for other HTTP clients of the cluster's API.`,
 	}
 	cmd.Flags().StringVar(&address, "address", "127.0.0.1", "The IP address on which to serve")
 	cmd.Flags().IntVarP(&port, "port", "p", 8001, "The port on which to serve. Set to 0 to pick a random port.")
+	cmd.Flags().StringVar(&acceptHosts, "accept-hosts", defaultAcceptHosts,
+		"Regular expressions, separated by commas, for the hosts (without the port) that requests may name. To be extended with --address.")
 	cmd.Flags().StringVar(&scheme, "scheme", "http", "Scheme that the device's port speaks: http or https")
 	return cmd
 }
 
-// proxyHandler hands requests for any path to the same path behind the proxy subresource.
-func (c *client) proxyHandler(scheme, device string, port uint16) (http.Handler, error) {
+// proxyHandler hands requests for any path to the same path behind the proxy subresource. The Host must be one of
+// hosts: a name that a page's owner has resolve to this address is none.
+func (c *client) proxyHandler(scheme, device string, port uint16, hosts []*regexp.Regexp) (http.Handler, error) {
 	target := fmt.Sprintf("%s:%s:%d", scheme, device, port)
 	request, err := c.subresource(http.MethodGet, target, "proxy", &v1alpha1.EdgeDeviceProxyOptions{})
 	if err != nil {
@@ -72,17 +88,33 @@ func (c *client) proxyHandler(scheme, device string, port uint16) (http.Handler,
 		return nil, err
 	}
 	config.Host = request.URL().String()
+	filter := &proxy.FilterServer{AcceptPaths: proxy.MakeRegexpArrayOrDie(proxy.DefaultPathAcceptRE), AcceptHosts: hosts}
 	const keepalive = 0 // the system's default
-	handler, err := proxy.NewProxyHandler("/", nil, config, keepalive, true)
+	handler, err := proxy.NewProxyHandler("/", filter, config, keepalive, true)
 	if err != nil {
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !sameOrigin(r) {
+			http.Error(w, "pages of other origins may not use this proxy", http.StatusForbidden)
+			return
+		}
 		// The request is made anew with the user's credential; a browser's must not reach the cluster.
 		r.Header.Del("Authorization")
 		r.Header.Del("Origin")
 		handler.ServeHTTP(w, r)
 	}), nil
+}
+
+// sameOrigin tells whether a request does not say that it is made by a page of another host. Browsers say so of all but
+// plain GETs.
+func sameOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	page, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(page.Host, r.Host)
 }
 
 // serve serves until interrupted.
