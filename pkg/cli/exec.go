@@ -125,11 +125,14 @@ func newAttachCommand(c *client) *cobra.Command {
 	return cmd
 }
 
-// sizeQueue turns kubectl's terminal sizes into client-go's.
+// sizeQueue turns kubectl's terminal sizes into client-go's. The queue in it is nil if the output is no terminal.
 type sizeQueue struct{ term.TerminalSizeQueue }
 
 // Next waits for the next size; nil means that there will be no more.
 func (q sizeQueue) Next() *remotecommand.TerminalSize {
+	if q.TerminalSizeQueue == nil {
+		return nil
+	}
 	size := q.TerminalSizeQueue.Next()
 	if size == nil {
 		return nil
