@@ -1721,7 +1721,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"labels": {
 						SchemaProps: spec.SchemaProps{
-							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta forms of arch and os) are not allowed, nor are those that a kubelet may not set on its own Node: those of node-restriction.kubernetes.io, and of kubernetes.io and k8s.io all but the well-known ones (topology.kubernetes.io/zone, node.kubernetes.io/instance-type, ...). Administrators set them on the Node itself.",
+							Description: "labels are put on the Node. Labels that aranya sets itself (arhat.dev/role, arhat.dev/name, arhat.dev/namespace, kubernetes.io/arch, kubernetes.io/os, kubernetes.io/hostname, and the beta forms of arch and os) are not allowed, nor are those that a kubelet may not set on its own Node: those of node-restriction.kubernetes.io, and of kubernetes.io and k8s.io all but the well-known ones (topology.kubernetes.io/zone, node.kubernetes.io/instance-type, ...). Administrators set them on the Node itself. At most 128.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1736,7 +1736,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"annotations": {
 						SchemaProps: spec.SchemaProps{
-							Description: "annotations are put on the Node. Annotations that aranya sets itself (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.",
+							Description: "annotations are put on the Node. Annotations that aranya or the control plane sets (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path, node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1756,7 +1756,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable, unschedulable, ...) are not allowed.",
+							Description: "taints are put on the Node, beside the one of namespaceTaint. The taints that aranya (arhat.dev/removing) and the control plane set and remove as the Node's state changes (node.kubernetes.io/not-ready, unreachable, unschedulable, ...) are not allowed. At most 64.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

@@ -17,6 +17,12 @@ const (
 	// AnnotationUID is a Node annotation that holds the UID of the EdgeDevice the Node stands for. A
 	// Node without it is not aranya's and is never touched.
 	AnnotationUID = "arhat.dev/edgedevice-uid"
+	// AnnotationApplied is a Node annotation that records what of spec.node was put on the Node, so that
+	// it can be taken off again while what others put there stays.
+	AnnotationApplied = "arhat.dev/applied"
+	// TaintRemoving is the key of the taint of a Node whose EdgeDevice is being deleted: it keeps new
+	// pods off.
+	TaintRemoving = "arhat.dev/removing"
 	// AnnotationResourceMetricsPath is a Node annotation that tells metrics-server where on the kubelet
 	// endpoint the metrics of this Node are.
 	AnnotationResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"

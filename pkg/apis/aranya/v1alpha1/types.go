@@ -91,18 +91,19 @@ type NodeSpec struct {
 	// forms of arch and os) are not allowed, nor are those that a kubelet may not set on its own Node:
 	// those of node-restriction.kubernetes.io, and of kubernetes.io and k8s.io all but the well-known ones
 	// (topology.kubernetes.io/zone, node.kubernetes.io/instance-type, ...). Administrators set them on the
-	// Node itself.
+	// Node itself. At most 128.
 	// +optional
 	Labels map[string]string `json:"labels,omitempty" protobuf:"bytes,2,rep,name=labels"`
 
-	// annotations are put on the Node. Annotations that aranya sets itself
-	// (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.
+	// annotations are put on the Node. Annotations that aranya or the control plane sets
+	// (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path,
+	// node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.
 	// +optional
 	Annotations map[string]string `json:"annotations,omitempty" protobuf:"bytes,3,rep,name=annotations"`
 
-	// taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane
-	// sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable,
-	// unschedulable, ...) are not allowed.
+	// taints are put on the Node, beside the one of namespaceTaint. The taints that aranya (arhat.dev/removing)
+	// and the control plane set and remove as the Node's state changes (node.kubernetes.io/not-ready,
+	// unreachable, unschedulable, ...) are not allowed. At most 64.
 	// +optional
 	// +listType=atomic
 	Taints []corev1.Taint `json:"taints,omitempty" protobuf:"bytes,4,rep,name=taints"`

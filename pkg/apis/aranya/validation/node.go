@@ -27,7 +27,7 @@ var (
 		"beta.kubernetes.io/arch", "beta.kubernetes.io/os",
 	)
 	// reservedAnnotations likewise.
-	reservedAnnotations = sets.New(v1alpha1.AnnotationUID, v1alpha1.AnnotationResourceMetricsPath)
+	reservedAnnotations = sets.New(v1alpha1.AnnotationUID, v1alpha1.AnnotationApplied, v1alpha1.AnnotationResourceMetricsPath)
 	// reservedTaints are put on and taken off by the control plane as the state of the Node changes.
 	reservedTaints = sets.New(
 		corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable,
@@ -41,15 +41,18 @@ var (
 	}
 )
 
+// What a Node may get. Every watcher of Nodes holds it; and a Node's annotations, of which there are others, must not
+// exceed 256 KiB.
+const (
+	maxNodeLabels          = 128
+	maxNodeAnnotations     = 128
+	maxNodeAnnotationBytes = 64 << 10
+	maxNodeTaints          = 64
+)
+
 func validateNode(spec *aranya.NodeSpec, path *field.Path) field.ErrorList {
 	errs := validateNodeLabels(spec.Labels, path.Child("labels"))
-	annotations := path.Child("annotations")
-	errs = append(errs, apivalidation.ValidateAnnotations(spec.Annotations, annotations)...)
-	for _, key := range slices.Sorted(maps.Keys(spec.Annotations)) {
-		if reservedAnnotations.Has(key) {
-			errs = append(errs, field.Forbidden(annotations.Key(key), "set by aranya: remove it"))
-		}
-	}
+	errs = append(errs, validateNodeAnnotations(spec.Annotations, path.Child("annotations"))...)
 	errs = append(errs, validateTaints(spec.Taints, path.Child("taints"))...)
 	if !slices.Contains(namespaceTaints, spec.NamespaceTaint) {
 		errs = append(errs, field.NotSupported(path.Child("namespaceTaint"), spec.NamespaceTaint, namespaceTaints))
@@ -61,6 +64,9 @@ func validateNode(spec *aranya.NodeSpec, path *field.Path) field.ErrorList {
 // EdgeDevice must not be able to have its Node pass for one that they set apart.
 func validateNodeLabels(labels map[string]string, path *field.Path) field.ErrorList {
 	errs := metav1validation.ValidateLabels(labels, path)
+	if len(labels) > maxNodeLabels {
+		errs = append(errs, field.TooMany(path, len(labels), maxNodeLabels))
+	}
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		switch {
 		case reservedLabels.Has(key):
@@ -82,8 +88,32 @@ func inDomain(key, domain string) bool {
 	return found && (prefix == domain || strings.HasSuffix(prefix, "."+domain))
 }
 
+func validateNodeAnnotations(annotations map[string]string, path *field.Path) field.ErrorList {
+	errs := apivalidation.ValidateAnnotations(annotations, path)
+	if len(annotations) > maxNodeAnnotations {
+		errs = append(errs, field.TooMany(path, len(annotations), maxNodeAnnotations))
+	}
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		size += len(key) + len(annotations[key])
+		switch {
+		case reservedAnnotations.Has(key):
+			errs = append(errs, field.Forbidden(path.Key(key), "set by aranya: remove it"))
+		case key == corev1.ObjectTTLAnnotationKey:
+			errs = append(errs, field.Forbidden(path.Key(key), "set by the control plane by the number of Nodes: remove it"))
+		}
+	}
+	if size > maxNodeAnnotationBytes {
+		errs = append(errs, field.TooLong(path, "", maxNodeAnnotationBytes))
+	}
+	return errs
+}
+
 func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	if len(taints) > maxNodeTaints {
+		errs = append(errs, field.TooMany(path, len(taints), maxNodeTaints))
+	}
 	type identity struct {
 		key    string
 		effect corev1.TaintEffect
@@ -99,6 +129,8 @@ func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 		switch {
 		case taint.Key == v1alpha1.TaintNamespace:
 			errs = append(errs, field.Forbidden(path.Child("key"), "set by aranya: use spec.node.namespaceTaint"))
+		case taint.Key == v1alpha1.TaintRemoving:
+			errs = append(errs, field.Forbidden(path.Child("key"), "set by aranya when the EdgeDevice is deleted: remove it"))
 		case taint.Key == corev1.TaintNodeUnschedulable:
 			errs = append(errs, field.Forbidden(path.Child("key"), "set by the control plane: use spec.node.unschedulable"))
 		case reservedTaints.Has(taint.Key):

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +18,23 @@ func withLabel(key, value string) func(*aranya.EdgeDevice) {
 
 func withTaint(taints ...corev1.Taint) func(*aranya.EdgeDevice) {
 	return func(d *aranya.EdgeDevice) { d.Spec.Node.Taints = taints }
+}
+
+// keys are n labels or annotations.
+func keys(n int) map[string]string {
+	m := make(map[string]string, n)
+	for i := range n {
+		m["key-"+strconv.Itoa(i)] = ""
+	}
+	return m
+}
+
+func taints(n int) []corev1.Taint {
+	list := make([]corev1.Taint, n)
+	for i := range list {
+		list[i] = corev1.Taint{Key: "key-" + strconv.Itoa(i), Effect: corev1.TaintEffectNoSchedule}
+	}
+	return list
 }
 
 func withDNS(dns corev1.PodDNSConfig) func(*aranya.EdgeDevice) {
@@ -64,13 +82,40 @@ func TestValidateNodeAndPod(t *testing.T) {
 		{
 			name: "annotations of aranya",
 			change: func(d *aranya.EdgeDevice) {
-				d.Spec.Node.Annotations = map[string]string{v1alpha1.AnnotationUID: "x", v1alpha1.AnnotationResourceMetricsPath: "/x", "a": "b"}
+				d.Spec.Node.Annotations = map[string]string{v1alpha1.AnnotationUID: "x", v1alpha1.AnnotationApplied: "{}", v1alpha1.AnnotationResourceMetricsPath: "/x", "a": "b"}
 			},
 			want: []string{
+				"Forbidden|spec.node.annotations[arhat.dev/applied]|set by aranya",
 				"Forbidden|spec.node.annotations[arhat.dev/edgedevice-uid]|set by aranya",
 				"Forbidden|spec.node.annotations[metrics.k8s.io/resource-metrics-path]|set by aranya",
 			},
 		},
+		{
+			name: "annotation of controller-manager",
+			change: func(d *aranya.EdgeDevice) {
+				d.Spec.Node.Annotations = map[string]string{"node.alpha.kubernetes.io/ttl": "7"}
+			},
+			want: []string{"Forbidden|spec.node.annotations[node.alpha.kubernetes.io/ttl]|control plane"},
+		},
+		{name: "128 labels", change: func(d *aranya.EdgeDevice) { d.Spec.Node.Labels = keys(128) }},
+		{name: "129 labels", change: func(d *aranya.EdgeDevice) { d.Spec.Node.Labels = keys(129) }, want: []string{"TooMany|spec.node.labels|128"}},
+		{name: "128 annotations", change: func(d *aranya.EdgeDevice) { d.Spec.Node.Annotations = keys(128) }},
+		{name: "129 annotations", change: func(d *aranya.EdgeDevice) { d.Spec.Node.Annotations = keys(129) }, want: []string{"TooMany|spec.node.annotations|128"}},
+		{
+			name: "64 KiB of annotations",
+			change: func(d *aranya.EdgeDevice) {
+				d.Spec.Node.Annotations = map[string]string{"a": strings.Repeat("x", 64<<10-1)}
+			},
+		},
+		{
+			name: "more than 64 KiB of annotations",
+			change: func(d *aranya.EdgeDevice) {
+				d.Spec.Node.Annotations = map[string]string{"a": strings.Repeat("x", 64<<10)}
+			},
+			want: []string{"TooLong|spec.node.annotations|65536"},
+		},
+		{name: "64 taints", change: withTaint(taints(64)...)},
+		{name: "65 taints", change: withTaint(taints(65)...), want: []string{"TooMany|spec.node.taints|64"}},
 		{
 			name: "taints",
 			change: withTaint(
@@ -91,6 +136,11 @@ func TestValidateNodeAndPod(t *testing.T) {
 			name:   "taint of the namespace",
 			change: withTaint(corev1.Taint{Key: "arhat.dev/namespace", Effect: noSchedule}),
 			want:   []string{"Forbidden|spec.node.taints[0].key|use spec.node.namespaceTaint"},
+		},
+		{
+			name:   "taint of removed devices",
+			change: withTaint(corev1.Taint{Key: "arhat.dev/removing", Effect: corev1.TaintEffectNoExecute}),
+			want:   []string{"Forbidden|spec.node.taints[0].key|EdgeDevice is deleted"},
 		},
 		{
 			name:   "taint of cordoned Nodes",

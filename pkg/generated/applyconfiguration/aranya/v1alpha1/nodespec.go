@@ -20,14 +20,15 @@ type NodeSpecApplyConfiguration struct {
 	// forms of arch and os) are not allowed, nor are those that a kubelet may not set on its own Node:
 	// those of node-restriction.kubernetes.io, and of kubernetes.io and k8s.io all but the well-known ones
 	// (topology.kubernetes.io/zone, node.kubernetes.io/instance-type, ...). Administrators set them on the
-	// Node itself.
+	// Node itself. At most 128.
 	Labels map[string]string `json:"labels,omitempty"`
-	// annotations are put on the Node. Annotations that aranya sets itself
-	// (arhat.dev/edgedevice-uid, metrics.k8s.io/resource-metrics-path) are not allowed.
+	// annotations are put on the Node. Annotations that aranya or the control plane sets
+	// (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path,
+	// node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// taints are put on the Node, beside the one of namespaceTaint. The taints that the control plane
-	// sets and removes as the Node's state changes (node.kubernetes.io/not-ready, unreachable,
-	// unschedulable, ...) are not allowed.
+	// taints are put on the Node, beside the one of namespaceTaint. The taints that aranya (arhat.dev/removing)
+	// and the control plane set and remove as the Node's state changes (node.kubernetes.io/not-ready,
+	// unreachable, unschedulable, ...) are not allowed. At most 64.
 	Taints []v1.TaintApplyConfiguration `json:"taints,omitempty"`
 	// unschedulable keeps new pods off the device, as "kubectl cordon" does on its Node. A Node that
 	// was cordoned directly stays so.
