@@ -25,8 +25,13 @@ import (
 	"arhat.dev/aranya/pkg/streaming"
 )
 
-// stopTimeout is how long sessions and controllers may take to end once the server is told to stop.
-const stopTimeout = 20 * time.Second
+const (
+	// stopTimeout is how long sessions and controllers may take to end once the server is told to stop.
+	stopTimeout = 20 * time.Second
+	// sessionTimeout is how much of that sessions may take. Then they are cut: a client that does not read
+	// what it is sent would never hear why they end.
+	sessionTimeout = 3 * time.Second
+)
 
 // errShutdown is what users are told whose sessions end with the server.
 var errShutdown = errors.New("aranya-apiserver is shutting down")
@@ -205,9 +210,19 @@ func (s *Server) addHooks() error {
 	return s.Generic.AddPreShutdownHook("stop-aranya", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
-		// First the users' sessions, which end with a reason of their own instead of that of the link.
-		return errors.Join(s.streaming.Shutdown(ctx, errShutdown), s.parts.stop(ctx))
+		return s.stopParts(ctx, sessionTimeout)
 	})
+}
+
+// stopParts stops what startParts started. First the users' sessions, which end with a reason of their own
+// instead of that of the link.
+func (s *Server) stopParts(ctx context.Context, sessionTimeout time.Duration) error {
+	sessions, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
+	if err := s.streaming.Shutdown(sessions, errShutdown); err != nil {
+		klog.FromContext(ctx).Info("Cut sessions that did not end in time", "timeout", sessionTimeout)
+	}
+	return s.parts.stop(ctx)
 }
 
 // startParts starts what runs beside the API, in the order of who uses whom.
