@@ -183,7 +183,7 @@ func (o *Options) addEtcdFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.EmbeddedEtcdDir, "embedded-etcd-dir", o.EmbeddedEtcdDir, "Data directory of the etcd that runs inside this process "+
 		"if --etcd-servers is not given. Only one process can use it at a time.")
 	fs.Int64Var(&o.EmbeddedEtcdQuotaBytes, "embedded-etcd-quota-bytes", o.EmbeddedEtcdQuotaBytes, "Size of the embedded etcd's "+
-		"database, in bytes, above which it refuses writes.")
+		"database, in bytes, above which it refuses writes until the next start, which gives the space of old revisions back.")
 }
 
 func (o *Options) addServingFlags(fs *pflag.FlagSet) {

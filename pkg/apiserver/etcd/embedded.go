@@ -85,6 +85,10 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	defer cancel()
 	select {
 	case <-e.etcd.Server.ReadyNotify():
+		if err := e.reclaimSpace(klog.NewContext(ctx, logger)); err != nil {
+			// What is stored can be read nevertheless.
+			logger.Error(err, "The embedded etcd has reached its quota and refuses writes; could not give space back", "dir", cfg.Dir)
+		}
 		logger.Info("Embedded etcd is serving", "dir", cfg.Dir, "quotaBytes", cfg.QuotaBytes)
 		return e, nil
 	case err = <-e.etcd.Err():

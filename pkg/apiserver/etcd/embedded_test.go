@@ -23,6 +23,11 @@ const quota = 64 << 20
 
 func startEmbedded(t *testing.T, dir string) *Embedded {
 	t.Helper()
+	return startWithQuota(t, dir, quota)
+}
+
+func startWithQuota(t *testing.T, dir string, quota int64) *Embedded {
+	t.Helper()
 	e, err := StartEmbedded(t.Context(), EmbeddedConfig{Dir: dir, QuotaBytes: quota})
 	if err != nil {
 		t.Fatal(err)
