@@ -14,6 +14,7 @@ func (s *Server) addKubelet(c CompletedConfig) (err error) {
 		Authorizer:     c.Generic.Authorization.Authorizer,
 		Sessions:       s.gateway,
 		Pods:           s.controllers.Pods(),
+		PodsOnNode:     s.controllers.PodsOnNode,
 		DeviceForNode:  s.controllers.DeviceForNode,
 		OnlyNode:       s.controllers.OnlyNode,
 		Streaming:      s.streaming,

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -41,6 +42,8 @@ type Config struct {
 	Sessions gateway.Sessions
 	// Pods of the cluster.
 	Pods corelisters.PodLister
+	// PodsOnNode returns the pods that are bound to a Node, without going through all of the cluster.
+	PodsOnNode func(nodeName string) []*corev1.Pod
 	// DeviceForNode returns the device that a Node stands for.
 	DeviceForNode func(nodeName string) (namespace, name string, ok bool)
 	// OnlyNode returns the Node of a cluster that has no other of aranya's; empty in all other clusters.
@@ -61,8 +64,10 @@ func New(config Config) (*Kubelet, error) {
 		return nil, errors.New("the kubelet endpoint needs Listener and GetCertificate")
 	case config.Authenticator == nil, config.Authorizer == nil:
 		return nil, errors.New("the kubelet endpoint needs Authenticator and Authorizer")
-	case config.Sessions == nil, config.Pods == nil, config.DeviceForNode == nil, config.OnlyNode == nil, config.Streaming == nil:
-		return nil, errors.New("the kubelet endpoint needs Sessions, Pods, DeviceForNode, OnlyNode and Streaming")
+	case config.Pods == nil, config.PodsOnNode == nil:
+		return nil, errors.New("the kubelet endpoint needs Pods and PodsOnNode")
+	case config.Sessions == nil, config.DeviceForNode == nil, config.OnlyNode == nil, config.Streaming == nil:
+		return nil, errors.New("the kubelet endpoint needs Sessions, DeviceForNode, OnlyNode and Streaming")
 	}
 	return &Kubelet{config: config}, nil
 }

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -75,6 +76,31 @@ func testPod(name, node string) *corev1.Pod {
 	}
 }
 
+// noList is a lister by which single pods can be had. To list those of a Node it would go through all of the cluster.
+type noList struct {
+	corelisters.PodLister
+	t *testing.T
+}
+
+func (l noList) List(labels.Selector) ([]*corev1.Pod, error) {
+	l.t.Error("a request goes through all pods of the cluster")
+	return nil, nil
+}
+
+// byNode is the name of an index of pods.
+const byNode = "node"
+
+func podsOnNode(t *testing.T, pods cache.Indexer, node string) (found []*corev1.Pod) {
+	objects, err := pods.ByIndex(byNode, node)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, object := range objects {
+		found = append(found, object.(*corev1.Pod))
+	}
+	return found
+}
+
 // rules of the users: "verb subresource" on the Node device-1, or on all Nodes with a "*" in front.
 var rules = map[string][]string{
 	"kube-apiserver": {"* create proxy", "* get proxy"},
@@ -101,7 +127,7 @@ func start(t *testing.T, stats string) *endpoint {
 	e.session = fakedevice.New(t, gateway.Device{Namespace: "edge", Name: "device-1", UID: "1"},
 		gateway.Info{NodeStatus: &edgeapi.NodeStatus{Status: data}}, fakedevice.Host([]byte(stats)))
 
-	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byNode: func(pod any) ([]string, error) { return []string{pod.(*corev1.Pod).Spec.NodeName}, nil }})
 	for name, node := range map[string]string{"web": "device-1", "victim": "device-2", "foreign": "worker-1"} {
 		if err := pods.Add(testPod(name, node)); err != nil {
 			t.Fatal(err)
@@ -129,7 +155,8 @@ func start(t *testing.T, stats string) *endpoint {
 		}),
 		Authorizer:    authorizer.AuthorizerFunc(e.authorize),
 		Sessions:      fakedevice.Sessions{e.session},
-		Pods:          corelisters.NewPodLister(pods),
+		Pods:          noList{corelisters.NewPodLister(pods), t},
+		PodsOnNode:    func(node string) []*corev1.Pod { return podsOnNode(t, pods, node) },
 		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, strings.HasPrefix(node, "device-") },
 		OnlyNode:      func() string { return e.only },
 		Streaming:     streams,

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -46,11 +45,7 @@ func (k *Kubelet) serveNode(w http.ResponseWriter, req *request, session gateway
 }
 
 func (k *Kubelet) servePods(w http.ResponseWriter, req *request) {
-	pods, err := k.podsOf(req.nodeName)
-	if err != nil {
-		writeError(w, err)
-		return
-	}
+	pods := k.config.PodsOnNode(req.nodeName)
 	list := newPodList(len(pods))
 	for _, pod := range pods {
 		list.Items = append(list.Items, *pod)
@@ -84,21 +79,6 @@ func newPodList(n int) *corev1.PodList {
 	return &corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: make([]corev1.Pod, 0, n)}
 }
 
-// podsOf returns the pods that are bound to a Node.
-func (k *Kubelet) podsOf(nodeName string) ([]*corev1.Pod, error) {
-	all, err := k.config.Pods.List(labels.Everything())
-	if err != nil {
-		return nil, err
-	}
-	var pods []*corev1.Pod
-	for _, pod := range all {
-		if pod.Spec.NodeName == nodeName {
-			pods = append(pods, pod)
-		}
-	}
-	return pods, nil
-}
-
 // summary asks the device, and drops what it has no say in: pods that are not bound to its Node, and
 // containers that they do not have.
 func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.Session, onlyCPUAndMemory bool) (*stats.Summary, error) {
@@ -106,10 +86,7 @@ func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.
 	if err != nil {
 		return nil, err
 	}
-	pods, err := k.podsOf(nodeName)
-	if err != nil {
-		return nil, err
-	}
+	pods := k.config.PodsOnNode(nodeName)
 	bound := make(map[stats.PodReference]*corev1.Pod, len(pods))
 	for _, pod := range pods {
 		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: uidOnDevice(session, pod)}] = pod
