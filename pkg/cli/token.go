@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,8 +53,8 @@ were issued for the EdgeDevice until then.`,
 			if server == "" {
 				server = "HOST:PORT"
 			}
-			_, err = fmt.Fprintf(c.Out, "# Valid until %s, for one use. On the device:\narhat join --server %s --token %s\n",
-				token.Status.ExpirationTimestamp.Format(time.RFC3339), server, token.Status.Token)
+			_, err = fmt.Fprintf(c.Out, "# Valid until %s, for one use. On the device:\narhat join --server %s --token %s%s\n",
+				token.Status.ExpirationTimestamp.Format(time.RFC3339), server, token.Status.Token, c.brokerFlags(cmd, args[0], server))
 			return err
 		},
 	}
@@ -79,4 +80,37 @@ func (c *client) createToken(cmd *cobra.Command, device string, ttl time.Duratio
 		return nil, err
 	}
 	return token, nil
+}
+
+// brokerFlags says under which topics a device meets aranya at its broker. It must not fail: the token is made, and is
+// not shown again.
+func (c *client) brokerFlags(cmd *cobra.Command, device, server string) string {
+	if !strings.HasPrefix(server, "mqtt") {
+		return ""
+	}
+	mqtt, err := c.mqttConfig(cmd, device)
+	if err != nil {
+		fmt.Fprintf(c.ErrOut, "Warning: add --mqtt-message-namespace if spec.connectivity.mqttConfig.messageNamespace is not the default: %v\n", err)
+		return ""
+	}
+	if mqtt == nil { // changed since
+		return ""
+	}
+	return " --mqtt-message-namespace '" + strings.ReplaceAll(mqtt.MessageNamespace, "'", `'\''`) + "'"
+}
+
+func (c *client) mqttConfig(cmd *cobra.Command, device string) (*v1alpha1.MQTTConfig, error) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, err
+	}
+	found, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).Get(cmd.Context(), device, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return found.Spec.Connectivity.MQTTConfig, nil
 }
