@@ -51,7 +51,7 @@ type Options struct {
 	Namespace string
 	// ServiceName is the Service in Namespace that the APIService names.
 	ServiceName string
-	// ReplicaName tells this process from other replicas. It is shown in status.link.replica.
+	// ReplicaName tells this process from the one before. It is shown in status.link.replica.
 	ReplicaName string
 
 	// GatewayBindAddress is where the gateway listens for devices, as [host]:port.
@@ -158,8 +158,8 @@ func (o *Options) addAranyaFlags(fs *pflag.FlagSet) {
 		"CAs as Secrets. Defaults to $POD_NAMESPACE, or else "+defaultNamespace+".")
 	fs.StringVar(&o.ServiceName, "service-name", o.ServiceName, "Name of the Service in --namespace that the APIService "+
 		apiServiceName+" refers to. The serving certificate is made for <service>.<namespace>.svc.")
-	fs.StringVar(&o.ReplicaName, "replica-name", o.ReplicaName, "Name of this replica, unique among the replicas. Defaults to the "+
-		"host name.")
+	fs.StringVar(&o.ReplicaName, "replica-name", o.ReplicaName, "Name of this process, as shown in status.link.replica. Only one "+
+		"may run at a time for a cluster, whatever its name. Defaults to the host name.")
 	fs.StringVar(&o.GatewayBindAddress, "gateway-bind-address", o.GatewayBindAddress, "Address on which to listen for devices, as "+
 		"[host]:port.")
 	fs.StringSliceVar(&o.GatewayAdvertiseAddresses, "gateway-advertise-address", o.GatewayAdvertiseAddresses, "Address at which devices "+
