@@ -286,7 +286,7 @@ func TestAuditSampleKeepsTokensOut(t *testing.T) {
 }
 
 func TestPoliciesAreBound(t *testing.T) {
-	for _, file := range []string{"samples/keep-pods-policy.yaml", "ready-nodes-policy.yaml"} {
+	for _, file := range []string{"samples/keep-pods-policy.yaml", "samples/namespace-taint-policy.yaml", "ready-nodes-policy.yaml"} {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -295,10 +295,15 @@ func TestPoliciesAreBound(t *testing.T) {
 		if len(objects) != 2 {
 			t.Fatalf("%s holds %d objects, want a policy and its binding", file, len(objects))
 		}
-		mutation, isPolicy := objects[0].(*admissionregistrationv1.MutatingAdmissionPolicy)
-		binding, isBinding := objects[1].(*admissionregistrationv1.MutatingAdmissionPolicyBinding)
-		if !isPolicy || !isBinding || binding.Spec.PolicyName != mutation.Name {
-			t.Errorf("%s: want a policy and its binding, got %v", file, objects)
+		var bound string
+		switch binding := objects[1].(type) {
+		case *admissionregistrationv1.MutatingAdmissionPolicyBinding:
+			bound = "MutatingAdmissionPolicy/" + binding.Spec.PolicyName
+		case *admissionregistrationv1.ValidatingAdmissionPolicyBinding:
+			bound = "ValidatingAdmissionPolicy/" + binding.Spec.PolicyName
+		}
+		if policy := objects[0].GetObjectKind().GroupVersionKind().Kind + "/" + nameOf(objects[0]); bound != policy {
+			t.Errorf("%s: the policy is %s, and %q is bound", file, policy, bound)
 		}
 	}
 }

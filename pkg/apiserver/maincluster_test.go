@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,14 +30,16 @@ import (
 // Tokens that the main cluster knows.
 const (
 	tokenUser   = "may-do-everything"
+	tokenEditor = "may-do-everything-but-share"
 	tokenNobody = "may-do-nothing"
 )
 
 // mainCluster is as much of a kube-apiserver as a server needs to start: it has no objects but
-// Secrets, knows two users and lets one of them do everything. The end-to-end tests have a real one.
+// Secrets and what a test brings, and knows three users. The end-to-end tests have a real one.
 type mainCluster struct {
 	t      *testing.T
 	mapper meta.RESTMapper
+	lists  map[string][]json.RawMessage // objects by kind
 
 	mu      sync.Mutex
 	secrets map[string]*corev1.Secret
@@ -103,10 +106,11 @@ func (c *mainCluster) review(w http.ResponseWriter, r *http.Request, into runtim
 	c.read(r, into)
 	switch review := into.(type) {
 	case *authenticationv1.TokenReview:
-		review.Status.Authenticated = review.Spec.Token == tokenUser || review.Spec.Token == tokenNobody
+		review.Status.Authenticated = slices.Contains([]string{tokenUser, tokenEditor, tokenNobody}, review.Spec.Token)
 		review.Status.User.Username = review.Spec.Token
 	case *authorizationv1.SubjectAccessReview:
-		review.Status.Allowed = review.Spec.User == tokenUser
+		review.Status.Allowed = review.Spec.User == tokenUser ||
+			(review.Spec.User == tokenEditor && review.Spec.ResourceAttributes != nil && review.Spec.ResourceAttributes.Verb != "share")
 	}
 	respond(w, http.StatusCreated, into)
 }
@@ -139,7 +143,7 @@ func (c *mainCluster) secret(name string) *corev1.Secret {
 	return c.secrets[name]
 }
 
-// list returns an empty list of whatever is asked for.
+// list returns a list of whatever is asked for, empty if the test has brought nothing.
 func (c *mainCluster) list(w http.ResponseWriter, path []string) {
 	gvr := schema.GroupVersionResource{Version: path[1], Resource: path[len(path)-1]}
 	if path[0] == "apis" && len(path) > 2 {
@@ -150,8 +154,12 @@ func (c *mainCluster) list(w http.ResponseWriter, path []string) {
 		refuse(w, apierrors.NewNotFound(gvr.GroupResource(), ""))
 		return
 	}
+	items, err := json.Marshal(append([]json.RawMessage{}, c.lists[kind.Kind]...))
+	if err != nil {
+		c.t.Error(err)
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = fmt.Fprintf(w, `{"kind": "%sList", "apiVersion": %q, "metadata": {"resourceVersion": "1"}, "items": []}`, kind.Kind, kind.GroupVersion().String())
+	_, _ = fmt.Fprintf(w, `{"kind": "%sList", "apiVersion": %q, "metadata": {"resourceVersion": "1"}, "items": %s}`, kind.Kind, kind.GroupVersion().String(), items)
 }
 
 // read decodes a request's body: clients send protobuf and JSON.
