@@ -19,6 +19,7 @@ import (
 // were granted.
 func (p *pass) apply(ctx context.Context) error {
 	a := computeActions(p.pod, p.st, p.w.m.probes.verdict)
+	p.leaveOutForbidden(&a)
 	resizeErr := p.bringIntoForce(ctx, &a)
 	return errors.Join(resizeErr, p.act(ctx, a))
 }

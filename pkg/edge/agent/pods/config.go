@@ -45,9 +45,9 @@ type Config struct {
 	Sink Sink
 	// Clock defaults to the real one.
 	Clock clock.WithTicker
-	// Admit may refuse a pod under the device's own policy, or for want of resources; known says that it
-	// has run here before. The reason is one CamelCase word. It is asked once per pod and start of the
-	// agent, and may be nil.
+	// Admit may refuse a pod under the device's own policy or, unless it is known here, for want of
+	// resources. The reason is one CamelCase word. It is asked at each start of the agent and whenever the
+	// cloud changes the pod, for each ephemeral container by itself. It may be nil.
 	Admit func(pod *v1.Pod, known bool) (reason, message string, ok bool)
 	// RelistPeriod is how often the runtime is looked at. Defaults to 1 s.
 	RelistPeriod time.Duration

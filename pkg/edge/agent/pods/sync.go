@@ -81,37 +81,6 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	return p.next, errors.Join(err, p.prune(ctx))
 }
 
-// known tells whether the pod has had a status on this device.
-func (w *worker) known() bool { return w.last != nil }
-
-// admit decides once: by the device's policy, and by what there is room for. It returns the status of a
-// pod that is refused.
-func (w *worker) admit(p *pass) *v1.PodStatus {
-	if w.rejected != nil || w.admitted {
-		return w.rejected
-	}
-	reason, message, ok := "", "", true
-	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
-		reason, message = unsupported(p.pod, p.node.Features)
-		ok = reason == ""
-		// The policy is about what the cloud may have the device do.
-		if ok && w.m.cfg.Admit != nil && !p.d.message.Static {
-			reason, message, ok = w.m.cfg.Admit(p.pod, w.known())
-		}
-		if ok && w.noRoom != nil {
-			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
-		}
-	}
-	if ok {
-		w.admitted = true
-		return nil
-	}
-	w.m.release(w.uid)
-	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
-	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
-	return w.rejected
-}
-
 // read looks at what the runtime has.
 func (p *pass) read(ctx context.Context) error {
 	// cri-client logs each error by itself.

@@ -55,8 +55,9 @@ type worker struct {
 	reader        *state.Reader
 	saved         *desired
 	savedDeletion *edgeapi.DeletePod
-	admitted      bool
-	changedAt     time.Time // when a pass has last done something
+	admitted      *v1.Pod                  // the version of the pod that was admitted last
+	forbidden     map[string]status.Reason // by ephemeral container of that version
+	changedAt     time.Time                // when a pass has last done something
 	rejected      *v1.PodStatus
 	noRoom        *admission.Rejection // set before the goroutine starts
 	reasons       map[string]status.Reason

@@ -1,0 +1,88 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
+)
+
+// known tells whether the pod has had a status on this device.
+func (w *worker) known() bool { return w.last != nil }
+
+// admit decides about each version of the pod by what the device can do and its owner permits, and about
+// the first one by what there is room for. It returns the status of a pod that is refused.
+func (w *worker) admit(p *pass) *v1.PodStatus {
+	if w.rejected != nil || w.admitted == p.pod {
+		return w.rejected
+	}
+	reason, message, ok := "", "", true
+	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
+		reason, message, ok = w.permitted(p, nil)
+		if ok && w.admitted == nil && w.noRoom != nil {
+			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
+		}
+	}
+	if ok {
+		w.forbid(p)
+		w.admitted = p.pod
+		return nil
+	}
+	w.m.release(w.uid)
+	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
+	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
+	return w.rejected
+}
+
+// permitted asks about the pod with none but these ephemeral containers.
+func (w *worker) permitted(p *pass, ephemeral []v1.EphemeralContainer) (reason, message string, ok bool) {
+	pod := *p.pod
+	pod.Spec.EphemeralContainers = ephemeral
+	if reason, message = unsupported(&pod, p.node.Features); reason != "" {
+		return reason, message, false
+	}
+	// The policy is about what the cloud may have the device do.
+	if w.m.cfg.Admit == nil || p.d.message.Static {
+		return "", "", true
+	}
+	return w.m.cfg.Admit(&pod, len(ephemeral) > 0 || w.admitted != nil || w.known())
+}
+
+// forbid notes which ephemeral containers of the pod are not permitted. They come when it runs already: it
+// does not have to suffer for them.
+func (w *worker) forbid(p *pass) {
+	before := w.forbidden
+	w.forbidden = map[string]status.Reason{}
+	for i := range p.pod.Spec.EphemeralContainers {
+		reason, message, ok := w.permitted(p, p.pod.Spec.EphemeralContainers[i:i+1])
+		if ok {
+			continue
+		}
+		name := p.pod.Spec.EphemeralContainers[i].Name
+		w.forbidden[name] = status.Reason{Reason: reason, Message: message}
+		if before[name] != w.forbidden[name] {
+			p.containerEvent(name, v1.EventTypeWarning, reason, message)
+		}
+	}
+}
+
+// leaveOutForbidden keeps ephemeral containers that are not permitted from being started. One may run all
+// the same: the policy was another one before.
+func (p *pass) leaveOutForbidden(a *actions) {
+	a.ephemeralToStart = slices.DeleteFunc(a.ephemeralToStart, func(i int) bool {
+		name := p.pod.Spec.EphemeralContainers[i].Name
+		reason, ok := p.w.forbidden[name]
+		if ok {
+			p.w.reasons[name] = reason
+		}
+		return ok
+	})
+	for name, reason := range p.w.forbidden {
+		if instance := p.st.Find(name); instance != nil && instance.Running() {
+			a.toKill = append(a.toKill, kill{instance: instance, message: fmt.Sprintf("Ephemeral container %s is not permitted: %s", name, reason.Message)})
+		}
+	}
+}
