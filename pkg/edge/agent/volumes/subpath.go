@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
@@ -85,10 +84,8 @@ func bindMount(source, target string) error {
 		return err
 	}
 	point := filepath.Join(real, filepath.Base(target))
-	for mounted, _ := mountinfo.Mounted(point); mounted; mounted, _ = mountinfo.Mounted(point) {
-		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("unmount %s: %w", point, err)
-		}
+	if err := unmountBelow(point); err != nil {
+		return err
 	}
 	if err := os.Remove(point); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -171,6 +171,13 @@ func unmountBelow(dir string) error {
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
+	// A part of the host that is bound here, and what is mounted below it, is so in both places, and would be
+	// unmounted in both.
+	for _, info := range infos {
+		if err := unix.Mount("", info.Mountpoint, "", unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("make mount %s private: %w", info.Mountpoint, err)
+		}
+	}
 	var errs []error
 	for i := len(infos) - 1; i >= 0; i-- { // innermost first
 		point := infos[i].Mountpoint

@@ -360,6 +360,60 @@ func TestSubPathIsMounted(t *testing.T) {
 	}
 }
 
+// What the host has mounted below a subPath stays mounted there, when a container is started again and at the end.
+func TestMountsBelowSubPath(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	host := t.TempDir()
+	inner := filepath.Join(host, "sub", "inner")
+	mountShared(t, host)
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mountShared(t, inner)
+	if err := os.WriteFile(filepath.Join(inner, "f"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := newTest(t)
+	pod := podWith(v1.Volume{Name: "h", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: host}}})
+	mounted, err := v.Setup(pod, Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		path, err := v.SubPath(pod, mounted["h"], "h", "c", 0, "sub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read(t, path, "inner/f") != "x" {
+			t.Error("what is mounted below is not seen")
+		}
+	}
+	if err := v.Teardown("uid"); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, inner, "f") != "x" {
+		t.Error("what the host had mounted was unmounted")
+	}
+}
+
+// mountShared mounts a tmpfs whose mounts are seen wherever it is mounted, as systemd makes it the default.
+func mountShared(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestTeardownOfNonsense(t *testing.T) {
 	v := newTest(t)
 	for _, uid := range []string{"", ".", "..", "../x", "a/b"} {
