@@ -54,6 +54,14 @@ func forbidden(p *config.Policy, pod *v1.Pod) (what, setting string) {
 	return "", ""
 }
 
+// hostPaths is the policy about hostPath volumes; nil if they may be anywhere.
+func hostPaths(p *config.Policy) func(path string) bool {
+	if p.AllowsHostPath("/") {
+		return nil
+	}
+	return p.AllowsHostPath
+}
+
 // hostPathAllowed looks through symbolic links: one inside an allowed directory may lead out of it.
 func hostPathAllowed(p *config.Policy, path string) bool {
 	path = filepath.Clean(path)

@@ -49,6 +49,9 @@ type Config struct {
 	// resources. The reason is one CamelCase word. It is asked at each start of the agent and whenever the
 	// cloud changes the pod, for each ephemeral container by itself. It may be nil.
 	Admit func(pod *v1.Pod, known bool) (reason, message string, ok bool)
+	// AllowsHostPath tells whether a hostPath volume may be at a path without symbolic links. It is asked at
+	// each start of a container. Nil: anywhere.
+	AllowsHostPath func(path string) bool
 	// RelistPeriod is how often the runtime is looked at. Defaults to 1 s.
 	RelistPeriod time.Duration
 	// MaxParallelPulls bounds the images that are pulled at the same time. Defaults to 2.

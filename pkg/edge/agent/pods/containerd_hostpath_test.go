@@ -7,14 +7,34 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
 
-// TestContainerdHostPaths has a volume of each type of hostPath with what it asks for, and with something else.
+// TestContainerdHostPaths has a volume of each type of hostPath with what it asks for, and with something else,
+// on devices that allow them everywhere, or there only.
 func TestContainerdHostPaths(t *testing.T) {
 	d := newDevice(t)
-	host := filepath.Join(d.dir, "host")
+	t.Run("everywhere", func(t *testing.T) { testHostPaths(t, d, filepath.Join(d.dir, "everywhere")) })
+	host := d.restrictHostPaths("host")
+	t.Run("restricted", func(t *testing.T) { testHostPaths(t, d, host) })
+}
+
+// restrictHostPaths allows hostPath volumes in one directory only, and returns it.
+func (d *device) restrictHostPaths(name string) string {
+	d.t.Helper()
+	dir, err := filepath.EvalSymlinks(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	host := filepath.Join(dir, name)
+	d.allowsHostPath = func(path string) bool { return path == host || strings.HasPrefix(path, host+"/") }
+	d.restart()
+	return host
+}
+
+func testHostPaths(t *testing.T, d *device, host string) {
 	at := func(name string) string { return filepath.Join(host, name) }
 	if err := os.MkdirAll(at("directory"), 0o755); err != nil {
 		t.Fatal(err)
@@ -72,6 +92,13 @@ func TestContainerdHostPaths(t *testing.T) {
 		d.run(pod)
 	}
 	d.waitPhase(right, v1.PodSucceeded)
+	pinned, err := mountinfo.Mounted(filepath.Join(d.manager.volumes.PodDir(string(right.UID)), "volume-subpaths/va/main/0"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if restricted := d.allowsHostPath != nil; pinned != restricted {
+		t.Errorf("mounted from what was checked: %t, restricted: %t", pinned, restricted)
+	}
 	for pod, message := range wrong {
 		want := `Warning FailedMount : MountVolume.SetUp failed for volume "v" : ` + message
 		d.wait(want, func() bool { return d.sink.hasEvent(want) })
@@ -81,4 +108,26 @@ func TestContainerdHostPaths(t *testing.T) {
 		d.remove(pod, 0)
 	}
 	d.remove(right, 0)
+}
+
+// TestContainerdHostPathThroughLink has a container that makes a link in what it may write, so that the next
+// one gets another part of the host.
+func TestContainerdHostPathThroughLink(t *testing.T) {
+	d := newDevice(t)
+	host := d.restrictHostPaths("host")
+	volume := func(name, path string) v1.Volume {
+		return v1.Volume{Name: name, VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: path}}}
+	}
+	pod := newPod("p", script("main", forever))
+	pod.Spec.Volumes = []v1.Volume{volume("data", host), volume("link", filepath.Join(host, "link"))}
+	pod.Spec.InitContainers = []v1.Container{script("init", "ln -s / /data/link")}
+	pod.Spec.InitContainers[0].VolumeMounts = []v1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "link", MountPath: "/link"}}
+	d.run(pod)
+	want := `Warning FailedMount : MountVolume.SetUp failed for volume "link" : ` + host + "/link leads to /, which the device's own policy forbids"
+	d.wait(want, func() bool { return d.sink.hasEvent(want) })
+	if s := d.status(pod); s.Phase != v1.PodPending || s.ContainerStatuses[0].ContainerID != "" {
+		t.Errorf("got %v", s)
+	}
+	d.remove(pod, 0)
 }

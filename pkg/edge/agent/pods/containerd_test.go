@@ -55,7 +55,8 @@ type device struct {
 	// cgroupMount from the next start on, if it is not the machine's own.
 	cgroupMount string
 	// podPIDs from the next start on.
-	podPIDs int64
+	podPIDs        int64
+	allowsHostPath func(string) bool
 	// logMaxSize from the next start on; 0 for the default.
 	logMaxSize int64
 }
@@ -161,7 +162,7 @@ func (d *device) start() {
 		Clock:        d.clock,
 		RelistPeriod: 200 * time.Millisecond,
 		Cgroups:      cgroups.New(cmp.Or(d.cgroupMount, cgroups.DefaultMount), d.cgroupRoot()), PodPIDs: d.podPIDs,
-		LogMaxSize: d.logMaxSize,
+		LogMaxSize: d.logMaxSize, AllowsHostPath: d.allowsHostPath,
 	})
 	if err != nil {
 		d.t.Fatal(err)

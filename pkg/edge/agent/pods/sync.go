@@ -167,9 +167,14 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 func (p *pass) mountVolumes() (map[string]volumes.Mounted, error) {
 	podIPs := p.podIPs()
 	memory := p.node.Allocatable[v1.ResourceMemory]
+	allows := p.w.m.cfg.AllowsHostPath
+	if p.d.message.Static {
+		allows = nil
+	}
 	mounted, err := p.w.m.volumes.Setup(p.pod, volumes.Source{
-		Data:        p.d.volumes,
-		MemoryBytes: memory.Value(),
+		Data:           p.d.volumes,
+		MemoryBytes:    memory.Value(),
+		AllowsHostPath: allows,
 		Downward: func(item *v1.DownwardAPIVolumeFile) ([]byte, error) {
 			return criconfig.DownwardFile(p.pod, p.node, podIPs, item)
 		},

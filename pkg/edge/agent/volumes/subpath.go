@@ -27,23 +27,30 @@ func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string
 	if filepath.IsAbs(subPath) {
 		return "", fmt.Errorf("subPath %q must not be absolute", subPath)
 	}
-	fd, err := openBeneath(mounted.Path, subPath, !mounted.ReadOnly)
+	fd, err := openBeneath(mounted, subPath, !mounted.ReadOnly)
 	if err != nil {
 		return "", fmt.Errorf("subPath %q of volume %q: %w", subPath, volume, err)
 	}
 	defer unix.Close(fd)
-	source := "/proc/self/fd/" + strconv.Itoa(fd)
 	if os.Geteuid() != 0 {
-		return os.Readlink(source)
+		return os.Readlink(procFD(fd))
 	}
-	target := filepath.Join(v.PodDir(string(pod.UID)), subpathsDir, volume, container, strconv.Itoa(index))
-	return target, bindMount(source, target)
+	return v.pin(fd, pod, volume, container, index)
 }
+
+// pin makes a bind mount, for one mount of a container, of what is opened.
+func (v *Volumes) pin(fd int, pod *v1.Pod, volume, container string, index int) (string, error) {
+	target := filepath.Join(v.PodDir(string(pod.UID)), subpathsDir, volume, container, strconv.Itoa(index))
+	return target, bindMount(procFD(fd), target)
+}
+
+// procFD is a path to what is opened.
+func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // ReadFile reads a file of a volume, of at most limit bytes. As with SubPath, nothing that a container has
 // put into the volume leads out of it.
 func ReadFile(mounted Mounted, path string, limit int64) ([]byte, error) {
-	fd, err := openBeneath(mounted.Path, path, false)
+	fd, err := openBeneath(mounted, path, false)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +62,7 @@ func ReadFile(mounted Mounted, path string, limit int64) ([]byte, error) {
 	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("it is not a regular file")
 	}
-	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	f, err := os.Open(procFD(fd))
 	if err != nil {
 		return nil, err
 	}
@@ -107,10 +114,10 @@ func bindMount(source, target string) error {
 	return nil
 }
 
-// openBeneath opens a path (O_PATH) component by component, so that what the path leads through is
-// what was checked. Symbolic links are followed as long as they stay below root.
-func openBeneath(root, path string, create bool) (int, error) {
-	rootFD, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openBeneath opens a path (O_PATH) in a volume component by component, so that what the path leads
+// through is what was checked. Symbolic links are followed as long as they stay in the volume.
+func openBeneath(mounted Mounted, path string, create bool) (int, error) {
+	rootFD, err := mounted.open()
 	if err != nil {
 		return -1, err
 	}

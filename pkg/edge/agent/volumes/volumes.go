@@ -60,9 +60,15 @@ type Mounted struct {
 	Path string
 	// ReadOnly volumes are mounted read-only whatever the container says.
 	ReadOnly bool
-	// HostPath marks a part of the host's own file system, for which no subPath directory is made
-	// with the ownership of the volume.
-	HostPath bool
+	host     *hostPath // nil if it is not one
+}
+
+// open opens (O_PATH) the volume.
+func (m *Mounted) open() (int, error) {
+	if m.host != nil {
+		return m.host.open(false)
+	}
+	return unix.Open(m.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // Source is what Setup needs to know besides the pod.
@@ -73,6 +79,8 @@ type Source struct {
 	Downward func(*v1.DownwardAPIVolumeFile) ([]byte, error)
 	// MemoryBytes of the device for pods: the upper limit of a tmpfs without one. 0: not known.
 	MemoryBytes int64
+	// AllowsHostPath tells whether a hostPath volume may be at a path without symbolic links. Nil: anywhere.
+	AllowsHostPath func(path string) bool
 }
 
 // SetupError says which volume of a pod could not be made.
@@ -110,7 +118,8 @@ func (v *Volumes) setup(pod *v1.Pod, volume *v1.Volume, src Source) (Mounted, er
 		path := v.EmptyDir(pod, volume.Name)
 		return Mounted{Path: path}, setupEmptyDir(pod, volume.EmptyDir, path, src.MemoryBytes)
 	case volume.HostPath != nil:
-		return Mounted{Path: volume.HostPath.Path, HostPath: true}, checkHostPath(volume.HostPath)
+		host := newHostPath(volume.HostPath, src.AllowsHostPath)
+		return Mounted{Path: host.path, host: host}, host.setup()
 	case volume.ConfigMap != nil, volume.Secret != nil, volume.DownwardAPI != nil, volume.Projected != nil:
 		kind := contentKind(volume)
 		files, err := contentOf(pod, volume, src)

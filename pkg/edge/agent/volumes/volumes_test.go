@@ -227,39 +227,6 @@ func TestTokenBelongsToTheOnlyUser(t *testing.T) {
 	}
 }
 
-func TestHostPathTypes(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		path string
-		kind v1.HostPathType
-		err  string
-	}{
-		{filepath.Join(dir, "absent"), v1.HostPathUnset, ""},
-		{filepath.Join(dir, "absent"), v1.HostPathDirectory, "is not a directory"},
-		{filepath.Join(dir, "absent"), v1.HostPathFile, "is not a file"},
-		{dir, v1.HostPathDirectory, ""},
-		{dir, v1.HostPathFile, "is not a file"},
-		{file, v1.HostPathFile, ""},
-		{file, v1.HostPathFileOrCreate, ""},
-		{file, v1.HostPathSocket, "is not a socket file"},
-		{"/dev/null", v1.HostPathCharDev, ""},
-		{"/dev/null", v1.HostPathBlockDev, "is not a block device"},
-		{filepath.Join(dir, "new/dir"), v1.HostPathDirectoryOrCreate, ""},
-		{filepath.Join(dir, "new/file"), v1.HostPathFileOrCreate, ""},
-		{filepath.Join(dir, "no/dir/file"), v1.HostPathFileOrCreate, "does not exist"},
-		{dir, "Nonsense", "invalid volume type"},
-	} {
-		err := checkHostPath(&v1.HostPathVolumeSource{Path: tc.path, Type: &tc.kind})
-		if (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {
-			t.Errorf("%s as %q: got %v, want %q", tc.path, tc.kind, err, tc.err)
-		}
-	}
-}
-
 func TestUnsupportedVolume(t *testing.T) {
 	for want, source := range map[string]v1.VolumeSource{
 		"volumes of type nfs cannot be used on an edge device":                   {NFS: &v1.NFSVolumeSource{}},
@@ -294,7 +261,7 @@ func TestOpenBeneath(t *testing.T) {
 		"a/b": "a/b", "a/in": "c", "a/../c": "c", "new/sub": "new/sub", ".": ".",
 		"abs": "", "abs/x": "", "up": "", "a/out": "", "loop": "", "etc/passwd": "", "a/../../x": "", "../x": "",
 	} {
-		fd, err := openBeneath(root, path, true)
+		fd, err := openBeneath(Mounted{Path: root}, path, true)
 		if want == "" {
 			if err == nil {
 				unix.Close(fd)
@@ -312,7 +279,7 @@ func TestOpenBeneath(t *testing.T) {
 		}
 		unix.Close(fd)
 	}
-	if _, err := openBeneath(root, "absent", false); !errors.Is(err, unix.ENOENT) {
+	if _, err := openBeneath(Mounted{Path: root}, "absent", false); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("got %v, want that it is not there", err)
 	}
 }

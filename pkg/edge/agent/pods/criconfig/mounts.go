@@ -48,7 +48,6 @@ func volumeMount(pod *v1.Pod, c *v1.Container, node *Node, files Files, index in
 	if !ok {
 		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, c.Name)
 	}
-	hostPath := volume.Path
 	subPath := vm.SubPath
 	if vm.SubPathExpr != "" {
 		var err error
@@ -56,11 +55,14 @@ func volumeMount(pod *v1.Pod, c *v1.Container, node *Node, files Files, index in
 			return nil, err
 		}
 	}
+	var hostPath string
+	var err error
 	if subPath != "" {
-		var err error
 		if hostPath, err = files.Volumes.SubPath(pod, volume, vm.Name, c.Name, index, subPath); err != nil {
 			return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, c.Name, err)
 		}
+	} else if hostPath, err = files.Volumes.HostPath(pod, volume, vm.Name, c.Name, index); err != nil {
+		return nil, err
 	}
 	propagation, err := mountPropagation(vm.MountPropagation)
 	if err != nil {
