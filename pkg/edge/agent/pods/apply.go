@@ -222,7 +222,7 @@ func (p *pass) prune(ctx context.Context) error {
 	keep, done := p.w.kept()
 	defer done()
 	if keep == 0 {
-		return errors.Join(p.removeAll(ctx), p.pruneLogs(0), p.w.m.volumes.Teardown(p.w.uid))
+		return errors.Join(p.removeEnded(ctx), p.pruneLogs(0))
 	}
 	kept := map[string]int{}
 	holds := map[string]bool{}

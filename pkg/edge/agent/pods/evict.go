@@ -2,9 +2,11 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -102,11 +104,39 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 		w.report(ctx, p.pod, p.evictedStatus(e))
 	}
 	w.m.release(w.uid)
-	if err := p.removeAll(ctx); err != nil {
+	if err := p.removeEnded(ctx); err != nil {
 		return errorPeriod, err
 	}
-	return resyncPeriod, w.m.volumes.Teardown(w.uid)
+	return resyncPeriod, nil
 }
+
+// removeEnded removes what is left of a pod that has ended, once that is on record: else it would run again
+// after a power cut. A full disk may have no room for the record before the pod's own part of it is free:
+// its volumes, which do not tell of its end, go first then.
+func (p *pass) removeEnded(ctx context.Context) error {
+	w := p.w
+	record := func() error {
+		w.report(ctx, p.pod, w.oldStatus(p.pod))
+		return w.unsavedLast()
+	}
+	err := record()
+	if isFull(err) {
+		if err := w.m.volumes.Teardown(w.uid); err != nil {
+			return err
+		}
+		err = record()
+	}
+	if err != nil && !isFull(err) {
+		return nil // it is tried again soon
+	}
+	if err := p.removeAll(ctx); err != nil {
+		return err
+	}
+	return errors.Join(record(), w.m.volumes.Teardown(w.uid))
+}
+
+// isFull tells whether an error says that there is no room on the disk.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {
 	s := p.status()

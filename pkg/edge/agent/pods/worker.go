@@ -49,6 +49,7 @@ type worker struct {
 	// interrupt ends the sync that is under way: what it does is not wanted any more.
 	interrupt context.CancelFunc
 	last      *v1.PodStatus // as last given to the sink
+	unsaved   error         // why that could not be kept on the disk
 	view      *state.Pod    // as last read, for look-ups
 
 	// Of the goroutine alone:
@@ -216,6 +217,9 @@ func (w *worker) syncOnce(parent context.Context) (next time.Duration, done bool
 		next = errorPeriod
 	} else {
 		next, err = w.sync(ctx, d)
+		if w.unsavedLast() != nil {
+			next = min(next, errorPeriod)
+		}
 	}
 	switch {
 	case parent.Err() != nil:
@@ -278,18 +282,28 @@ func (w *worker) oldStatus(pod *v1.Pod) *v1.PodStatus {
 	return &pod.Status
 }
 
-// report gives a status to the sink, if it is news.
+// report gives a status to the sink, if it is news, and keeps it on the disk.
 func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.last != nil && equality.Semantic.DeepEqual(w.last, s) {
+	news := w.last == nil || !equality.Semantic.DeepEqual(w.last, s)
+	if !news && w.unsaved == nil {
 		return
 	}
 	w.last = s
-	if err := w.m.store.SaveStatus(w.uid, s); err != nil {
-		klog.FromContext(ctx).Error(err, "Status of the pod could not be kept for the next start of the agent")
+	if w.unsaved = w.m.store.SaveStatus(w.uid, s); w.unsaved != nil {
+		klog.FromContext(ctx).Error(w.unsaved, "Status of the pod could not be kept for the next start of the agent, trying again")
 	}
-	w.send(pod, s)
+	if news {
+		w.send(pod, s)
+	}
+}
+
+// unsavedLast is why the last status is not on the disk, nil if it is.
+func (w *worker) unsavedLast() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unsaved
 }
 
 // send is called with the lock held, so that statuses arrive in order.

@@ -1,0 +1,98 @@
+package pods
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// blockStatus keeps the status of a pod from being saved, as a full disk does, until it is called again.
+func (a *agent) blockStatus(pod *v1.Pod) (unblock func()) {
+	a.t.Helper()
+	path := filepath.Join(a.dir, "state", "desired", string(pod.UID)+".status")
+	if err := os.Remove(path); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		a.t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+// A pod's end is on record before what tells of it is removed: else it would run once more after a reboot.
+func TestEndIsKeptBeforeRemoval(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end  func(a *agent, pod *v1.Pod)
+		want string // reason
+	}{
+		"evicted": {func(a *agent, pod *v1.Pod) {
+			a.manager.Evict(string(pod.UID), 0, "no room", false)
+		}, "Evicted"},
+		"ended": {func(a *agent, pod *v1.Pod) {
+			a.runtime.end(a.runtime.running()["main"], 1)
+			a.settle()
+			if err := a.manager.RemoveDead(a.t.Context()); err != nil {
+				a.t.Error(err)
+			}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("p", box("main"))
+				pod.Spec.RestartPolicy = v1.RestartPolicyNever
+				a.run(pod)
+				unblock := a.blockStatus(pod)
+				tt.end(a, pod)
+				a.settle()
+				if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != tt.want {
+					t.Errorf("got %v", s)
+				}
+				if n := a.runtime.count("RemoveContainer"); n != 0 || len(a.runtime.running()) != 0 {
+					t.Errorf("removed %d, running %v while the end is not on record", n, a.runtime.running())
+				}
+				unblock()
+				time.Sleep(errorPeriod)
+				a.settle()
+				if err := a.manager.RemoveDead(a.t.Context()); err != nil {
+					t.Error(err)
+				}
+				if a.runtime.count("RemoveContainer") == 0 {
+					t.Error("the container is still there")
+				}
+				a.restart()
+				a.manager.ResendStatuses()
+				if s := a.status(pod); s.Phase != v1.PodFailed || s.Reason != tt.want || a.runtime.count("CreateContainer main") != 1 {
+					t.Errorf("after a restart: got %v, started %d times", s, a.runtime.count("CreateContainer main"))
+				}
+			})
+		})
+	}
+}
+
+// A pod that was refused stays so, though the record of it could not be written at once.
+func TestRefusalIsKept(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.admit = forbidPrivileged
+		a.restart()
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		unblock := a.blockStatus(pod)
+		pod.Spec.Containers = []v1.Container{privilegedBox("main")}
+		a.run(pod)
+		unblock()
+		time.Sleep(errorPeriod)
+		a.admit = nil
+		a.restart()
+		a.manager.ResendStatuses()
+		if s := a.status(pod); s.Reason != "ForbiddenByDevice" || len(a.runtime.running()) != 0 {
+			t.Errorf("got %v, running %v", s, a.runtime.running())
+		}
+	})
+}
