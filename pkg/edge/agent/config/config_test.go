@@ -46,6 +46,7 @@ func TestValidate(t *testing.T) {
 		"runtime":             {"runtime: docker", "runtime: Invalid value"},
 		"runtime socket":      {"runtime: unix://relative", "runtime: Invalid value"},
 		"node address":        {"nodeIP: 0.0.0.0", "nodeIP: Invalid value"},
+		"resolver":            {"resolvConf: resolv.conf", "resolvConf: Invalid value"},
 		"shell":               {"shell: [bash]", "shell[0]: Invalid value"},
 		"reserved":            {"reserved: {memory: much}", "reserved.memory: Invalid value"},
 		"reserved negative":   {"reserved: {cpu: '-1'}", "reserved.cpu: Invalid value"},

@@ -36,6 +36,9 @@ type Configuration struct {
 	StaticPodPath string `yaml:"staticPodPath,omitempty"`
 	// NodeIP is the host IP of pods. Empty: the source address of the default route.
 	NodeIP string `yaml:"nodeIP,omitempty"`
+	// ResolvConf is the resolver configuration that pods get where the cloud does not say otherwise. Empty:
+	// the device's own, or what systemd-resolved uses if that is where it leads.
+	ResolvConf string `yaml:"resolvConf,omitempty"`
 	// Shell is the argument vector that attach to the host runs. Empty: the login shell of the user
 	// that the agent runs as.
 	Shell []string `yaml:"shell,omitempty"`

@@ -30,6 +30,9 @@ func (c *Configuration) Validate() error {
 			errs = append(errs, field.Invalid(field.NewPath("nodeIP"), c.NodeIP, "must be an IP address of the device"))
 		}
 	}
+	if c.ResolvConf != "" {
+		errs = append(errs, validateAbsolute(c.ResolvConf, field.NewPath("resolvConf"))...)
+	}
 	if len(c.Shell) > 0 {
 		errs = append(errs, validateAbsolute(c.Shell[0], field.NewPath("shell").Index(0))...)
 	}

@@ -39,6 +39,9 @@ type Config struct {
 	// Owner marks the sandboxes and containers of this agent in the runtime. Others are never
 	// touched; give each agent that shares a runtime its own. Defaults to "arhat".
 	Owner string
+	// ResolvConf is the resolver configuration that pods get. Defaults to the device's own or, for pods with
+	// a network of their own, what systemd-resolved behind that uses.
+	ResolvConf string
 	// Node is what is known of the device at start, see SetNode.
 	Node NodeInfo
 	// Sink is told what happens. Required.

@@ -31,6 +31,8 @@ const (
 	maxBackOff     = 5 * time.Minute
 
 	resolvConf = "/etc/resolv.conf"
+	// resolvedConf is where systemd-resolved, which listens on the loopback, lists the servers that it asks.
+	resolvedConf = "/run/systemd/resolve/resolv.conf"
 
 	// ReasonCorruptState is of events about the device itself, for what it has lost of its own state.
 	ReasonCorruptState = "CorruptState"
@@ -238,17 +240,21 @@ func (m *Manager) nodeConfig() *criconfig.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	memory := m.node.Capacity[v1.ResourceMemory]
-	return &criconfig.Node{
+	node := &criconfig.Node{
 		Name:           m.node.Name,
 		HostIPs:        m.node.HostIPs,
 		Allocatable:    m.node.Allocatable,
 		MemoryCapacity: memory.Value(),
 		PodDNS:         m.node.PodDNS,
-		ResolvConf:     resolvConf,
+		ResolvConf:     m.cfg.ResolvConf,
 		SeccompRoot:    filepath.Join(m.cfg.StateDir, "seccomp"),
 		Owner:          m.cfg.Owner,
 		LogDir:         m.cfg.LogDir,
 	}
+	if node.ResolvConf == "" {
+		node.ResolvConf, node.UpstreamResolvConf = resolvConf, resolvedConf
+	}
+	return node
 }
 
 // onceKnown asks until there is an answer, and remembers that. Without one it is empty.

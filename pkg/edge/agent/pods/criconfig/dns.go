@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func DNS(pod *v1.Pod, node *Node) (config *runtimeapi.DNSConfig, warnings []stri
 	case policy != v1.DNSDefault && node.PodDNS != nil && len(node.PodDNS.Nameservers) > 0:
 		mergeDNS(config, node.PodDNS)
 	default:
-		if config, err = hostDNS(node.ResolvConf); err != nil {
+		if config, err = hostDNS(pod, node); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -70,18 +71,41 @@ func union(have, more []string) []string {
 	return have
 }
 
-// hostDNS reads the device's resolv.conf. A device without one has no resolver.
-func hostDNS(path string) (*runtimeapi.DNSConfig, error) {
-	config := &runtimeapi.DNSConfig{}
-	if path == "" {
-		return config, nil
+// hostDNS reads the device's resolv.conf, or that of the servers behind it: one on the loopback does not
+// answer in a pod's own network. A device without one has no resolver, unless its owner has named the file.
+func hostDNS(pod *v1.Pod, node *Node) (*runtimeapi.DNSConfig, error) {
+	if node.ResolvConf == "" {
+		return &runtimeapi.DNSConfig{}, nil
 	}
+	own, err := readResolvConf(node.ResolvConf)
+	if errors.Is(err, os.ErrNotExist) && node.UpstreamResolvConf != "" {
+		return &runtimeapi.DNSConfig{}, nil
+	}
+	if err != nil || node.UpstreamResolvConf == "" || pod.Spec.HostNetwork || !allLoopback(own.Servers) {
+		return own, err
+	}
+	upstream, err := readResolvConf(node.UpstreamResolvConf)
+	if errors.Is(err, os.ErrNotExist) || (err == nil && allLoopback(upstream.Servers)) {
+		return own, nil
+	}
+	return upstream, err
+}
+
+// allLoopback tells whether no server answers but on the device itself, as it is without any: resolvers try
+// the loopback then.
+func allLoopback(servers []string) bool {
+	return !slices.ContainsFunc(servers, func(server string) bool {
+		addr, err := netip.ParseAddr(server)
+		return err != nil || !addr.Unmap().IsLoopback()
+	})
+}
+
+func readResolvConf(path string) (*runtimeapi.DNSConfig, error) {
 	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return config, nil
-	} else if err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("resolver of the device: %w", err)
 	}
+	config := &runtimeapi.DNSConfig{}
 	for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
 		fields := strings.Fields(scanner.Text())
 		if len(fields) < 2 {

@@ -20,6 +20,9 @@ type Node struct {
 	PodDNS *v1.PodDNSConfig
 	// ResolvConf is the path of the device's resolver configuration.
 	ResolvConf string
+	// UpstreamResolvConf is that of the servers that a resolver on the device's loopback asks. Empty:
+	// ResolvConf is for all pods.
+	UpstreamResolvConf string
 	// SeccompRoot is where localhost seccomp profiles lie.
 	SeccompRoot string
 	// CgroupParent of the pod's sandbox and containers, in the runtime's own notation.

@@ -1,0 +1,56 @@
+package criconfig
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// A resolver on the device's loopback, such as systemd-resolved, does not answer in a pod's own network.
+func TestResolverOnLoopback(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"stub":  "nameserver 127.0.0.53\noptions edns0\n",
+		"stub6": "nameserver ::1\nnameserver ::ffff:127.0.0.1\n",
+		"mixed": "nameserver 127.0.0.53\nnameserver 192.0.2.1\n",
+		"real":  "nameserver 192.0.2.53\n",
+		"empty": "search example.com\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		own, upstream string
+		hostNetwork   bool
+		want          []string
+		fails         bool
+	}{
+		{own: "stub", upstream: "real", want: []string{"192.0.2.53"}},
+		{own: "stub6", upstream: "real", want: []string{"192.0.2.53"}},
+		{own: "stub", upstream: "real", hostNetwork: true, want: []string{"127.0.0.53"}},
+		{own: "mixed", upstream: "real", want: []string{"127.0.0.53", "192.0.2.1"}},
+		{own: "stub", upstream: "absent", want: []string{"127.0.0.53"}},
+		{own: "stub", upstream: "empty", want: []string{"127.0.0.53"}},
+		{own: "stub", upstream: "stub6", want: []string{"127.0.0.53"}},
+		{own: "empty", upstream: "real", want: []string{"192.0.2.53"}},
+		{own: "absent", upstream: "real"},
+		// The owner has named the file.
+		{own: "stub", want: []string{"127.0.0.53"}},
+		{own: "absent", fails: true},
+	} {
+		node := &Node{ResolvConf: filepath.Join(dir, tc.own)}
+		if tc.upstream != "" {
+			node.UpstreamResolvConf = filepath.Join(dir, tc.upstream)
+		}
+		pod := testPod()
+		pod.Spec.DNSPolicy, pod.Spec.HostNetwork = v1.DNSDefault, tc.hostNetwork
+		got, _, err := DNS(pod, node)
+		if (err != nil) != tc.fails || !slices.Equal(got.GetServers(), tc.want) {
+			t.Errorf("%+v: got %v, %v", tc, got, err)
+		}
+	}
+}
