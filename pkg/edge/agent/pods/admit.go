@@ -1,8 +1,10 @@
 package pods
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -14,7 +16,8 @@ import (
 func (w *worker) known() bool { return w.last != nil }
 
 // admit decides about each version of the pod by what the device can do and its owner permits, and about
-// the first one by what there is room for. It returns the status of a pod that is refused.
+// the first one by what there is room for. It returns the status of a pod that is refused; one that is
+// neither refused nor admitted waits.
 func (w *worker) admit(p *pass) *v1.PodStatus {
 	if w.rejected != nil || w.admitted == p.pod {
 		return w.rejected
@@ -22,7 +25,10 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 	reason, message, ok := "", "", true
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		reason, message, ok = w.permitted(p, nil)
-		if ok && w.admitted == nil && w.noRoom != nil {
+		if ok && w.admitted == nil && !w.hasRoom(p) {
+			if p.d.message.Static {
+				return nil
+			}
 			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
 		}
 	}
@@ -35,6 +41,45 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
 	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
 	return w.rejected
+}
+
+// hasRoom tells whether the pod was granted what it asks for. A static one asks again: nobody makes another
+// in its place elsewhere, and what it replaces may still be stopping.
+func (w *worker) hasRoom(p *pass) bool {
+	if w.noRoom == nil || !p.d.message.Static {
+		return w.noRoom == nil
+	}
+	waited := w.waitsForRoom.Swap(true) // before it asks, so that it hears of all that is given back afterwards
+	w.noRoom = w.m.ledger.Claim(lastAllocation(p.pod, w.oldStatus(p.pod)).applyTo(p.pod))
+	if w.noRoom == nil {
+		clear(w.reasons)
+		w.waitsForRoom.Store(false)
+		return true
+	}
+	if !waited {
+		p.event(v1.EventTypeWarning, w.noRoom.Reason, w.noRoom.Message)
+	}
+	return false
+}
+
+// awaitRoom reports a pod that waits for room, and stops what runs of it from when there was more.
+func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) {
+	if err := p.stopForGood(ctx, false); err != nil {
+		return errorPeriod, err
+	}
+	if p.changed {
+		return 0, nil
+	}
+	podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+		w.reasons[c.Name] = status.Reason{Reason: w.noRoom.Reason, Message: w.noRoom.Message}
+		return true
+	})
+	s := p.status()
+	if s.Phase == v1.PodPending {
+		s.StartTime = nil // its deadline does not run yet
+	}
+	w.report(ctx, p.pod, s)
+	return errorPeriod, nil
 }
 
 // permitted asks about the pod with none but these ephemeral containers.

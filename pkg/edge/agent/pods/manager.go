@@ -146,12 +146,18 @@ func (m *Manager) reclaim() {
 	}
 }
 
-// rank is 1 for a pod that has run here before.
+// rank is more for a pod that the device has had before, and most for one that has run, as a static one may
+// have waited only.
 func rank(w *worker) int {
-	if w.known() {
-		return 1
+	if !w.known() {
+		return 0
 	}
-	return 0
+	for _, statuses := range [][]v1.ContainerStatus{w.last.InitContainerStatuses, w.last.ContainerStatuses} {
+		if slices.ContainsFunc(statuses, func(s v1.ContainerStatus) bool { return s.ContainerID != "" }) {
+			return 2
+		}
+	}
+	return 1
 }
 
 // Run keeps the pods running until the context ends, and returns when all its goroutines are done.

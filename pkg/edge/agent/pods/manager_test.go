@@ -28,6 +28,8 @@ type agent struct {
 	sink    *collector
 	stop    func()
 	admit   func(*v1.Pod, bool) (string, string, bool)
+	// allocatable from the next start on; nil admits everything.
+	allocatable v1.ResourceList
 }
 
 // simulate runs a test in a bubble.
@@ -47,7 +49,7 @@ func (a *agent) start() {
 	var err error
 	a.manager, err = New(Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink, Key: testKey(a.t),
-		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}}, Admit: a.admit,
+		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}, Allocatable: a.allocatable}, Admit: a.admit,
 	})
 	if err != nil {
 		a.t.Fatal(err)

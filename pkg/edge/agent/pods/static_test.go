@@ -8,8 +8,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
@@ -170,6 +172,84 @@ func TestStaticPodsAreNotSubjectToThePolicy(t *testing.T) {
 		a.run(cloud)
 		if running := a.runtime.running(); len(running) != 1 || running["static"] == "" {
 			t.Errorf("running %v", running)
+		}
+	})
+}
+
+// A static pod that does not fit waits until another gives back what it needs.
+func TestStaticPodWaitsForRoom(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		withPort := func(name string) *v1.Pod {
+			pod := newPod(name, box(name))
+			pod.Spec.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
+			return pod
+		}
+		former, next := withPort("former"), withPort("next")
+		a.manager.SetStatic([]*v1.Pod{former})
+		a.settle()
+		a.manager.SetStatic([]*v1.Pod{former, next})
+		a.settle()
+		before := a.runtime.running()
+		waits := func(when string) {
+			t.Helper()
+			if now := a.runtime.running(); len(now) != 1 || now["former"] != before["former"] {
+				t.Errorf("%s: running %v, before %v", when, now, before)
+			}
+			s := a.status(next)
+			if s.Phase != v1.PodPending || s.StartTime != nil || len(s.ContainerStatuses) != 1 {
+				t.Fatalf("%s: got %v", when, s)
+			}
+			if w := s.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "NodePorts" || w.Message == "" {
+				t.Errorf("%s: got %v", when, s.ContainerStatuses[0].State)
+			}
+		}
+		waits("at first")
+		if !a.sink.hasEvent("Warning NodePorts") {
+			t.Errorf("got events %v", a.sink.events)
+		}
+		a.stop()
+		a.start()
+		a.manager.SetStatic([]*v1.Pod{former, next})
+		a.settle()
+		a.manager.ResendStatuses()
+		waits("after a restart")
+
+		block := make(chan struct{})
+		a.runtime.set(func() { a.runtime.stopBlock = block })
+		a.manager.SetStatic([]*v1.Pod{next})
+		a.settle()
+		waits("while the former one stops")
+		close(block)
+		a.settle()
+		if now := a.runtime.running(); len(now) != 1 || now["next"] == "" {
+			t.Errorf("running %v", now)
+		}
+		if s := a.status(next); s.Phase != v1.PodRunning || s.StartTime == nil {
+			t.Errorf("got %v", s)
+		}
+	})
+}
+
+// At the agent's start there may be less room than before. What does not fit is stopped, and runs again when it fits.
+func TestStaticPodLosesItsRoom(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("p"))
+		pod.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1")}
+		a.manager.SetStatic([]*v1.Pod{pod})
+		a.settle()
+		a.stop()
+		a.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m")}
+		a.start()
+		a.manager.SetStatic([]*v1.Pod{pod})
+		a.settle()
+		s := a.status(pod)
+		if w := s.ContainerStatuses[0].State.Waiting; len(a.runtime.running()) != 0 || podutil.IsTerminal(s.Phase) || w == nil || w.Reason != "OutOfcpu" {
+			t.Errorf("running %v, status %v", a.runtime.running(), s)
+		}
+		a.manager.SetNode(NodeInfo{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}})
+		a.settle()
+		if len(a.runtime.running()) != 1 || a.status(pod).Phase != v1.PodRunning {
+			t.Errorf("running %v, status %v", a.runtime.running(), a.status(pod))
 		}
 	})
 }

@@ -56,6 +56,9 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	if e := w.evicted(); e != nil {
 		return w.evict(ctx, p, e)
 	}
+	if w.admitted == nil {
+		return w.awaitRoom(ctx, p)
+	}
 	p.grant()
 	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
 		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))

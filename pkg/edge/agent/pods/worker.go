@@ -38,7 +38,7 @@ type worker struct {
 	uid string
 
 	wake chan struct{}
-	// waitsForRoom is set while a resize waits for what other pods have.
+	// waitsForRoom is set while a resize, or a static pod, waits for what other pods have.
 	waitsForRoom atomic.Bool
 
 	mu       sync.Mutex
@@ -60,7 +60,7 @@ type worker struct {
 	forbidden     map[string]status.Reason // by ephemeral container of that version
 	changedAt     time.Time                // when a pass has last done something
 	rejected      *v1.PodStatus
-	noRoom        *admission.Rejection // set before the goroutine starts
+	noRoom        *admission.Rejection // first set before the goroutine starts
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	futureEnds    map[string]futureEnd // by container
