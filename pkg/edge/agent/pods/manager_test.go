@@ -28,6 +28,7 @@ type agent struct {
 	sink    *collector
 	stop    func()
 	admit   func(*v1.Pod, bool) (string, string, bool)
+	clock   clock.WithTicker // nil for the real one
 	// allocatable from the next start on; nil admits everything.
 	allocatable v1.ResourceList
 }
@@ -49,7 +50,7 @@ func (a *agent) start() {
 	var err error
 	a.manager, err = New(Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink, Key: testKey(a.t),
-		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}, Allocatable: a.allocatable}, Admit: a.admit,
+		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}, Allocatable: a.allocatable}, Admit: a.admit, Clock: a.clock,
 	})
 	if err != nil {
 		a.t.Fatal(err)

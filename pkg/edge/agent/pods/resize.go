@@ -101,7 +101,7 @@ func (p *pass) inForceOf(containerID string) *v1.ResourceRequirements {
 // podInForce is for the status: what the containers together were last given, or what theirs sums up to.
 func (p *pass) podInForce() *v1.ResourceRequirements {
 	for _, c := range p.st.Containers {
-		if have, ok := p.w.resize.inForce[c.ID]; ok && have.pod != nil {
+		if have, ok := p.w.resize.inForce[c.ID]; ok && have.pod != nil && c.Running() { // others are told of no change
 			return have.pod
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
 
 func TestResizeThatFails(t *testing.T) {
@@ -128,6 +130,18 @@ func TestNotEnforced(t *testing.T) {
 		a.sink.mu.Unlock()
 		a.delete(pod, 0)
 	})
+}
+
+// TestPodInForce has a container that has ended, and knows of no change since, precede one that runs.
+func TestPodInForce(t *testing.T) {
+	before, after := resources("1", "1", "64Mi"), resources("2", "2", "64Mi")
+	pod := newPod("p", box("main"))
+	pod.Spec.InitContainers = []v1.Container{box("init")}
+	p := &pass{pod: pod, w: &worker{}, st: &state.Pod{Containers: []*state.Container{instance(pod, "init", exited, 0), instance(pod, "main", running, 0)}}}
+	p.w.resize.inForce = map[string]inForce{"init-id": {pod: &before}, "main-id": {pod: &after}}
+	if got := p.podInForce(); got.Limits.Cpu().String() != "2" {
+		t.Errorf("got %v, want what the container that runs was last given", got)
+	}
 }
 
 // TestRestartAllBackOff has a container that makes its pod begin anew again and again.

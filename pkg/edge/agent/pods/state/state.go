@@ -3,9 +3,10 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
-	"sort"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 type Pod struct {
 	// Sandboxes, newest first.
 	Sandboxes []*runtimeapi.PodSandboxStatus
-	// Containers of all sandboxes, newest first.
+	// Containers of all sandboxes, the instances of each newest first.
 	Containers []*Container
 }
 
@@ -190,9 +191,19 @@ func (r *Reader) Read(ctx context.Context, podUID string) (*Pod, error) {
 		pod.Containers = append(pod.Containers, full)
 	}
 	r.exited = exited
-	sort.SliceStable(pod.Sandboxes, func(i, j int) bool { return pod.Sandboxes[i].CreatedAt > pod.Sandboxes[j].CreatedAt })
-	sort.SliceStable(pod.Containers, func(i, j int) bool { return pod.Containers[i].CreatedAt.After(pod.Containers[j].CreatedAt) })
+	pod.sort()
 	return pod, nil
+}
+
+// sort puts the newest first. Their numbers only grow; their times are those of a clock that may have been
+// set back.
+func (p *Pod) sort() {
+	slices.SortStableFunc(p.Sandboxes, func(a, b *runtimeapi.PodSandboxStatus) int {
+		return cmp.Or(cmp.Compare(b.GetMetadata().GetAttempt(), a.GetMetadata().GetAttempt()), cmp.Compare(b.CreatedAt, a.CreatedAt))
+	})
+	slices.SortStableFunc(p.Containers, func(a, b *Container) int {
+		return cmp.Or(cmp.Compare(b.RestartCount, a.RestartCount), b.CreatedAt.Compare(a.CreatedAt))
+	})
 }
 
 func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*Container, error) {
