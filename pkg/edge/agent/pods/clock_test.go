@@ -1,11 +1,14 @@
 package pods
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	utilexec "k8s.io/utils/exec"
 )
 
 // setBack lets the agent and the runtime go on with a clock that can be set back.
@@ -55,4 +58,30 @@ func TestClockSetBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestProbesAfterClockSetBack restarts the agent with a clock before the start of a container.
+func TestProbesAfterClockSetBack(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		setBack := a.setBack()
+		c := box("main")
+		c.ReadinessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"x"}}},
+			InitialDelaySeconds: 30, PeriodSeconds: 1, FailureThreshold: 1}
+		pod := newPod("p", c)
+		a.run(pod)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !a.status(pod).ContainerStatuses[0].Ready {
+			t.Fatalf("got %v, want it ready", a.status(pod))
+		}
+		a.stop()
+		a.runtime.set(func() { a.runtime.execErr = utilexec.CodeExitError{Err: errors.New("no"), Code: 1} })
+		setBack(time.Hour)
+		a.start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := a.status(pod); len(s.ContainerStatuses) == 0 || s.ContainerStatuses[0].Ready {
+			t.Errorf("got %v, want it unready: its probe fails", s)
+		}
+	})
 }

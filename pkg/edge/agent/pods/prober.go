@@ -194,8 +194,10 @@ func (p *prober) remove(podUID string) {
 func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 	clock := p.m.cfg.Clock
 	period := time.Duration(max(w.probe.PeriodSeconds, 1)) * time.Second
-	first := w.started.Add(time.Duration(w.probe.InitialDelaySeconds) * time.Second)
-	delay := first.Sub(clock.Now())
+	initial := time.Duration(w.probe.InitialDelaySeconds) * time.Second
+	// If the clock was set back since the container's start, nothing waits until it has caught up.
+	untilFirst := func() time.Duration { return min(w.started.Add(initial).Sub(clock.Now()), initial) }
+	delay := untilFirst()
 	successes, failures := int32(0), int32(0)
 	for {
 		timer := clock.NewTimer(max(delay, 0))
@@ -206,7 +208,7 @@ func (p *prober) run(ctx context.Context, key probeKey, w *probeWorker) {
 		case <-timer.C():
 		case <-w.now:
 			timer.Stop()
-			if delay = first.Sub(clock.Now()); delay > 0 {
+			if delay = untilFirst(); delay > 0 {
 				continue // not even now before its initial delay
 			}
 		}
