@@ -34,7 +34,8 @@ func restartAllTrigger(pod *v1.Pod, st *state.Pod) *state.Container {
 // back-off of that container.
 func (p *pass) restartAll(ctx context.Context, trigger *state.Container) error {
 	c := podutil.FindContainer(p.pod, trigger.Name)
-	if (&starter{pass: p}).inBackOff(c) {
+	s := &starter{pass: p}
+	if s.inBackOff(c) {
 		return nil
 	}
 	p.event(v1.EventTypeNormal, string(v1.AllContainersRestarting), fmt.Sprintf("Container %s exited with code %d: all containers are restarted", trigger.Name, trigger.ExitCode))
@@ -51,7 +52,7 @@ func (p *pass) restartAll(ctx context.Context, trigger *state.Container) error {
 		return err
 	}
 	p.w.report(ctx, p.pod, p.status()) // how they ended is not to be seen any more after this
-	p.w.m.backOff.Next(backOffKey(p.pod, c), trigger.FinishedAt)
+	s.noteStart(c)
 	var errs []error
 	for _, instance := range p.st.Containers {
 		if instance.ID != trigger.ID && !p.isEphemeral(instance.Name) {

@@ -122,8 +122,8 @@ func (s *starter) refuse(c *v1.Container, reason, message string) {
 
 // inBackOff tells whether a container that has ended may not run again yet.
 func (s *starter) inBackOff(c *v1.Container) bool {
-	instance := s.st.Find(c.Name)
-	if instance == nil || !instance.Exited() {
+	instance := s.st.FindExited(c.Name)
+	if instance == nil {
 		return false
 	}
 	backOff := s.w.m.backOff
@@ -142,7 +142,7 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 
 // noteStart makes the next back-off of a container that is started again longer.
 func (s *starter) noteStart(c *v1.Container) {
-	if instance := s.st.Find(c.Name); instance != nil && instance.Exited() {
+	if instance := s.st.FindExited(c.Name); instance != nil {
 		s.w.m.backOff.Next(backOffKey(s.pod, c), s.endOf(instance))
 	}
 }

@@ -70,6 +70,16 @@ func (p *Pod) Find(name string) *Container {
 	return nil
 }
 
+// FindExited returns the newest instance of a container that has ended, or nil.
+func (p *Pod) FindExited(name string) *Container {
+	for _, c := range p.Containers {
+		if c.Name == name && c.Exited() {
+			return c
+		}
+	}
+	return nil
+}
+
 // FindActive returns the newest instance of a container in the newest sandbox, if that is ready.
 func (p *Pod) FindActive(name string) *Container {
 	sandbox := p.ReadySandbox()
