@@ -78,6 +78,16 @@ func envMap(envs []*runtimeapi.KeyValue) map[string]string {
 	return m
 }
 
+// ExpandStatic expands references in a command that is run in a container beside its own. As with the
+// kubelet, variables whose value comes from elsewhere are empty there.
+func ExpandStatic(command []string, env []v1.EnvVar) []string {
+	values := make(map[string]string, len(env))
+	for i := range env {
+		values[env[i].Name] = env[i].Value
+	}
+	return expandAll(command, values)
+}
+
 // expandAll expands references in a command or its arguments.
 func expandAll(args []string, envs map[string]string) []string {
 	var out []string

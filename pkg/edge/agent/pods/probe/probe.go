@@ -24,6 +24,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilexec "k8s.io/utils/exec"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 )
 
 const (
@@ -69,7 +71,7 @@ type Failure struct{ Output string }
 func (f *Failure) Error() string { return f.Output }
 
 func runExec(ctx context.Context, exec ExecFunc, command []string, target Target, timeout time.Duration) error {
-	data, err := exec(ctx, target.ContainerID, command, timeout)
+	data, err := exec(ctx, target.ContainerID, criconfig.ExpandStatic(command, target.Container.Env), timeout)
 	output := string(data[:min(len(data), maxOutput)])
 	var exit utilexec.ExitError
 	switch {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -202,9 +203,31 @@ func TestExec(t *testing.T) {
 			}
 			return []byte(tc.out), tc.err
 		}
-		_, err := Run(t.Context(), exec, &v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check", "it"}}}, Target{ContainerID: "id"}, time.Second)
+		_, err := Run(t.Context(), exec, &v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check", "it"}}},
+			Target{ContainerID: "id", Container: &v1.Container{}}, time.Second)
 		if outcome(err) != tc.want || (err != nil && err.Error() != tc.text) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// TestExecVariables has the command refer to the container's variables. What they stand for may be secret: an
+// answer that never came is told of without it.
+func TestExecVariables(t *testing.T) {
+	c := &v1.Container{Env: []v1.EnvVar{
+		{Name: "PASSWORD", Value: "letmein"},
+		{Name: "NODE", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}},
+	}}
+	command := []string{"check", "-p=$(PASSWORD)", "$(NODE)", "$(MISSING)", "$$HOME", "$$(PASSWORD)"}
+	want := []string{"check", "-p=letmein", "", "$(MISSING)", "$HOME", "$(PASSWORD)"}
+	exec := func(_ context.Context, _ string, got []string, _ time.Duration) ([]byte, error) {
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		return nil, context.DeadlineExceeded
+	}
+	_, err := Run(t.Context(), exec, &v1.ProbeHandler{Exec: &v1.ExecAction{Command: command}}, Target{ContainerID: "id", Container: c}, time.Second)
+	if outcome(err) != "no" || strings.Contains(err.Error(), "letmein") {
+		t.Errorf("got %v, want a failure that does not tell the password", err)
 	}
 }
