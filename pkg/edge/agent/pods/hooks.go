@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -79,8 +78,8 @@ func (p *pass) httpHook(ctx context.Context, c *v1.Container, action *v1.HTTPGet
 		return err
 	}
 	code, _, err := probe.Do(req, action.Protocol)
-	if err == nil && code >= http.StatusBadRequest {
-		err = fmt.Errorf("HTTP status %d", code)
+	if code != 0 { // it was asked for: as with the kubelet the answer does not matter
+		return nil
 	}
 	return err
 }

@@ -1,0 +1,49 @@
+package pods
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+)
+
+// TestHTTPHook asks for a hook: that it was asked for is what counts, not the answer.
+func TestHTTPHook(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		switch r.URL.Path {
+		case "/error":
+			w.WriteHeader(http.StatusInternalServerError)
+		case "/gone":
+			w.WriteHeader(http.StatusNotFound)
+		case "/cut":
+			w.Header().Set("Content-Length", "10")
+			_, _ = w.Write([]byte("short"))
+		}
+	}))
+	defer server.Close()
+	at, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := newPod("p", box("main"))
+	p := &pass{pod: pod, st: &state.Pod{}, node: &criconfig.Node{}}
+	for i, path := range []string{"/", "/error", "/gone", "/cut"} {
+		action := &v1.HTTPGetAction{Host: at.Hostname(), Port: intstr.Parse(at.Port()), Path: path}
+		if err := p.httpHook(t.Context(), &pod.Spec.Containers[0], action); err != nil || asked != i+1 {
+			t.Errorf("%s: got %v after %d requests, want no error after %d", path, err, asked, i+1)
+		}
+	}
+	server.Close()
+	action := &v1.HTTPGetAction{Host: at.Hostname(), Port: intstr.Parse(at.Port())}
+	if err := p.httpHook(t.Context(), &pod.Spec.Containers[0], action); err == nil {
+		t.Error("a hook that nobody has been asked for succeeded")
+	}
+}
