@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/probe"
@@ -29,7 +30,7 @@ func (s *starter) postStart(ctx context.Context, c *v1.Container, id string) err
 	// The output stays out of the event: it may hold secrets.
 	s.containerEvent(c.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 	s.refuse(c, reasonPostStart, err.Error())
-	instance := &state.Container{ID: id, Name: c.Name}
+	instance := &state.Container{ID: id, Name: c.Name, State: runtimeapi.ContainerState_CONTAINER_RUNNING}
 	return errors.Join(fmt.Errorf("postStart hook of container %s: %w", c.Name, err),
 		s.killContainers(ctx, []kill{{instance: instance, message: "FailedPostStartHook"}}, nil))
 }

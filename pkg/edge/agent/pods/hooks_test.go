@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	utilexec "k8s.io/utils/exec"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
@@ -46,4 +48,23 @@ func TestHTTPHook(t *testing.T) {
 	if err := p.httpHook(t.Context(), &pod.Spec.Containers[0], action); err == nil {
 		t.Error("a hook that nobody has been asked for succeeded")
 	}
+}
+
+// TestPostStartFails has a container stopped because of its hook: as always its preStop hook comes first.
+func TestPostStartFails(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		hook := &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}
+		c := box("main")
+		c.Lifecycle = &v1.Lifecycle{PostStart: hook, PreStop: hook}
+		pod := newPod("p", c)
+		pod.Spec.RestartPolicy = v1.RestartPolicyNever
+		a.runtime.set(func() { a.runtime.execErr = utilexec.CodeExitError{Err: errors.New("no"), Code: 1} })
+		a.run(pod)
+		if !a.sink.hasEvent("FailedPostStartHook") || !a.sink.hasEvent("FailedPreStopHook") || a.runtime.count("ExecSync") != 2 {
+			t.Errorf("%d hooks were run, got %q, want both", a.runtime.count("ExecSync"), a.sink.events)
+		}
+		if s := a.status(pod); s.Phase != v1.PodFailed || len(a.runtime.running()) != 0 {
+			t.Errorf("got %v", s)
+		}
+	})
 }
