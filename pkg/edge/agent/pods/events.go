@@ -35,10 +35,7 @@ func newRecorder(sink Sink, c clock.PassiveClock) *recorder {
 }
 
 func (r *recorder) event(podUID, fieldPath, eventType, reason, message string) {
-	if len(message) > maxMessage {
-		message = message[:maxMessage]
-	}
-	message = strings.ToValidUTF8(message, "")
+	message = shortened(message, maxMessage)
 	now := r.clock.Now()
 	key := eventKey{fieldPath, reason, message}
 	r.mu.Lock()
@@ -62,6 +59,11 @@ func (r *recorder) event(podUID, fieldPath, eventType, reason, message string) {
 	r.sink.Event(&edgeapi.Event{
 		PodUid: podUID, FieldPath: fieldPath, Type: eventType, Reason: reason, Message: message, TimeMs: now.UnixMilli(),
 	})
+}
+
+// shortened is the beginning of a message, of n bytes at most, in valid UTF-8.
+func shortened(message string, n int) string {
+	return strings.ToValidUTF8(message[:min(len(message), n)], "")
 }
 
 // DeviceEvent records an event about the device itself.

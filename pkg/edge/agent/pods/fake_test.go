@@ -30,6 +30,7 @@ type fakeRuntime struct {
 	sandboxErr     error
 	createErr      error
 	execErr        error
+	execOutput     string
 	reopenErr      error
 	stopSandboxErr error
 	updateErr      error
@@ -222,7 +223,7 @@ func (f *fakeRuntime) PullImage(_ context.Context, image *runtimeapi.ImageSpec, 
 
 func (f *fakeRuntime) ExecSync(context.Context, string, []string, time.Duration) (stdout, stderr []byte, err error) {
 	defer f.enter("ExecSync")()
-	return nil, nil, f.execErr
+	return []byte(f.execOutput), nil, f.execErr
 }
 
 func (f *fakeRuntime) ReopenContainerLog(context.Context, string) error {

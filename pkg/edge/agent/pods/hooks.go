@@ -17,6 +17,9 @@ import (
 // hookTimeout bounds a hook that nothing else bounds.
 const hookTimeout = time.Hour
 
+// maxHookOutput bounds what is told of the output of a hook that failed.
+const maxHookOutput = 512
+
 // postStart runs the container's hook. A container whose hook fails is killed; its restart policy
 // decides what then.
 func (s *starter) postStart(ctx context.Context, c *v1.Container, id string) error {
@@ -27,7 +30,7 @@ func (s *starter) postStart(ctx context.Context, c *v1.Container, id string) err
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	// The output stays out of the event: it may hold secrets.
+	// The output stays out of the event: it may hold secrets. The status tells of it, as the kubelet's does.
 	s.containerEvent(c.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 	s.refuse(c, reasonPostStart, err.Error())
 	instance := &state.Container{ID: id, Name: c.Name, State: runtimeapi.ContainerState_CONTAINER_RUNNING}
@@ -53,7 +56,7 @@ func (p *pass) runHook(ctx context.Context, c *v1.Container, id string, hook *v1
 	case hook.Exec != nil:
 		output, err := p.w.m.probes.exec(ctx, id, hook.Exec.Command, timeout)
 		if err != nil {
-			return fmt.Errorf("%w: %q", err, output)
+			return fmt.Errorf("%w: %q", err, output[:min(len(output), maxHookOutput)])
 		}
 		return nil
 	case hook.HTTPGet != nil:

@@ -5,7 +5,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -65,6 +68,29 @@ func TestPostStartFails(t *testing.T) {
 		}
 		if s := a.status(pod); s.Phase != v1.PodFailed || len(a.runtime.running()) != 0 {
 			t.Errorf("got %v", s)
+		}
+	})
+}
+
+// TestLongReasons has it take very long, and in no encoding, to say why a container waits: a status must fit into
+// what the link and the API server take.
+func TestLongReasons(t *testing.T) {
+	endless := strings.Repeat("\xff\u00e9", 1<<13)
+	simulate(t, func(t *testing.T, a *agent) {
+		a.runtime.set(func() { a.runtime.createErr = errors.New("no such file: " + endless) })
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		told := a.status(pod).ContainerStatuses[0].State.Waiting
+		if told == nil || !strings.HasPrefix(told.Message, "no such file: \u00e9") || len(told.Message) > maxReason || !utf8.ValidString(told.Message) {
+			t.Errorf("got %.200v", told)
+		}
+		a.runtime.set(func() {
+			a.runtime.execErr, a.runtime.execOutput = utilexec.CodeExitError{Err: errors.New("no"), Code: 1}, endless
+		})
+		p := &pass{w: a.manager.worker(string(pod.UID))}
+		hook := &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}
+		if err := p.runHook(t.Context(), &pod.Spec.Containers[0], "id", hook, time.Second); err == nil || len(err.Error()) > maxReason {
+			t.Errorf("got %.200v", err)
 		}
 	})
 }

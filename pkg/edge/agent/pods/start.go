@@ -31,6 +31,10 @@ const (
 	reasonPostStart    = "PostStartHookError"
 )
 
+// maxReason bounds what a status says about why a container was not started: it may quote the pod, a
+// program's output or another server's answer.
+const maxReason = 4096
+
 // startPatience is how long a call that starts something may go on after it has been interrupted.
 const startPatience = 10 * time.Second
 
@@ -117,7 +121,7 @@ func finishing(ctx context.Context, call func(context.Context) error) error {
 
 // refuse notes why a container is waiting.
 func (s *starter) refuse(c *v1.Container, reason, message string) {
-	s.w.reasons[c.Name] = podstatus.Reason{Reason: reason, Message: message}
+	s.w.reasons[c.Name] = podstatus.Reason{Reason: reason, Message: shortened(message, maxReason)}
 }
 
 // inBackOff tells whether a container that has ended may not run again yet.

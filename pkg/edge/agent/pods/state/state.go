@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -246,7 +247,8 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 	}
 	if c.Exited() {
 		c.FinishedAt = time.Unix(0, s.FinishedAt)
-		c.ExitCode, c.Reason, c.Message = s.ExitCode, s.Reason, s.Message
+		c.ExitCode, c.Reason = s.ExitCode, s.Reason
+		c.Message = strings.ToValidUTF8(s.Message[:min(len(s.Message), maxMessage)], "") // it may quote the command
 		if last := lastWords(s); last != "" {
 			if c.Message != "" {
 				c.Message += ": "

@@ -4,7 +4,9 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -79,5 +81,17 @@ func TestNewestFirst(t *testing.T) {
 				t.Errorf("got sandbox %q and container %q first, want the new ones", pod.Sandboxes[0].Id, pod.Find("a").ID)
 			}
 		})
+	}
+}
+
+// TestLongMessage has a runtime say at length why a container could not be started.
+func TestLongMessage(t *testing.T) {
+	c := &runtimeapi.ContainerStatus{Id: "c", State: runtimeapi.ContainerState_CONTAINER_EXITED, Message: "exec: " + strings.Repeat("\u00e9", 1<<20)}
+	pod, err := (&Reader{Runtime: &fakeRuntime{containers: []*runtimeapi.ContainerStatus{c}}}).Read(t.Context(), "uid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := pod.Containers[0].Message; len(got) > maxMessage || !strings.HasPrefix(got, "exec: ") || !utf8.ValidString(got) {
+		t.Errorf("got %d bytes: %.100q", len(got), got)
 	}
 }
