@@ -144,7 +144,6 @@ func TestPodInForce(t *testing.T) {
 	}
 }
 
-// TestRestartAllBackOff has a container that makes its pod begin anew again and again.
 // TestRestartAllBySidecar has a sidecar whose exit makes a container start anew that would not by itself.
 func TestRestartAllBySidecar(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
@@ -177,6 +176,7 @@ func TestRestartAllBySidecar(t *testing.T) {
 	})
 }
 
+// TestRestartAllBackOff has a container that makes its pod begin anew again and again.
 func TestRestartAllBackOff(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		trigger := box("trigger")

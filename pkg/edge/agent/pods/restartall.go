@@ -29,9 +29,9 @@ func restartAllTrigger(pod *v1.Pod, st *state.Pod) *state.Container {
 	return nil
 }
 
-// restartAll stops and removes all containers in the sandbox, so that the pod begins from the start in
-// it. The one that caused it goes last: until then an interruption changes nothing. It is subject to the
-// back-off of that container.
+// restartAll stops, without a grace period, and removes all containers in the sandbox but for ephemeral
+// ones, so that the pod begins from the start in it. The one that caused it goes last: until then an
+// interruption changes nothing. It is subject to the back-off of that container.
 func (p *pass) restartAll(ctx context.Context, trigger *state.Container) error {
 	c := podutil.FindContainer(p.pod, trigger.Name)
 	s := &starter{pass: p}
@@ -41,11 +41,11 @@ func (p *pass) restartAll(ctx context.Context, trigger *state.Container) error {
 	p.event(v1.EventTypeNormal, string(v1.AllContainersRestarting), fmt.Sprintf("Container %s exited with code %d: all containers are restarted", trigger.Name, trigger.ExitCode))
 	var kills []kill
 	for _, instance := range p.st.Containers {
-		if instance.Running() {
+		if instance.Running() && !p.isEphemeral(instance.Name) {
 			kills = append(kills, kill{instance: instance})
 		}
 	}
-	if err := p.killContainers(ctx, kills, nil); err != nil {
+	if err := p.killContainers(ctx, kills, new(int64)); err != nil {
 		return err
 	}
 	if err := p.read(ctx); err != nil {
