@@ -3,6 +3,7 @@
 package status
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -138,7 +139,12 @@ func findIn(containers []v1.Container, name string) *v1.Container {
 	return nil
 }
 
+// setAddresses tells the addresses of now. A pod without a ready sandbox, as one that has ended, is left those
+// that it had.
 func setAddresses(in Input, s *v1.PodStatus) {
+	if in.State.ReadySandbox() == nil && len(in.PodIPs) == 0 {
+		s.PodIP, s.PodIPs = in.Old.PodIP, slices.Clone(in.Old.PodIPs)
+	}
 	for i, ip := range in.HostIPs {
 		if i == 0 {
 			s.HostIP = ip

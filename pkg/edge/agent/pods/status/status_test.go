@@ -74,6 +74,37 @@ func conditionOf(s *v1.PodStatus, t v1.PodConditionType) v1.PodCondition {
 	return v1.PodCondition{}
 }
 
+// TestAddresses has a pod without a ready sandbox: what it had stays to be seen.
+func TestAddresses(t *testing.T) {
+	pod := testPod(v1.RestartPolicyNever, "a")
+	old := &v1.PodStatus{PodIP: "10.0.0.1", PodIPs: []v1.PodIP{{IP: "10.0.0.1"}, {IP: "2001:db8::1"}}}
+	notReady := ready(instance("a", exited, 0, 0))
+	notReady.Sandboxes[0].State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	unconnected := ready(instance("a", running, 0, 0))
+	unconnected.Sandboxes[0].Network = nil
+	for name, tc := range map[string]struct {
+		state *state.Pod
+		old   *v1.PodStatus
+		want  string
+	}{
+		"ready":                      {ready(instance("a", running, 0, 0)), old, "10.0.0.2"},
+		"not ready":                  {notReady, old, "10.0.0.1 2001:db8::1"},
+		"gone":                       {&state.Pod{}, old, "10.0.0.1 2001:db8::1"},
+		"never had one":              {notReady, &v1.PodStatus{}, ""},
+		"ready, without any address": {unconnected, old, ""},
+	} {
+		s := generate(pod, tc.state, func(in *Input) { in.Old = tc.old })
+		var got []string
+		for _, ip := range s.PodIPs {
+			got = append(got, ip.IP)
+		}
+		first, _, _ := strings.Cut(tc.want, " ")
+		if strings.Join(got, " ") != tc.want || s.PodIP != first {
+			t.Errorf("%s: got %s and %v, want %s", name, s.PodIP, got, tc.want)
+		}
+	}
+}
+
 func TestPhases(t *testing.T) {
 	always, onFailure, never := v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever
 	withInit := func(pod *v1.Pod, sidecar bool) *v1.Pod {
