@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -216,8 +217,8 @@ func (w *worker) kept() (keep int, done func()) {
 	}
 }
 
-// prune removes what is of no use any more: older instances of containers that have ended, and
-// sandboxes that have ended, are not the newest and hold no container.
+// prune removes what is of no use any more: older instances of containers that have ended, sandboxes that
+// have ended, are not the newest and hold no container, and files of what was removed before.
 func (p *pass) prune(ctx context.Context) error {
 	keep, done := p.w.kept()
 	defer done()
@@ -226,7 +227,7 @@ func (p *pass) prune(ctx context.Context) error {
 	}
 	kept := map[string]int{}
 	holds := map[string]bool{}
-	errs := []error{p.pruneLogs(keep)}
+	errs := []error{p.pruneLogs(keep), p.pruneTerminationFiles()}
 	for _, c := range p.st.Containers { // newest first
 		if kept[c.Name] < keep || !c.Exited() {
 			kept[c.Name]++
@@ -240,5 +241,26 @@ func (p *pass) prune(ctx context.Context) error {
 			errs = append(errs, p.w.m.cfg.Runtime.RemovePodSandbox(ctx, sandbox.Id))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// pruneTerminationFiles removes those that belong to no instance: not any more, or never, as when it could
+// not be created. They go by their name, which is no other's: the runtime may tell of the directory by another.
+func (p *pass) pruneTerminationFiles() error {
+	used := map[string]bool{}
+	for _, c := range p.st.Containers {
+		used[filepath.Base(c.TerminationFile)] = true
+	}
+	var errs []error
+	podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+		dir := criconfig.TerminationDir(p.w.m.volumes.PodDir(p.w.uid), c.Name)
+		entries, _ := os.ReadDir(dir) // not there before the first start
+		for _, entry := range entries {
+			if !used[entry.Name()] {
+				errs = append(errs, os.Remove(filepath.Join(dir, entry.Name())))
+			}
+		}
+		return true
+	})
 	return errors.Join(errs...)
 }

@@ -117,7 +117,8 @@ func (f *fakeRuntime) ContainerStatus(_ context.Context, id string, _ bool) (*ru
 	if c := f.containers[id]; c != nil {
 		return &runtimeapi.ContainerStatusResponse{Status: &runtimeapi.ContainerStatus{
 			Id: c.Id, Metadata: c.Metadata, State: c.State, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt,
-			ExitCode: c.ExitCode, Image: c.Image, ImageRef: c.ImageRef, Reason: c.Reason, Labels: c.Labels, Annotations: c.Annotations, LogPath: c.LogPath,
+			ExitCode: c.ExitCode, Image: c.Image, ImageRef: c.ImageRef, Reason: c.Reason, Labels: c.Labels, Annotations: c.Annotations,
+			Mounts: c.Mounts, LogPath: c.LogPath,
 		}}, f.down
 	}
 	return nil, status.Error(codes.NotFound, id)
@@ -162,7 +163,7 @@ func (f *fakeRuntime) CreateContainer(_ context.Context, sandbox string, config 
 	id := fmt.Sprintf("container-%d", f.next)
 	f.containers[id] = &fakeContainer{sandbox: sandbox, ContainerStatus: &runtimeapi.ContainerStatus{
 		Id: id, Metadata: config.Metadata, Image: config.Image, ImageRef: config.Image.Image, Labels: config.Labels, Annotations: config.Annotations,
-		CreatedAt: f.clock.Now().UnixNano() + int64(f.next), LogPath: sandboxConfig.LogDirectory + "/" + config.LogPath,
+		Mounts: config.Mounts, CreatedAt: f.clock.Now().UnixNano() + int64(f.next), LogPath: sandboxConfig.LogDirectory + "/" + config.LogPath,
 	}}
 	return id, nil
 }

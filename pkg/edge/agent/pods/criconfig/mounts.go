@@ -147,12 +147,17 @@ func mountPropagation(mode *v1.MountPropagationMode) (runtimeapi.MountPropagatio
 	return 0, fmt.Errorf("invalid MountPropagation mode: %q", *mode)
 }
 
+// TerminationDir holds a file for each instance of a container that may leave its last words there.
+func TerminationDir(podDir, container string) string {
+	return filepath.Join(podDir, "containers", container)
+}
+
 // terminationMount makes the file that a container may write its last words to.
 func terminationMount(pod *v1.Pod, c *v1.Container, files Files) (*runtimeapi.Mount, error) {
 	if c.TerminationMessagePath == "" {
 		return nil, nil
 	}
-	dir := filepath.Join(files.Volumes.PodDir(string(pod.UID)), "containers", c.Name)
+	dir := TerminationDir(files.Volumes.PodDir(string(pod.UID)), c.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}

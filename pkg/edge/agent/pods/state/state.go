@@ -46,6 +46,8 @@ type Container struct {
 	// Image as it was asked for, ImageRef as the runtime resolved it.
 	Image, ImageRef string
 	LogPath         string
+	// TerminationFile on the device is where it may leave its last words; empty if it may not.
+	TerminationFile string
 	User            *runtimeapi.ContainerUser
 	// StopSignal is what the runtime stops it with, as far as it says so.
 	StopSignal runtimeapi.Signal
@@ -237,7 +239,8 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 		LogPath:   s.LogPath,
 		User:      s.User,
 
-		StopSignal: s.StopSignal,
+		TerminationFile: terminationFile(s, s.Annotations[podutil.AnnotationTerminationMessagePath]),
+		StopSignal:      s.StopSignal,
 	}
 	// What cannot be parsed was not written by this agent: zero, as for a new container.
 	c.Hash, _ = strconv.ParseUint(s.Annotations[podutil.AnnotationHash], 16, 64)
@@ -249,7 +252,7 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 		c.FinishedAt = time.Unix(0, s.FinishedAt)
 		c.ExitCode, c.Reason = s.ExitCode, s.Reason
 		c.Message = strings.ToValidUTF8(s.Message[:min(len(s.Message), maxMessage)], "") // it may quote the command
-		if last := lastWords(s); last != "" {
+		if last := lastWords(s, c.TerminationFile); last != "" {
 			if c.Message != "" {
 				c.Message += ": "
 			}
@@ -260,8 +263,8 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 }
 
 // lastWords returns the termination message of a container that has ended.
-func lastWords(s *runtimeapi.ContainerStatus) string {
+func lastWords(s *runtimeapi.ContainerStatus, file string) string {
 	policy := v1.TerminationMessagePolicy(s.Annotations[podutil.AnnotationTerminationMessagePolicy])
 	fallback := policy == v1.TerminationMessageFallbackToLogsOnError && s.ExitCode != 0 && s.Reason != "ContainerCannotRun"
-	return terminationMessage(s, s.Annotations[podutil.AnnotationTerminationMessagePath], fallback)
+	return terminationMessage(s, file, fallback)
 }

@@ -18,24 +18,31 @@ const (
 	maxMessageLog   = 2048
 )
 
+// terminationFile is what the container has at the path, on the device; empty if there is nothing.
+func terminationFile(s *runtimeapi.ContainerStatus, path string) string {
+	if path == "" {
+		return ""
+	}
+	path = filepath.Join("/", path)
+	for _, mount := range s.Mounts {
+		if mount.ContainerPath == path {
+			return mount.HostPath
+		}
+	}
+	return ""
+}
+
 // terminationMessage reads the file that the container could write to, and if that is empty and
 // fallback is set, the end of its log.
-func terminationMessage(s *runtimeapi.ContainerStatus, path string, fallback bool) string {
-	if path != "" {
-		path = filepath.Join("/", path)
-		for _, mount := range s.Mounts {
-			if mount.ContainerPath != path {
-				continue
-			}
-			data, err := readTail(mount.HostPath, maxMessage)
-			switch {
-			case errors.Is(err, os.ErrNotExist):
-			case err != nil:
-				return fmt.Sprintf("Error on reading termination log %s: %v", mount.HostPath, err)
-			case len(data) > 0:
-				return string(data)
-			}
-			break
+func terminationMessage(s *runtimeapi.ContainerStatus, file string, fallback bool) string {
+	if file != "" {
+		data, err := readTail(file, maxMessage)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return fmt.Sprintf("Error on reading termination log %s: %v", file, err)
+		case len(data) > 0:
+			return string(data)
 		}
 	}
 	if !fallback || s.LogPath == "" {

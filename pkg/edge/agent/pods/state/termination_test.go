@@ -44,7 +44,7 @@ func TestTerminationMessage(t *testing.T) {
 		if tc.file != "" {
 			status.Mounts = []*runtimeapi.Mount{{ContainerPath: "/dev/termination-log", HostPath: tc.file}}
 		}
-		if got := terminationMessage(status, "/dev/termination-log", tc.fallback); !tc.want(got) {
+		if got := terminationMessage(status, terminationFile(status, "dev/termination-log"), tc.fallback); !tc.want(got) {
 			t.Errorf("%s: got %.100q", tc.name, got)
 		}
 	}
