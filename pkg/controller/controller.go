@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -48,7 +49,7 @@ type Config struct {
 	// EventClients write events. Each defaults to Kube.
 	EventClients events.Clients
 	// Leases renews the Leases of Nodes. Defaults to Kube.
-	Leases node.LeaseUpdater
+	Leases coordinationclient.LeasesGetter
 	// Edge is the client of aranya's own API. It must act as the server itself (loopback), so that
 	// status.certificate may be written.
 	Edge versioned.Interface

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
@@ -33,8 +34,10 @@ const workers = 16
 
 // Config of the Controller.
 type Config struct {
-	Kube    kubernetes.Interface
-	Leases  LeaseUpdater // renews Leases; nil: Kube
+	Kube kubernetes.Interface
+	// Leases renews Leases. A request should soon end if there is no answer. Its Update may change the Lease that it is
+	// given. Defaults to Kube.
+	Leases  coordinationclient.LeasesGetter
 	Edge    versioned.Interface
 	Nodes   cache.SharedIndexInformer
 	Pods    cache.Indexer

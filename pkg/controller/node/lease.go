@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -39,19 +40,14 @@ const (
 	leaseWorkers = 32
 )
 
-// LeaseUpdater updates a Lease as the typed client does. It may change the one that it is given.
-type LeaseUpdater interface {
-	Update(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error)
-}
-
 // leases renews the Leases of the Nodes whose devices are connected. One queue serves all of them:
 // there is no goroutine and no timer per Node. Each Node has its own moment within the interval, which
 // follows from its UID, so that the renewals are spread evenly however the devices came.
 type leases struct {
-	kube    kubernetes.Interface
-	updater LeaseUpdater // nil: kube
-	clock   clock.WithTicker
-	queue   workqueue.TypedRateLimitingInterface[string]
+	kube   kubernetes.Interface
+	client coordinationclient.LeaseInterface // for all that a renewal takes
+	clock  clock.WithTicker
+	queue  workqueue.TypedRateLimitingInterface[string]
 
 	mu sync.Mutex
 	// active holds the Nodes whose Leases are renewed, by name.
@@ -74,8 +70,14 @@ type leaseState struct {
 	leaving, gone, fresh bool
 }
 
-func newLeases(kube kubernetes.Interface, updater LeaseUpdater, clock clock.WithTicker) *leases {
-	return &leases{kube: kube, updater: updater, clock: clock, queue: queue.New[string]("leases", clock), active: map[string]*leaseState{}}
+func newLeases(kube kubernetes.Interface, client coordinationclient.LeasesGetter, clock clock.WithTicker) *leases {
+	if client == nil {
+		client = kube.CoordinationV1()
+	}
+	return &leases{
+		kube: kube, client: client.Leases(corev1.NamespaceNodeLease), clock: clock,
+		queue: queue.New[string]("leases", clock), active: map[string]*leaseState{},
+	}
 }
 
 func (l *leases) run(ctx context.Context) {
@@ -111,7 +113,7 @@ func (l *leases) get(ctx context.Context, nodeName string) (*coordinationv1.Leas
 	if lease != nil {
 		return lease, nil
 	}
-	return l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, nodeName, metav1.GetOptions{})
+	return l.client.Get(ctx, nodeName, metav1.GetOptions{})
 }
 
 // start begins to renew the Lease of a Node, unless that is under way. A Node that was just created has no
@@ -249,7 +251,6 @@ func (l *leases) good(lease *coordinationv1.Lease, nodeName string, node types.U
 }
 
 func (l *leases) write(ctx context.Context, nodeName string, st *leaseState) (*coordinationv1.Lease, error) {
-	client := l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(l.clock.Now())
 	lease := st.lease
 	if lease == nil {
@@ -259,13 +260,10 @@ func (l *leases) write(ctx context.Context, nodeName string, st *leaseState) (*c
 	lease.Spec.HolderIdentity = &nodeName
 	lease.Spec.LeaseDurationSeconds = ptr.To(int32(leaseDuration / time.Second))
 	lease.Spec.RenewTime = &now
-	switch {
-	case st.lease == nil:
-		return client.Create(ctx, lease, metav1.CreateOptions{})
-	case l.updater != nil:
-		return l.updater.Update(ctx, lease)
+	if st.lease == nil {
+		return l.client.Create(ctx, lease, metav1.CreateOptions{})
 	}
-	return client.Update(ctx, lease, metav1.UpdateOptions{})
+	return l.client.Update(ctx, lease, metav1.UpdateOptions{})
 }
 
 // untilTurn is the time until the Node's moment within the interval, which is at most that long.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,4 +358,25 @@ func TestLeaseOfLeavingNode(t *testing.T) {
 			t.Errorf("deleted %v", uids)
 		}
 	})
+}
+
+// All that a renewal takes goes through the client for it: another one may wait long for an answer.
+func TestRenewalsUseTheirClient(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	kube, client := fake.NewClientset(), fake.NewClientset()
+	l := newLeases(kube, client.CoordinationV1(), clock)
+	t.Cleanup(l.queue.ShutDown)
+	l.start(namedNode(1), false)
+	for range 2 {
+		if _, err := l.renew(t.Context(), "n1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var verbs []string
+	for _, a := range client.Actions() {
+		verbs = append(verbs, a.GetVerb())
+	}
+	if !slices.Equal(verbs, []string{"get", "create", "update"}) || len(kube.Actions()) > 0 {
+		t.Errorf("did %v, and otherwise %v", verbs, kube.Actions())
+	}
 }

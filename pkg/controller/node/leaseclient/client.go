@@ -1,6 +1,6 @@
 // Package leaseclient updates Leases for a fraction of what the typed client takes: with thousands of Nodes, to renew
-// their Leases is most of what a process at rest does. When to renew which Lease, and all other requests, are not its
-// business.
+// their Leases is most of what a process at rest does. No request takes long, and none after it goes over a connection
+// that leads nowhere. When to renew which Lease is not its business.
 package leaseclient
 
 import (
@@ -26,10 +26,14 @@ import (
 	"k8s.io/client-go/tools/metrics"
 )
 
+// requestTimeout is how long a request may take: even for a Lease whose renewal came late, there is time for another
+// try before controller-manager sets the Node to Unknown.
+const requestTimeout = 10 * time.Second
+
 // maxAnswer is how much of an answer is read: as much as an API server stores.
 const maxAnswer = 3 << 20
 
-// Client updates Leases over a connection of its own. It may be used concurrently.
+// Client reads and writes Leases over a connection of its own. It may be used concurrently.
 type Client struct {
 	transport http.RoundTripper
 	host      *url.URL
@@ -38,18 +42,26 @@ type Client struct {
 	typed     coordinationclient.LeasesGetter
 }
 
+var _ coordinationclient.LeasesGetter = &Client{}
+
 var (
 	codec   = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	kind    = metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"}
 	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 )
 
-// New returns a client of the API server that config leads to, without a limit of its own.
+// New returns a client of the API server that config leads to, without a limit of its own. A request ends after
+// config.Timeout, or requestTimeout if that is not set.
 func New(config *rest.Config) (*Client, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
 	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
-	config.Dial = gathering(config.Dial)
+	if config.Timeout <= 0 {
+		config.Timeout = requestTimeout
+	}
+	open := &connections{open: map[*gatheringConn]struct{}{}}
+	config.Dial = open.dial(config.Dial)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &hangUp{next, open, config.Timeout / 2} })
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
@@ -68,6 +80,22 @@ func New(config *rest.Config) (*Client, error) {
 		header.Set("User-Agent", config.UserAgent)
 	}
 	return &Client{transport: client.Transport, host: host, header: header, timeout: config.Timeout, typed: typed}, nil
+}
+
+// Leases implements coordinationclient.LeasesGetter. Of what it returns, Update may change the lease that it is given,
+// and knows no options.
+func (c *Client) Leases(namespace string) coordinationclient.LeaseInterface {
+	return leases{c.typed.Leases(namespace), c}
+}
+
+type leases struct {
+	coordinationclient.LeaseInterface
+	client *Client
+}
+
+// Update implements coordinationclient.LeaseInterface.
+func (l leases) Update(ctx context.Context, lease *coordinationv1.Lease, _ metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	return l.client.Update(ctx, lease)
 }
 
 // Update is the typed client's, but may change the lease that it is given. If the API server says when to come
@@ -94,11 +122,8 @@ func (c *Client) put(ctx context.Context, lease *coordinationv1.Lease) (updated 
 	if err := codec.Encode(lease, &body); err != nil {
 		return nil, 0, err
 	}
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	request := c.request(ctx, lease, body.Bytes())
 	start := time.Now()
 	response, err := c.transport.RoundTrip(request)

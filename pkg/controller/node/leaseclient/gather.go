@@ -1,9 +1,9 @@
 package leaseclient
 
 import (
-	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,27 +17,13 @@ const (
 	maxGathered = 64 << 10
 )
 
-type dial = func(ctx context.Context, network, address string) (net.Conn, error)
-
-// gathering returns a dial function whose connections gather what is written and read.
-func gathering(next dial) dial {
-	if next == nil {
-		next = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext // client-go's own
-	}
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := next(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return gather(conn), nil
-	}
-}
-
 // gatheringConn makes few system calls of many small writes and reads, and wakes few goroutines up for them, at the
 // price of some milliseconds. An error in sending shows at the next write, and closes the connection.
 type gatheringConn struct {
 	net.Conn
-	timer *time.Timer // sends
+	timer  *time.Timer  // sends
+	heard  atomic.Int64 // when something was read last, or the connection made, in Unix nanoseconds
+	closed func()       // nil: nobody wants to know
 
 	mu      sync.Mutex // also held while sending
 	waiting []byte
@@ -46,6 +32,7 @@ type gatheringConn struct {
 
 func gather(conn net.Conn) *gatheringConn {
 	c := &gatheringConn{Conn: conn}
+	c.heard.Store(time.Now().UnixNano())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.timer = time.AfterFunc(time.Hour, func() {
@@ -86,11 +73,18 @@ func (c *gatheringConn) send() {
 // Read implements net.Conn.
 func (c *gatheringConn) Read(p []byte) (int, error) {
 	time.Sleep(receiveAfter)
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 // Close implements net.Conn. What was not sent by then is lost, as is what was not answered.
 func (c *gatheringConn) Close() error {
 	c.timer.Stop()
+	if c.closed != nil {
+		c.closed()
+	}
 	return c.Conn.Close()
 }
