@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
@@ -67,4 +70,37 @@ func TestDeletionOfAbsentDevice(t *testing.T) {
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
-// ownNode is the Node of a device from before a restart.
+// An EdgeDevice that goes without its finalizer, after somebody has replaced it as a whole, leaves nothing behind.
+func TestDeletionWithoutFinalizer(t *testing.T) {
+	ed := edgeDevice("d1")
+	clock := clocktesting.NewFakeClock(time.Now())
+	c := newClusterAt(t, clock, time.Hour, ed)
+	s := c.connect(newSession(ed))
+	eventually(t, "Lease", func() bool { clock.Step(time.Second); return c.lease("d1") != nil })
+	c.change("d1", func(d *aranya.EdgeDevice) { d.Finalizers = nil })
+	eventually(t, "finalizer put on again", func() bool { return slices.Contains(c.device("d1").Finalizers, aranya.FinalizerNode) })
+	if err := c.kube.Tracker().Add(edgePod("p", "d1")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	if err := c.edge.Tracker().Delete(edgeDevices, "edge", "d1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "everything gone", func() bool {
+		clock.Step(100 * time.Millisecond)
+		return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil
+	})
+}
+
+// One that went while aranya was down does neither.
+func TestDeletionWhileDown(t *testing.T) {
+	ed := edgeDevice("d1")
+	other := edgeDevice("d2")
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1"}}
+	c := newCluster(t, time.Hour, other, ownNode(ed), ownNode(other), lease, edgePod("p", "d1"))
+	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil })
+	eventually(t, "finalizer put on another one", func() bool { return slices.Contains(c.device("d2").Finalizers, aranya.FinalizerNode) })
+	if c.node("d2") == nil {
+		t.Error("the Node of another device is gone")
+	}
+}

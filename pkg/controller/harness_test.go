@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -227,6 +228,14 @@ func (c *cluster) node(name string) *corev1.Node {
 		return nil
 	}
 	return n
+}
+
+func (c *cluster) lease(name string) *coordinationv1.Lease {
+	lease, err := c.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(c.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return lease
 }
 
 func (c *cluster) pod(name string) *corev1.Pod {

@@ -164,7 +164,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	ed, err := c.devices.EdgeDevices(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		c.forget(key)
-		return 0, nil
+		return c.removeOrphan(ctx, key)
 	}
 	if err != nil {
 		return 0, err
@@ -191,10 +191,17 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return 0, c.create(ctx, ed, session)
 	case !Owned(n, ed):
 		return 0, c.replaceFormer(ctx, ed, n)
-	case session != nil:
-		return 0, c.online(ctx, ed, n, session)
 	}
-	return c.offline(ctx, ed, n, key)
+	var again time.Duration
+	if session != nil {
+		err = c.online(ctx, ed, n, session)
+	} else {
+		again, err = c.offline(ctx, ed, n, key)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return again, c.ensureFinalizer(ctx, ed) // somebody may have replaced the EdgeDevice as a whole
 }
 
 // get returns a Node from memory, nil if there is none.

@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/links"
 )
 
 // NameIndex is the name of the index of the EdgeDevice informer by name without namespace: EdgeDevices
@@ -37,12 +38,16 @@ func DevicesNamed(indexer cache.Indexer, name string) []types.NamespacedName {
 	return keys
 }
 
-// nodeHandler notices changes of Nodes: of aranya's own, and of those that stand in the way.
+// nodeHandler notices changes of Nodes: of aranya's own, also if the EdgeDevice is gone, and of those that stand in
+// the way.
 func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 	notice := func(object any) {
 		if n, ok := object.(*corev1.Node); ok {
 			for _, key := range DevicesNamed(c.config.Devices.GetIndexer(), n.Name) {
 				c.queue.Add(key)
+			}
+			if owner, ok := Owner(n); ok {
+				c.queue.Add(links.Key(owner))
 			}
 		}
 	}
@@ -71,11 +76,16 @@ func (c *Controller) deviceHandler() cache.ResourceEventHandler {
 			old, ok1 := before.(*aranya.EdgeDevice)
 			ed, ok2 := after.(*aranya.EdgeDevice)
 			// The status is no input.
-			if ok1 && ok2 && (old.UID != ed.UID || old.Generation != ed.Generation || !old.DeletionTimestamp.Equal(ed.DeletionTimestamp)) {
+			if ok1 && ok2 && (old.UID != ed.UID || old.Generation != ed.Generation || hasFinalizer(old) != hasFinalizer(ed) ||
+				!old.DeletionTimestamp.Equal(ed.DeletionTimestamp)) {
 				notice(after)
 			}
 		},
-		DeleteFunc: func(object any) { notice(lastState(object)) },
+		DeleteFunc: func(object any) {
+			if ed, ok := lastState(object).(*aranya.EdgeDevice); ok {
+				c.queue.AddAfter(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}, orphanWait)
+			}
+		},
 	}
 }
 

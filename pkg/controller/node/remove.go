@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/links"
 )
 
 const (
@@ -23,6 +24,9 @@ const (
 	drainTime = 30 * time.Second
 	// drainPoll is how often they are looked at.
 	drainPoll = 500 * time.Millisecond
+	// orphanWait is how long after an EdgeDevice a Node is looked for that it has left behind: that of one with its
+	// finalizer went before it, and the informer is about to tell.
+	orphanWait = 2 * time.Second
 )
 
 // retire removes the Node of a device that is not to have one any more.
@@ -39,6 +43,30 @@ func (c *Controller) retire(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	}
 	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, because spec.node.disabled is set", n.Name)
 	return 0, nil
+}
+
+// removeOrphan removes the Node that an EdgeDevice has left behind, which went without its finalizer: nobody else
+// would. Its pods go by force, because its link is cut. That memory knows of no EdgeDevice is not enough.
+func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	n, err := c.get(key.Name)
+	if err != nil || n == nil {
+		return 0, err
+	}
+	if owner, ok := Owner(n); !ok || links.Key(owner) != key {
+		return 0, nil
+	}
+	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+	if err == nil {
+		return 0, nil // the informer is about to tell
+	}
+	if !apierrors.IsNotFound(err) {
+		return 0, fmt.Errorf("read EdgeDevice %s: %w", key, err)
+	}
+	if again, err := c.Drain(ctx, n, false); err != nil || again > 0 {
+		return again, err
+	}
+	klog.FromContext(ctx).Info("Removing the Node of an EdgeDevice that went without its finalizer", "edgeDevice", key)
+	return 0, c.Delete(ctx, n)
 }
 
 // Drain deletes the pods on a Node that is to be removed. On a connected device they get up to 30 s to

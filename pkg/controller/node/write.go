@@ -86,7 +86,7 @@ func (c *Controller) unusable(ctx context.Context, ed *aranya.EdgeDevice, err er
 
 // ensureFinalizer sees to it that an EdgeDevice does not go before its Node does.
 func (c *Controller) ensureFinalizer(ctx context.Context, ed *aranya.EdgeDevice) error {
-	if slices.Contains(ed.Finalizers, aranya.FinalizerNode) {
+	if hasFinalizer(ed) {
 		return nil
 	}
 	ed = ed.DeepCopy()
@@ -96,6 +96,10 @@ func (c *Controller) ensureFinalizer(ctx context.Context, ed *aranya.EdgeDevice)
 		return fmt.Errorf("add the finalizer %s: %w", aranya.FinalizerNode, err)
 	}
 	return nil
+}
+
+func hasFinalizer(ed *aranya.EdgeDevice) bool {
+	return slices.Contains(ed.Finalizers, aranya.FinalizerNode)
 }
 
 // replaceFormer deals with a Node that is not this EdgeDevice's. If it stands for a former EdgeDevice

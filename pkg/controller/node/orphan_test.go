@@ -1,0 +1,88 @@
+package node
+
+import (
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+)
+
+// An EdgeDevice that goes without its finalizer takes its Node with it all the same, but not if only memory does
+// not know of it, nor if the Node is another's.
+func TestOrphan(t *testing.T) {
+	for name, test := range map[string]struct {
+		stored bool // the EdgeDevice is still there
+		change func(*corev1.Node)
+		gone   bool
+	}{
+		"its own":               {gone: true},
+		"memory lags behind":    {stored: true},
+		"of a device elsewhere": {change: func(n *corev1.Node) { n.Labels[aranya.LabelNamespace] = "elsewhere" }},
+		"not aranya's":          {change: func(n *corev1.Node) { n.Annotations = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{PodIndex: IndexPod})
+			r.config.Pods = pods
+			r.expect("create")
+			r.see("5", func(n *corev1.Node) { n.UID = r.leases.active[n.Name].node })
+			st := r.leases.active[r.ed.Name]
+			st.fresh = false
+			if _, err := r.leases.renew(r.ctx, r.ed.Name); err != nil {
+				t.Fatal(err)
+			}
+			r.see("6", test.change)
+			if err := r.config.Devices.GetIndexer().Delete(r.ed); err != nil {
+				t.Fatal(err)
+			}
+			if test.stored {
+				if err := r.config.Edge.(*edgefake.Clientset).Tracker().Add(r.ed); err != nil {
+					t.Fatal(err)
+				}
+			}
+			verbs, _, err := r.sync()
+			if err != nil || slices.Contains(verbs, "delete") != test.gone || !test.gone && len(verbs) > 0 {
+				t.Errorf("did %v, error %v", verbs, err)
+			}
+			_, err = r.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(r.ctx, r.ed.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) != test.gone || len(r.leases.active) > 0 == test.gone {
+				t.Errorf("read Lease: %v; renewed are %v", err, r.leases.active)
+			}
+		})
+	}
+}
+
+// The pods of such a Node go before it.
+func TestOrphanWithPods(t *testing.T) {
+	r := newRig(t)
+	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{PodIndex: IndexPod})
+	r.config.Pods = pods
+	r.expect("create")
+	r.see("5", nil)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{NodeName: r.ed.Name}}
+	if err := pods.Add(pod); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.kube.Tracker().Add(pod); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.config.Devices.GetIndexer().Delete(r.ed); err != nil {
+		t.Fatal(err)
+	}
+	if verbs, again, err := r.sync(); !slices.Equal(verbs, []string{"patch"}) || again != drainPoll || err != nil {
+		t.Errorf("did %v, again after %s, error %v", verbs, again, err)
+	}
+	if _, err := r.kube.CoreV1().Pods("default").Get(r.ctx, "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("read the pod: %v", err)
+	}
+	if err := pods.Delete(pod); err != nil {
+		t.Fatal(err)
+	}
+	r.expect("delete")
+}
