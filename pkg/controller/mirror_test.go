@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
@@ -184,4 +185,47 @@ func TestForgedMirrorPod(t *testing.T) {
 	if len(s.runs()) != 0 {
 		t.Errorf("the device is told to run it: %v", s.runs())
 	}
+}
+
+// showStatic has a device run a static pod, and waits until the controllers have seen its mirror pod.
+func (c *cluster) showStatic(s *session, name string) {
+	c.t.Helper()
+	static := staticPod(name, hash1)
+	c.static(s, static)
+	c.report(s, static, corev1.PodStatus{Phase: corev1.PodRunning})
+	eventually(c.t, "mirror pod with its status", func() bool {
+		p := c.pod(name)
+		return mirrorHash(p) == hash1 && p.Status.Phase == corev1.PodRunning
+	})
+}
+
+// What shows a static pod does not keep a Node that is to go, and is not made again on it.
+func TestMirrorPodsOfANodeThatGoes(t *testing.T) {
+	for name, goes := range map[string]func(*aranya.EdgeDevice){
+		"disabled": func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true },
+		"deleted":  func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("dev")
+			c := newCluster(t, time.Hour, ed)
+			s := c.connect(newSession(ed))
+			eventually(t, "Node", func() bool { return c.node("dev") != nil })
+			c.showStatic(s, "web-dev")
+			c.change("dev", goes)
+			eventually(t, "Node and mirror pod gone", func() bool { return c.node("dev") == nil && c.pod("web-dev") == nil })
+		})
+	}
+}
+
+// If a Node stays after all, so does what it shows.
+func TestMirrorPodsOfANodeThatStays(t *testing.T) {
+	ed := edgeDevice("dev")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "dev"))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	c.showStatic(s, "web-dev")
+	c.change("dev", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
+	eventually(t, "mirror pod gone", func() bool { return c.pod("web-dev") == nil })
+	c.change("dev", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 3, false })
+	eventually(t, "mirror pod is back", func() bool { return mirrorHash(c.pod("web-dev")) == hash1 })
 }

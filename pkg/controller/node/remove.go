@@ -17,6 +17,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 const (
@@ -70,8 +71,8 @@ func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName)
 }
 
 // Drain deletes the pods on a Node that is to be removed. On a connected device they get up to 30 s to
-// end, all together; otherwise, and after that time, they are deleted by force. As long as there are
-// some it returns when to call it again.
+// end, all together; otherwise, and after that time, they are deleted by force, as is at once what only shows
+// a static pod. As long as there are some it returns when to call it again.
 func (c *Controller) Drain(ctx context.Context, n *corev1.Node, connected bool) (again time.Duration, err error) {
 	pods := c.remaining(n.Name)
 	if len(pods) == 0 {
@@ -86,7 +87,7 @@ func (c *Controller) Drain(ctx context.Context, n *corev1.Node, connected bool) 
 	for _, pod := range pods {
 		options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
 		switch {
-		case !connected || left <= 0:
+		case !connected || left <= 0 || staticpod.IsMirror(pod):
 			options.GracePeriodSeconds = ptr.To[int64](0)
 		case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) <= int64(drainTime/time.Second):
 			continue

@@ -88,8 +88,11 @@ func mirrorOf(device gateway.Device, reported *edgeapi.StaticPod) (*corev1.Pod, 
 func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (time.Duration, error) {
 	st := c.state(device)
 	owner, owned := c.config.Owner(device.Name)
-	if st == nil || !owned || owner != device || c.leaving(device) {
+	if st == nil || !owned || owner != device {
 		return 0, nil
+	}
+	if c.leaving(device) {
+		return mirrorRetry, nil // the Node may stay after all
 	}
 	st.mu.Lock()
 	static := st.static
@@ -130,13 +133,13 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 	return again, errors.Join(errs...)
 }
 
-// mirrorRetry is how soon it is looked again whether the name of a mirror pod is free.
+// mirrorRetry is how soon it is looked again whether the name of a mirror pod is free, or a Node is still to go.
 const mirrorRetry = 2 * time.Second
 
-// leaving says whether a device is being deleted: its pods are to go.
+// leaving says whether a device is being deleted, or is not to have a Node any more: its pods are to go.
 func (c *Controller) leaving(device gateway.Device) bool {
 	ed, err := c.config.Devices.EdgeDevices(device.Namespace).Get(device.Name)
-	return err != nil || ed.UID != device.UID || ed.DeletionTimestamp != nil
+	return err != nil || ed.UID != device.UID || ed.DeletionTimestamp != nil || ed.Spec.Node.Disabled
 }
 
 func (c *Controller) createMirror(ctx context.Context, mirror *corev1.Pod) error {
