@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,6 +41,8 @@ const (
 	// managedBy is the value of labels that say who made something.
 	managedBy      = "aranya.arhat.dev"
 	labelManagedBy = "app.kubernetes.io/managed-by"
+	// annotationApplied holds the keys of the annotations that were put on a Service for its EdgeDevice.
+	annotationApplied = "arhat.dev/applied"
 
 	// ReasonConflict is the reason of the event on an EdgeDevice whose Service cannot be made because
 	// there is another of that name.
@@ -207,7 +211,7 @@ func (c *Controller) apply(ctx context.Context, ed *aranya.EdgeDevice, spec *ara
 // fill sets what aranya decides; what the cluster or its users add stays.
 func (c *Controller) fill(svc *corev1.Service, ed *aranya.EdgeDevice, spec *aranya.ServiceSpec) {
 	svc.Labels = with(svc.Labels, map[string]string{labelManagedBy: managedBy, aranya.LabelName: ed.Name, aranya.LabelNamespace: ed.Namespace})
-	svc.Annotations = with(svc.Annotations, spec.Annotations)
+	svc.Annotations = annotations(svc.Annotations, spec.Annotations)
 	svc.Annotations[aranya.AnnotationUID] = string(ed.UID)
 	svc.OwnerReferences = []metav1.OwnerReference{{
 		APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice", Name: ed.Name, UID: ed.UID, Controller: ptr.To(true),
@@ -226,6 +230,20 @@ func (c *Controller) fill(svc *corev1.Service, ed *aranya.EdgeDevice, spec *aran
 		}
 	}
 	svc.Spec.Ports = []corev1.ServicePort{port}
+}
+
+// annotations returns those of a Service with what its EdgeDevice wants, and without what it wanted formerly.
+func annotations(current, wanted map[string]string) map[string]string {
+	result := maps.Clone(current)
+	for _, key := range strings.Split(current[annotationApplied], ",") {
+		delete(result, key)
+	}
+	delete(result, annotationApplied)
+	result = with(result, wanted)
+	if len(wanted) > 0 {
+		result[annotationApplied] = strings.Join(slices.Sorted(maps.Keys(wanted)), ",")
+	}
+	return result
 }
 
 func with(m, more map[string]string) map[string]string {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"maps"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	clienttesting "k8s.io/client-go/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/controllertest"
@@ -73,7 +75,11 @@ func device(name, uid string, spec *aranya.ServiceSpec) *aranya.EdgeDevice {
 
 func TestServiceOfADevice(t *testing.T) {
 	w := newWorld(t)
-	w.Edge.Add(device("d", "1", &aranya.ServiceSpec{Annotations: map[string]string{"a": "1"}}))
+	w.Kube.PrependReactor("create", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		action.(clienttesting.CreateAction).GetObject().(*corev1.Service).Annotations["others"] = "stay" // as admission may
+		return false, nil, nil
+	})
+	w.Edge.Add(device("d", "1", &aranya.ServiceSpec{Annotations: map[string]string{"a": "1", "b": "1"}}))
 	w.Eventually("a Service with endpoints", func() bool { return w.service("d") != nil && w.slice("d-grpc") != nil })
 	svc, slice := w.service("d"), w.slice("d-grpc")
 	if p := svc.Spec.Ports; svc.Spec.Type != corev1.ServiceTypeClusterIP || svc.Spec.Selector != nil || len(p) != 1 || p[0].Name != "grpc" || p[0].Port != 7443 {
@@ -88,7 +94,12 @@ func TestServiceOfADevice(t *testing.T) {
 	w.Edge.Modify(device("d", "1", &aranya.ServiceSpec{Type: aranya.ServiceTypeLoadBalancer, Annotations: map[string]string{"a": "2"}}))
 	w.Eventually("updated", func() bool {
 		svc := w.service("d")
-		return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations["a"] == "2"
+		_, former := svc.Annotations["b"]
+		return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations["a"] == "2" && !former
+	})
+	w.Edge.Modify(device("d", "1", &aranya.ServiceSpec{}))
+	w.Eventually("only what others and aranya itself have set is left", func() bool {
+		return maps.Equal(w.service("d").Annotations, map[string]string{"others": "stay", aranya.AnnotationUID: "1"})
 	})
 	// What somebody breaks is repaired.
 	if err := w.Kube.CoreV1().Services("ns").Delete(w.Ctx, "d", metav1.DeleteOptions{}); err != nil {
