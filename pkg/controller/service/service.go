@@ -122,9 +122,14 @@ func (c *Controller) noticeService(object any) {
 		return
 	}
 	_, err := c.config.Lister.EdgeDevices(svc.Namespace).Get(svc.Name)
-	if err == nil || svc.Annotations[aranya.AnnotationUID] != "" {
+	if err == nil || made(svc) {
 		c.notice(svc)
 	}
+}
+
+// made says whether aranya made a Service. A copy has another name or namespace than is written on it.
+func made(svc *corev1.Service) bool {
+	return svc.Annotations[aranya.AnnotationUID] != "" && svc.Labels[aranya.LabelName] == svc.Name && svc.Labels[aranya.LabelNamespace] == svc.Namespace
 }
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
@@ -151,7 +156,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return 0, err
 	}
 	switch {
-	case svc != nil && svc.Annotations[aranya.AnnotationUID] == "":
+	case svc != nil && !made(svc):
 		if spec != nil {
 			c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict,
 				"Service %s exists already and is not this EdgeDevice's. It is not touched; the device gets its Service when that one is gone", key.Name)
@@ -171,14 +176,11 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	return 0, err
 }
 
+// remove deletes a Service. Its EndpointSlice goes by garbage collection.
 func (c *Controller) remove(ctx context.Context, svc *corev1.Service) error {
 	err := c.config.Kube.CoreV1().Services(svc.Namespace).Delete(ctx, svc.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &svc.UID}})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete the Service: %w", err)
-	}
-	err = c.config.Kube.DiscoveryV1().EndpointSlices(svc.Namespace).Delete(ctx, sliceName(svc), metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete the EndpointSlice: %w", err)
 	}
 	klog.FromContext(ctx).V(2).Info("Deleted the Service of a device", "service", klog.KObj(svc))
 	return nil
@@ -276,7 +278,8 @@ func (c *Controller) applyEndpoints(ctx context.Context, svc *corev1.Service) er
 		return fmt.Errorf("the EndpointSlice %s exists already and is not aranya's", slice.Name)
 	}
 	if current.AddressType != slice.AddressType || !metav1.IsControlledBy(current, svc) {
-		if err := client.Delete(ctx, slice.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &current.UID}}
+		if err := client.Delete(ctx, slice.Name, options); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("replace the EndpointSlice: %w", err)
 		}
 		if _, err := client.Create(ctx, slice, metav1.CreateOptions{}); err != nil {
