@@ -30,6 +30,9 @@ const (
 	leaseInterval = 30 * time.Second
 	// leaseSlack is how late a renewal may be on purpose.
 	leaseSlack = 5 * time.Second
+	// leaseBackoff bounds the time between retries: an API server that is back after a restart must be noticed while
+	// what was due meanwhile has still some seconds left.
+	leaseBackoff = 3 * time.Second
 	// leaseStep is what the moments of renewals are rounded to: with thousands of Nodes, those that are due
 	// together wake the process up once.
 	leaseStep = 100 * time.Millisecond
@@ -76,7 +79,7 @@ func newLeases(kube kubernetes.Interface, client coordinationclient.LeasesGetter
 	}
 	return &leases{
 		kube: kube, client: client.Leases(corev1.NamespaceNodeLease), clock: clock,
-		queue: queue.New[string]("leases", clock), active: map[string]*leaseState{},
+		queue: queue.NewWithBackoff[string]("leases", clock, leaseBackoff), active: map[string]*leaseState{},
 	}
 }
 

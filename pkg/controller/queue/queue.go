@@ -22,8 +22,13 @@ const (
 
 // New returns a queue with exponential back-off per item. The name appears in the metrics.
 func New[T comparable](name string, clock clock.WithTicker) workqueue.TypedRateLimitingInterface[T] {
+	return NewWithBackoff[T](name, clock, maxBackoff)
+}
+
+// NewWithBackoff is New with another limit of the back-off.
+func NewWithBackoff[T comparable](name string, clock clock.WithTicker, limit time.Duration) workqueue.TypedRateLimitingInterface[T] {
 	return workqueue.NewTypedRateLimitingQueueWithConfig(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[T](minBackoff, maxBackoff),
+		workqueue.NewTypedItemExponentialFailureRateLimiter[T](minBackoff, limit),
 		workqueue.TypedRateLimitingQueueConfig[T]{Name: "aranya_" + name, Clock: clock},
 	)
 }
