@@ -99,8 +99,11 @@ func (l leases) Update(ctx context.Context, lease *coordinationv1.Lease, _ metav
 }
 
 // Update is the typed client's, but may change the lease that it is given. If the API server says when to come
-// again, it waits and leaves the rest to the typed client, which does that some times more.
+// again, it waits and leaves the rest to the typed client, which does that some times more. All that is one request
+// to the timeout.
 func (c *Client) Update(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	updated, wait, err := c.put(ctx, lease)
 	if wait == 0 {
 		return updated, err
@@ -109,7 +112,7 @@ func (c *Client) Update(ctx context.Context, lease *coordinationv1.Lease) (*coor
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w, not waiting for another try after %s: %w", err, wait, ctx.Err())
 	case <-timer.C:
 		return c.typed.Leases(lease.Namespace).Update(ctx, lease, metav1.UpdateOptions{})
 	}
@@ -122,8 +125,6 @@ func (c *Client) put(ctx context.Context, lease *coordinationv1.Lease) (updated 
 	if err := codec.Encode(lease, &body); err != nil {
 		return nil, 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
 	request := c.request(ctx, lease, body.Bytes())
 	start := time.Now()
 	response, err := c.transport.RoundTrip(request)

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
@@ -151,6 +152,21 @@ func TestSlowAnswer(t *testing.T) {
 		}
 		if _, err := client.Update(t.Context(), lease("b")); err != nil || len(lines.made) != 1 {
 			t.Errorf("%v, over %d connections", err, len(lines.made))
+		}
+	})
+}
+
+// TestComeAgainMuchLater has an API server put requests off for longer than they may take.
+func TestComeAgainMuchLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := serveLines(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "32")
+			http.Error(w, "too many requests", http.StatusTooManyRequests)
+		})
+		start := time.Now()
+		_, err := client.Update(t.Context(), lease("a"))
+		if took := time.Since(start); !apierrors.IsTooManyRequests(err) || took != requestTimeout {
+			t.Errorf("%v after %s", err, took)
 		}
 	})
 }
