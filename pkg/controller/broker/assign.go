@@ -51,6 +51,11 @@ func (p *Pool) assign(key types.NamespacedName, a *assignment) {
 		p.mu.Unlock()
 		return
 	}
+	if a != nil && p.endedLocked(a.client) {
+		p.mu.Unlock()
+		p.queue.Add(key) // another one will be made
+		return
+	}
 	if a != nil {
 		p.devices[key] = a
 		p.useLocked(key, a)
@@ -61,6 +66,11 @@ func (p *Pool) assign(key types.NamespacedName, a *assignment) {
 	p.mu.Unlock()
 	p.gateway.DeviceChanged(key.Namespace, key.Name)
 	p.config.Changed(key)
+}
+
+// endedLocked says whether the last device of a client has left, and no other client has taken its place.
+func (p *Pool) endedLocked(c *client) bool {
+	return c != nil && c.stop != nil && p.clients[c.id] == nil
 }
 
 func same(a, b *assignment) bool {

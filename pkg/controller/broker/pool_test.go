@@ -63,6 +63,28 @@ func TestOneClientPerBrokerAndCredential(t *testing.T) {
 	}
 }
 
+// A client whose last device leaves while another one is about to use it is not started again: its former run may
+// not be over.
+func TestClientIsNotRunTwice(t *testing.T) {
+	w := newWorld(t)
+	w.device("a", "d1", plain)
+	w.Eventually("connected", func() bool { return w.state("a", "d1").Connected })
+	w.pool.mu.Lock()
+	c := w.pool.devices[types.NamespacedName{Namespace: "a", Name: "d1"}].client
+	w.pool.mu.Unlock()
+	w.device("a", "d1", nil)
+	w.Eventually("disconnected", func() bool { return len(w.live()) == 0 })
+	w.pool.assign(types.NamespacedName{Namespace: "a", Name: "d2"}, &assignment{client: c, namespace: mqtt.DefaultMessageNamespace})
+	w.pool.mu.Lock()
+	again := w.pool.clients[c.id] == c
+	w.pool.mu.Unlock()
+	if again {
+		t.Error("the client runs again")
+	}
+	w.device("a", "d2", plain)
+	w.Eventually("another one is made", func() bool { return w.state("a", "d2").Connected && len(w.live()) == 1 })
+}
+
 // Two clients with one client id would evict each other from the broker for ever.
 func TestClientIDConflict(t *testing.T) {
 	w := newWorld(t, secret("a", map[string]string{"password": "p"}), secret("b", map[string]string{"password": "q"}))
