@@ -104,3 +104,20 @@ func TestDeletionWhileDown(t *testing.T) {
 		t.Error("the Node of another device is gone")
 	}
 }
+
+// That there is no EdgeDevice at all is rather a lost database: what runs goes on until it is restored.
+func TestEmptyDatabase(t *testing.T) {
+	ed := edgeDevice("d1")
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1"}}
+	c := newCluster(t, time.Hour, ownNode(ed), lease, edgePod("p", "d1"))
+	eventually(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "EdgeDeviceMissing") })
+	other := edgeDevice("d2")
+	if err := c.edge.Tracker().Add(other); err != nil {
+		t.Fatal(err)
+	}
+	c.connect(newSession(other))
+	eventually(t, "Node of another device", func() bool { return c.node("d2") != nil })
+	if c.pod("p") == nil || c.node("d1") == nil || c.lease("d1") == nil {
+		t.Error("the Node of a device that is not in the database any more, or its pod or Lease, was removed")
+	}
+}

@@ -75,6 +75,11 @@ func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, ar
 	r.from(Component, "", eventType).Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
 }
 
+// Node records an event on a Node whose EdgeDevice cannot have it.
+func (r *Recorder) Node(name, eventType, reason, format string, args ...any) {
+	r.from(Component, "", eventType).Event(nodeReference(name), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+}
+
 // Pod records an event on a pod that is bound to a Node: one that the kubelet there would record.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
 	r.from(NodeComponent, pod.Spec.NodeName, eventType).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))

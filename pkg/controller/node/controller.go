@@ -62,6 +62,8 @@ type Controller struct {
 	leases  *leases
 	start   time.Time
 	census  census
+	// emptyAtStart is set if there was no EdgeDevice when Run was called.
+	emptyAtStart bool
 
 	mu sync.Mutex
 	// lost holds, for devices whose link was lost since the start, when and why.
@@ -113,6 +115,7 @@ func New(config Config) (*Controller, error) {
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
+	c.emptyAtStart = len(c.config.Devices.GetIndexer().ListKeys()) == 0
 	var running sync.WaitGroup
 	running.Go(func() { queue.Run(ctx, c.queue, workers, c.sync) })
 	running.Go(func() { c.leases.run(ctx) })

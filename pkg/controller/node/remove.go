@@ -47,13 +47,19 @@ func (c *Controller) retire(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 }
 
 // removeOrphan removes the Node that an EdgeDevice has left behind, which went without its finalizer: nobody else
-// would. Its pods go by force, because its link is cut. That memory knows of no EdgeDevice is not enough.
+// would. Its pods go by force, because its link is cut. That memory knows of no EdgeDevice is not enough, nor is a
+// database that was empty from the start: pods keep running while it is restored.
 func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	n, err := c.get(key.Name)
 	if err != nil || n == nil {
 		return 0, err
 	}
 	if owner, ok := Owner(n); !ok || links.Key(owner) != key {
+		return 0, nil
+	}
+	if c.emptyAtStart && n.CreationTimestamp.Time.Before(c.start) {
+		c.config.Events.Node(n.Name, corev1.EventTypeWarning, "EdgeDeviceMissing", "EdgeDevice %s, which the Node stands for, does not exist. "+
+			"The Node is left, because there was no EdgeDevice at all when aranya started: restore its database, or delete the Node", key)
 		return 0, nil
 	}
 	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
