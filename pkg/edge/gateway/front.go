@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,11 +21,13 @@ import (
 )
 
 const (
-	// firstWord is how long a client may take to show what it wants: a ClientHello, or the headers of an
-	// HTTP request.
+	// firstWord is how long a client may take to show what it wants: a ClientHello, or an HTTP request. An
+	// answer to the latter may take as long.
 	firstWord = 10 * time.Second
 	// maxUnsorted is how many connections may be waiting for that. More wait to be accepted.
 	maxUnsorted = 4096
+	// maxWeb is how many connections may be there by HTTP that are not WebSockets (yet). More are closed.
+	maxWeb = 4096
 	// maxHTTPHeaders limits the headers of an HTTP request, in bytes.
 	maxHTTPHeaders = 16 << 10
 
@@ -43,6 +46,8 @@ type front struct {
 	webSockets *websocket.Listener
 	http       *http.Server
 	https      *tls.Config
+	webCount   atomic.Int64
+	firstWord  time.Duration
 	unsorted   chan struct{}
 	sorting    sync.WaitGroup
 	ctx        context.Context
@@ -50,18 +55,20 @@ type front struct {
 	logger     klog.Logger
 }
 
-func newFront(l net.Listener, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), logger klog.Logger) *front {
+func newFront(l net.Listener, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), firstWord time.Duration, logger klog.Logger) *front {
 	f := &front{
 		listener: l, devices: newHandOver(l.Addr()), web: newHandOver(l.Addr()), webSockets: websocket.NewListener(l.Addr()),
 		https:    &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{protocolHTTP}, GetCertificate: certificate},
-		unsorted: make(chan struct{}, maxUnsorted), logger: logger,
+		unsorted: make(chan struct{}, maxUnsorted), firstWord: firstWord, logger: logger,
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.Handle(websocket.Path, f.webSockets)
 	f.http = &http.Server{
-		Handler: mux, ReadHeaderTimeout: firstWord, IdleTimeout: firstWord, MaxHeaderBytes: maxHTTPHeaders,
-		ErrorLog: log.New(klogWriter{logger}, "", 0),
+		Handler: mux, MaxHeaderBytes: maxHTTPHeaders,
+		// All of them end when a WebSocket begins.
+		ReadTimeout: firstWord, WriteTimeout: firstWord, IdleTimeout: firstWord,
+		ConnState: f.countWeb, ErrorLog: log.New(klogWriter{logger}, "", 0),
 	}
 	return f
 }
@@ -90,6 +97,18 @@ func (f *front) run() error {
 	}
 }
 
+// countWeb keeps the connections by HTTP within their limit.
+func (f *front) countWeb(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if f.webCount.Add(1) > maxWeb {
+			_ = c.Close()
+		}
+	case http.StateHijacked, http.StateClosed:
+		f.webCount.Add(-1)
+	}
+}
+
 func isTemporary(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED)
 }
@@ -109,7 +128,7 @@ func (f *front) sort(c net.Conn) {
 	}
 	stop := context.AfterFunc(f.ctx, func() { _ = c.Close() })
 	defer stop()
-	_ = c.SetReadDeadline(time.Now().Add(firstWord))
+	_ = c.SetReadDeadline(time.Now().Add(f.firstWord))
 	first := make([]byte, 1)
 	if _, err := c.Read(first); err != nil {
 		_ = c.Close()

@@ -103,7 +103,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	pings.Go(func() { g.pinger.run(pingCtx) })
 
 	g.logger.Info("Serving devices", "address", g.config.Listener.Addr().String())
-	front := newFront(g.config.Listener, g.certificate, g.logger)
+	front := newFront(g.config.Listener, g.certificate, firstWord, g.logger)
 	served := make(chan error, 1)
 	go func() { served <- front.run() }()
 	var serving sync.WaitGroup
