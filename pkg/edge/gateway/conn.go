@@ -95,6 +95,7 @@ func (l *deviceListener) Accept() (net.Conn, error) {
 	}
 	dc.timer = time.AfterFunc(time.Hour, func() { _ = dc.Close() })
 	dc.timer.Reset(connectTime) // from here on Close may read dc.timer
+	l.gateway.newcomers.add(dc)
 	return dc, nil
 }
 
@@ -145,6 +146,7 @@ func (c *deviceConn) Close() error {
 		c.timer.Stop()
 		close(c.closed)
 		c.countKnown()
+		c.gateway.newcomers.remove(c)
 	})
 	return c.Conn.Close()
 }

@@ -127,3 +127,33 @@ func TestStrangersOnThePort(t *testing.T) {
 	defer silent.Close()
 	w.stop()
 }
+
+// deaf hears nothing of what the other end answers.
+type deaf struct{ net.Conn }
+
+func (deaf) Read([]byte) (int, error) { return 0, io.EOF }
+
+// One who stops in the middle of a handshake does not keep the gateway from stopping.
+func TestStopDuringHandshakes(t *testing.T) {
+	config := &tls.Config{NextProtos: []string{"h2"}, InsecureSkipVerify: true} //nolint:gosec // nothing is said to the gateway
+	for name, begin := range map[string]func(net.Conn) net.Conn{
+		"of TLS": func(c net.Conn) net.Conn {
+			_ = tls.Client(deaf{c}, config).Handshake()
+			return c
+		},
+		"of HTTP/2": func(c net.Conn) net.Conn { return tls.Client(c, config) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			tcp, err := net.Dial("tcp", w.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tcp.Close()
+			if _, err := begin(tcp).Read(make([]byte, 1)); err != nil {
+				t.Fatalf("the gateway did not do its part: %v", err)
+			}
+			w.stop()
+		})
+	}
+}

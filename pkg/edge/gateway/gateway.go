@@ -18,7 +18,6 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/identity"
-	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
 const (
@@ -50,10 +49,11 @@ type Gateway struct {
 	anonymous atomic.Int64
 	clock     tokenClock
 
-	registry registry
-	pending  pendingStreams
-	pinger   *pinger
-	deleted  *lru.Cache // of the UIDs of EdgeDevices
+	registry  registry
+	pending   pendingStreams
+	newcomers newcomers
+	pinger    *pinger
+	deleted   *lru.Cache // of the UIDs of EdgeDevices
 
 	server  *grpc.Server
 	started atomic.Bool
@@ -139,6 +139,7 @@ func (g *Gateway) shutdown() {
 	for _, s := range g.registry.drain() {
 		s.Close(g.stopping())
 	}
+	g.newcomers.cutOff()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -172,7 +173,7 @@ func (g *Gateway) newServer() *grpc.Server {
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.InTapHandle(g.tap),
-		grpc.StatsHandler(traffic.Handler{}),
+		grpc.StatsHandler(linkStats{newcomers: &g.newcomers}),
 		grpc.WaitForHandlers(true),
 	)
 }
