@@ -29,6 +29,18 @@ type Dialer interface {
 	Dial(ctx context.Context, address string) (*Conn, error)
 }
 
+// epoch is what times are counted from that are kept as a number: a clock that is set does not change them.
+var epoch = time.Now()
+
+func sinceEpoch() int64 { return int64(time.Since(epoch)) }
+
+// atEpoch is the moment so many nanoseconds after epoch, as the clock is set now. Its distance from others does not
+// depend on that.
+func atEpoch(nanoseconds int64) time.Time {
+	now := time.Now()
+	return now.Add(time.Duration(nanoseconds) - now.Sub(epoch))
+}
+
 // Conn counts what passes through a connection and remembers when. Both ends wrap the connection below
 // TLS in it, so that the count is what the network carries.
 type Conn struct {
@@ -37,14 +49,14 @@ type Conn struct {
 	host   string
 
 	bytesIn, bytesOut   atomic.Int64
-	lastRead, lastWrite atomic.Int64 // Unix nanoseconds
+	lastRead, lastWrite atomic.Int64 // nanoseconds since epoch
 	failure             atomic.Pointer[error]
 }
 
 // NewConn wraps a fresh connection of the transport that method names.
 func NewConn(c net.Conn, method string) *Conn {
 	l := &Conn{Conn: c, method: method}
-	now := time.Now().UnixNano()
+	now := sinceEpoch()
 	l.lastRead.Store(now)
 	l.lastWrite.Store(now)
 	return l
@@ -55,7 +67,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.bytesIn.Add(int64(n))
-		c.lastRead.Store(time.Now().UnixNano())
+		c.lastRead.Store(sinceEpoch())
 	}
 	c.note(err)
 	return n, err
@@ -66,7 +78,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if n > 0 {
 		c.bytesOut.Add(int64(n))
-		c.lastWrite.Store(time.Now().UnixNano())
+		c.lastWrite.Store(sinceEpoch())
 	}
 	c.note(err)
 	return n, err
@@ -135,7 +147,7 @@ func (c *Conn) BytesIn() int64 { return c.bytesIn.Load() }
 func (c *Conn) BytesOut() int64 { return c.bytesOut.Load() }
 
 // LastRead is when bytes were last read; at first, when the connection was made.
-func (c *Conn) LastRead() time.Time { return time.Unix(0, c.lastRead.Load()) }
+func (c *Conn) LastRead() time.Time { return atEpoch(c.lastRead.Load()) }
 
 // LastWrite is when the network last took bytes; at first, when the connection was made.
-func (c *Conn) LastWrite() time.Time { return time.Unix(0, c.lastWrite.Load()) }
+func (c *Conn) LastWrite() time.Time { return atEpoch(c.lastWrite.Load()) }

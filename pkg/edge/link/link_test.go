@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,31 @@ func TestTCP(t *testing.T) {
 	}
 	if server.LastRead().Before(before) || client.LastWrite().Before(before) || time.Since(server.LastRead()) < 0 {
 		t.Errorf("times %s and %s", server.LastRead(), client.LastWrite())
+	}
+}
+
+// A clock that is set while a connection lasts changes nothing of how long ago it was used.
+func TestTimesAreMonotonic(t *testing.T) {
+	for name, use := range map[string]func(*Conn) *Conn{
+		"new":      func(c *Conn) *Conn { return c },
+		"read":     func(c *Conn) *Conn { _, _ = c.Read(make([]byte, 1)); return c },
+		"written":  func(c *Conn) *Conn { _, _ = c.Write(make([]byte, 1)); return c },
+		"noted":    func(c *Conn) *Conn { c.Noted(1, 1); return c },
+		"rested":   func(c *Conn) *Conn { return c.Rested() },
+		"inherits": func(c *Conn) *Conn { c.Inherit(NewConn(&parkable{}, MethodMQTT)); return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := time.Now()
+			c := use(NewConn(&parkable{}, MethodMQTT))
+			for what, at := range map[string]time.Time{"read": c.LastRead(), "write": c.LastWrite()} {
+				if !strings.Contains(at.String(), " m=") {
+					t.Errorf("the time of the last %s has no monotonic reading", what)
+				}
+				if at.Before(before) || at.After(time.Now()) {
+					t.Errorf("the time of the last %s is %s", what, at)
+				}
+			}
+		})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"time"
 )
 
 // MaxNote is how many bytes a note may have.
@@ -47,7 +46,7 @@ func (c *Conn) Park(heard func([]byte), lost func(error)) (Parked, error) {
 // Noted counts the bytes of notes, once they have turned out to be from the other end, as if they were the
 // connection's.
 func (c *Conn) Noted(received, sent int) {
-	now := time.Now().UnixNano()
+	now := sinceEpoch()
 	if received > 0 {
 		c.bytesIn.Add(int64(received))
 		c.lastRead.Store(now)
