@@ -73,8 +73,6 @@ const (
 	// MaxDeviceMessage is the largest message that a device may send, in bytes.
 	MaxDeviceMessage = 2 << 20
 
-	// defaultHeartbeat is EdgeDevice spec.connectivity.heartbeatInterval if it is not set.
-	defaultHeartbeat = 40 * time.Second
 	// defaultPodCapacity is spec.pod.capacity if it is not set.
 	defaultPodCapacity = 110
 )

@@ -71,7 +71,7 @@ func (g *Gateway) admit(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edg
 	if err != nil {
 		return nil, false, status.Errorf(codes.Canceled, "no Hello: %s", status.Convert(err).Message())
 	}
-	welcome := g.welcomeFor(ed)
+	welcome := g.welcomeFor(ed, conn.Method())
 	if m := first.GetResume(); m != nil {
 		s, err = g.resume(call.Send, info, c, m, welcome)
 		return s, true, err

@@ -233,7 +233,7 @@ func (s *session) refresh() {
 	if ed.ResourceVersion != "" && ed.ResourceVersion == s.welcomeVersion {
 		return
 	}
-	welcome := s.gateway.welcomeFor(ed)
+	welcome := s.gateway.welcomeFor(ed, s.conn.Load().Method())
 	sum := digest(welcome)
 	if sum == s.welcome {
 		s.welcomeVersion = ed.ResourceVersion
@@ -296,11 +296,11 @@ func (s *session) certificate(notBefore, notAfter time.Time) {
 	s.renewFrom.Store(notBefore.Add(notAfter.Sub(notBefore) * 5 / 6).Unix())
 }
 
-// welcomeFor is what a device is told about its EdgeDevice.
-func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice) *edgeapi.Welcome {
+// welcomeFor is what a device is told about its EdgeDevice that has come over a link of this method.
+func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice, method string) *edgeapi.Welcome {
 	w := &edgeapi.Welcome{
 		Replica:             g.config.Replica,
-		HeartbeatIntervalMs: defaultHeartbeat.Milliseconds(),
+		HeartbeatIntervalMs: heartbeatInterval(&ed.Spec.Connectivity, method).Milliseconds(),
 		Namespace:           ed.Namespace,
 		Name:                ed.Name,
 		PodCapacity:         defaultPodCapacity,
@@ -311,9 +311,6 @@ func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice) *edgeapi.Welcome {
 			AllowLog:         isTrue(ed.Spec.Host.AllowLog),
 			AllowPortForward: isTrue(ed.Spec.Host.AllowPortForward),
 		},
-	}
-	if d := ed.Spec.Connectivity.HeartbeatInterval; d != nil && d.Duration > 0 {
-		w.HeartbeatIntervalMs = d.Milliseconds()
 	}
 	if !ed.Spec.Node.Disabled {
 		w.NodeName = ed.Name
@@ -327,6 +324,23 @@ func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice) *edgeapi.Welcome {
 		}
 	}
 	return w
+}
+
+// heartbeatInterval is how long a link of a method may be silent before the device is probed.
+func heartbeatInterval(c *v1alpha1.Connectivity, method string) time.Duration {
+	switch {
+	case c.HeartbeatInterval != nil && c.HeartbeatInterval.Duration > 0:
+		return c.HeartbeatInterval.Duration
+	case method == link.MethodMQTT && !hasOwnWill(c):
+		return v1alpha1.DefaultMQTTHeartbeatInterval
+	}
+	return v1alpha1.DefaultHeartbeatInterval
+}
+
+// hasOwnWill says whether a will of the user's own takes the place of the one by which devices hear from the broker
+// that aranya is lost.
+func hasOwnWill(c *v1alpha1.Connectivity) bool {
+	return c.MQTTConfig != nil && c.MQTTConfig.ConnectPacket.Will != nil
 }
 
 // isTrue of a switch that is on by default.

@@ -30,7 +30,7 @@ func (nobody) Close()      {}
 // newRestful is newChecked with a session that can be parked, and was pinged just now.
 func newRestful(t *testing.T) *checked {
 	t.Helper()
-	c := newChecked(t)
+	c := newChecked(t, link.MethodMQTT)
 	c.gateway.config.ParkAfter = time.Second
 	conn := &deviceConn{Conn: link.NewConn(restful{}, link.MethodMQTT), gateway: c.gateway, parked: make(chan struct{})}
 	conn.isIn.Store(true)

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/link"
@@ -36,15 +38,15 @@ type checked struct {
 	sent int
 }
 
-func newChecked(t *testing.T) *checked {
+func newChecked(t *testing.T, method string) *checked {
 	t.Helper()
 	ed := &v1alpha1.EdgeDevice{Status: v1alpha1.EdgeDeviceStatus{Certificate: &v1alpha1.CertificateStatus{PublicKeySHA256: "key"}}}
 	g := &Gateway{config: Config{Devices: always{ed}, PingTimeout: 10 * time.Second}, pinger: newPinger()}
 	g.registry.init()
 	c := &checked{session: &session{
-		gateway: g, keyHash: "key", welcome: digest(g.welcomeFor(ed)), done: make(chan struct{}),
+		gateway: g, keyHash: "key", welcome: digest(g.welcomeFor(ed, method)), done: make(chan struct{}),
 	}}
-	conn := &deviceConn{Conn: link.NewConn(wire{}, link.MethodGRPC)}
+	conn := &deviceConn{Conn: link.NewConn(wire{}, method)}
 	conn.isIn.Store(true)
 	c.conn.Store(conn)
 	c.out.send = func(m *edgeapi.ServerMessage) error {
@@ -106,7 +108,7 @@ func TestHeartbeat(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newChecked(t)
+				s := newChecked(t, link.MethodGRPC)
 				var traffic func()
 				if c.traffic != nil {
 					traffic = c.traffic(s)
@@ -140,7 +142,7 @@ func TestPingStep(t *testing.T) {
 // A certificate is asked to be renewed in its last sixth, now and then, and ends the link with it.
 func TestCertificateOfLiveLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newChecked(t)
+		s := newChecked(t, link.MethodGRPC)
 		s.certificate(time.Now(), time.Now().Add(60*time.Hour))
 		step := func(d time.Duration) {
 			time.Sleep(d)
@@ -187,4 +189,30 @@ func TestFirstPings(t *testing.T) {
 			t.Errorf("the last ping comes after %s", latest)
 		}
 	})
+}
+
+// A broker tells of losses only of devices that have come over it, whatever the method of the EdgeDevice.
+func TestHeartbeatInterval(t *testing.T) {
+	g := &Gateway{}
+	ownWill := &v1alpha1.MQTTConfig{ConnectPacket: v1alpha1.MQTTConnectPacket{Will: &v1alpha1.MQTTWill{Topic: "t"}}}
+	for name, tt := range map[string]struct {
+		connectivity v1alpha1.Connectivity
+		link         string
+		want         time.Duration
+	}{
+		"grpc":                               {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityGRPC}, link.MethodGRPC, 40 * time.Second},
+		"mqtt":                               {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT}, link.MethodMQTT, 30 * time.Minute},
+		"mqtt with a config":                 {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT, MQTTConfig: &v1alpha1.MQTTConfig{}}, link.MethodMQTT, 30 * time.Minute},
+		"mqtt with a will of the user's own": {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT, MQTTConfig: ownWill}, link.MethodMQTT, 40 * time.Second},
+		"mqtt, but comes over TCP":           {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT}, link.MethodGRPC, 40 * time.Second},
+		"mqtt, but comes over a WebSocket":   {v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT}, link.MethodWebSocket, 40 * time.Second},
+		"set":                                {v1alpha1.Connectivity{HeartbeatInterval: &metav1.Duration{Duration: time.Minute}}, link.MethodMQTT, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := g.welcomeFor(&v1alpha1.EdgeDevice{Spec: v1alpha1.EdgeDeviceSpec{Connectivity: tt.connectivity}}, tt.link)
+			if got := time.Duration(w.HeartbeatIntervalMs) * time.Millisecond; got != tt.want {
+				t.Errorf("the interval is %s, expected %s", got, tt.want)
+			}
+		})
+	}
 }

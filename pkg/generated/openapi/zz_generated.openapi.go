@@ -420,7 +420,7 @@ func schema_pkg_apis_aranya_v1alpha1_Connectivity(ref common.ReferenceCallback) 
 					},
 					"heartbeatInterval": {
 						SchemaProps: spec.SchemaProps{
-							Description: "heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is cheaper on a metered link. Defaults to 40s; with the method \"mqtt\", and no will of your own, to 30m, because a broker tells by itself, by keepalive and will, when one end is lost.",
+							Description: "heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one end is lost.",
 							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
 						},
 					},

@@ -5,7 +5,6 @@ package fuzzer
 import (
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/randfill"
@@ -23,7 +22,9 @@ func Funcs(serializer.CodecFactory) []any {
 func fillConnectivity(c *aranya.Connectivity, r randfill.Continue) {
 	r.FillNoCustom(c)
 	setIfEmpty(&c.Method, aranya.ConnectivityGRPC)
-	c.HeartbeatInterval = &metav1.Duration{Duration: time.Duration(r.Int31()) * time.Millisecond}
+	if c.HeartbeatInterval != nil {
+		c.HeartbeatInterval.Duration = time.Duration(r.Int31()) * time.Millisecond
+	}
 }
 
 func fillService(s *aranya.ServiceSpec, r randfill.Continue) {

@@ -17,8 +17,7 @@ func defaulted(change func(*v1alpha1.EdgeDevice)) *v1alpha1.EdgeDevice {
 	device := &v1alpha1.EdgeDevice{
 		Spec: v1alpha1.EdgeDeviceSpec{
 			Connectivity: v1alpha1.Connectivity{
-				Method:            v1alpha1.ConnectivityGRPC,
-				HeartbeatInterval: &metav1.Duration{Duration: 40 * time.Second},
+				Method: v1alpha1.ConnectivityGRPC,
 			},
 			Node: v1alpha1.NodeSpec{NamespaceTaint: v1alpha1.NamespaceTaintNoSchedule},
 			Pod:  v1alpha1.PodSpec{Capacity: ptr.To[int32](110)},
@@ -58,7 +57,6 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 			}},
 			want: defaulted(func(d *v1alpha1.EdgeDevice) {
 				d.Spec.Connectivity.Method = v1alpha1.ConnectivityMQTT
-				d.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: 30 * time.Minute}
 				d.Spec.Connectivity.MQTTConfig = &v1alpha1.MQTTConfig{
 					MessageNamespace: "/aranya.arhat.dev",
 					Server:           "broker:1883",
@@ -104,7 +102,7 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 				Host: v1alpha1.HostSpec{AllowExec: ptr.To(false)},
 			},
 			want: defaulted(func(d *v1alpha1.EdgeDevice) {
-				d.Spec.Connectivity.HeartbeatInterval.Duration = time.Minute
+				d.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: time.Minute}
 				d.Spec.Connectivity.MQTTConfig = &v1alpha1.MQTTConfig{
 					MessageNamespace: "/aranya.arhat.dev",
 					Version:          v1alpha1.MQTTVersion311,

@@ -34,8 +34,9 @@ type Connectivity struct {
 
 	// heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s
 	// to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is
-	// cheaper on a metered link. Defaults to 40s; with the method "mqtt", and no will of your own, to 30m,
-	// because a broker tells by itself, by keepalive and will, when one end is lost.
+	// cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over
+	// MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one
+	// end is lost.
 	// +optional
 	HeartbeatInterval *metav1.Duration `json:"heartbeatInterval,omitempty" protobuf:"bytes,4,opt,name=heartbeatInterval"`
 }

@@ -20,7 +20,6 @@ func RegisterDefaults(scheme *runtime.Scheme) error {
 }
 
 func SetObjectDefaults_EdgeDevice(in *EdgeDevice) {
-	SetDefaults_Connectivity(&in.Spec.Connectivity)
 	if in.Spec.Connectivity.Method == "" {
 		in.Spec.Connectivity.Method = "grpc"
 	}

@@ -50,6 +50,12 @@ func withGRPC(change func(*aranya.GRPCConfig)) func(*aranya.EdgeDevice) {
 	}
 }
 
+func withHeartbeat(interval time.Duration) func(*aranya.EdgeDevice) {
+	return func(d *aranya.EdgeDevice) {
+		d.Spec.Connectivity.HeartbeatInterval = &metav1.Duration{Duration: interval}
+	}
+}
+
 // expect compares errors with "Type field detail" lines; the detail may be part of what is told.
 func expect(t *testing.T, errs field.ErrorList, want []string) {
 	t.Helper()
@@ -140,16 +146,16 @@ func TestValidateEdgeDevice(t *testing.T) {
 			change: func(d *aranya.EdgeDevice) { d.Spec.Connectivity.Method = aranya.ConnectivityMQTT },
 			want:   []string{"Required|spec.connectivity.mqttConfig|mqttConfig.server"},
 		},
-		{name: "heartbeat of 5s", change: func(d *aranya.EdgeDevice) { d.Spec.Connectivity.HeartbeatInterval.Duration = 5 * time.Second }},
-		{name: "heartbeat of 1h", change: func(d *aranya.EdgeDevice) { d.Spec.Connectivity.HeartbeatInterval.Duration = time.Hour }},
+		{name: "heartbeat of 5s", change: withHeartbeat(5 * time.Second)},
+		{name: "heartbeat of 1h", change: withHeartbeat(time.Hour)},
 		{
 			name:   "heartbeat too short",
-			change: func(d *aranya.EdgeDevice) { d.Spec.Connectivity.HeartbeatInterval.Duration = 5*time.Second - 1 },
+			change: withHeartbeat(5*time.Second - 1),
 			want:   []string{"Invalid|spec.connectivity.heartbeatInterval|from 5s to 1h"},
 		},
 		{
 			name:   "heartbeat too long",
-			change: func(d *aranya.EdgeDevice) { d.Spec.Connectivity.HeartbeatInterval.Duration = time.Hour + 1 },
+			change: withHeartbeat(time.Hour + 1),
 			want:   []string{"Invalid|spec.connectivity.heartbeatInterval|from 5s to 1h"},
 		},
 
