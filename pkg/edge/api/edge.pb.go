@@ -591,6 +591,7 @@ type ServerMessage struct {
 	//	*ServerMessage_Ping
 	//	*ServerMessage_Renewal
 	//	*ServerMessage_Park
+	//	*ServerMessage_CloseStream
 	Message       isServerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -714,6 +715,15 @@ func (x *ServerMessage) GetPark() *Park {
 	return nil
 }
 
+func (x *ServerMessage) GetCloseStream() *CloseStream {
+	if x != nil {
+		if x, ok := x.Message.(*ServerMessage_CloseStream); ok {
+			return x.CloseStream
+		}
+	}
+	return nil
+}
+
 type isServerMessage_Message interface {
 	isServerMessage_Message()
 }
@@ -754,6 +764,10 @@ type ServerMessage_Park struct {
 	Park *Park `protobuf:"bytes,9,opt,name=park,proto3,oneof"`
 }
 
+type ServerMessage_CloseStream struct {
+	CloseStream *CloseStream `protobuf:"bytes,10,opt,name=close_stream,json=closeStream,proto3,oneof"`
+}
+
 func (*ServerMessage_Welcome) isServerMessage_Message() {}
 
 func (*ServerMessage_DesiredPods) isServerMessage_Message() {}
@@ -771,6 +785,8 @@ func (*ServerMessage_Ping) isServerMessage_Message() {}
 func (*ServerMessage_Renewal) isServerMessage_Message() {}
 
 func (*ServerMessage_Park) isServerMessage_Message() {}
+
+func (*ServerMessage_CloseStream) isServerMessage_Message() {}
 
 // Hello is the first message on the control stream.
 type Hello struct {
@@ -2451,6 +2467,53 @@ func (*OpenStream_Dial) isOpenStream_Request() {}
 
 func (*OpenStream_Stats) isOpenStream_Request() {}
 
+// CloseStream says to a device that announces the feature "close-stream" that a user has left. The end of the
+// Stream call says so, too, but comes after all that was sent, which a command may never read.
+type CloseStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of OpenStream.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseStream) Reset() {
+	*x = CloseStream{}
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseStream) ProtoMessage() {}
+
+func (x *CloseStream) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseStream.ProtoReflect.Descriptor instead.
+func (*CloseStream) Descriptor() ([]byte, []int) {
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CloseStream) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 // ContainerRef names a container of a pod that the device holds.
 type ContainerRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2462,7 +2525,7 @@ type ContainerRef struct {
 
 func (x *ContainerRef) Reset() {
 	*x = ContainerRef{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2537,7 @@ func (x *ContainerRef) String() string {
 func (*ContainerRef) ProtoMessage() {}
 
 func (x *ContainerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[31]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2550,7 @@ func (x *ContainerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRef.ProtoReflect.Descriptor instead.
 func (*ContainerRef) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{31}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ContainerRef) GetPodUid() string {
@@ -2520,7 +2583,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2595,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[32]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2608,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{32}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Exec) GetContainer() *ContainerRef {
@@ -2604,7 +2667,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2679,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[33]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2692,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{33}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Attach) GetContainer() *ContainerRef {
@@ -2691,7 +2754,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2766,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[34]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2779,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{34}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Log) GetSource() isLog_Source {
@@ -2850,7 +2913,7 @@ type Dial struct {
 
 func (x *Dial) Reset() {
 	*x = Dial{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +2925,7 @@ func (x *Dial) String() string {
 func (*Dial) ProtoMessage() {}
 
 func (x *Dial) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[35]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +2938,7 @@ func (x *Dial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dial.ProtoReflect.Descriptor instead.
 func (*Dial) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{35}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Dial) GetPodUid() string {
@@ -2911,7 +2974,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +2986,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[36]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +2999,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{36}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Stats) GetOnlyCpuAndMemory() bool {
@@ -2964,7 +3027,7 @@ type StreamFrame struct {
 
 func (x *StreamFrame) Reset() {
 	*x = StreamFrame{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2976,7 +3039,7 @@ func (x *StreamFrame) String() string {
 func (*StreamFrame) ProtoMessage() {}
 
 func (x *StreamFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[37]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +3052,7 @@ func (x *StreamFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamFrame.ProtoReflect.Descriptor instead.
 func (*StreamFrame) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{37}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StreamFrame) GetFrame() isStreamFrame_Frame {
@@ -3108,7 +3171,7 @@ type StreamOpen struct {
 
 func (x *StreamOpen) Reset() {
 	*x = StreamOpen{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3183,7 @@ func (x *StreamOpen) String() string {
 func (*StreamOpen) ProtoMessage() {}
 
 func (x *StreamOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[38]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3196,7 @@ func (x *StreamOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpen.ProtoReflect.Descriptor instead.
 func (*StreamOpen) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{38}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StreamOpen) GetId() string {
@@ -3151,7 +3214,7 @@ type StreamReady struct {
 
 func (x *StreamReady) Reset() {
 	*x = StreamReady{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3226,7 @@ func (x *StreamReady) String() string {
 func (*StreamReady) ProtoMessage() {}
 
 func (x *StreamReady) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[39]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3239,7 @@ func (x *StreamReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReady.ProtoReflect.Descriptor instead.
 func (*StreamReady) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{39}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{40}
 }
 
 type Data struct {
@@ -3189,7 +3252,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3264,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[40]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3277,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{40}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Data) GetChannel() Channel {
@@ -3241,7 +3304,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3316,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[41]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3329,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{41}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TerminalSize) GetWidth() uint32 {
@@ -3299,7 +3362,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3374,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pkg_edge_api_edge_proto_msgTypes[42]
+	mi := &file_pkg_edge_api_edge_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3387,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{42}
+	return file_pkg_edge_api_edge_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -3381,7 +3444,7 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"staticPods\x125\n" +
 	"\x06parked\x18\b \x01(\v2\x1b.arhat.edge.v1alpha1.ParkedH\x00R\x06parked\x125\n" +
 	"\x06resume\x18\t \x01(\v2\x1b.arhat.edge.v1alpha1.ResumeH\x00R\x06resumeB\t\n" +
-	"\amessage\"\xc1\x04\n" +
+	"\amessage\"\x88\x05\n" +
 	"\rServerMessage\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.arhat.edge.v1alpha1.WelcomeH\x00R\awelcome\x12E\n" +
 	"\fdesired_pods\x18\x02 \x01(\v2 .arhat.edge.v1alpha1.DesiredPodsH\x00R\vdesiredPods\x126\n" +
@@ -3393,7 +3456,9 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"openStream\x12/\n" +
 	"\x04ping\x18\a \x01(\v2\x19.arhat.edge.v1alpha1.PingH\x00R\x04ping\x128\n" +
 	"\arenewal\x18\b \x01(\v2\x1c.arhat.edge.v1alpha1.RenewalH\x00R\arenewal\x12/\n" +
-	"\x04park\x18\t \x01(\v2\x19.arhat.edge.v1alpha1.ParkH\x00R\x04parkB\t\n" +
+	"\x04park\x18\t \x01(\v2\x19.arhat.edge.v1alpha1.ParkH\x00R\x04park\x12E\n" +
+	"\fclose_stream\x18\n" +
+	" \x01(\v2 .arhat.edge.v1alpha1.CloseStreamH\x00R\vcloseStreamB\t\n" +
 	"\amessage\"\xbe\x01\n" +
 	"\x05Hello\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x1a\n" +
@@ -3513,7 +3578,9 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x03log\x18\x04 \x01(\v2\x18.arhat.edge.v1alpha1.LogH\x00R\x03log\x12/\n" +
 	"\x04dial\x18\x05 \x01(\v2\x19.arhat.edge.v1alpha1.DialH\x00R\x04dial\x122\n" +
 	"\x05stats\x18\x06 \x01(\v2\x1a.arhat.edge.v1alpha1.StatsH\x00R\x05statsB\t\n" +
-	"\arequest\"E\n" +
+	"\arequest\"\x1d\n" +
+	"\vCloseStream\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"E\n" +
 	"\fContainerRef\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\"\xb9\x01\n" +
@@ -3610,7 +3677,7 @@ func file_pkg_edge_api_edge_proto_rawDescGZIP() []byte {
 }
 
 var file_pkg_edge_api_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_pkg_edge_api_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(TrafficKind)(0),           // 0: arhat.edge.v1alpha1.TrafficKind
 	(Channel)(0),               // 1: arhat.edge.v1alpha1.Channel
@@ -3645,18 +3712,19 @@ var file_pkg_edge_api_edge_proto_goTypes = []any{
 	(*RegistryCredential)(nil), // 30: arhat.edge.v1alpha1.RegistryCredential
 	(*DeletePod)(nil),          // 31: arhat.edge.v1alpha1.DeletePod
 	(*OpenStream)(nil),         // 32: arhat.edge.v1alpha1.OpenStream
-	(*ContainerRef)(nil),       // 33: arhat.edge.v1alpha1.ContainerRef
-	(*Exec)(nil),               // 34: arhat.edge.v1alpha1.Exec
-	(*Attach)(nil),             // 35: arhat.edge.v1alpha1.Attach
-	(*Log)(nil),                // 36: arhat.edge.v1alpha1.Log
-	(*Dial)(nil),               // 37: arhat.edge.v1alpha1.Dial
-	(*Stats)(nil),              // 38: arhat.edge.v1alpha1.Stats
-	(*StreamFrame)(nil),        // 39: arhat.edge.v1alpha1.StreamFrame
-	(*StreamOpen)(nil),         // 40: arhat.edge.v1alpha1.StreamOpen
-	(*StreamReady)(nil),        // 41: arhat.edge.v1alpha1.StreamReady
-	(*Data)(nil),               // 42: arhat.edge.v1alpha1.Data
-	(*TerminalSize)(nil),       // 43: arhat.edge.v1alpha1.TerminalSize
-	(*Result)(nil),             // 44: arhat.edge.v1alpha1.Result
+	(*CloseStream)(nil),        // 33: arhat.edge.v1alpha1.CloseStream
+	(*ContainerRef)(nil),       // 34: arhat.edge.v1alpha1.ContainerRef
+	(*Exec)(nil),               // 35: arhat.edge.v1alpha1.Exec
+	(*Attach)(nil),             // 36: arhat.edge.v1alpha1.Attach
+	(*Log)(nil),                // 37: arhat.edge.v1alpha1.Log
+	(*Dial)(nil),               // 38: arhat.edge.v1alpha1.Dial
+	(*Stats)(nil),              // 39: arhat.edge.v1alpha1.Stats
+	(*StreamFrame)(nil),        // 40: arhat.edge.v1alpha1.StreamFrame
+	(*StreamOpen)(nil),         // 41: arhat.edge.v1alpha1.StreamOpen
+	(*StreamReady)(nil),        // 42: arhat.edge.v1alpha1.StreamReady
+	(*Data)(nil),               // 43: arhat.edge.v1alpha1.Data
+	(*TerminalSize)(nil),       // 44: arhat.edge.v1alpha1.TerminalSize
+	(*Result)(nil),             // 45: arhat.edge.v1alpha1.Result
 }
 var file_pkg_edge_api_edge_proto_depIdxs = []int32{
 	8,  // 0: arhat.edge.v1alpha1.DeviceMessage.hello:type_name -> arhat.edge.v1alpha1.Hello
@@ -3677,45 +3745,46 @@ var file_pkg_edge_api_edge_proto_depIdxs = []int32{
 	18, // 15: arhat.edge.v1alpha1.ServerMessage.ping:type_name -> arhat.edge.v1alpha1.Ping
 	24, // 16: arhat.edge.v1alpha1.ServerMessage.renewal:type_name -> arhat.edge.v1alpha1.Renewal
 	21, // 17: arhat.edge.v1alpha1.ServerMessage.park:type_name -> arhat.edge.v1alpha1.Park
-	11, // 18: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
-	12, // 19: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	10, // 20: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
-	16, // 21: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
-	20, // 22: arhat.edge.v1alpha1.Pong.traffic:type_name -> arhat.edge.v1alpha1.LinkTraffic
-	0,  // 23: arhat.edge.v1alpha1.LinkTraffic.kind:type_name -> arhat.edge.v1alpha1.TrafficKind
-	12, // 24: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
-	28, // 25: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	30, // 26: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
-	28, // 27: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
-	29, // 28: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
-	34, // 29: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
-	35, // 30: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
-	36, // 31: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
-	37, // 32: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
-	38, // 33: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
-	33, // 34: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	33, // 35: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	33, // 36: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
-	40, // 37: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
-	42, // 38: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
-	1,  // 39: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
-	43, // 40: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
-	44, // 41: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
-	41, // 42: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
-	1,  // 43: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
-	2,  // 44: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
-	4,  // 45: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
-	6,  // 46: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
-	39, // 47: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
-	3,  // 48: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
-	5,  // 49: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
-	7,  // 50: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
-	39, // 51: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
-	48, // [48:52] is the sub-list for method output_type
-	44, // [44:48] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	33, // 18: arhat.edge.v1alpha1.ServerMessage.close_stream:type_name -> arhat.edge.v1alpha1.CloseStream
+	11, // 19: arhat.edge.v1alpha1.Hello.node_status:type_name -> arhat.edge.v1alpha1.NodeStatus
+	12, // 20: arhat.edge.v1alpha1.Hello.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	10, // 21: arhat.edge.v1alpha1.Welcome.host_policy:type_name -> arhat.edge.v1alpha1.HostPolicy
+	16, // 22: arhat.edge.v1alpha1.StaticPods.pods:type_name -> arhat.edge.v1alpha1.StaticPod
+	20, // 23: arhat.edge.v1alpha1.Pong.traffic:type_name -> arhat.edge.v1alpha1.LinkTraffic
+	0,  // 24: arhat.edge.v1alpha1.LinkTraffic.kind:type_name -> arhat.edge.v1alpha1.TrafficKind
+	12, // 25: arhat.edge.v1alpha1.DesiredPods.pods:type_name -> arhat.edge.v1alpha1.PodDigest
+	28, // 26: arhat.edge.v1alpha1.RunPod.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	30, // 27: arhat.edge.v1alpha1.RunPod.registry_credentials:type_name -> arhat.edge.v1alpha1.RegistryCredential
+	28, // 28: arhat.edge.v1alpha1.UpdateVolumes.volumes:type_name -> arhat.edge.v1alpha1.VolumeData
+	29, // 29: arhat.edge.v1alpha1.VolumeData.files:type_name -> arhat.edge.v1alpha1.File
+	35, // 30: arhat.edge.v1alpha1.OpenStream.exec:type_name -> arhat.edge.v1alpha1.Exec
+	36, // 31: arhat.edge.v1alpha1.OpenStream.attach:type_name -> arhat.edge.v1alpha1.Attach
+	37, // 32: arhat.edge.v1alpha1.OpenStream.log:type_name -> arhat.edge.v1alpha1.Log
+	38, // 33: arhat.edge.v1alpha1.OpenStream.dial:type_name -> arhat.edge.v1alpha1.Dial
+	39, // 34: arhat.edge.v1alpha1.OpenStream.stats:type_name -> arhat.edge.v1alpha1.Stats
+	34, // 35: arhat.edge.v1alpha1.Exec.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	34, // 36: arhat.edge.v1alpha1.Attach.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	34, // 37: arhat.edge.v1alpha1.Log.container:type_name -> arhat.edge.v1alpha1.ContainerRef
+	41, // 38: arhat.edge.v1alpha1.StreamFrame.open:type_name -> arhat.edge.v1alpha1.StreamOpen
+	43, // 39: arhat.edge.v1alpha1.StreamFrame.data:type_name -> arhat.edge.v1alpha1.Data
+	1,  // 40: arhat.edge.v1alpha1.StreamFrame.close:type_name -> arhat.edge.v1alpha1.Channel
+	44, // 41: arhat.edge.v1alpha1.StreamFrame.resize:type_name -> arhat.edge.v1alpha1.TerminalSize
+	45, // 42: arhat.edge.v1alpha1.StreamFrame.result:type_name -> arhat.edge.v1alpha1.Result
+	42, // 43: arhat.edge.v1alpha1.StreamFrame.ready:type_name -> arhat.edge.v1alpha1.StreamReady
+	1,  // 44: arhat.edge.v1alpha1.Data.channel:type_name -> arhat.edge.v1alpha1.Channel
+	2,  // 45: arhat.edge.v1alpha1.Edge.Enroll:input_type -> arhat.edge.v1alpha1.EnrollRequest
+	4,  // 46: arhat.edge.v1alpha1.Edge.Renew:input_type -> arhat.edge.v1alpha1.RenewRequest
+	6,  // 47: arhat.edge.v1alpha1.Edge.Connect:input_type -> arhat.edge.v1alpha1.DeviceMessage
+	40, // 48: arhat.edge.v1alpha1.Edge.Stream:input_type -> arhat.edge.v1alpha1.StreamFrame
+	3,  // 49: arhat.edge.v1alpha1.Edge.Enroll:output_type -> arhat.edge.v1alpha1.EnrollResponse
+	5,  // 50: arhat.edge.v1alpha1.Edge.Renew:output_type -> arhat.edge.v1alpha1.RenewResponse
+	7,  // 51: arhat.edge.v1alpha1.Edge.Connect:output_type -> arhat.edge.v1alpha1.ServerMessage
+	40, // 52: arhat.edge.v1alpha1.Edge.Stream:output_type -> arhat.edge.v1alpha1.StreamFrame
+	49, // [49:53] is the sub-list for method output_type
+	45, // [45:49] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_pkg_edge_api_edge_proto_init() }
@@ -3744,6 +3813,7 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*ServerMessage_Ping)(nil),
 		(*ServerMessage_Renewal)(nil),
 		(*ServerMessage_Park)(nil),
+		(*ServerMessage_CloseStream)(nil),
 	}
 	file_pkg_edge_api_edge_proto_msgTypes[30].OneofWrappers = []any{
 		(*OpenStream_Exec)(nil),
@@ -3752,13 +3822,13 @@ func file_pkg_edge_api_edge_proto_init() {
 		(*OpenStream_Dial)(nil),
 		(*OpenStream_Stats)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[34].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[35].OneofWrappers = []any{
 		(*Log_Container)(nil),
 		(*Log_Agent)(nil),
 		(*Log_Path)(nil),
 		(*Log_Unit)(nil),
 	}
-	file_pkg_edge_api_edge_proto_msgTypes[37].OneofWrappers = []any{
+	file_pkg_edge_api_edge_proto_msgTypes[38].OneofWrappers = []any{
 		(*StreamFrame_Open)(nil),
 		(*StreamFrame_Data)(nil),
 		(*StreamFrame_Close)(nil),
@@ -3772,7 +3842,7 @@ func file_pkg_edge_api_edge_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_edge_api_edge_proto_rawDesc), len(file_pkg_edge_api_edge_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

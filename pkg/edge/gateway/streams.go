@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -177,6 +178,10 @@ func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edge
 	defer s.letGo(st)
 	pending.arrived <- st
 	st.Serve()
+	if st.Left() && slices.Contains(s.Hello().GetFeatures(), stream.FeatureClose) {
+		// If it cannot be sent the link breaks, or the device is busy: the end of the call comes later.
+		_ = s.out.put(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_CloseStream{CloseStream: &edgeapi.CloseStream{Id: open.GetId()}}}, true)
+	}
 	return nil
 }
 

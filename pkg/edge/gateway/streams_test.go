@@ -358,3 +358,31 @@ func TestStreamIDOfAnother(t *testing.T) {
 		return
 	}
 }
+
+// A command that does not read its input hears all the same that the user has left.
+func TestLeaveBehindUnreadInput(t *testing.T) {
+	for name, size := range map[string]int{
+		"all of it at the device":    400 << 10,
+		"more than may be under way": 544 << 10, // which is 512 KiB, and less than Write waits with
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			ended := make(chan struct{})
+			_, s := connectedWith(t, w, func(ctx context.Context, _ *edgeapi.OpenStream, st *stream.Stream) {
+				_ = st.Ready()
+				<-ctx.Done()
+				close(ended)
+			})
+			st, err := s.OpenStream(t.Context(), &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{Stdin: true}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Writer(edgeapi.Channel_STDIN).Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			st.Close()
+			receive(t, ended, "the command to be ended")
+			eventually(t, "the stream is free", func() bool { return s.Info().Streams == 0 })
+		})
+	}
+}

@@ -144,6 +144,8 @@ func (r *reader) push(data []byte) error {
 	select {
 	case <-r.discard:
 		return nil
+	case <-r.stream.gone: // a frame before was not taken
+		return nil
 	default:
 	}
 	select {
@@ -151,6 +153,8 @@ func (r *reader) push(data []byte) error {
 		r.forwarder.Wake()
 		return nil
 	case <-r.discard:
+		return nil
+	case <-r.stream.gone:
 		return nil
 	case <-r.stream.ctx.Done():
 		return r.stream.ctx.Err()

@@ -30,6 +30,10 @@ const (
 // ErrClosed says that this end closed the stream.
 var ErrClosed = errors.New("the stream is closed")
 
+// FeatureClose is what a device announces that ends a stream by CloseStream. The end of the call itself does not reach
+// it before all that was sent, which it may have no room for.
+const FeatureClose = "close-stream"
+
 // Call is what the two ends of a gRPC Stream call have in common.
 type Call interface {
 	Context() context.Context
@@ -66,6 +70,9 @@ type Stream struct {
 	closed    chan struct{} // closed by Close
 	closeOnce sync.Once
 
+	gone     chan struct{} // closed once sending has shown that the call is over
+	goneOnce sync.Once
+
 	// over is closed when nothing more will be received; result and err are set before that.
 	over   chan struct{}
 	result *edgeapi.Result
@@ -96,6 +103,7 @@ func newStream(call Call, device bool, readable ...edgeapi.Channel) *Stream {
 		resizes: make(chan *edgeapi.TerminalSize, 1),
 		ready:   make(chan struct{}),
 		closed:  make(chan struct{}),
+		gone:    make(chan struct{}),
 		over:    make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(call.Context())
@@ -236,6 +244,9 @@ func (s *Stream) Close() {
 // right after it, which ends the call.
 func (s *Stream) Serve() { s.receive() }
 
+// Left says whether this end closed the stream before the other had ended it.
+func (s *Stream) Left() bool { return errors.Is(context.Cause(s.ctx), ErrClosed) }
+
 func (s *Stream) send(f *edgeapi.StreamFrame) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
@@ -259,6 +270,7 @@ func (s *Stream) sendAny(f *edgeapi.StreamFrame) error {
 	}
 	if err := s.call.Send(f); err != nil {
 		if errors.Is(err, io.EOF) { // the call is over; why, only Recv knows
+			s.goneOnce.Do(func() { close(s.gone) })
 			return s.overErr()
 		}
 		return err

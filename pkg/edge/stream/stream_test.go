@@ -66,6 +66,9 @@ type pair struct {
 	cancel         context.CancelFunc
 }
 
+// deviceWindow is how much of a stream may be under way to a device.
+const deviceWindow = 512 << 10
+
 func newPair(t testing.TB, raw bool) *pair {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
@@ -78,6 +81,7 @@ func newPair(t testing.TB, raw bool) *pair {
 		_ = g.Serve(l)
 	}()
 	conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStaticStreamWindowSize(deviceWindow),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
 	"arhat.dev/aranya/pkg/edge/note"
+	"arhat.dev/aranya/pkg/edge/stream"
 )
 
 const (
@@ -65,6 +66,7 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	defer stop()
 
 	hello := c.config.Handler.Hello(linkCtx)
+	hello.Features = append(hello.Features, stream.FeatureClose)
 	if conn.keys != nil {
 		hello.Features = append(hello.Features, note.Feature)
 	}
@@ -145,6 +147,8 @@ func (t *control) handle(a *attachment, msg *edgeapi.ServerMessage) {
 		latest(t.renewal, struct{}{})
 	case *edgeapi.ServerMessage_OpenStream:
 		t.open(a, m.OpenStream)
+	case *edgeapi.ServerMessage_CloseStream:
+		a.streams.end(m.CloseStream.GetId())
 	case *edgeapi.ServerMessage_Park:
 		latest(t.parks, m.Park.GetId())
 	case nil:

@@ -85,7 +85,7 @@ func (t *control) open(a *attachment, req *edgeapi.OpenStream) {
 	defer t.mu.Unlock()
 	switch {
 	case a.parked == nil:
-		a.streams.open(t.ctx, req)
+		a.streams.serve(t.ctx, req)
 	case len(a.deferred) < t.client.config.MaxStreams:
 		a.deferred = append(a.deferred, req)
 		latest(t.wanted, struct{}{})

@@ -24,6 +24,9 @@ type streams struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	open map[string]context.CancelFunc // by id; ends the stream
 }
 
 func newStreams(handler Handler, conn grpc.ClientConnInterface, counters *traffic.Counters, limit int) *streams {
@@ -33,20 +36,21 @@ func newStreams(handler Handler, conn grpc.ClientConnInterface, counters *traffi
 		traffic: counters,
 		slots:   make(chan struct{}, limit),
 		spare:   make(chan struct{}, 8),
+		open:    map[string]context.CancelFunc{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-// open serves a stream in a goroutine of its own. One too many is refused, and one too many of those
+// serve serves a stream in a goroutine of its own. One too many is refused, and one too many of those
 // dropped: the server gives up on it by itself.
-func (s *streams) open(ctx context.Context, req *edgeapi.OpenStream) {
+func (s *streams) serve(ctx context.Context, req *edgeapi.OpenStream) {
 	logger := klog.FromContext(ctx)
 	select {
 	case s.slots <- struct{}{}:
 		s.running.Go(func() {
 			defer func() { <-s.slots }()
-			s.serve(logger, req, s.handler.Stream)
+			s.run(logger, req, s.handler.Stream)
 		})
 		return
 	default:
@@ -55,7 +59,7 @@ func (s *streams) open(ctx context.Context, req *edgeapi.OpenStream) {
 	case s.spare <- struct{}{}:
 		s.running.Go(func() {
 			defer func() { <-s.spare }()
-			s.serve(logger, req, refuseStream)
+			s.run(logger, req, refuseStream)
 		})
 	default:
 		logger.Info("Dropped a request for a stream: too many are open", "limit", cap(s.slots))
@@ -69,9 +73,11 @@ func refuseStream(_ context.Context, _ *edgeapi.OpenStream, st *stream.Stream) {
 	})
 }
 
-func (s *streams) serve(logger klog.Logger, req *edgeapi.OpenStream, handle func(context.Context, *edgeapi.OpenStream, *stream.Stream)) {
+func (s *streams) run(logger klog.Logger, req *edgeapi.OpenStream, handle func(context.Context, *edgeapi.OpenStream, *stream.Stream)) {
 	ctx, cancel := context.WithCancel(klog.NewContext(s.ctx, logger))
 	defer cancel()
+	s.note(req.GetId(), cancel)
+	defer s.note(req.GetId(), nil)
 	call, err := s.call(s.traffic.Context(ctx, traffic.KindOf(req)), req.GetId())
 	if err != nil {
 		logger.V(2).Info("A stream could not be opened", "reason", plain(err).Error())
@@ -104,6 +110,26 @@ func (s *streams) call(ctx context.Context, id string) (call grpc.BidiStreamingC
 	}()
 	<-done
 	return call, err
+}
+
+// note keeps what ends a stream; nil: there is no such stream any more.
+func (s *streams) note(id string, cancel context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel == nil {
+		delete(s.open, id)
+		return
+	}
+	s.open[id] = cancel
+}
+
+// end ends a stream whose user has left.
+func (s *streams) end(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel := s.open[id]; cancel != nil {
+		cancel()
+	}
 }
 
 // count is how many streams are open.
