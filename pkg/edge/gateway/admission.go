@@ -100,19 +100,14 @@ type enrolment struct {
 // for: it is genuine if it was made for the EdgeDevice of that name which is there now. One that was issued
 // lately may be ahead of the cache.
 func (g *Gateway) enrollable(ctx context.Context, token identity.Token, keyHash string) (*enrolment, error) {
-	data, err := token.Bytes()
-	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
-	}
-	issued, life := claimsOf(data)
-	now := time.Now()
-	if token.Name == "" || token.CAHash != g.config.Authority.hash || issued.After(now.Add(clockSkew)) || !now.Before(issued.Add(life)) {
+	data, issued, ok := g.claims(token)
+	if !ok {
 		return nil, errTokenRefused
 	}
 	genuine := func(ed *v1alpha1.EdgeDevice) bool { return g.config.Authority.tokens.verify(data, deviceOf(ed)) }
 	ed, err := g.config.Devices.Get(token.Namespace, token.Name)
 	unknown := apierrors.IsNotFound(err) || err == nil && !genuine(ed)
-	if unknown && now.Sub(issued) < clockSkew+freshCertificate {
+	if unknown && time.Since(issued) < clockSkew+freshCertificate {
 		ed, err = g.config.Devices.Stored(ctx, token.Namespace, token.Name)
 		unknown = apierrors.IsNotFound(err) || err == nil && !genuine(ed)
 	}
@@ -129,6 +124,27 @@ func (g *Gateway) enrollable(ctx context.Context, token identity.Token, keyHash 
 		return nil, errTokenRefused
 	}
 	return &enrolment{device: deviceOf(ed), issued: issued}, nil
+}
+
+// claims returns what a token says of itself, and whether it may be good.
+func (g *Gateway) claims(token identity.Token) (data [identity.TokenBytes]byte, issued time.Time, ok bool) {
+	data, err := token.Bytes()
+	if err != nil || token.Name == "" || token.CAHash != g.config.Authority.hash {
+		return data, time.Time{}, false
+	}
+	issued, life := claimsOf(data)
+	now := time.Now()
+	return data, issued, !issued.After(now.Add(clockSkew)) && now.Before(issued.Add(life))
+}
+
+// knows says whether a token was made for an EdgeDevice in the cache, which is all that it takes to find out.
+func (g *Gateway) knows(token identity.Token) bool {
+	data, _, ok := g.claims(token)
+	if !ok {
+		return false
+	}
+	ed, err := g.config.Devices.Get(token.Namespace, token.Name)
+	return err == nil && g.config.Authority.tokens.verify(data, deviceOf(ed))
 }
 
 func deviceOf(ed *v1alpha1.EdgeDevice) Device {

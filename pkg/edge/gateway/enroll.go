@@ -35,13 +35,18 @@ func (g *Gateway) Enroll(ctx context.Context, req *edgeapi.EnrollRequest) (*edge
 }
 
 func (g *Gateway) enroll(ctx context.Context, info *peerInfo, req *edgeapi.EnrollRequest) (*edgeapi.EnrollResponse, error) {
+	// Behind a proxy all devices have one address. Whoever fails from there keeps out nobody with a token.
+	token, tokenErr := identity.ParseToken(req.GetToken())
+	if (tokenErr != nil || !g.knows(token)) && !g.failures.allowed(info.conn.RemoteAddr()) {
+		refused.WithLabelValues(refusedRate).Inc()
+		return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
+	}
 	csr, err := checkCSR(req.GetCsr())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	token, err := identity.ParseToken(req.GetToken())
-	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+	if tokenErr != nil {
+		return nil, status.Error(codes.Unauthenticated, tokenErr.Error())
 	}
 	keyHash := publicKeyHash(csr)
 	e, err := g.enrollable(ctx, token, keyHash)

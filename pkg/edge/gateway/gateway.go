@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
@@ -184,13 +182,8 @@ func (g *Gateway) tap(ctx context.Context, info *tap.Info) (context.Context, err
 	if err != nil {
 		return nil, err
 	}
-	switch info.FullMethodName {
-	case edgeapi.Edge_Enroll_FullMethodName:
-		if !g.failures.allowed(p.conn.RemoteAddr()) {
-			refused.WithLabelValues(refusedRate).Inc()
-			return nil, status.Error(codes.ResourceExhausted, "too many failed attempts to enrol from this address; try again in a few seconds")
-		}
-	default:
+	// How much is read of those who enrol is limited by deviceConn.
+	if info.FullMethodName != edgeapi.Edge_Enroll_FullMethodName {
 		if _, _, err := deviceFrom(ctx); err != nil {
 			return nil, err
 		}

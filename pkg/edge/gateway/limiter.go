@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// A network address may fail to enrol this often per second, and in a burst. Success costs nothing:
-	// a thousand devices behind one router may come at once.
+	// A network address may fail to enrol this often per second, and in a burst. Success costs nothing, and who
+	// has a genuine token is not asked: a thousand devices behind one router may come at once.
 	failuresPerSecond = 5
 	failureBurst      = 50
 	// addressesTracked is how many addresses are remembered, the latest.
