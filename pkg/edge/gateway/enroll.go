@@ -143,6 +143,10 @@ func (g *Gateway) renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeap
 	if publicKeyHash(csr) != c.keyHash {
 		return nil, status.Error(codes.InvalidArgument, "a renewal keeps the key of the certificate in force; to change the key, enrol anew")
 	}
+	if !g.renewals.allow(c.keyHash) {
+		refused.WithLabelValues(refusedRate).Inc()
+		return nil, status.Errorf(codes.ResourceExhausted, "EdgeDevice %s has renewed its certificate too often; try again in a minute", c.device)
+	}
 	cert, err := g.issue(ctx, csr, c.device, time.Time{})
 	if errors.Is(err, ErrReplaced) || apierrors.IsNotFound(err) {
 		return nil, status.Errorf(codes.PermissionDenied, "the certificate of EdgeDevice %s is not renewed: it was deleted or enrolled anew. %s", c.device, enrolAnew)

@@ -44,6 +44,7 @@ type Gateway struct {
 	config    Config
 	serving   *servingCertificate
 	failures  *failureLimiter
+	renewals  *renewalLimiter
 	anonymous atomic.Int64
 	clock     tokenClock
 
@@ -72,6 +73,7 @@ func New(c Config) (*Gateway, error) {
 		config:   c,
 		serving:  &servingCertificate{authority: c.Authority, names: c.Names},
 		failures: newFailureLimiter(),
+		renewals: newRenewalLimiter(),
 		running:  make(chan struct{}),
 	}
 	g.registry.init()

@@ -290,6 +290,28 @@ func TestRenew(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument, "keeps the key")
 }
 
+// A device that has gone wild does not keep the cluster busy with its certificate. Others renew meanwhile.
+func TestRenewRateLimit(t *testing.T) {
+	w := newWorld(t)
+	one := certificateIn(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	two := certificateIn(t, w.enrol(t, w.directory.put("device-2", "uid-2")))
+	renew := func(cert *tls.Certificate) error {
+		_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+		return err
+	}
+	var err error
+	for i := 0; err == nil; i++ {
+		if i > 100 {
+			t.Fatal("renewals are not limited")
+		}
+		err = renew(one)
+	}
+	wantCode(t, err, codes.ResourceExhausted, "too often")
+	if err := renew(two); err != nil {
+		t.Errorf("another device: %v", err)
+	}
+}
+
 // A connected device is reminded, renews, and stays connected.
 func TestRenewWhileConnected(t *testing.T) {
 	w := newWorld(t, func(c *gateway.Config) { c.CertificateLifetime = 20 * time.Second })

@@ -3,6 +3,8 @@ package gateway
 import (
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 	"k8s.io/utils/lru"
@@ -15,6 +17,13 @@ const (
 	failureBurst      = 50
 	// addressesTracked is how many addresses are remembered, the latest.
 	addressesTracked = 4096
+
+	// A key may be certified anew this often, and in a burst: each time something is written to etcd. A device
+	// does so once in weeks.
+	keyRenewal   = time.Minute
+	renewalBurst = 5
+	// keysTracked is how many keys are remembered, the latest.
+	keysTracked = 4096
 )
 
 // failureLimiter slows down those who try enrolment tokens.
@@ -41,6 +50,26 @@ func (f *failureLimiter) failed(addr net.Addr) {
 		f.addresses.Add(key, l)
 	}
 	l.(*rate.Limiter).Allow()
+}
+
+// renewalLimiter slows down a device that renews its certificate over and over.
+type renewalLimiter struct {
+	mu   sync.Mutex
+	keys *lru.Cache
+}
+
+func newRenewalLimiter() *renewalLimiter { return &renewalLimiter{keys: lru.New(keysTracked)} }
+
+// allow tells whether the certificate of a key may be renewed now, which then counts.
+func (r *renewalLimiter) allow(keyHash string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, ok := r.keys.Get(keyHash)
+	if !ok {
+		l = rate.NewLimiter(rate.Every(keyRenewal), renewalBurst)
+		r.keys.Add(keyHash, l)
+	}
+	return l.(*rate.Limiter).Allow()
 }
 
 // networkOf is the address without its port; of IPv6 the /64 that one customer has.
