@@ -52,7 +52,7 @@ func NewAuthority() (*Authority, error) {
 	return newAuthority(cert, key, nil)
 }
 
-func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certificate) (*Authority, error) {
+func newAuthority(cert *x509.Certificate, key crypto.Signer, trusted []*x509.Certificate) (*Authority, error) {
 	tokens, err := newTokenKey(cert, key)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func newAuthority(cert *x509.Certificate, key crypto.Signer, older []*x509.Certi
 		cert: cert, key: key, bundle: []*x509.Certificate{cert}, pool: x509.NewCertPool(),
 		hash: sha256.Sum256(cert.Raw), tokens: tokens,
 	}
-	for _, c := range older {
+	for _, c := range trusted {
 		if !c.Equal(cert) {
 			a.bundle = append(a.bundle, c)
 		}

@@ -19,12 +19,11 @@ import (
 
 const (
 	// AuthoritySecret is the name of the Secret that holds the device CA: tls.crt and tls.key, and
-	// optionally in ca.crt the certificates of former CAs that are still trusted. To replace the CA,
-	// move its certificate to ca.crt and put the new pair into place; devices learn of it when they
-	// renew their certificates. Enrolment tokens that were not used by then are void.
+	// optionally in ca.crt the certificates of other CAs that are trusted: the next one, before devices
+	// meet it, or a former one. docs/security.md says how to replace the CA.
 	AuthoritySecret = "aranya-device-ca"
 
-	authorityOlderKey = "ca.crt"
+	authorityTrustedKey = "ca.crt"
 )
 
 // LoadOrCreateAuthority returns the device CA from the Secret AuthoritySecret, which it creates if
@@ -98,9 +97,9 @@ func authorityFromSecret(secret *corev1.Secret, now time.Time) (*Authority, erro
 	case now.After(cert.NotAfter):
 		return nil, fmt.Errorf("it expired at %s", cert.NotAfter.UTC().Format(time.RFC3339))
 	}
-	older, err := parseCertificates(secret.Data[authorityOlderKey])
+	trusted, err := parseCertificates(secret.Data[authorityTrustedKey])
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", authorityOlderKey, err)
+		return nil, fmt.Errorf("key %s: %w", authorityTrustedKey, err)
 	}
-	return newAuthority(cert, key, older)
+	return newAuthority(cert, key, trusted)
 }
