@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -44,8 +45,8 @@ type Config struct {
 	CacheLag time.Duration
 	// MaxStreams is how many streams one device may have at a time. Default 256.
 	MaxStreams int
-	// MaxAnonymous is how many connections without a device certificate, that is of devices that are
-	// about to enrol, there may be at a time. Default 1024.
+	// MaxAnonymous is how many connections there may be at a time that have shown no device certificate, of
+	// devices that are about to enrol: from the end of their TLS handshake until they have. Default 1024.
 	MaxAnonymous int
 }
 
@@ -88,18 +89,11 @@ func (c *Config) complete() error {
 	case c.Handler == nil:
 		return errors.New("gateway: no handler")
 	}
-	setDefault(&c.CertificateLifetime, 30*24*time.Hour)
-	setDefault(&c.RenewalGrace, 90*24*time.Hour)
-	setDefault(&c.PingTimeout, 10*time.Second)
-	setDefault(&c.CacheLag, 5*time.Second)
-	setDefault(&c.MaxStreams, 256)
-	setDefault(&c.MaxAnonymous, 1024)
+	c.CertificateLifetime = cmp.Or(c.CertificateLifetime, 30*24*time.Hour)
+	c.RenewalGrace = cmp.Or(c.RenewalGrace, 90*24*time.Hour)
+	c.PingTimeout = cmp.Or(c.PingTimeout, 10*time.Second)
+	c.CacheLag = cmp.Or(c.CacheLag, 5*time.Second)
+	c.MaxStreams = cmp.Or(c.MaxStreams, 256)
+	c.MaxAnonymous = cmp.Or(c.MaxAnonymous, 1024)
 	return nil
-}
-
-func setDefault[T comparable](v *T, value T) {
-	var zero T
-	if *v == zero {
-		*v = value
-	}
 }

@@ -33,7 +33,7 @@ const (
 	headerTable = 0
 	// maxHeaders limits the headers of a call, in bytes.
 	maxHeaders = 8 << 10
-	// drainTime is how long Run waits at the end for devices to take note.
+	// drainTime is how long devices have at the end to take note and leave. Then they are cut off.
 	drainTime = 5 * time.Second
 )
 

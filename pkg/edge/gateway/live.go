@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -128,8 +129,7 @@ func (s *session) status() error {
 
 var errDeviceLeft = errors.New("the device closed the link")
 
-// receive reads what the device says until the call is over. It is the goroutine that calls the
-// handler.
+// receive tells the handler of the session, and then of what the device says until the call is over.
 func (s *session) receive(recv func() (*edgeapi.DeviceMessage, error)) {
 	s.gateway.config.Handler.SessionStarted(s)
 	s.take(recv)
@@ -306,10 +306,10 @@ func (g *Gateway) welcomeFor(ed *v1alpha1.EdgeDevice, method string) *edgeapi.We
 		PodCapacity:         defaultPodCapacity,
 		Features:            []string{staticpod.Feature},
 		HostPolicy: &edgeapi.HostPolicy{
-			AllowExec:        isTrue(ed.Spec.Host.AllowExec),
-			AllowAttach:      isTrue(ed.Spec.Host.AllowAttach),
-			AllowLog:         isTrue(ed.Spec.Host.AllowLog),
-			AllowPortForward: isTrue(ed.Spec.Host.AllowPortForward),
+			AllowExec:        ptr.Deref(ed.Spec.Host.AllowExec, true),
+			AllowAttach:      ptr.Deref(ed.Spec.Host.AllowAttach, true),
+			AllowLog:         ptr.Deref(ed.Spec.Host.AllowLog, true),
+			AllowPortForward: ptr.Deref(ed.Spec.Host.AllowPortForward, true),
 		},
 	}
 	if !ed.Spec.Node.Disabled {
@@ -342,9 +342,6 @@ func heartbeatInterval(c *v1alpha1.Connectivity, method string) time.Duration {
 func hasOwnWill(c *v1alpha1.Connectivity) bool {
 	return c.MQTTConfig != nil && c.MQTTConfig.ConnectPacket.Will != nil
 }
-
-// isTrue of a switch that is on by default.
-func isTrue(b *bool) bool { return b == nil || *b }
 
 // waitEnded waits until a former session is done with, so that the handler sees one after the other.
 func (s *session) waitEnded(ctx context.Context) error {

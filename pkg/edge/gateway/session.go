@@ -68,9 +68,9 @@ type Sessions interface {
 	Sessions() []Session
 }
 
-// Handler is told what happens on the links. The calls for one session come in order, from one
-// goroutine, which reads nothing more from that device until the call returns: a handler must be
-// quick and never block on the device itself.
+// Handler is told what happens on the links. The calls for one session come in order, one after the
+// other, but not all from one goroutine. Nothing more is read from that device until a call returns: a
+// handler must be quick and never block on the device itself.
 type Handler interface {
 	// SessionStarted is called after Hello, before any other message of the session.
 	SessionStarted(s Session)

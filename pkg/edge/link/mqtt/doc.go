@@ -10,7 +10,8 @@
 //
 // Brokers drop what is queued for a client beyond a number of messages, and the server is one client for all
 // devices. So the server lets few devices in at a time and has others wait, devices that wait for a server
-// spread their requests, and both ends make sure that the loss of the last frame is noticed, too.
+// spread their requests, and both ends say once, after silence, how many frames there were, so that the loss of the
+// last one is noticed, too. Should that be lost as well, the next heartbeat of the link shows it.
 //
 // A device can be parked: its connection ends, but not that to the broker, and both ends exchange notes, in frames
 // that belong to no connection, until the device opens the next one. The ID of the first connection over the
