@@ -12,19 +12,8 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
+// Labels that controller-manager would derive from those of today.
 const (
-	// annotationMetrics tells metrics-server where to find the metrics of this Node at the kubelet
-	// endpoint, which many Nodes share.
-	annotationMetrics = "metrics.k8s.io/resource-metrics-path"
-	// annotationTTL is set on every Node by controller-manager, by the size of the cluster.
-	annotationTTL = "node.alpha.kubernetes.io/ttl"
-	// annotationApplied records what of the EdgeDevice's spec was put on the Node, so that it can be
-	// taken off again while what users put there stays.
-	annotationApplied = "arhat.dev/applied"
-	// taintRemoving keeps new pods off a Node that is about to be removed.
-	taintRemoving = "arhat.dev/removing"
-
-	// Labels that controller-manager would derive from those of today.
 	labelBetaOS   = "beta.kubernetes.io/os"
 	labelBetaArch = "beta.kubernetes.io/arch"
 )
@@ -57,7 +46,7 @@ func wishFor(ed *aranya.EdgeDevice, info corev1.NodeSystemInfo) wish {
 		w.labels[corev1.LabelArchStable], w.labels[labelBetaArch] = info.Architecture, info.Architecture
 	}
 	w.annotations[aranya.AnnotationUID] = string(ed.UID)
-	w.annotations[annotationMetrics] = MetricsPath(ed.Name)
+	w.annotations[aranya.AnnotationResourceMetricsPath] = MetricsPath(ed.Name)
 
 	for _, t := range ed.Spec.Node.Taints {
 		w.taints = setTaint(w.taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})
@@ -77,8 +66,8 @@ func wishFor(ed *aranya.EdgeDevice, info corev1.NodeSystemInfo) wish {
 func newNode(ed *aranya.EdgeDevice, status corev1.NodeStatus, nodes int, now metav1.Time) *corev1.Node {
 	w := wishFor(ed, status.NodeInfo)
 	record := recordOf(ed, w)
-	w.annotations[annotationTTL] = strconv.Itoa(ttlSeconds(nodes))
-	w.annotations[annotationApplied] = record.encode()
+	w.annotations[corev1.ObjectTTLAnnotationKey] = strconv.Itoa(ttlSeconds(nodes))
+	w.annotations[aranya.AnnotationApplied] = record.encode()
 	for i := range w.taints {
 		if w.taints[i].Effect == corev1.TaintEffectNoExecute {
 			w.taints[i].TimeAdded = &now

@@ -148,7 +148,7 @@ func TestNewNodeIsComplete(t *testing.T) {
 	}
 	r.kube.PrependReactor("create", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		n := action.(clienttesting.CreateAction).GetObject().(*corev1.Node)
-		if got := n.Annotations[annotationTTL]; got != "15" {
+		if got := n.Annotations[corev1.ObjectTTLAnnotationKey]; got != "15" {
 			t.Errorf("created as one of 101 with TTL %q", got)
 		}
 		n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "aranya"}}
@@ -160,7 +160,7 @@ func TestNewNodeIsComplete(t *testing.T) {
 	})
 	r.kube.PrependReactor("update", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		n := action.(clienttesting.UpdateAction).GetObject().(*corev1.Node)
-		if got := n.Annotations[annotationTTL]; got != "30" || len(n.Spec.Taints) != 1 || n.ManagedFields != nil {
+		if got := n.Annotations[corev1.ObjectTTLAnnotationKey]; got != "30" || len(n.Spec.Taints) != 1 || n.ManagedFields != nil {
 			t.Errorf("updated as one of 501 with TTL %q, taints %v, managed fields %v", got, n.Spec.Taints, n.ManagedFields)
 		}
 		return false, nil, nil

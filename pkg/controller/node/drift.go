@@ -46,7 +46,7 @@ func (r record) encode() string {
 // put on the Node before stays there.
 func applied(n *corev1.Node) record {
 	var r record
-	if json.Unmarshal([]byte(n.Annotations[annotationApplied]), &r) != nil {
+	if json.Unmarshal([]byte(n.Annotations[aranya.AnnotationApplied]), &r) != nil {
 		return record{}
 	}
 	return r
@@ -67,7 +67,7 @@ var lifecycleTaints = sets.New(
 func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, ready bool, now metav1.Time) ([]byte, error) {
 	w := wishFor(ed, info)
 	before, after := applied(n), recordOf(ed, w)
-	w.annotations[annotationApplied] = after.encode()
+	w.annotations[aranya.AnnotationApplied] = after.encode()
 
 	metadata, spec := map[string]any{}, map[string]any{}
 	if changes := mapChanges(n.Labels, w.labels, before.Labels); len(changes) > 0 {
@@ -105,7 +105,7 @@ func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, re
 }
 
 // removingTaints are what a removal that was called off may have left.
-var removingTaints = []string{taintRemoving + ":" + string(corev1.TaintEffectNoSchedule)}
+var removingTaints = []string{aranya.TaintRemoving + ":" + string(corev1.TaintEffectNoSchedule)}
 
 // mapChanges returns what turns have into want, without the keys that were put there before and are
 // not wanted any more. Nil values take a key off.

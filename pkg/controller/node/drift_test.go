@@ -78,7 +78,7 @@ func TestDrift(t *testing.T) {
 			node: func(n *corev1.Node) {
 				r := applied(n)
 				r.Unschedulable = false
-				n.Annotations[annotationApplied] = r.encode()
+				n.Annotations[aranya.AnnotationApplied] = r.encode()
 			},
 		},
 		"spoilt": {
@@ -94,7 +94,7 @@ func TestDrift(t *testing.T) {
 		"removal called off": {
 			spec: same,
 			node: func(n *corev1.Node) {
-				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: taintRemoving, Effect: corev1.TaintEffectNoSchedule})
+				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: aranya.TaintRemoving, Effect: corev1.TaintEffectNoSchedule})
 			},
 			want: map[string]any{
 				"metadata": map[string]any{"uid": "node-uid", "resourceVersion": "5"},
@@ -121,7 +121,7 @@ func TestDrift(t *testing.T) {
 				}
 				metadata := got["metadata"].(map[string]any)
 				if annotations, ok := metadata["annotations"].(map[string]any); ok {
-					delete(annotations, annotationApplied)
+					delete(annotations, aranya.AnnotationApplied)
 				}
 				if spec := got["spec"].(map[string]any); len(spec) == 0 {
 					delete(got, "spec")
@@ -137,9 +137,9 @@ func TestDrift(t *testing.T) {
 func TestSpecCannotOverrideWhatIdentifiesTheNode(t *testing.T) {
 	w := wishFor(device(aranya.NodeSpec{
 		Labels:      map[string]string{aranya.LabelNamespace: "kube-system", corev1.LabelHostname: "x"},
-		Annotations: map[string]string{aranya.AnnotationUID: "x", annotationMetrics: "x"},
+		Annotations: map[string]string{aranya.AnnotationUID: "x", aranya.AnnotationResourceMetricsPath: "x"},
 	}), linux)
-	if w.labels[aranya.LabelNamespace] != "ns" || w.labels[corev1.LabelHostname] != "d" || w.annotations[aranya.AnnotationUID] != "u" || w.annotations[annotationMetrics] != MetricsPath("d") {
+	if w.labels[aranya.LabelNamespace] != "ns" || w.labels[corev1.LabelHostname] != "d" || w.annotations[aranya.AnnotationUID] != "u" || w.annotations[aranya.AnnotationResourceMetricsPath] != MetricsPath("d") {
 		t.Errorf("overridden: %v %v", w.labels, w.annotations)
 	}
 }

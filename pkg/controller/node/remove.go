@@ -130,7 +130,7 @@ func (c *Controller) remaining(nodeName string) []*corev1.Pod {
 // since when.
 func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Time, error) {
 	now := metav1.NewTime(c.config.Clock.Now())
-	taint := corev1.Taint{Key: taintRemoving, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now}
+	taint := corev1.Taint{Key: aranya.TaintRemoving, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now}
 	for i := range n.Spec.Taints {
 		if t := &n.Spec.Taints[i]; t.MatchTaint(&taint) {
 			if t.TimeAdded == nil {

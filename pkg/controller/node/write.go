@@ -63,7 +63,7 @@ func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) er
 	n = n.DeepCopy()
 	n.Spec.Taints = taints
 	// The same for what controller-manager would correct meanwhile, and for what the API server adds anyway.
-	n.Annotations[annotationTTL] = strconv.Itoa(ttlSeconds(c.census.size()))
+	n.Annotations[corev1.ObjectTTLAnnotationKey] = strconv.Itoa(ttlSeconds(c.census.size()))
 	n.ManagedFields = nil
 	written, err := c.config.Kube.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {

@@ -68,12 +68,6 @@ const (
 	// DefaultParkAfter is longer than what belongs together usually takes, and short beside the life of a link.
 	DefaultParkAfter = time.Minute
 
-	// MaxServerMessage is the largest message that a device accepts on its control stream, in bytes: a
-	// pod of 1.5 MiB (etcd's limit) and several volumes of 1 MiB (a Secret's or ConfigMap's limit).
-	MaxServerMessage = 8 << 20
-	// MaxDeviceMessage is the largest message that a device may send, in bytes.
-	MaxDeviceMessage = 2 << 20
-
 	// defaultPodCapacity is spec.pod.capacity if it is not set.
 	defaultPodCapacity = 110
 )

@@ -162,8 +162,8 @@ func (g *Gateway) newServer() *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(newServerCredentials(g)),
 		grpc.ConnectionTimeout(connectTime),
-		grpc.MaxRecvMsgSize(MaxDeviceMessage),
-		grpc.MaxSendMsgSize(MaxServerMessage),
+		grpc.MaxRecvMsgSize(edgeapi.MaxDeviceMessage),
+		grpc.MaxSendMsgSize(edgeapi.MaxServerMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.HeaderTableSize(headerTable),
 		// Connect, Renew, and streams that end while others begin.

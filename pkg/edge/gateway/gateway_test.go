@@ -121,7 +121,7 @@ func TestProtocolViolations(t *testing.T) {
 	}{
 		"no Hello":   {[]*edgeapi.DeviceMessage{nodeStatus("x")}, codes.InvalidArgument, "first message must be Hello"},
 		"two Hellos": {[]*edgeapi.DeviceMessage{hello, hello}, codes.InvalidArgument, "said before"},
-		"too large":  {[]*edgeapi.DeviceMessage{hello, podStatus("a", gateway.MaxDeviceMessage+1)}, codes.ResourceExhausted, "larger than max"},
+		"too large":  {[]*edgeapi.DeviceMessage{hello, podStatus("a", edgeapi.MaxDeviceMessage+1)}, codes.ResourceExhausted, "larger than max"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

@@ -60,7 +60,7 @@ func TestOutbox(t *testing.T) {
 		put(message("x", 0), true, nil)
 	}
 	put(message("x", 0), true, ErrBusy)
-	put(message("huge", MaxServerMessage), false, ErrTooLarge)
+	put(message("huge", edgeapi.MaxServerMessage), false, ErrTooLarge)
 	o.close()
 	sent = nil
 	work[2]()

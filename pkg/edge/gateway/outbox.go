@@ -12,7 +12,7 @@ const (
 	// maxQueued is how many messages may wait for a device.
 	maxQueued = 1024
 	// maxQueuedBytes is how large they may be together; the first one may be as large as it likes.
-	maxQueuedBytes = MaxServerMessage
+	maxQueuedBytes = edgeapi.MaxServerMessage
 	// maxUrgent is how many messages may wait that are sent before all others.
 	maxUrgent = 512
 )
@@ -44,7 +44,7 @@ type sized struct {
 // put queues a message without blocking.
 func (o *outbox) put(msg *edgeapi.ServerMessage, urgent bool) error {
 	size := proto.Size(msg)
-	if size > MaxServerMessage {
+	if size > edgeapi.MaxServerMessage {
 		return ErrTooLarge
 	}
 	wake, err := o.queue(msg, size, urgent)

@@ -33,7 +33,7 @@ func TestQueueFull(t *testing.T) {
 	if sent < 8 || sent == 64 {
 		t.Errorf("%d MiB were queued for a device that does not read", sent)
 	}
-	if err := s.Send(runPod("p", gateway.MaxServerMessage+1)); !errors.Is(err, gateway.ErrTooLarge) {
+	if err := s.Send(runPod("p", edgeapi.MaxServerMessage+1)); !errors.Is(err, gateway.ErrTooLarge) {
 		t.Errorf("Send of a message over the limit: %v", err)
 	}
 	// The slow device delays nobody else, and its own pings and streams are not behind its pods.
@@ -106,7 +106,7 @@ func TestMessageTooLargeForServer(t *testing.T) {
 	d := w.run(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
 	up := receive(t, d.connected, "the device to connect")
 	w.handler.next(t, "started")
-	if err := up.send.Send(t.Context(), podStatus("a", gateway.MaxDeviceMessage+1)); !errors.Is(err, uplink.ErrMessage) || !strings.Contains(err.Error(), "more than the server accepts") {
+	if err := up.send.Send(t.Context(), podStatus("a", edgeapi.MaxDeviceMessage+1)); !errors.Is(err, uplink.ErrMessage) || !strings.Contains(err.Error(), "more than the server accepts") {
 		t.Errorf("Send: %v", err)
 	}
 	if err := up.send.Send(t.Context(), podStatus("a", 1000)); err != nil {

@@ -88,6 +88,6 @@ var (
 	// ErrStopping is the reason of what ends because the replica stops. A device is not lost then: it dials
 	// again, and reaches the next aranya. Wrapped in an error that names the replica.
 	ErrStopping = errors.New("is shutting down")
-	// ErrTooLarge says that a message is larger than a device accepts (MaxServerMessage).
+	// ErrTooLarge says that a message is larger than a device accepts (edgeapi.MaxServerMessage).
 	ErrTooLarge = errors.New("the message is larger than a device accepts")
 )

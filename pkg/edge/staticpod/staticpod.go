@@ -10,6 +10,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // Annotations as the kubelet sets them. The hash is the UID by which the device knows the pod.
@@ -30,9 +32,8 @@ const (
 	MaxPods = 100
 	// MaxSize is how large one of them is at most, in bytes of its manifest or encoded.
 	MaxSize = 256 << 10
-	// MaxTotal is how large all those that it reports may be together, in bytes: they are one message, of which
-	// a server accepts 2 MiB.
-	MaxTotal = 2<<20 - 1<<10
+	// MaxTotal is how large all those that it reports may be together, in bytes: they are one message.
+	MaxTotal = edgeapi.MaxDeviceMessage - 1<<10
 )
 
 // Suffix ends the names of all static pods of a Node.

@@ -17,7 +17,7 @@ import (
 )
 
 // maxVolumeBytes bounds what all volumes of a pod may hold together: they travel in one message, with
-// the pod, which must stay below gateway.MaxServerMessage.
+// the pod, which must stay below edgeapi.MaxServerMessage.
 const maxVolumeBytes = 6 << 20
 
 // content is a volume under construction.

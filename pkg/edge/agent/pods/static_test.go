@@ -13,7 +13,6 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
-	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
@@ -81,7 +80,7 @@ func TestStaticPodsThatAreTooLargeTogether(t *testing.T) {
 			t.Errorf("running %d, want %d", len(running), len(pods)+1)
 		}
 		message := &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_StaticPods{StaticPods: a.sink.static}}
-		if size := proto.Size(message); size > gateway.MaxDeviceMessage {
+		if size := proto.Size(message); size > edgeapi.MaxDeviceMessage {
 			t.Errorf("a message of %d bytes", size)
 		}
 		told := a.staticNames()

@@ -30,7 +30,7 @@ type attachment struct {
 // attach opens the control stream over a connection.
 func (c *Client) attach(ctx context.Context, conn *connection, hello *edgeapi.DeviceMessage) (*attachment, *edgeapi.Welcome, error) {
 	callCtx, end := context.WithCancel(context.WithoutCancel(ctx))
-	call, err := edgeapi.NewEdgeClient(conn).Connect(conn.traffic.Context(callCtx, edgeapi.TrafficKind_TRAFFIC_CONTROL), grpc.MaxCallRecvMsgSize(maxServerMessage))
+	call, err := edgeapi.NewEdgeClient(conn).Connect(conn.traffic.Context(callCtx, edgeapi.TrafficKind_TRAFFIC_CONTROL), grpc.MaxCallRecvMsgSize(edgeapi.MaxServerMessage))
 	if err != nil {
 		end()
 		return nil, nil, plain(err)

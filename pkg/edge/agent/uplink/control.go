@@ -182,8 +182,8 @@ func heartbeat(w *edgeapi.Welcome) time.Duration {
 
 // Send implements Sender.
 func (t *control) Send(ctx context.Context, msg *edgeapi.DeviceMessage) error {
-	if size := proto.Size(msg); size > maxDeviceMessage { // the server would end the link over it
-		return fmt.Errorf("%w: %d bytes are more than the server accepts (%d)", ErrMessage, size, maxDeviceMessage)
+	if size := proto.Size(msg); size > edgeapi.MaxDeviceMessage { // the server would end the link over it
+		return fmt.Errorf("%w: %d bytes are more than the server accepts (%d)", ErrMessage, size, edgeapi.MaxDeviceMessage)
 	}
 	out := outgoing{msg: msg, done: make(chan error, 1)}
 	select {

@@ -35,10 +35,6 @@ const (
 	connWindow   = 2 << 20
 	ioBuffer     = 16 << 10
 	maxHeaders   = 8 << 10
-	// maxServerMessage is the largest message the server sends, in bytes.
-	maxServerMessage = 8 << 20
-	// maxDeviceMessage is the largest message the server accepts, in bytes.
-	maxDeviceMessage = 2 << 20
 	// maxFrame limits what one message of a stream may have: 32 KiB of data and their wrapping.
 	maxFrame = 64 << 10
 )
