@@ -19,6 +19,7 @@ import (
 
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
+	aranyaclient "arhat.dev/aranya/pkg/generated/clientset/versioned/typed/aranya/v1alpha1"
 )
 
 // completionLimit bounds how many devices a completion lists.
@@ -107,6 +108,19 @@ func (c *client) clientset() (versioned.Interface, error) {
 	return versioned.NewForConfig(config)
 }
 
+// edgeDevices is the client of the EdgeDevices in the namespace that the user means.
+func (c *client) edgeDevices() (aranyaclient.EdgeDeviceInterface, error) {
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	clientset, err := c.clientset()
+	if err != nil {
+		return nil, err
+	}
+	return clientset.AranyaV1alpha1().EdgeDevices(namespace), nil
+}
+
 // subresource is a request for a subresource of a device, with options as its query.
 func (c *client) subresource(verb, device, name string, options runtime.Object) (*rest.Request, error) {
 	namespace, err := c.namespace()
@@ -139,15 +153,11 @@ func (c *client) completeDevices(cmd *cobra.Command, args []string, toComplete s
 
 // deviceNames lists the devices whose name begins with toComplete and that are not in args.
 func (c *client) deviceNames(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	namespace, err := c.namespace()
+	client, err := c.edgeDevices()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	clientset, err := c.clientset()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	devices, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).List(cmd.Context(), metav1.ListOptions{Limit: completionLimit})
+	devices, err := client.List(cmd.Context(), metav1.ListOptions{Limit: completionLimit})
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

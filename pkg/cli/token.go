@@ -65,21 +65,13 @@ were issued for the EdgeDevice until then.`,
 }
 
 func (c *client) createToken(cmd *cobra.Command, device string, ttl time.Duration) (*v1alpha1.EnrollmentToken, error) {
-	namespace, err := c.namespace()
-	if err != nil {
-		return nil, err
-	}
-	clientset, err := c.clientset()
+	devices, err := c.edgeDevices()
 	if err != nil {
 		return nil, err
 	}
 	seconds := int64(ttl / time.Second)
-	token, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).CreateToken(cmd.Context(), device,
+	return devices.CreateToken(cmd.Context(), device,
 		&v1alpha1.EnrollmentToken{Spec: v1alpha1.EnrollmentTokenSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return token, nil
 }
 
 // brokerFlags says under which topics a device meets aranya at its broker. It must not fail: the token is made, and is
@@ -100,15 +92,11 @@ func (c *client) brokerFlags(cmd *cobra.Command, device, server string) string {
 }
 
 func (c *client) mqttConfig(cmd *cobra.Command, device string) (*v1alpha1.MQTTConfig, error) {
-	namespace, err := c.namespace()
+	devices, err := c.edgeDevices()
 	if err != nil {
 		return nil, err
 	}
-	clientset, err := c.clientset()
-	if err != nil {
-		return nil, err
-	}
-	found, err := clientset.AranyaV1alpha1().EdgeDevices(namespace).Get(cmd.Context(), device, metav1.GetOptions{})
+	found, err := devices.Get(cmd.Context(), device, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}

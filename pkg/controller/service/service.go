@@ -41,8 +41,6 @@ const (
 	// managedBy is the value of labels that say who made something.
 	managedBy      = "aranya.arhat.dev"
 	labelManagedBy = "app.kubernetes.io/managed-by"
-	// annotationApplied holds the keys of the annotations that were put on a Service for its EdgeDevice.
-	annotationApplied = "arhat.dev/applied"
 
 	// ReasonConflict is the reason of the event on an EdgeDevice whose Service cannot be made because
 	// there is another of that name.
@@ -237,13 +235,13 @@ func (c *Controller) fill(svc *corev1.Service, ed *aranya.EdgeDevice, spec *aran
 // annotations returns those of a Service with what its EdgeDevice wants, and without what it wanted formerly.
 func annotations(current, wanted map[string]string) map[string]string {
 	result := maps.Clone(current)
-	for _, key := range strings.Split(current[annotationApplied], ",") {
+	for _, key := range strings.Split(current[aranya.AnnotationApplied], ",") {
 		delete(result, key)
 	}
-	delete(result, annotationApplied)
+	delete(result, aranya.AnnotationApplied)
 	result = with(result, wanted)
 	if len(wanted) > 0 {
-		result[annotationApplied] = strings.Join(slices.Sorted(maps.Keys(wanted)), ",")
+		result[aranya.AnnotationApplied] = strings.Join(slices.Sorted(maps.Keys(wanted)), ",")
 	}
 	return result
 }

@@ -17,8 +17,8 @@ const (
 	// AnnotationUID is a Node annotation that holds the UID of the EdgeDevice the Node stands for. A
 	// Node without it is not aranya's and is never touched.
 	AnnotationUID = "arhat.dev/edgedevice-uid"
-	// AnnotationApplied is a Node annotation that records what of spec.node was put on the Node, so that
-	// it can be taken off again while what others put there stays.
+	// AnnotationApplied records on a Node, or on a device's Service, what of the EdgeDevice's spec was put on
+	// it, so that it can be taken off again while what others put there stays.
 	AnnotationApplied = "arhat.dev/applied"
 	// TaintRemoving is the key of the taint of a Node whose EdgeDevice is being deleted: it keeps new
 	// pods off.
