@@ -76,12 +76,13 @@ func (d *device) podCgroup(pod *v1.Pod, level string) string {
 func TestContainerdCgroups(t *testing.T) {
 	d := newDevice(t)
 	d.podPIDs = 40
-	d.restart()
-	// A pod that is no more, as after a crash of the machine's agent.
+	d.stop()
+	// A pod that is no more, as after a crash of the machine's agent. A running one would remove it while it is made.
 	stale := newPod("stale", script("main", forever))
 	if err := d.manager.cfg.Cgroups.Create(string(stale.UID), v1.PodQOSBurstable, &cgroups.Limits{}); err != nil {
 		t.Fatal(err)
 	}
+	d.start()
 
 	pod := newPod("limited", script("one", forever), script("two", forever))
 	pod.Spec.Resources = &v1.ResourceRequirements{
