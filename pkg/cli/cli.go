@@ -31,7 +31,7 @@ func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c := &client{flags: flags, IOStreams: streams}
 	cmd := &cobra.Command{
 		Use:   "kubectl-edge",
-		Short: "Work on edge devices: exec, attach, logs, port-forward, proxy, top, token",
+		Short: "Work on edge devices: exec, attach, cp, logs, port-forward, proxy, top, token",
 		Long: `Work on edge devices as kubectl works on pods.
 
 Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"). With --pod, a command
@@ -48,6 +48,7 @@ works on a pod of the device, even if the device has no Node.`,
 	cmd.AddCommand(
 		newExecCommand(c),
 		newAttachCommand(c),
+		newCopyCommand(c),
 		newLogsCommand(c),
 		newPortForwardCommand(c),
 		newProxyCommand(c),

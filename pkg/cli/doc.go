@@ -1,4 +1,4 @@
-// Package cli is the kubectl plugin "kubectl edge": what kubectl does with pods (exec, attach, logs,
+// Package cli is the kubectl plugin "kubectl edge": what kubectl does with pods (exec, attach, cp, logs,
 // port-forward, proxy, top), done with devices through the subresources of EdgeDevice, and enrolment
 // tokens. Terminals, streaming and its fallbacks, and proxying are kubectl's own packages; here are
 // only the commands.

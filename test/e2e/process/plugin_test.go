@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,5 +116,64 @@ func TestPluginCompletion(t *testing.T) {
 	out := e.Kubectl(t, "__complete", "edge", "exec", "-n", suite.Namespace, "device-")
 	if names := strings.Fields(out); !slices.Contains(names, device) || !slices.Contains(names, "device-2") {
 		t.Errorf("completions of \"device-\": %q", names)
+	}
+}
+
+// Files go to the host of a device and to a pod, and come back as they were.
+func TestPluginCopy(t *testing.T) {
+	e := suite.Get(t)
+	port := strconv.Itoa(freePort(t))
+	pod := e.RunPod(t, helloPod(port))
+	local, remote := t.TempDir(), t.TempDir() // the device has the files of this machine
+	large := strings.Repeat("0123456789abcdef", 64<<10)
+	for name, content := range map[string]string{"small file": "here\n", "sub/large": large, "sub/-x 'y'": ""} {
+		path := filepath.Join(local, "site", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, flags := range map[string][]string{
+		"host": nil,
+		"pod":  {"--pod=" + pod.Namespace + "/" + pod.Name},
+	} {
+		t.Run(name, func(t *testing.T) {
+			there, back := filepath.Join(remote, name), filepath.Join(local, "back-"+name)
+			e.Kubectl(t, edge(append([]string{"cp", filepath.Join(local, "site"), device + ":" + there}, flags...)...)...)
+			e.Kubectl(t, edge(append([]string{"cp", device + ":" + there, back}, flags...)...)...)
+			for _, copied := range []string{there, back} {
+				if out, err := exec.Command("diff", "-r", filepath.Join(local, "site"), copied).CombinedOutput(); err != nil {
+					t.Errorf("%s: %v\n%s", copied, err, out)
+				}
+			}
+			info, err := os.Stat(filepath.Join(there, "small file"))
+			if err != nil || info.Mode().Perm() != 0o640 {
+				t.Errorf("mode on the device: %v, %v", info, err)
+			}
+			link := filepath.Join(remote, name+"-link")
+			if err := os.Symlink(there, link); err != nil {
+				t.Fatal(err)
+			}
+			e.Kubectl(t, edge(append([]string{"cp", "-L", device + ":" + link + "/sub/large", filepath.Join(local, "large-"+name)}, flags...)...)...)
+			if data, err := os.ReadFile(filepath.Join(local, "large-"+name)); err != nil || string(data) != large {
+				t.Errorf("what a link leads to: %d bytes, %v", len(data), err)
+			}
+			// Into a directory that is there.
+			e.Kubectl(t, edge(append([]string{"cp", filepath.Join(local, "site", "small file"), device + ":" + there + "/sub"}, flags...)...)...)
+			if data, err := os.ReadFile(filepath.Join(there, "sub", "small file")); err != nil || string(data) != "here\n" {
+				t.Errorf("copied into a directory: %q, %v", data, err)
+			}
+		})
+	}
+	for name, args := range map[string][]string{
+		"what is not there":     {device + ":" + filepath.Join(remote, "none"), filepath.Join(local, "none")},
+		"into what is no place": {filepath.Join(local, "site"), device + ":" + filepath.Join(remote, "none", "none")},
+		"a device that is none": {"none:/etc/os-release", filepath.Join(local, "none")},
+	} {
+		if r := e.TryKubectl(t, "", edge(append([]string{"cp"}, args...)...)...); r.Code == 0 || !strings.Contains(r.Stderr, "none") {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }

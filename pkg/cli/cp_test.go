@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParsePaths(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		want []string
+		err  string
+	}{
+		"from a device":              {args: []string{"device-1:/etc/os-release", "/tmp/os-release"}, want: []string{"device-1", "/etc/os-release", ""}},
+		"to a device":                {args: []string{"./a", "device-1:b:c"}, want: []string{"device-1", "", "b:c"}},
+		"a local path with a colon":  {args: []string{"./a:b", "device-1:/b"}, want: []string{"device-1", "", "/b"}},
+		"one argument":               {args: []string{"device-1:/a"}, err: "expected SOURCE and DESTINATION, got 1"},
+		"from a device to another":   {args: []string{"device-1:/a", "device-2:/a"}, err: "expected one of"},
+		"from here to here":          {args: []string{"a", "b"}, err: "expected one of"},
+		"no path on the device":      {args: []string{"device-1:", "b"}, err: "path on the device is empty"},
+		"no local path":              {args: []string{"device-1:/a", ""}, err: "local path is empty"},
+		"a colon at the beginning":   {args: []string{":/a", "b"}, err: "expected one of"},
+		"a namespace of the device ": {args: []string{"edge/device-1:/a", "b"}, err: "expected one of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			device, from, to, err := parsePaths(tc.args)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("error %v, want %q", err, tc.err)
+				}
+				return
+			}
+			if got := []string{device, from, to}; err != nil || strings.Join(got, "|") != strings.Join(tc.want, "|") {
+				t.Errorf("got %q, error %v; want %q", got, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestSplitRemote(t *testing.T) {
+	for remote, want := range map[string][2]string{
+		"/etc/os-release": {"/etc", "os-release"}, "/etc/": {"/", "etc"}, "a": {".", "a"}, "/": {"/", "."},
+		".": {".", "."}, "../..": {"../..", "."}, "a/../b": {".", "b"}, "-x": {".", "-x"},
+	} {
+		if dir, name := splitRemote(remote); [2]string{dir, name} != want {
+			t.Errorf("%q: got %q and %q, want %q", remote, dir, name, want)
+		}
+	}
+}
