@@ -50,6 +50,7 @@ type deviceConn struct {
 	closed    chan struct{}
 	close1    sync.Once
 	parked    chan struct{} // closed when the device has given the connection up, nil if it cannot
+	opening   chan struct{} // holds one for each call of Stream whose first frame is read
 }
 
 // sums is what went over the connection by kind.
@@ -88,7 +89,7 @@ func (l *deviceListener) Accept() (net.Conn, error) {
 	}
 	dc := &deviceConn{
 		Conn: lc, gateway: l.gateway, permit: l.permit, budget: connectBytes,
-		admitted: make(chan struct{}), closed: make(chan struct{}),
+		admitted: make(chan struct{}), closed: make(chan struct{}), opening: make(chan struct{}, maxOpening),
 	}
 	if lc.CanPark() {
 		dc.parked = make(chan struct{})

@@ -152,13 +152,28 @@ func (s *session) freeStream() {
 	streamCount.Dec()
 }
 
+// maxOpening bounds how many first frames of a connection are read at the same time: each may be as large as
+// any message, and until then it is not known whether anybody waits for the stream.
+const maxOpening = 16
+
+// firstFrame reads the first frame of a stream, after those that began to be read before, if there are many.
+func firstFrame(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edgeapi.StreamFrame], conn *deviceConn) (*edgeapi.StreamFrame, error) {
+	select {
+	case conn.opening <- struct{}{}:
+		defer func() { <-conn.opening }()
+		return call.Recv()
+	case <-call.Context().Done():
+		return nil, status.FromContextError(call.Context().Err()).Err()
+	}
+}
+
 // Stream implements the call that carries one session.
 func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edgeapi.StreamFrame]) error {
 	info, err := peerFrom(call.Context())
 	if err != nil {
 		return err
 	}
-	first, err := call.Recv()
+	first, err := firstFrame(call, info.conn)
 	if err != nil {
 		return err
 	}

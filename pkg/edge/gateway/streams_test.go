@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -314,6 +315,49 @@ func TestStreamID(t *testing.T) {
 		_, err = call.Recv()
 		wantCode(t, err, codes.NotFound, "nobody waits")
 	}
+}
+
+// A device that begins many streams and says nothing on them has few of them read at a time.
+func TestStreamsWithoutFirstFrame(t *testing.T) {
+	const maxOpening = 16
+	w := newWorld(t)
+	client := w.rawClient(t, certificateIn(t, w.enrol(t, w.directory.put("device-1", "uid-1"))))
+	begin := func(ctx context.Context) grpc.BidiStreamingClient[edgeapi.StreamFrame, edgeapi.StreamFrame] {
+		call, err := client.Stream(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return call
+	}
+	fence := func() { // what was sent before has been read by the server
+		_, _ = client.Renew(t.Context(), &edgeapi.RenewRequest{Csr: []byte("none")})
+	}
+	silent, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range maxOpening {
+		begin(silent)
+	}
+	for range 20 {
+		fence()
+	}
+	call := begin(t.Context())
+	_ = call.Send(&edgeapi.StreamFrame{Frame: &edgeapi.StreamFrame_Open{Open: &edgeapi.StreamOpen{Id: "guess"}}})
+	answered := make(chan error, 1)
+	go func() {
+		_, err := call.Recv()
+		answered <- err
+	}()
+	for range 20 {
+		fence()
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("one more is read: %v", err)
+		return
+	default:
+	}
+	cancel()
+	wantCode(t, receive(t, answered, "the answer"), codes.NotFound, "nobody waits")
 }
 
 // Another device that knows an id which is still open cannot take the stream.

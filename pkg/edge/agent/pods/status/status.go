@@ -82,6 +82,7 @@ func Generate(in Input) *v1.PodStatus {
 		ephemeral = append(ephemeral, v1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 	s.EphemeralContainerStatuses = containerStatuses(in, ephemeral, old.EphemeralContainerStatuses, hasInit, false)
+	limitMessages(pod, s)
 
 	s.AllocatedResources = resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
 	s.Resources = in.PodResources.DeepCopy()
@@ -90,6 +91,25 @@ func Generate(in Input) *v1.PodStatus {
 	setConditions(in, s)
 	setAddresses(in, s)
 	return s
+}
+
+// maxMessages is how many bytes the messages that containers leave when they end have in one pod, as with the
+// kubelet: the status is stored with each change.
+const maxMessages = 12 << 10
+
+// limitMessages cuts the messages that containers have left to the equal share of each.
+func limitMessages(pod *v1.Pod, s *v1.PodStatus) {
+	share := maxMessages / max(1, len(pod.Spec.Containers)+len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers))
+	for _, statuses := range [][]v1.ContainerStatus{s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range statuses {
+			for _, state := range []*v1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
+				if t := state.Terminated; t != nil && len(t.Message) > share {
+					state.Terminated = t.DeepCopy() // it may be that of the former status
+					state.Terminated.Message = strings.ToValidUTF8(t.Message[:share], "")
+				}
+			}
+		}
+	}
 }
 
 // setPhase computes the phase. A pod does not come back from having ended.

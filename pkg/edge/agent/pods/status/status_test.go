@@ -234,6 +234,35 @@ func TestWaitingAndLastState(t *testing.T) {
 	}
 }
 
+// Messages that containers have left share what a pod's status has room for.
+func TestLimitMessages(t *testing.T) {
+	long := strings.Repeat("é", 2048)
+	message := func(s *v1.PodStatus, i int) string { return s.ContainerStatuses[i].State.Terminated.Message }
+	for containers, want := range map[int]string{2: long, 3: long, 4: long[:3072], 5: long[:2456]} { // 2457 would cut the last é
+		var names []string
+		st := ready()
+		for i := range containers {
+			c := instance(strconv.Itoa(i), exited, 1, 0)
+			c.Message = long
+			names, st.Containers = append(names, c.Name), append(st.Containers, c)
+		}
+		s := generate(testPod(v1.RestartPolicyNever, names...), st, nil)
+		for i := range containers {
+			if got := message(s, i); got != want {
+				t.Errorf("%d containers: %d bytes, want %d", containers, len(got), len(want))
+			}
+		}
+	}
+
+	// The former status, which others may read, is left alone.
+	pod := testPod(v1.RestartPolicyNever, "0", "1", "2", "3", "4")
+	old := &v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{{Name: "0", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Message: long}}}}}
+	s := generate(pod, ready(), func(in *Input) { in.Old = old })
+	if got := message(s, 0); len(got) != 2456 || message(old, 0) != long {
+		t.Errorf("%d bytes of a former message, of which there are now %d", len(got), len(message(old, 0)))
+	}
+}
+
 func TestInitContainers(t *testing.T) {
 	pod := testPod(v1.RestartPolicyAlways, "a")
 	pod.Spec.InitContainers = []v1.Container{{Name: "z"}, {Name: "y"}}
