@@ -84,6 +84,16 @@ func TestServiceIsRestartedWhenItDies(t *testing.T) {
 		}
 		return err
 	})
+	said := func(want string) func() error { // the program begins to run after its process
+		return func() error {
+			log, err := os.ReadFile(filepath.Join(g.dir, "s.log"))
+			if err == nil && string(log) != want {
+				err = fmt.Errorf("log: %q, want %q", log, want)
+			}
+			return err
+		}
+	}
+	eventually(t, said("started\n"))
 	if err := g.Signal(t.Context(), "s", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +104,7 @@ func TestServiceIsRestartedWhenItDies(t *testing.T) {
 		}
 		return err
 	})
-	log, _ := os.ReadFile(filepath.Join(g.dir, "s.log"))
-	if string(log) != "started\nstarted\n" {
-		t.Errorf("log: %q", log)
-	}
+	eventually(t, said("started\nstarted\n"))
 }
 
 func TestStopAndResume(t *testing.T) {
@@ -228,10 +235,13 @@ func TestIsolation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", host))
-	if err != nil || !strings.HasPrefix(string(cmdline), "sleep\x00") {
-		t.Errorf("process %d is %q, %v", host, cmdline, err)
-	}
+	eventually(t, func() error {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", host))
+		if err == nil && !strings.HasPrefix(string(cmdline), "sleep\x00") {
+			err = fmt.Errorf("process %d is %q", host, cmdline)
+		}
+		return err
+	})
 	if _, err := os.Stat("/run/mark"); err == nil {
 		t.Error("/run is not private")
 	}
