@@ -83,6 +83,7 @@ type destination struct {
 // openDestination finds where something of the given name is copied to: into a directory that is there, or
 // to the path itself.
 func openDestination(local, name string) (*destination, error) {
+	local = filepath.Clean(local)
 	dir, base := local, name
 	if info, err := os.Stat(local); err != nil || !info.IsDir() {
 		dir, base = filepath.Dir(local), filepath.Base(local)

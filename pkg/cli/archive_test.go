@@ -67,6 +67,8 @@ func TestExtract(t *testing.T) {
 	}{
 		"a directory": {local: "new", entries: []tar.Header{directory, file("./site/a", "A"), file("./site/b/c", "C")},
 			want: map[string]string{"old": "", "new/a": "A", "new/b/c": "C"}},
+		"to a new directory with a slash": {local: "new/", entries: []tar.Header{directory, file("./site/a", "A")},
+			want: map[string]string{"old": "", "new/a": "A"}},
 		"into a directory": {local: ".", entries: []tar.Header{directory, file("./site/a", "A")},
 			want: map[string]string{"old": "", "site/a": "A"}},
 		"over a file": {local: "old", entries: []tar.Header{file("./site", "new")}, want: map[string]string{"old": "new"}},
@@ -87,7 +89,7 @@ func TestExtract(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			d, err := openDestination(filepath.Join(dir, tc.local), "site")
+			d, err := openDestination(dir+"/"+tc.local, "site")
 			if err != nil {
 				t.Fatal(err)
 			}

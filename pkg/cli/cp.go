@@ -184,8 +184,9 @@ func (r *remoteFiles) copyTo(ctx context.Context, local, remote string) error {
 		return err
 	}
 	switch err := r.run(ctx, nil, nil, "test", "-d", remote); {
-	case err == nil:
+	case err == nil && name != "." && name != ".." && name != "/": // of these goes what is in them
 		remote = path.Join(remote, name)
+	case err == nil:
 	case !errors.As(err, new(utilexec.ExitError)):
 		return err
 	}

@@ -167,6 +167,11 @@ func TestPluginCopy(t *testing.T) {
 			}
 		})
 	}
+	// What is in a directory that has no name of its own goes into the one that is there.
+	e.Kubectl(t, edge("cp", filepath.Join(local, "site", "sub")+"/.", device+":"+remote)...)
+	if data, err := os.ReadFile(filepath.Join(remote, "large")); err != nil || string(data) != large {
+		t.Errorf("what is in a directory: %d bytes, %v", len(data), err)
+	}
 	for name, args := range map[string][]string{
 		"what is not there":     {device + ":" + filepath.Join(remote, "none"), filepath.Join(local, "none")},
 		"into what is no place": {filepath.Join(local, "site"), device + ":" + filepath.Join(remote, "none", "none")},
