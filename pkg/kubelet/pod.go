@@ -100,7 +100,7 @@ func (k *Kubelet) servePortForward(w http.ResponseWriter, req *request, session 
 		return
 	}
 	k.config.Streaming.ServePortForward(w, req.Request, streaming.PortForwardOptions{
-		Name: req.namespace + "/" + req.pod, Ports: opts.Ports,
+		Name: "pod " + req.namespace + "/" + req.pod, Ports: opts.Ports,
 	}, target.Dialer(session, target.Address{PodUID: uidOnDevice(session, req.podObject)}))
 }
 

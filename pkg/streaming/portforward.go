@@ -19,7 +19,7 @@ const slotTimeout = time.Second
 
 // PortForwardOptions describe a port-forward session.
 type PortForwardOptions struct {
-	// Name of what the ports belong to, for messages.
+	// Name of what the ports belong to, with its kind, for messages.
 	Name string
 	// Ports of the old WebSocket protocol. The others name a port per connection.
 	Ports []int32

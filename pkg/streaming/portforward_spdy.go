@@ -116,12 +116,12 @@ func (p *pairs) stop() {
 	}
 }
 
-// forward begins a connection, and calls done when it is over. The text of a failure is the kubelet's.
+// forward begins a connection, and calls done when it is over.
 func (p *pairs) forward(c *pair, port int32, done func()) {
 	p.begin(port, c.data, func(err error) {
 		defer done()
 		if err != nil {
-			p.report(c, fmt.Errorf("error forwarding port %d to pod %s, uid : %w", port, p.name, err))
+			p.report(c, fmt.Errorf("error forwarding port %d to %s: %w", port, p.name, err))
 			_ = c.data.Reset()
 			return
 		}

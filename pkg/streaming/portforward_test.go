@@ -120,7 +120,7 @@ func newForwardServer(t *testing.T, config Config, dial DialFunc) (*Server, *url
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		s.ServePortForward(w, r, PortForwardOptions{Name: "edge/device-1", Ports: ports}, dial)
+		s.ServePortForward(w, r, PortForwardOptions{Name: "EdgeDevice edge/device-1", Ports: ports}, dial)
 	}))
 	t.Cleanup(ts.Close)
 	t.Cleanup(func() { shutdown(t, s) })
@@ -288,7 +288,7 @@ func TestPortForwardReportsDialErrors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.Contains(string(message), "nobody listens on port 1") || !strings.Contains(string(message), "edge/device-1") {
+			if !strings.Contains(string(message), "nobody listens on port 1") || !strings.Contains(string(message), "EdgeDevice edge/device-1") {
 				t.Errorf("reported %q", message)
 			}
 			// The session goes on.

@@ -25,7 +25,7 @@ func NewPortForwardREST(c *Connector) *StreamREST[aranya.EdgeDevicePortForwardOp
 // portForward opens connections as the client asks for them, each with an error stream of its own.
 func (c *Connector) portForward(ctx context.Context, device *aranya.EdgeDevice, o *aranya.EdgeDevicePortForwardOptions) (streamHandler, error) {
 	address := target.Address{Host: o.Host}
-	label := device.Namespace + "/" + device.Name
+	label := "EdgeDevice " + device.Namespace + "/" + device.Name
 	if o.Pod == "" {
 		if err := allowed(device, "portforward", "allowPortForward", device.Spec.Host.AllowPortForward); err != nil {
 			return nil, err
@@ -35,7 +35,7 @@ func (c *Connector) portForward(ctx context.Context, device *aranya.EdgeDevice, 
 		if err != nil {
 			return nil, err
 		}
-		address.PodUID, label = string(staticpod.UIDOnDevice(pod, device.Namespace)), pod.Namespace+"/"+pod.Name
+		address.PodUID, label = string(staticpod.UIDOnDevice(pod, device.Namespace)), "pod "+pod.Namespace+"/"+pod.Name
 	}
 	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) func() {
 		if err := c.Streaming.CheckPortForward(r, o.Ports); err != nil {
