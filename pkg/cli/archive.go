@@ -75,14 +75,14 @@ func archiveContent(tw *tar.Writer, file string, size int64) error {
 
 // destination is where an archive goes: a name in a directory that nothing in the archive leads out of.
 type destination struct {
-	root    *os.Root
-	name    string
-	skipped func(name, what string)
+	dir, name string
+	root      *os.Root // of dir, from the first entry on
+	skipped   func(name, what string)
 }
 
-// openDestination finds where something of the given name is copied to: into a directory that is there, or
+// findDestination finds where something of the given name is copied to: into a directory that is there, or
 // to the path itself.
-func openDestination(local, name string) (*destination, error) {
+func findDestination(local, name string) *destination {
 	local = filepath.Clean(local)
 	dir, base := local, name
 	if info, err := os.Stat(local); err != nil || !info.IsDir() {
@@ -91,11 +91,26 @@ func openDestination(local, name string) (*destination, error) {
 	if base == "/" || base == ".." {
 		base = "."
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
+	return &destination{dir: dir, name: base}
+}
+
+// open makes the directory if need be: not before there is something to put into it.
+func (d *destination) open() (err error) {
+	if d.root != nil {
+		return nil
 	}
-	return &destination{root: root, name: base}, nil
+	if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return err
+	}
+	d.root, err = os.OpenRoot(d.dir)
+	return err
+}
+
+// close leaves the directory. All files in it have been closed.
+func (d *destination) close() {
+	if d.root != nil {
+		_ = d.root.Close()
+	}
 }
 
 // extract reads an archive of one file or directory with the given name to its end. It makes files and
@@ -113,6 +128,9 @@ func (d *destination) extract(r io.Reader, name string) error {
 		}
 		local, err := d.place(header.Name, name)
 		if err != nil {
+			return err
+		}
+		if err := d.open(); err != nil {
 			return err
 		}
 		if err := d.create(tr, header, local, name); err != nil {

@@ -71,7 +71,8 @@ func TestExtract(t *testing.T) {
 			want: map[string]string{"old": "", "new/a": "A"}},
 		"into a directory": {local: ".", entries: []tar.Header{directory, file("./site/a", "A")},
 			want: map[string]string{"old": "", "site/a": "A"}},
-		"over a file": {local: "old", entries: []tar.Header{file("./site", "new")}, want: map[string]string{"old": "new"}},
+		"below a new directory": {local: "new/deep", entries: []tar.Header{file("site", "S")}, want: map[string]string{"old": "", "new/deep": "S"}},
+		"over a file":           {local: "old", entries: []tar.Header{file("./site", "new")}, want: map[string]string{"old": "new"}},
 		"a hard link": {local: "new", entries: []tar.Header{file("site/a", "A"), {Typeflag: tar.TypeLink, Name: "site/b", Linkname: "site/a"}},
 			want: map[string]string{"old": "", "new/a": "A", "new/b": "A"}},
 		"links and devices": {local: "new", skipped: 2, want: map[string]string{"old": "", "new/a": "A"}, entries: []tar.Header{
@@ -89,14 +90,11 @@ func TestExtract(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			d, err := openDestination(dir+"/"+tc.local, "site")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = d.root.Close() }()
+			d := findDestination(dir+"/"+tc.local, "site")
+			defer d.close()
 			skipped := 0
 			d.skipped = func(string, string) { skipped++ }
-			err = d.extract(tarOf(t, tc.entries...), "site")
+			err := d.extract(tarOf(t, tc.entries...), "site")
 			if tc.err == "" && err != nil || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
@@ -119,11 +117,8 @@ func TestExtractThroughLink(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "site")); err != nil {
 		t.Fatal(err)
 	}
-	d, err := openDestination(dir, "site")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.root.Close() }()
+	d := findDestination(dir, "site")
+	defer d.close()
 	if err := d.extract(tarOf(t, file("site/a", "A")), "site"); err == nil {
 		t.Error("no error")
 	}
@@ -140,11 +135,8 @@ func TestExtractCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := tarOf(t, file("a", strings.Repeat("x", 4096))).Bytes()
-	d, err := openDestination(target, "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.root.Close() }()
+	d := findDestination(target, "a")
+	defer d.close()
 	if err := d.extract(bytes.NewReader(whole[:2048]), "a"); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("error %v, want that the end is unexpected", err)
 	}
@@ -177,11 +169,8 @@ func TestArchive(t *testing.T) {
 	if err := archive(&buffer, source, "name", func(name, what string) { t.Errorf("left out: %s, %s", name, what) }); err != nil {
 		t.Fatal(err)
 	}
-	d, err := openDestination(filepath.Join(dir, "copy"), "name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.root.Close() }()
+	d := findDestination(filepath.Join(dir, "copy"), "name")
+	defer d.close()
 	var skipped []string
 	d.skipped = func(name, _ string) { skipped = append(skipped, name) }
 	if err := d.extract(&buffer, "name"); err != nil {

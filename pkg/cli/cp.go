@@ -147,11 +147,8 @@ func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error 
 		target = strings.TrimSuffix(link.String(), "\n")
 	}
 	dir, name := splitRemote(target)
-	destination, err := openDestination(local, path.Base(path.Clean(remote)))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = destination.root.Close() }() // files have been closed before
+	destination := findDestination(local, path.Base(path.Clean(remote)))
+	defer destination.close()
 	destination.skipped = func(name, what string) {
 		fmt.Fprintf(r.client.ErrOut, "warning: left out %s: %s\n", name, what)
 	}
@@ -164,8 +161,8 @@ func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error 
 		err := r.run(ctx, nil, writer, "tar", "-cf", "-", "-C", dir, "./"+name)
 		_ = writer.CloseWithError(err) // never fails
 	}()
-	err = destination.extract(reader, name) // or what tar has failed with
-	_ = reader.CloseWithError(err)          // never fails
+	err := destination.extract(reader, name) // or what tar has failed with
+	_ = reader.CloseWithError(err)           // never fails
 	cancel()
 	<-ended
 	return err
