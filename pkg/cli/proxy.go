@@ -31,8 +31,9 @@ func newProxyCommand(c *client) *cobra.Command {
 		Short: "Serve a device's HTTP port locally",
 		Long: `Serve an HTTP port of a device locally, through the subresource edgedevices/proxy.
 
-Unlike port-forward it speaks HTTP: each request is authorized and audited by itself, and the same
-URL works for other HTTP clients of the cluster's API.
+Unlike port-forward it speaks HTTP: each request is authorized and audited by itself. Other HTTP clients of
+the cluster's API can use the same subresource, except that kube-apiserver refuses answers that redirect:
+this command hands them on.
 
 Requests are made with your credential. As pages of other sites could have your browser make some, only hosts
 that match --accept-hosts are served, and no request whose Origin is another host.`,
@@ -88,6 +89,7 @@ func (c *client) proxyHandler(scheme, device string, port uint16, hosts []*regex
 		return nil, err
 	}
 	config.Host = request.URL().String()
+	config.Wrap(func(transport http.RoundTripper) http.RoundTripper { return restoreLocation{transport} })
 	filter := &proxy.FilterServer{AcceptPaths: proxy.MakeRegexpArrayOrDie(proxy.DefaultPathAcceptRE), AcceptHosts: hosts}
 	const keepalive = 0 // the system's default
 	handler, err := proxy.NewProxyHandler("/", filter, config, keepalive, true)
@@ -102,8 +104,31 @@ func (c *client) proxyHandler(scheme, device string, port uint16, hosts []*regex
 		// The request is made anew with the user's credential; a browser's must not reach the cluster.
 		r.Header.Del("Authorization")
 		r.Header.Del("Origin")
+		r.Header.Set(v1alpha1.ProxyHostHeader, r.Host)
 		handler.ServeHTTP(w, r)
 	}), nil
+}
+
+// restoreLocation has answers redirect as the device wants it. The browser follows, without the user's credential.
+type restoreLocation struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (l restoreLocation) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := l.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	text := response.Header.Get(v1alpha1.ProxyLocationHeader)
+	if text == "" {
+		return response, nil
+	}
+	response.Header.Del(v1alpha1.ProxyLocationHeader)
+	if location, err := url.Parse(text); err == nil && location.Host == r.Header.Get(v1alpha1.ProxyHostHeader) {
+		location.Scheme, location.Host = "", "" // which may be https: that of the device's port, not of this one
+		text = location.String()
+	}
+	response.Header.Set("Location", text)
+	return response, nil
 }
 
 // sameOrigin tells whether a request does not say that it is made by a page of another host. Browsers say so of all but

@@ -5,12 +5,16 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
 
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/kubectl/pkg/proxy"
 	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
 // testClient is a client of an API server that is served by the handler, for the namespace "edge".
@@ -71,5 +75,35 @@ func TestProxyServesOnlyItsOwnPages(t *testing.T) {
 				t.Errorf("the API server saw %s, want %s", body, want)
 			}
 		})
+	}
+}
+
+// Redirects, which kube-apiserver lets no server answer with, reach the browser all the same.
+func TestProxyRedirects(t *testing.T) {
+	c := testClient(t, func(w http.ResponseWriter, r *http.Request) {
+		host := r.Header.Get(v1alpha1.ProxyHostHeader)
+		if location := r.URL.Query().Get("to"); location != "" {
+			w.Header().Set(v1alpha1.ProxyLocationHeader, strings.ReplaceAll(location, "HOST", host))
+		}
+		w.WriteHeader(http.StatusFound)
+	})
+	handler, err := c.proxyHandler("https", "device-1", 8443, proxy.MakeRegexpArrayOrDie(defaultAcceptHosts))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]string{
+		"/login?a=b":            "/login?a=b",
+		"login":                 "login",
+		"https://HOST/login#x":  "/login#x",
+		"https://example.com/x": "https://example.com/x",
+		"%zz":                   "%zz", // the browser's to judge
+		"":                      "",
+	} {
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9000/?to="+url.QueryEscape(to), nil))
+		header := recorder.Result().Header
+		if got := header.Get("Location"); recorder.Code != http.StatusFound || got != want || header.Get(v1alpha1.ProxyLocationHeader) != "" {
+			t.Errorf("%q: %d to %q, want %q; %v", to, recorder.Code, got, want, header)
+		}
 	}
 }

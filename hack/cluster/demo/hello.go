@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hello is the program of the tour's pods: it greets over HTTP until ctx ends. Several may share a
-// port, because devices without network namespaces share this machine's.
+// Hello is the program of the tour's pods: it greets over HTTP until ctx ends, and redirects from /moved,
+// as web interfaces do. Several may share a port, because devices without network namespaces share this machine's.
 func Hello(ctx context.Context, port int, log io.Writer) error {
 	config := net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) error {
 		var optErr error
@@ -34,6 +34,10 @@ func Hello(ctx context.Context, port int, log io.Writer) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(log, "%s %s\n", r.Method, r.URL.Path)
+			if r.URL.Path == "/moved" {
+				http.Redirect(w, r, "http://"+r.Host+"/", http.StatusFound)
+				return
+			}
 			_, _ = fmt.Fprintln(w, greeting)
 		}),
 	}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
 )
 
@@ -128,7 +129,29 @@ func (r *ProxyREST) serve(w http.ResponseWriter, req *http.Request, location *ur
 	}
 	failure := &dialFailure{}
 	req = req.WithContext(context.WithValue(req.Context(), dialFailureKey{}, failure))
-	proxy.NewUpgradeAwareHandler(location, r.transport, true, false, proxyResponder{responder, failure}).ServeHTTP(w, req)
+	var transport http.RoundTripper = r.transport
+	host := req.Header.Get(v1alpha1.ProxyHostHeader)
+	if host != "" {
+		req.Header = req.Header.Clone()
+		req.Header.Del(v1alpha1.ProxyHostHeader)
+		req.Host, transport = host, hideLocation{transport}
+	}
+	proxy.NewUpgradeAwareHandler(location, transport, host == "", false, proxyResponder{responder, failure}).ServeHTTP(w, req)
+}
+
+// hideLocation moves where an answer redirects to into a header that kube-apiserver lets pass.
+type hideLocation struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (h hideLocation) RoundTrip(req *http.Request) (*http.Response, error) {
+	response, err := h.RoundTripper.RoundTrip(req)
+	if err == nil {
+		if location := response.Header.Get("Location"); location != "" {
+			response.Header.Del("Location")
+			response.Header.Set(v1alpha1.ProxyLocationHeader, location)
+		}
+	}
+	return response, err
 }
 
 // dial opens a stream to the device and port that the address of a location stands for.

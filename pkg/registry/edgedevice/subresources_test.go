@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
 
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
@@ -188,6 +189,59 @@ func TestProxy(t *testing.T) {
 	}
 	if got, err := io.ReadAll(stream); err != nil || string(got) != "hello" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// A client that shows a device as a site of its own gets pages as they are, and learns of redirects by a header
+// that kube-apiserver lets pass.
+func TestProxyOfSite(t *testing.T) {
+	a := newAPI(t, map[string]may{"admin": {"*"}})
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/old" {
+			http.Redirect(w, r, "http://"+r.Host+"/new", http.StatusFound)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<a href="/page">%s</a>`, r.Header.Get(v1alpha1.ProxyHostHeader))
+	}))
+	defer backend.Close()
+	device := fmt.Sprintf("online:%d", backend.Listener.Addr().(*net.TCPAddr).Port)
+	get := func(path, host string) (code int, header http.Header, body string) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.url(device, "proxy"+path, "").String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer admin")
+		if host != "" {
+			r.Header.Set(v1alpha1.ProxyHostHeader, host)
+		}
+		r.Close = true
+		response, err := http.DefaultTransport.RoundTrip(r) // follows no redirects
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		data, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, response.Header, string(data)
+	}
+	const host = "127.0.0.1:9000"
+	code, header, _ := get("/old", host)
+	if got := header.Get(v1alpha1.ProxyLocationHeader); code != http.StatusFound || got != "http://"+host+"/new" || header.Get("Location") != "" {
+		t.Errorf("redirected with %d and %v", code, header)
+	}
+	if _, _, body := get("/", host); body != `<a href="/page"></a>` {
+		t.Errorf("the page is %s", body)
+	}
+	// Others are led through the API.
+	prefix := a.url(device, "proxy", "").Path
+	if code, header, _ := get("/old", ""); code != http.StatusFound || !strings.HasSuffix(header.Get("Location"), prefix+"/new") {
+		t.Errorf("redirected with %d and %v", code, header)
+	}
+	if _, _, body := get("/", ""); body != `<a href="`+prefix+`/page"></a>` {
+		t.Errorf("the page is %s", body)
 	}
 }
 

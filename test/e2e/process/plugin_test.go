@@ -75,6 +75,25 @@ func TestPluginPorts(t *testing.T) {
 	}
 }
 
+// The web interface of a device works at the address that the plugin serves it at: redirects included, which
+// kube-apiserver lets none of its servers answer with.
+func TestPluginProxyOfSite(t *testing.T) {
+	e := suite.Get(t)
+	port := strconv.Itoa(freePort(t))
+	e.RunPod(t, helloPod(port))
+	address := e.KubectlBackground(t, edge("proxy", device, port, "--port=0")...).Expect(t, 30*time.Second, `(127\.0\.0\.1:\d+)`)[1]
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + address + "/moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.Request.URL.String() != "http://"+address+"/" || !strings.HasPrefix(string(body), "Hello from") {
+		t.Errorf("%s at %s: %q, error %v", response.Status, response.Request.URL, body, err)
+	}
+}
+
 func TestPluginTop(t *testing.T) {
 	e := suite.Get(t)
 	suite.OnOneLink(t)

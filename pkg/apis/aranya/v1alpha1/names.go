@@ -29,3 +29,12 @@ const (
 	// FinalizerNode is the finalizer that keeps an EdgeDevice until its Node and pods are gone.
 	FinalizerNode = "aranya.arhat.dev/node"
 )
+
+// Headers of edgedevices/proxy, for clients that show a device as a site of its own. kube-apiserver lets no answer pass that
+// redirects, and links in pages are made to lead through the API.
+const (
+	// ProxyHostHeader has a request reach the device with this Host, and the answer come back as the device gave it,
+	// except that ProxyLocationHeader takes the place of Location.
+	ProxyHostHeader     = "X-Aranya-Proxy-Host"
+	ProxyLocationHeader = "X-Aranya-Proxy-Location"
+)
