@@ -2,24 +2,29 @@ package cli
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
-	"k8s.io/component-base/version"
+	"k8s.io/klog/v2"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/util/completion"
+	"k8s.io/kubectl/pkg/util/term"
 	utilexec "k8s.io/utils/exec"
 
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
 	aranyaclient "arhat.dev/aranya/pkg/generated/clientset/versioned/typed/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/version"
 )
 
 // completionLimit bounds how many devices a completion lists.
@@ -36,12 +41,13 @@ func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 
 Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"). With --pod, a command
 works on a pod of the device, even if the device has no Node.`,
-		Version:       version.Get().String(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl edge"},
 	}
 	flags.AddFlags(cmd.PersistentFlags())
+	addVerbosity(cmd.PersistentFlags())
 	cmd.SetIn(streams.In)
 	cmd.SetOut(streams.Out)
 	cmd.SetErr(streams.ErrOut)
@@ -55,9 +61,38 @@ works on a pod of the device, even if the device has no Node.`,
 		newTokenCommand(c),
 		newTopCommand(c),
 	)
-	// A bad namespace or kubeconfig surfaces when the command runs; completion stays silent.
-	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
+	completeFlags(cmd, flags)
 	return cmd
+}
+
+// addVerbosity adds kubectl's flag for the level of its log, and no other flag of the log.
+func addVerbosity(to *pflag.FlagSet) {
+	all := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(all)
+	to.AddGoFlag(all.Lookup("v"))
+}
+
+// completeFlags has no flag complete the names of files that does not take one.
+func completeFlags(root *cobra.Command, flags *genericclioptions.ConfigFlags) {
+	completion.SetFactoryForCompletion(cmdutil.NewFactory(flags))
+	byName := map[string]cobra.CompletionFunc{
+		"pod": cobra.NoFileCompletions, "container": cobra.NoFileCompletions, "namespace": cobra.NoFileCompletions,
+		"scheme": cobra.FixedCompletions([]string{"http", "https"}, cobra.ShellCompDirectiveNoFileComp),
+	}
+	for name, list := range map[string]func(string) []string{
+		"context": completion.ListContextsInConfig, "cluster": completion.ListClustersInConfig, "user": completion.ListUsersInConfig,
+	} {
+		byName[name] = func(_ *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			return list(toComplete), cobra.ShellCompDirectiveNoFileComp
+		}
+	}
+	for _, cmd := range append(root.Commands(), root) {
+		for name, complete := range byName {
+			if cmd.PersistentFlags().Lookup(name) != nil || cmd.LocalNonPersistentFlags().Lookup(name) != nil {
+				_ = cmd.RegisterFlagCompletionFunc(name, complete) // fails only if the flag has one already
+			}
+		}
+	}
 }
 
 // Run executes the command and returns its exit code: that of the remote command, if one ran.
@@ -72,10 +107,11 @@ func Run(cmd *cobra.Command, errOut io.Writer) int {
 		fmt.Fprintf(errOut, "command terminated with exit code %d\n", exit.ExitStatus())
 		return exit.ExitStatus()
 	default:
-		if message, ok := cmdutil.StandardErrorMessage(err); ok {
-			err = errors.New(message)
+		message, ok := cmdutil.StandardErrorMessage(err)
+		if !ok {
+			message = "error: " + strings.TrimPrefix(err.Error(), "error: ")
 		}
-		fmt.Fprintf(errOut, "%s\n", strings.TrimPrefix("error: "+err.Error(), "error: error: "))
+		fmt.Fprintln(errOut, message)
 		return 1
 	}
 }
@@ -97,7 +133,9 @@ func (c *client) config() (*rest.Config, error) {
 		return nil, err
 	}
 	// A copy: kubectl's executors expect no group and version in it.
-	return rest.CopyConfig(config), nil
+	config = rest.CopyConfig(config)
+	config.WarningHandler = rest.NewWarningWriter(c.ErrOut, rest.WarningWriterOptions{Deduplicate: true, Color: term.AllowsColorOutput(c.ErrOut)})
+	return config, nil
 }
 
 func (c *client) clientset() (versioned.Interface, error) {

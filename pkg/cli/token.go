@@ -61,6 +61,8 @@ were issued for the EdgeDevice until then.`,
 	cmd.Flags().DurationVar(&ttl, "ttl", time.Hour, "How long the token is valid, from 1m to 168h")
 	cmd.Flags().BoolVar(&tokenOnly, "token-only", false, "Print nothing but the token")
 	print.AddFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("token-only", "output")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(print.AllowedFormats(), cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return cmd
 }
 
