@@ -39,18 +39,12 @@ func (k *Kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := &request{route: parseRoute(r.URL.Path), Request: r}
-	if req.ofNode() && req.node == "" {
-		// With a single Node the paths of any kubelet will do: they cannot mean another one.
-		req.node = k.config.OnlyNode()
+	refusal := k.findNode(req)
+	err = k.authorize(req, response.User)
+	if err == nil {
+		err = refusal
 	}
-	req.nodeName = req.node
-	if req.ofPod() {
-		req.podObject = k.pod(req.route)
-		if req.podObject != nil {
-			req.nodeName = req.podObject.Spec.NodeName
-		}
-	}
-	if err := k.authorize(req, response.User); err != nil {
+	if err != nil {
 		logger.V(2).Info("Refused a request", "user", response.User.GetName(), "node", req.nodeName, "err", err)
 		writeError(w, err)
 		return

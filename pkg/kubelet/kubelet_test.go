@@ -104,10 +104,12 @@ func podsOnNode(t *testing.T, pods cache.Indexer, node string) (found []*corev1.
 // rules of the users: "verb subresource" on the Node device-1, or on all Nodes with a "*" in front.
 var rules = map[string][]string{
 	"kube-apiserver": {"* create proxy", "* get proxy"},
-	"admin":          {"create proxy", "get proxy", "get stats", "get metrics", "get checkpoint", "get log"},
-	"reader":         {"get proxy"},
-	"scraper":        {"get metrics"},
-	"lister":         {"get pods"},
+	// The ClusterRole of that name is for kube-apiserver.
+	"kubelet-api-admin": {"* create proxy", "* get proxy", "* get stats", "* get metrics"},
+	"admin":             {"create proxy", "get proxy", "get stats", "get metrics", "get checkpoint", "get log"},
+	"reader":            {"get proxy"},
+	"scraper":           {"get metrics"},
+	"lister":            {"get pods"},
 }
 
 func start(t *testing.T, stats string) *endpoint {
@@ -250,6 +252,11 @@ var (
 	spdyHeader = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v4.channel.k8s.io, portforward.k8s.io"}}
 )
 
+// by is what kube-apiserver sends when it forwards a request of nodes/proxy.
+func by(node, path string) http.Header {
+	return http.Header{forwardedHeader: {"/api/v1/nodes/" + node + "/proxy" + path}}
+}
+
 func TestAuthorization(t *testing.T) {
 	e := start(t, summary)
 	const exec = "/exec/default/web/nginx?command=cat&output=1"
@@ -284,6 +291,11 @@ func TestAuthorization(t *testing.T) {
 		{"the UID", "kube-apiserver", "POST", "/exec/default/web/uid-web/nginx?command=forbidden&output=1", spdyHeader, 403, "create nodes/proxy device-1"},
 		{"unknown path", "stranger", "GET", "/nothing", nil, 403, "get nodes/proxy "},
 		{"unknown path, for all", "kube-apiserver", "GET", "/nothing", nil, 404, "get nodes/proxy "},
+		// The header chooses among the Nodes that a caller may reach, and permits nothing.
+		{"by a Node", "lister", "GET", "/pods", by("device-1", "/pods"), 200, "get nodes/pods device-1"},
+		{"by another Node", "lister", "GET", "/pods", by("device-2", "/pods"), 403, "get nodes/pods device-2,get nodes/proxy device-2"},
+		{"unknown path by a Node", "reader", "GET", "/nothing", by("device-1", "/nothing"), 404, "get nodes/proxy device-1"},
+		{"logs by something else", "reader", "GET", "/containerLogs/default/web/nginx", http.Header{forwardedHeader: {"/x"}}, 403, "get nodes/proxy device-1"},
 		{"unknown method", "admin", "OPTIONS", "/nodes/device-1/pods", nil, 403, " nodes/pods device-1, nodes/proxy device-1"},
 		{"a broken authorizer", "confusing", "GET", "/nodes/device-1/stats/summary", nil, 500, "get nodes/stats device-1"},
 	}

@@ -68,7 +68,7 @@ func TestStats(t *testing.T) {
 	pod = e.RunPod(t, pod)
 	get := func(path string) string {
 		t.Helper()
-		return e.Kubectl(t, "get", "--raw", "/api/v1/nodes/"+device+"/proxy/nodes/"+device+path)
+		return e.Kubectl(t, "get", "--raw", "/api/v1/nodes/"+device+"/proxy"+path)
 	}
 	suite.Eventually(t, suite.PodTimeout, "/stats/summary tells what the pod uses", func(context.Context) error {
 		summary := statsapi.Summary{}

@@ -30,7 +30,8 @@ func kubeletURL(t *testing.T, e *suite.Env, path string) string {
 	return fmt.Sprintf("https://%s:%d%s", node.Status.Addresses[0].Address, node.Status.DaemonEndpoints.KubeletEndpoint.Port, path)
 }
 
-func statusOf(t *testing.T, config *rest.Config, url string) int {
+// ask makes a request and returns the code and the body of the answer.
+func ask(t *testing.T, config *rest.Config, url string) (int, string) {
 	t.Helper()
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -42,8 +43,17 @@ func statusOf(t *testing.T, config *rest.Config, url string) int {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
-	return resp.StatusCode
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func statusOf(t *testing.T, config *rest.Config, url string) int {
+	t.Helper()
+	code, _ := ask(t, config, url)
+	return code
 }
 
 // Whoever reaches the kubelet endpoint must be known, and have rights on the Node.
@@ -97,14 +107,37 @@ func TestKubeletServingCertificate(t *testing.T) {
 	}
 }
 
-func TestNodeProxy(t *testing.T) {
-	e := suite.Get(t)
+// nodeProxy returns the URL below which kube-apiserver forwards requests to the kubelet of a Node.
+func nodeProxy(t *testing.T, e *suite.Env, node string) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("without root the kubelet endpoint is on loopback, which the proxy of nodes refuses")
 	}
-	// All Nodes share one port, so the path names the Node once more.
-	if out := e.Kubectl(t, "get", "--raw", "/api/v1/nodes/"+device+"/proxy/nodes/"+device+"/stats/summary"); !strings.Contains(out, `"nodeName"`) {
-		t.Errorf("stats: %s", out)
+	return e.Config.Host + "/api/v1/nodes/" + node + "/proxy/"
+}
+
+// All Nodes share one endpoint, and yet each has the paths of any kubelet.
+func TestNodeProxy(t *testing.T) {
+	e := suite.Get(t)
+	for _, node := range []string{device, "device-2"} {
+		for path, want := range map[string]string{
+			"stats/summary":                    `"nodeName":"` + node + `"`,
+			"nodes/" + node + "/stats/summary": `"nodeName":"` + node + `"`,
+			"pods":                             `"kind":"PodList"`,
+			"runningpods/":                     `"kind":"PodList"`,
+			"metrics/resource":                 "resource_scrape_error 0",
+			"configz":                          "kubeletconfig",
+			"healthz":                          "ok",
+		} {
+			if code, body := ask(t, e.Config, nodeProxy(t, e, node)+path); code != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%s of %s: %d: %s", path, node, code, body)
+			}
+		}
+	}
+	port := strings.TrimPrefix(kubeletURL(t, e, ""), "https://")
+	port = port[strings.LastIndex(port, ":"):]
+	if code, body := ask(t, e.Config, nodeProxy(t, e, "https:"+device+port)+"stats/summary"); code != http.StatusOK || !strings.Contains(body, `"nodeName":"`+device+`"`) {
+		t.Errorf("with scheme and port: %d: %s", code, body)
 	}
 }
 
