@@ -36,8 +36,8 @@ func forwardedNode(r *http.Request) (string, error) {
 	return node, nil
 }
 
-// findNode finds the Node and the pod that a request is about. An error says that the Node that the request
-// came by cannot be told; it is for callers who have the right on the Node that was found.
+// findNode finds the Node and the pod that a request is about. An error says that they are not of the Node
+// that the request came by, or may not be; it is for callers who have the right on the Node that was found.
 func (k *Kubelet) findNode(req *request) error {
 	forwarded, err := forwardedNode(req.Request)
 	if !req.ofPod() && req.node == "" {
@@ -54,5 +54,14 @@ func (k *Kubelet) findNode(req *request) error {
 			req.nodeName = req.podObject.Spec.NodeName
 		}
 	}
-	return err
+	switch {
+	case err != nil:
+		return err
+	case forwarded == "" || forwarded == req.nodeName:
+		return nil
+	case req.ofPod():
+		// The same whether it is on another Node or nowhere: that is not for users of this one.
+		return forbidden(fmt.Sprintf("the Node %q, whose proxy this request came by, has no pod %s/%s", forwarded, req.namespace, req.pod))
+	}
+	return forbidden(fmt.Sprintf("this request came by the proxy of the Node %q and asks for the Node %q", forwarded, req.nodeName))
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/klog/v2"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
@@ -52,6 +53,11 @@ func (k *Kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if methods := req.methods(); methods != nil && !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	if httpstream.IsUpgradeRequest(r) && !req.upgrades() {
+		// kube-apiserver does not tell by which Node's proxy such a request came, and hands on no answer but an error.
+		http.Error(w, fmt.Sprintf("%s does not upgrade connections: ask without the header Connection: Upgrade", r.URL.Path), http.StatusBadRequest)
 		return
 	}
 	k.serve(w, req)

@@ -39,9 +39,10 @@ type route struct {
 
 // methods that the action has.
 func (r route) methods() []string {
-	switch r.action {
-	case actionExec, actionAttach, actionPortForward:
+	if r.upgrades() {
 		return []string{http.MethodGet, http.MethodPost}
+	}
+	switch r.action {
 	case actionRun:
 		return []string{http.MethodPost}
 	case actionUnsupported, actionUnknown:
@@ -62,14 +63,17 @@ func (r route) ofNode() bool {
 	return false
 }
 
-// runsCommands says whether the request reaches into a pod, whatever its method.
-func (r route) runsCommands() bool {
+// upgrades says whether the action is carried by an upgraded connection.
+func (r route) upgrades() bool {
 	switch r.action {
-	case actionExec, actionAttach, actionRun, actionPortForward:
+	case actionExec, actionAttach, actionPortForward:
 		return true
 	}
 	return false
 }
+
+// runsCommands says whether the request reaches into a pod, whatever its method.
+func (r route) runsCommands() bool { return r.upgrades() || r.action == actionRun }
 
 // parseRoute parses the path of a request. It never fails: what it does not know it calls
 // actionUnknown.

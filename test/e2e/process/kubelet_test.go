@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -31,14 +32,21 @@ func kubeletURL(t *testing.T, e *suite.Env, path string) string {
 }
 
 // ask makes a request and returns the code and the body of the answer.
-func ask(t *testing.T, config *rest.Config, url string) (int, string) {
+func ask(t *testing.T, config *rest.Config, method, url string, header http.Header) (int, string) {
 	t.Helper()
+	config = rest.CopyConfig(config)
+	config.NextProtos = []string{"http/1.1"} // any header may be sent
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client.Timeout = 20 * time.Second
-	resp, err := client.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(req.Header, header)
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +60,7 @@ func ask(t *testing.T, config *rest.Config, url string) (int, string) {
 
 func statusOf(t *testing.T, config *rest.Config, url string) int {
 	t.Helper()
-	code, _ := ask(t, config, url)
+	code, _ := ask(t, config, http.MethodGet, url, nil)
 	return code
 }
 
@@ -129,15 +137,58 @@ func TestNodeProxy(t *testing.T) {
 			"configz":                          "kubeletconfig",
 			"healthz":                          "ok",
 		} {
-			if code, body := ask(t, e.Config, nodeProxy(t, e, node)+path); code != http.StatusOK || !strings.Contains(body, want) {
+			if code, body := ask(t, e.Config, http.MethodGet, nodeProxy(t, e, node)+path, nil); code != http.StatusOK || !strings.Contains(body, want) {
 				t.Errorf("%s of %s: %d: %s", path, node, code, body)
 			}
 		}
 	}
 	port := strings.TrimPrefix(kubeletURL(t, e, ""), "https://")
 	port = port[strings.LastIndex(port, ":"):]
-	if code, body := ask(t, e.Config, nodeProxy(t, e, "https:"+device+port)+"stats/summary"); code != http.StatusOK || !strings.Contains(body, `"nodeName":"`+device+`"`) {
+	if code, body := ask(t, e.Config, http.MethodGet, nodeProxy(t, e, "https:"+device+port)+"stats/summary", nil); code != http.StatusOK || !strings.Contains(body, `"nodeName":"`+device+`"`) {
 		t.Errorf("with scheme and port: %d: %s", code, body)
+	}
+	if code, body := ask(t, e.Config, http.MethodGet, nodeProxy(t, e, device)+"nodes/device-2/pods", nil); code != http.StatusForbidden {
+		t.Errorf("another Node by the first: %d: %s", code, body)
+	}
+}
+
+// Whoever has the proxy of one Node does not get by it at the pods of another, though both are behind one endpoint.
+func TestNodeProxyOfOneDevice(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	own, other := nodeProxy(t, e, device), nodeProxy(t, e, "device-2")
+	mine := e.RunPod(t, suite.Pod(device, "host", "sh", "-c", "echo hello; exec sleep 1000"))
+	theirs := e.RunPod(t, suite.Pod("device-2", "host", "sleep", "1000"))
+	config := clusterUser(t, e, "{apiGroups: [''], resources: [nodes/proxy], resourceNames: ["+device+"], verbs: ['*']}")
+	suite.Eventually(t, 30*time.Second, "the user can read logs on the Node", func(context.Context) error {
+		if code, body := ask(t, config, http.MethodGet, own+"containerLogs/edge/"+mine.Name+"/main", nil); code != http.StatusOK || body != "hello\n" {
+			return fmt.Errorf("%d: %s", code, body)
+		}
+		return nil
+	})
+	if code, body := ask(t, config, http.MethodPost, own+"run/edge/"+mine.Name+"/main?cmd=echo+hi", nil); code != http.StatusOK || body != "hi\n" {
+		t.Errorf("run on the Node: %d: %s", code, body)
+	}
+	logs, run := "containerLogs/edge/"+theirs.Name+"/main", "run/edge/"+theirs.Name+"/main?cmd=id"
+	for _, test := range []struct {
+		what, method, url string
+		header            http.Header
+		code              int
+		want              string
+	}{
+		{"logs of another Node's pod", "GET", own + logs, nil, 403, "has no pod edge/" + theirs.Name},
+		{"logs with a header of the user's", "GET", own + logs, http.Header{"X-Forwarded-Uri": {"/api/v1/nodes/device-2/proxy/" + logs}}, 403, "has no pod"},
+		{"logs without a header", "GET", own + logs, http.Header{"Connection": {"X-Forwarded-Uri"}}, 403, "has no pod"},
+		{"logs with dots in the path", "GET", own + logs + "/x/..", nil, 403, "names no Node"},
+		{"a command in another Node's pod", "POST", own + run, nil, 403, "has no pod"},
+		{"a command, upgraded", "POST", own + run, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}}, 400, "does not upgrade"},
+		{"pods of another Node", "GET", own + "nodes/device-2/pods", nil, 403, `asks for the Node "device-2"`},
+		{"climbing to another Node", "GET", own + "../../device-2/proxy/pods", nil, 403, "names no Node"},
+		{"the other Node itself", "GET", other + "pods", nil, 403, "cannot get resource"},
+	} {
+		if code, body := ask(t, config, test.method, test.url, test.header); code != test.code || !strings.Contains(body, test.want) {
+			t.Errorf("%s: %d: %s", test.what, code, body)
+		}
 	}
 }
 

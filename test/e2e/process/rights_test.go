@@ -107,23 +107,38 @@ func forward(t *testing.T, config *rest.Config, protocol string, u *url.URL, por
 // user returns the client configuration of a user who has rules in the namespace edge and no others.
 func user(t *testing.T, e *suite.Env, rules string) *rest.Config {
 	t.Helper()
+	return userWith(t, e, "Role", rules)
+}
+
+// clusterUser returns the client configuration of a user who has rules in the whole cluster.
+func clusterUser(t *testing.T, e *suite.Env, rules string) *rest.Config {
+	t.Helper()
+	return userWith(t, e, "ClusterRole", rules)
+}
+
+func userWith(t *testing.T, e *suite.Env, kind, rules string) *rest.Config {
+	t.Helper()
 	name := suite.Name("user")
 	path, err := e.Cluster.UserKubeconfig(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	metadata := "{namespace: edge, name: " + name + "}"
+	if kind == "ClusterRole" {
+		metadata = "{name: " + name + "}"
+	}
 	e.Apply(t, fmt.Sprintf(`
 apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {namespace: edge, name: %[1]s}
-rules: [%[2]s]
+kind: %[1]s
+metadata: %[2]s
+rules: [%[4]s]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {namespace: edge, name: %[1]s}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: %[1]s}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %[1]s}]
-`, name, rules))
+kind: %[1]sBinding
+metadata: %[2]s
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %[1]s, name: %[3]s}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %[3]s}]
+`, kind, metadata, name, rules))
 	config, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {
 		t.Fatal(err)
