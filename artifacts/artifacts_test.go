@@ -286,7 +286,7 @@ func TestAuditSampleKeepsTokensOut(t *testing.T) {
 }
 
 func TestPoliciesAreBound(t *testing.T) {
-	for _, file := range []string{"samples/keep-pods-policy.yaml", "samples/namespace-taint-policy.yaml", "ready-nodes-policy.yaml"} {
+	for _, file := range []string{"samples/keep-pods-policy.yaml", "samples/namespace-taint-policy.yaml", "samples/node-proxy-policy.yaml", "ready-nodes-policy.yaml"} {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -3,8 +3,10 @@ package process_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,5 +120,33 @@ func TestReadyNodesPolicy(t *testing.T) {
 			}
 			return err
 		})
+	}
+}
+
+// The sample policy keeps the proxy of Nodes from what aranya cannot: connections to pods, whose Node kube-apiserver does not tell.
+func TestNodeProxyPolicy(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	own := nodeProxy(t, e, device)
+	policy, err := os.ReadFile(filepath.Join(e.Cluster.State().Source, "artifacts", "samples", "node-proxy-policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Apply(t, string(policy))
+	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"portforward.k8s.io"}}
+	for _, path := range []string{"portForward/edge/nobody", "x/..//portForward/edge/nobody", "%70ortForward%2Fedge/nobody", "exec/edge/nobody/main", "attach/edge/nobody/main"} {
+		suite.Eventually(t, 60*time.Second, path+" is refused", func(context.Context) error {
+			if code, body := ask(t, e.Config, http.MethodPost, own+path, upgrade); code != http.StatusForbidden || !strings.Contains(body, "aranya-node-proxy") {
+				return fmt.Errorf("%d: %s", code, body)
+			}
+			return nil
+		})
+	}
+	if code, body := ask(t, e.Config, http.MethodGet, own+"stats/summary", nil); code != http.StatusOK {
+		t.Errorf("stats: %d: %s", code, body)
+	}
+	pod := e.RunPod(t, suite.Pod(device, "host", "sleep", "1000"))
+	if out := e.Kubectl(t, "-n", "edge", "exec", pod.Name, "--", "echo", "hello"); out != "hello\n" {
+		t.Errorf("kubectl exec: %q", out)
 	}
 }
