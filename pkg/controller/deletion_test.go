@@ -2,15 +2,18 @@ package controller
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
@@ -31,9 +34,7 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 	}
 	c.removed(s, c.pod("p"), nil)
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !slices.Contains(c.disconnected, s.device) {
+	if !slices.Contains(c.cuts(), s.device) {
 		t.Error("the link was not cut")
 	}
 }
@@ -119,5 +120,65 @@ func TestEmptyDatabase(t *testing.T) {
 	eventually(t, "Node of another device", func() bool { return c.node("d2") != nil })
 	if c.pod("p") == nil || c.node("d1") == nil || c.lease("d1") == nil {
 		t.Error("the Node of a device that is not in the database any more, or its pod or Lease, was removed")
+	}
+}
+
+// A workload that tolerates every taint makes pods as long as there is a Node. That holds up neither the deletion
+// nor the end of the link, and nothing of it gets to the device any more.
+func TestDeletionWithRelentlessWorkload(t *testing.T) {
+	for name, test := range map[string]struct {
+		remove func(*aranya.EdgeDevice)
+		gone   func(*cluster) bool
+	}{
+		"deleted": {
+			remove: func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} },
+			gone:   func(c *cluster) bool { return c.device("d1") == nil && len(c.cuts()) > 0 },
+		},
+		"without a Node": {
+			remove: func(d *aranya.EdgeDevice) { d.Spec.Node.Disabled = true; d.Generation++ },
+			gone:   func(*cluster) bool { return true },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("d1")
+			clock := clocktesting.NewFakeClock(time.Now())
+			c := newClusterAt(t, clock, time.Hour, ed, edgePod("p", "d1"))
+			made := 0
+			next := func() error {
+				made++
+				clock.Step(time.Second)
+				return c.kube.Tracker().Add(edgePod("p"+strconv.Itoa(made), "d1", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(clock.Now()) }))
+			}
+			c.kube.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				if ptr.Deref(action.(clienttesting.DeleteActionImpl).DeleteOptions.GracePeriodSeconds, 30) > 0 {
+					return false, nil, nil
+				}
+				_, err := c.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("nodes"), "", "d1")
+				if err == nil {
+					err = next()
+				}
+				return err != nil && !apierrors.IsNotFound(err), nil, err
+			})
+			s := c.connect(newSession(ed))
+			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			c.change("d1", test.remove)
+			eventually(t, "device asked to delete the pod with grace", func() bool {
+				clock.Step(10 * time.Millisecond)
+				return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0
+			})
+			eventually(t, "event", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDraining") })
+			if err := next(); err != nil { // while the first one ends
+				t.Fatal(err)
+			}
+			c.removed(s, c.pod("p"), nil)
+			eventually(t, "everything gone", func() bool {
+				clock.Step(100 * time.Millisecond)
+				pods, err := c.kube.CoreV1().Pods("edge").List(c.ctx, metav1.ListOptions{})
+				return err == nil && len(pods.Items) == 0 && c.node("d1") == nil && test.gone(c)
+			})
+			if n := len(s.runs()); n != 1 {
+				t.Errorf("the device got %d pods", n)
+			}
+		})
 	}
 }

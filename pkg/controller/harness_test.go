@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -99,8 +100,22 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 		<-done
 		factory.Shutdown()
 	})
-	eventually(t, "informers synced", c.controllers.HasSynced)
+	eventually(t, "informers synced", func() bool {
+		return c.controllers.HasSynced() && watched(c.kube.Actions(), "nodes", "pods") && watched(c.edge.Actions(), "edgedevices")
+	})
 	return c
+}
+
+// watched says whether informers watch these resources, and not only have listed them: a fake clientset tells a watch
+// of nothing that came before it.
+func watched(actions []clienttesting.Action, resources ...string) bool {
+	missing := sets.New(resources...)
+	for _, a := range actions {
+		if a.GetVerb() == "watch" {
+			missing.Delete(a.GetResource().Resource)
+		}
+	}
+	return missing.Len() == 0
 }
 
 // admitNode does what the admission plugin TaintNodesByCondition does.
@@ -287,6 +302,13 @@ func (c *cluster) connect(s *session) *session {
 	c.controllers.Handler().SessionStarted(s)
 	c.t.Cleanup(s.end)
 	return s
+}
+
+// cuts returns the devices whose links were cut by the controllers.
+func (c *cluster) cuts() []gateway.Device {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.disconnected)
 }
 
 func (c *cluster) cut(s *session, reason string) {

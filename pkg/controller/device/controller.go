@@ -43,9 +43,9 @@ type Nodes interface {
 	// Of returns the Node of an EdgeDevice that is being deleted, nil if it has none. It asks the
 	// cluster if memory does not know of one.
 	Of(ctx context.Context, ed *aranya.EdgeDevice) (*corev1.Node, error)
-	// Drain deletes the pods on a Node; it returns when to call it again as long as there are some.
+	// Drain deletes the pods on a Node; it returns when to call it again as long as they are waited for.
 	Drain(ctx context.Context, n *corev1.Node, connected bool) (again time.Duration, err error)
-	// Delete deletes a Node and its Lease.
+	// Delete deletes a Node and its Lease, and what pods are left.
 	Delete(ctx context.Context, n *corev1.Node) error
 }
 

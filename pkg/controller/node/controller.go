@@ -247,7 +247,7 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 		return fmt.Errorf("create Node: %w", err)
 	}
 	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID {
-		return c.Delete(ctx, n) // the finalizer was taken off by force: nobody else will
+		return c.deleteNode(ctx, n) // the finalizer was taken off by force: nobody else will
 	}
 	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
 	klog.FromContext(ctx).Info("Created the Node")

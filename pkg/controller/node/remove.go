@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
@@ -23,6 +25,8 @@ import (
 const (
 	// drainTime is how long the pods of a Node that is to be removed may take to end, all together.
 	drainTime = 30 * time.Second
+	// forceTime is how long after that those may take to be gone that are deleted by force.
+	forceTime = 5 * time.Second
 	// drainPoll is how often they are looked at.
 	drainPoll = 500 * time.Millisecond
 	// orphanWait is how long after an EdgeDevice a Node is looked for that it has left behind: that of one with its
@@ -78,39 +82,62 @@ func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName)
 
 // Drain deletes the pods on a Node that is to be removed. On a connected device they get up to 30 s to
 // end, all together; otherwise, and after that time, they are deleted by force, as is at once what only shows
-// a static pod. As long as there are some it returns when to call it again.
+// a static pod. As long as there are some it returns when to call it again, but for no more than some seconds after
+// that time. Pods that were made since it began go after the Node, see Delete: who has made them would make others.
 func (c *Controller) Drain(ctx context.Context, n *corev1.Node, connected bool) (again time.Duration, err error) {
-	pods := c.remaining(n.Name)
+	pods := c.remaining(n)
 	if len(pods) == 0 {
 		return 0, nil
 	}
-	since, err := c.markRemoving(ctx, n)
-	if err != nil {
-		return 0, err
+	since, marked := removingSince(n)
+	if !marked {
+		if since, err = c.markRemoving(ctx, n); err != nil {
+			return 0, err
+		}
+		if owner, ok := Owner(n); ok && connected {
+			c.config.Events.Device(owner, corev1.EventTypeNormal, "NodeDraining",
+				"Node %s is removed when its pods have ended, of which there are %d; they are deleted by force after %s", n.Name, len(pods), drainTime)
+		}
 	}
 	left := drainTime - c.config.Clock.Since(since)
+	if left <= -forceTime {
+		klog.FromContext(ctx).Info("Pods are left on a Node that is removed", "node", klog.KObj(n), "pods", len(pods))
+		return 0, nil
+	}
 	var errs []error
 	for _, pod := range pods {
-		options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
+		grace := int64(0)
 		switch {
 		case !connected || left <= 0 || staticpod.IsMirror(pod):
-			options.GracePeriodSeconds = ptr.To[int64](0)
 		case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) <= int64(drainTime/time.Second):
 			continue
 		default:
-			grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
-			options.GracePeriodSeconds = ptr.To(max(1, min(grace, int64(left/time.Second))))
+			grace = ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+			grace = max(1, min(grace, int64(left/time.Second)))
 		}
-		err := c.config.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, options)
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			errs = append(errs, fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err))
-		}
+		errs = append(errs, c.deletePod(ctx, pod, grace))
 	}
 	return drainPoll, errors.Join(errs...)
 }
 
-// remaining returns the pods on a Node, but not those that only somebody else's finalizer keeps.
-func (c *Controller) remaining(nodeName string) []*corev1.Pod {
+func (c *Controller) deletePod(ctx context.Context, pod *corev1.Pod, grace int64) error {
+	err := c.config.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &grace, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// remaining returns the pods that the removal of a Node waits for: those that were there when it began, if it has.
+func (c *Controller) remaining(n *corev1.Node) []*corev1.Pod {
+	since, marked := removingSince(n)
+	return slices.DeleteFunc(c.podsOn(n.Name), func(pod *corev1.Pod) bool { return marked && pod.CreationTimestamp.After(since) })
+}
+
+// podsOn returns the pods on a Node, but not those that only somebody else's finalizer keeps.
+func (c *Controller) podsOn(nodeName string) []*corev1.Pod {
 	found, err := c.config.Pods.ByIndex(PodIndex, nodeName)
 	if err != nil {
 		return nil
@@ -126,22 +153,24 @@ func (c *Controller) remaining(nodeName string) []*corev1.Pod {
 	return pods
 }
 
-// markRemoving keeps new pods off the Node, those of DaemonSets included, by a taint that also says
-// since when.
+// removingSince says since when a Node is being removed, false if it is not.
+func removingSince(n *corev1.Node) (time.Time, bool) {
+	for _, t := range n.Spec.Taints {
+		if t.Key == aranya.TaintRemoving && t.Effect == corev1.TaintEffectNoSchedule && t.TimeAdded != nil {
+			return t.TimeAdded.Time, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// markRemoving puts a taint on the Node that says since when it is being removed. It also keeps new pods off, but
+// for those that tolerate every taint.
 func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Time, error) {
 	now := metav1.NewTime(c.config.Clock.Now())
 	taint := corev1.Taint{Key: aranya.TaintRemoving, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now}
-	for i := range n.Spec.Taints {
-		if t := &n.Spec.Taints[i]; t.MatchTaint(&taint) {
-			if t.TimeAdded == nil {
-				return n.CreationTimestamp.Time, nil
-			}
-			return t.TimeAdded.Time, nil
-		}
-	}
 	data, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": n.UID, "resourceVersion": n.ResourceVersion},
-		"spec":     map[string]any{"taints": append(withoutTaints(n.Spec.Taints, nil), taint)},
+		"spec":     map[string]any{"taints": append(withoutTaints(n.Spec.Taints, sets.New(removingTaints...)), taint)},
 	})
 	if err != nil {
 		return time.Time{}, err
@@ -158,15 +187,30 @@ func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Tim
 // which stays Ready for them. Its turn may come before the Node's end: to create or renew it would be in vain.
 func (c *Controller) leave(ed *aranya.EdgeDevice) error {
 	n, err := c.get(ed.Name)
-	if err == nil && n != nil && Owned(n, ed) && len(c.remaining(n.Name)) == 0 {
+	if err == nil && n != nil && Owned(n, ed) && len(c.remaining(n)) == 0 {
 		c.leases.leave(n)
 	}
 	return err
 }
 
-// Delete deletes a Node and its Lease, without waiting for garbage collection. The Lease goes first, if it is
-// known to be the Node's: garbage collection would ask for each one whose Node is gone.
+// Delete deletes a Node that was drained, and its Lease. The pods that are there still go after it, by force: as long
+// as there was a Node, who made them would have made others, and without one they would be left Terminating until
+// garbage collection comes, which has those that cannot be deleted here.
 func (c *Controller) Delete(ctx context.Context, n *corev1.Node) error {
+	if err := c.deleteNode(ctx, n); err != nil {
+		return err
+	}
+	for _, pod := range c.podsOn(n.Name) {
+		if err := c.deletePod(ctx, pod, 0); err != nil {
+			klog.FromContext(ctx).Error(err, "A pod is left to garbage collection, because its Node is gone", "node", klog.KObj(n))
+		}
+	}
+	return nil
+}
+
+// deleteNode deletes a Node and its Lease, without waiting for garbage collection. The Lease goes first, if it is
+// known to be the Node's: garbage collection would ask for each one whose Node is gone.
+func (c *Controller) deleteNode(ctx context.Context, n *corev1.Node) error {
 	released, err := c.leases.release(ctx, n)
 	if err != nil {
 		return err

@@ -111,5 +111,5 @@ func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n
 		return nil
 	}
 	klog.FromContext(ctx).Info("Removing the Node of a former EdgeDevice of this name", "formerUID", owner.UID)
-	return c.Delete(ctx, n)
+	return c.deleteNode(ctx, n)
 }

@@ -51,6 +51,9 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	}
 
 	if !held {
+		if c.leaving(device) {
+			return mirrorRetry, nil // its Node may stay after all
+		}
 		if refused, err := c.refuse(ctx, pod); refused || err != nil {
 			return 0, err
 		}

@@ -20,8 +20,8 @@ const (
 	// AnnotationApplied records on a Node, or on a device's Service, what of the EdgeDevice's spec was put on
 	// it, so that it can be taken off again while what others put there stays.
 	AnnotationApplied = "arhat.dev/applied"
-	// TaintRemoving is the key of the taint of a Node whose EdgeDevice is being deleted: it keeps new
-	// pods off.
+	// TaintRemoving is the key of the taint of a Node that is being removed, with its EdgeDevice or because
+	// spec.node.disabled is set. It says since when, and keeps new pods off but for those that tolerate every taint.
 	TaintRemoving = "arhat.dev/removing"
 	// AnnotationResourceMetricsPath is a Node annotation that tells metrics-server where on the kubelet
 	// endpoint the metrics of this Node are.
