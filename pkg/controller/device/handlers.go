@@ -61,7 +61,8 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 		UpdateFunc: func(before, after any) {
 			old, ok1 := before.(*corev1.Node)
 			n, ok2 := after.(*corev1.Node)
-			if ok1 && ok2 && (old.UID != n.UID || !apiequality.Semantic.DeepEqual(node.Ready(old), node.Ready(n))) {
+			if ok1 && ok2 && (old.UID != n.UID || old.Annotations[aranya.AnnotationUID] != n.Annotations[aranya.AnnotationUID] ||
+				!apiequality.Semantic.DeepEqual(node.Ready(old), node.Ready(n))) {
 				notice(after)
 			}
 		},

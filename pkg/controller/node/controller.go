@@ -186,7 +186,8 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return c.retire(ctx, ed, n, session != nil)
 	case n == nil:
 		if session == nil {
-			return 0, nil // nothing is known of the machine yet
+			c.leases.stop(ed.Name, ed.UID) // somebody may have deleted the Node
+			return 0, nil                  // nothing is known of the machine yet
 		}
 		if wait := c.census.awaited(ed.Name); wait > 0 {
 			return wait, nil // the informer is about to tell
@@ -310,7 +311,7 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, key types.NamespacedName) (time.Duration, error) {
 	ready := Ready(n)
 	if ready != nil && ready.Status == corev1.ConditionUnknown {
-		c.leases.stop(n.Name)
+		c.leases.stop(n.Name, ed.UID)
 		_, err := c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
 		return 0, err
 	}
@@ -320,7 +321,7 @@ func (c *Controller) offline(ctx context.Context, ed *aranya.EdgeDevice, n *core
 		_, err := c.adjust(ctx, ed, n, n.Status.NodeInfo, false)
 		return wait, err
 	}
-	c.leases.stop(n.Name)
+	c.leases.stop(n.Name, ed.UID)
 	n, err := c.writeStatus(ctx, n, offlineStatus(&n.Status, reason, metav1.NewTime(c.config.Clock.Now())))
 	if err != nil {
 		return 0, err

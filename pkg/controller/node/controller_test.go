@@ -33,6 +33,7 @@ type fakeSession struct {
 }
 
 func (s *fakeSession) Device() gateway.Device { return s.device }
+func (s *fakeSession) Info() gateway.Info     { return gateway.Info{} }
 func (s *fakeSession) Hello() *edgeapi.Hello {
 	return &edgeapi.Hello{NodeStatus: &edgeapi.NodeStatus{}}
 }

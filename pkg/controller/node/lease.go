@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/queue"
 )
 
@@ -62,6 +63,8 @@ type leases struct {
 
 type leaseState struct {
 	node types.UID
+	// device is the EdgeDevice that the Node stood for when it was begun.
+	device types.UID
 	// lease is the last one written, nil if that is not known. It has no managed fields: the API server keeps
 	// those it has if none are sent.
 	lease *coordinationv1.Lease
@@ -128,7 +131,7 @@ func (l *leases) start(n *corev1.Node, fresh bool) {
 	if st := l.active[n.Name]; st != nil && st.node == n.UID {
 		return
 	}
-	l.active[n.Name] = &leaseState{node: n.UID, fresh: fresh}
+	l.active[n.Name] = &leaseState{node: n.UID, device: types.UID(n.Annotations[aranya.AnnotationUID]), fresh: fresh}
 	if fresh {
 		wait := l.untilTurn(n.UID)
 		if wait <= leaseSlack {
@@ -140,11 +143,13 @@ func (l *leases) start(n *corev1.Node, fresh bool) {
 	l.queue.Add(n.Name)
 }
 
-// stop ends the renewals; the Lease stays.
-func (l *leases) stop(nodeName string) {
+// stop ends the renewals for the Node of an EdgeDevice, unless one of another has that name by now; the Lease stays.
+func (l *leases) stop(nodeName string, device types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.active, nodeName)
+	if st := l.active[nodeName]; st != nil && st.device == device {
+		delete(l.active, nodeName)
+	}
 }
 
 // leave ends the renewals for a Node that will soon be deleted. What is known of its Lease stays, for release.

@@ -120,7 +120,7 @@ func TestRenewalStopsAndResumes(t *testing.T) {
 	poll(t, "waiting for its turn", clock.HasWaiters)
 	clock.Step(leaseInterval + leaseSlack)
 	poll(t, "created", func() bool { return writes(client) == 1 })
-	l.stop(n.Name)
+	l.stop(n.Name, "")
 	for range 5 {
 		clock.Step(leaseInterval)
 	}
@@ -338,7 +338,7 @@ func TestLeaseOfLeavingNode(t *testing.T) {
 		if writes(client) == before {
 			t.Error("not renewed after a former Node of this name left")
 		}
-		l.stop(fresh.Name)
+		l.stop(fresh.Name, "")
 		l.start(fresh, true)
 		l.leave(fresh)
 		l.leave(settled)

@@ -187,10 +187,15 @@ func (c *Controller) markRemoving(ctx context.Context, n *corev1.Node) (time.Tim
 // which stays Ready for them. Its turn may come before the Node's end: to create or renew it would be in vain.
 func (c *Controller) leave(ed *aranya.EdgeDevice) error {
 	n, err := c.get(ed.Name)
-	if err == nil && n != nil && Owned(n, ed) && len(c.remaining(n)) == 0 {
+	switch {
+	case err != nil:
+		return err
+	case n == nil || !Owned(n, ed):
+		c.leases.stop(ed.Name, ed.UID)
+	case len(c.remaining(n)) == 0:
 		c.leases.leave(n)
 	}
-	return err
+	return nil
 }
 
 // Delete deletes a Node that was drained, and its Lease. The pods that are there still go after it, by force: as long

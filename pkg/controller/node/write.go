@@ -102,10 +102,11 @@ func hasFinalizer(ed *aranya.EdgeDevice) bool {
 	return slices.Contains(ed.Finalizers, aranya.FinalizerNode)
 }
 
-// replaceFormer deals with a Node that is not this EdgeDevice's. If it stands for a former EdgeDevice
+// replaceFormer deals with a Node that is not this EdgeDevice's, or not any more. If it stands for a former EdgeDevice
 // of the same namespace and name, whose finalizer was taken off by force, it is removed. Any other is
 // never touched: the conflict shows in the condition NodeReady until that Node is gone.
 func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node) error {
+	c.leases.stop(n.Name, ed.UID)
 	owner, ok := Owner(n)
 	if !ok || owner.Namespace != ed.Namespace || owner.Name != ed.Name {
 		return nil
