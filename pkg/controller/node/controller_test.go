@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -208,6 +209,31 @@ func TestSettledNode(t *testing.T) {
 	if len(r.settled) != 0 {
 		t.Error("remembered without a link")
 	}
+}
+
+// A resource that somebody advertises on the Node costs one write.
+func TestAdvertisedResource(t *testing.T) {
+	r := newRig(t)
+	r.expect("create")
+	r.census.seen(r.ed.Name)
+	four := resource.MustParse("4")
+	r.see("5", func(n *corev1.Node) { n.Status.Capacity["example.com/dongle"] = four })
+	r.expect("patch")
+	n, err := r.kube.CoreV1().Nodes().Get(r.ctx, r.ed.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Status.Allocatable["example.com/dongle"]; !got.Equal(four) {
+		t.Errorf("allocatable is %s", got.String())
+	}
+	r.see("6", func(n *corev1.Node) { n.Status.Capacity["example.com/dongle"] = four })
+	r.expect("")
+	r.report(corev1.NodeSystemInfo{OperatingSystem: "linux"})
+	if _, _, err := r.sync(); err != nil {
+		t.Fatal(err)
+	}
+	r.see("7", func(n *corev1.Node) { n.Status.Capacity["example.com/dongle"] = four })
+	r.expect("")
 }
 
 // report has the device say something else of itself.

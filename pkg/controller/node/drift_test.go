@@ -2,14 +2,17 @@ package node
 
 import (
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -224,6 +227,52 @@ func TestStatusIsStable(t *testing.T) {
 	}
 	if c := condition(&away, "KernelDeadlock"); c.Status != corev1.ConditionFalse {
 		t.Error("somebody else's condition changed")
+	}
+}
+
+// What others advertise on a Node stays, as with the kubelet, until they take it off its capacity. All else is what
+// the device says.
+func TestExtendedResources(t *testing.T) {
+	const dongle, camera = "example.com/dongle", "example.com/camera"
+	many := corev1.ResourceList{}
+	for i := range 2 * maxResources {
+		many[corev1.ResourceName("example.com/r"+strconv.Itoa(i))] = resource.MustParse("1")
+	}
+	for name, tt := range map[string]struct {
+		reported, capacity, allocatable corev1.ResourceList
+		want                            corev1.ResourceList
+		kept                            int
+	}{
+		"advertised":             {capacity: corev1.ResourceList{dongle: resource.MustParse("4")}, want: corev1.ResourceList{dongle: resource.MustParse("4")}},
+		"changed":                {capacity: corev1.ResourceList{dongle: resource.MustParse("4")}, allocatable: corev1.ResourceList{dongle: resource.MustParse("2")}, want: corev1.ResourceList{dongle: resource.MustParse("4")}},
+		"taken off the capacity": {allocatable: corev1.ResourceList{dongle: resource.MustParse("4")}},
+		"not by domain":          {capacity: corev1.ResourceList{"hugepages-2Mi": resource.MustParse("4"), "dongle": resource.MustParse("4"), "attachable-volumes-x": resource.MustParse("4")}},
+		"of Kubernetes":          {capacity: corev1.ResourceList{"kubernetes.io/x": resource.MustParse("4"), "batch.kubernetes.io/x": resource.MustParse("4"), "requests.example.com/x": resource.MustParse("4")}},
+		"what the device says":   {reported: corev1.ResourceList{camera: resource.MustParse("1")}, capacity: corev1.ResourceList{camera: resource.MustParse("4")}, want: corev1.ResourceList{camera: resource.MustParse("1")}},
+		"bounded":                {capacity: many, kept: maxResources - 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reported := &corev1.NodeStatus{Capacity: corev1.ResourceList{"cpu": resource.MustParse("2")}}
+			maps.Copy(reported.Capacity, tt.reported)
+			reported.Allocatable = reported.Capacity.DeepCopy()
+			old := &corev1.NodeStatus{Capacity: tt.capacity, Allocatable: tt.allocatable}
+			first := onlineStatus(device(aranya.NodeSpec{}), reported, old, endpoint{"192.0.2.1", 10250}, now)
+			again := onlineStatus(device(aranya.NodeSpec{}), reported, &first, endpoint{"192.0.2.1", 10250}, now)
+			if !sameStatus(&first, &again) {
+				t.Errorf("nothing changed: %s", cmp.Diff(first, again))
+			}
+			for of, list := range map[string]corev1.ResourceList{"capacity": first.Capacity, "allocatable": first.Allocatable} {
+				delete(list, corev1.ResourcePods)
+				delete(list, corev1.ResourceCPU)
+				if tt.kept > 0 {
+					if len(list) != tt.kept {
+						t.Errorf("%s: %d are kept", of, len(list))
+					}
+				} else if !apiequality.Semantic.DeepEqual(list, tt.want) && len(list)+len(tt.want) > 0 {
+					t.Errorf("%s: %v, want %v", of, list, tt.want)
+				}
+			}
+		})
 	}
 }
 

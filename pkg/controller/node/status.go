@@ -166,8 +166,8 @@ type endpoint struct {
 	port    int32
 }
 
-// onlineStatus is the status of the Node of a connected device. Conditions that others set on the Node
-// stay, as do the times of those that did not change.
+// onlineStatus is the status of the Node of a connected device. Conditions and extended resources that others set on
+// the Node stay, as do the times of conditions that did not change.
 func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev1.NodeStatus, e endpoint, now metav1.Time) corev1.NodeStatus {
 	status := *old.DeepCopy()
 	status.Capacity, status.Allocatable = reported.Capacity.DeepCopy(), reported.Allocatable.DeepCopy()
@@ -177,6 +177,7 @@ func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev
 		}
 		(*list)[corev1.ResourcePods] = *resource.NewQuantity(int64(ptr.Deref(ed.Spec.Pod.Capacity, 110)), resource.DecimalSI)
 	}
+	keepExtended(&status, old.Capacity)
 	status.NodeInfo, status.Images = reported.NodeInfo, reported.Images
 	status.Features, status.RuntimeHandlers = reported.Features, reported.RuntimeHandlers
 	status.DeclaredFeatures = reported.DeclaredFeatures
@@ -198,6 +199,28 @@ func onlineStatus(ed *aranya.EdgeDevice, reported *corev1.NodeStatus, old *corev
 	}
 	setCondition(&status, ready, now)
 	return status
+}
+
+// keepExtended keeps what extended resources a Node has that its device does not know of: somebody has advertised
+// them. As with the kubelet the capacity counts, also for what is allocatable. A Node has a bounded number, or a device
+// could fill it by saying others each time.
+func keepExtended(status *corev1.NodeStatus, capacity corev1.ResourceList) {
+	var names []corev1.ResourceName
+	for name := range capacity {
+		if _, said := status.Capacity[name]; !said && isExtended(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names) // the same ones each time
+	for _, name := range names[:max(0, min(len(names), maxResources-len(status.Capacity)))] {
+		status.Capacity[name], status.Allocatable[name] = capacity[name].DeepCopy(), capacity[name].DeepCopy()
+	}
+}
+
+// isExtended says whether a resource is not one of Kubernetes: its name has another domain.
+func isExtended(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix) &&
+		!strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix)
 }
 
 // offlineStatus is the status of the Node of a device that is away: nothing is known of it any more.
