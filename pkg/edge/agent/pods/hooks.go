@@ -7,7 +7,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/probe"
@@ -22,18 +21,17 @@ const maxHookOutput = 512
 
 // postStart runs the container's hook. A container whose hook fails is killed; its restart policy
 // decides what then.
-func (s *starter) postStart(ctx context.Context, c *v1.Container, id string) error {
+func (s *starter) postStart(ctx context.Context, c *v1.Container, instance *state.Container) error {
 	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
 	}
-	err := s.runHook(ctx, c, id, c.Lifecycle.PostStart, hookTimeout)
+	err := s.runHook(ctx, c, instance.ID, c.Lifecycle.PostStart, hookTimeout)
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
 	// The output stays out of the event: it may hold secrets. The status tells of it, as the kubelet's does.
 	s.containerEvent(c.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 	s.refuse(c, reasonPostStart, err.Error())
-	instance := &state.Container{ID: id, Name: c.Name, State: runtimeapi.ContainerState_CONTAINER_RUNNING}
 	return errors.Join(fmt.Errorf("postStart hook of container %s: %w", c.Name, err),
 		s.killContainers(ctx, []kill{{instance: instance, message: "FailedPostStartHook"}}, nil))
 }

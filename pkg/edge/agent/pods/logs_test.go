@@ -10,6 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
 func TestLogRotation(t *testing.T) {
@@ -76,6 +80,36 @@ func TestLogRotation(t *testing.T) {
 		a.delete(pod, 0)
 		if len(asides()) != 0 {
 			t.Error("logs are left behind")
+		}
+	})
+}
+
+// TestLogOfAContainerThatStarts asks for a log that is there before the runtime has been looked at again: its container
+// is not one that the runtime has lost.
+func TestLogOfAContainerThatStarts(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		block := make(chan struct{})
+		a.runtime.set(func() { a.runtime.startBlock = block })
+		c := box("main")
+		c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 60}}}
+		pod := newPod("p", c)
+		a.run(pod)
+		path := filepath.Join(podutil.LogDir(filepath.Join(a.dir, "logs"), pod.Namespace, pod.Name, string(pod.UID)), "main", "0.log")
+		if err := os.WriteFile(path, nil, 0o640); err != nil { // as the runtime does while it starts one
+			t.Fatal(err)
+		}
+		_, id, err := a.manager.ContainerLog(string(pod.UID), "main", false)
+		if err == nil || err.Error() != `container "main" in pod "p" is waiting to start: ContainerCreating` {
+			t.Errorf("being started: got id %q, %v", id, err)
+		}
+		close(block)
+		a.settle()
+		got, id, err := a.manager.ContainerLog(string(pod.UID), "main", false)
+		if running := a.runtime.running()["main"]; err != nil || got != path || id != running || running == "" {
+			t.Errorf("in its postStart hook: got %s of container %q, %v; want %s of %q", got, id, err, path, running)
+		}
+		if _, id, err = a.manager.ContainerLog(string(pod.UID), "main", true); err == nil {
+			t.Errorf("got container %q for the one before the first", id)
 		}
 	})
 }

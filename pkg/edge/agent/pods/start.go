@@ -80,11 +80,11 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 		return false, nil
 	}
 	s.noteStart(c)
-	id, reason, err := s.create(ctx, c, ref, target)
+	instance, reason, err := s.create(ctx, c, ref, target)
 	if err == nil {
 		s.changed = true
 		s.containerEvent(c.Name, v1.EventTypeNormal, "Created", "Container created")
-		err = finishing(ctx, func(ctx context.Context) error { return s.w.m.cfg.Runtime.StartContainer(ctx, id) })
+		err = finishing(ctx, func(ctx context.Context) error { return s.w.m.cfg.Runtime.StartContainer(ctx, instance.ID) })
 		if err != nil {
 			reason = reasonRun
 		}
@@ -99,10 +99,12 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 		s.failed(c.Name, errorPeriod)
 		return false, fmt.Errorf("start container %s: %w", c.Name, err)
 	}
+	instance.State, instance.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, s.w.m.cfg.Clock.Now()
+	s.w.addToView(instance)
 	s.containerEvent(c.Name, v1.EventTypeNormal, "Started", "Container started")
 	delete(s.w.reasons, c.Name)
-	klog.FromContext(ctx).V(2).Info("Started container", "pod", klog.KObj(s.pod), "container", c.Name, "containerID", id)
-	return true, s.postStart(ctx, c, id)
+	klog.FromContext(ctx).V(2).Info("Started container", "pod", klog.KObj(s.pod), "container", c.Name, "containerID", instance.ID)
+	return true, s.postStart(ctx, c, &instance)
 }
 
 // finishing makes a call that starts something. The call goes on for a while after what it is made for has
@@ -205,10 +207,10 @@ func (s *starter) retryImage(c *v1.Container, err error) {
 }
 
 // create makes the container; the reason is for its status if it fails.
-func (s *starter) create(ctx context.Context, c *v1.Container, ref, target string) (id, reason string, err error) {
+func (s *starter) create(ctx context.Context, c *v1.Container, ref, target string) (created state.Container, reason string, err error) {
 	user, err := s.imageUser(ctx, ref)
 	if err != nil {
-		return "", reasonCreateConfig, err
+		return created, reasonCreateConfig, err
 	}
 	instance := criconfig.Instance{
 		RestartCount: s.restartCount(c),
@@ -220,26 +222,30 @@ func (s *starter) create(ctx context.Context, c *v1.Container, ref, target strin
 	if target != "" {
 		targeted := s.st.FindActive(target)
 		if targeted == nil {
-			return "", reasonCreateConfig, fmt.Errorf("unable to find target container %s", target)
+			return created, reasonCreateConfig, fmt.Errorf("unable to find target container %s", target)
 		}
 		instance.TargetID = targeted.ID
 	}
 	config, err := criconfig.Container(s.pod, c, s.node, instance)
 	if err != nil {
-		return "", reasonCreateConfig, err
+		return created, reasonCreateConfig, err
 	}
 	if err := os.MkdirAll(filepath.Join(s.config.LogDirectory, c.Name), 0o755); err != nil {
-		return "", reasonCreateConfig, err
+		return created, reasonCreateConfig, err
 	}
+	created = state.Container{
+		Name: c.Name, SandboxID: s.sandbox, RestartCount: instance.RestartCount, LogPath: filepath.Join(s.config.LogDirectory, config.LogPath),
+	}
+	s.w.addToView(created)
 	err = finishing(ctx, func(ctx context.Context) error {
-		id, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
+		created.ID, err = s.w.m.cfg.Runtime.CreateContainer(ctx, s.sandbox, config, s.config)
 		return err
 	})
 	if err == nil {
-		s.tellUnenforced(ctx, c, id, config)
-		s.w.resize.inForce[id] = inForce{c.Resources, s.pod.Spec.Resources}
+		s.tellUnenforced(ctx, c, created.ID, config)
+		s.w.resize.inForce[created.ID] = inForce{c.Resources, s.pod.Spec.Resources}
 	}
-	return id, reasonCreate, err
+	return created, reasonCreate, err
 }
 
 // tellUnenforced says what the runtime has taken from the configuration without acting on it.

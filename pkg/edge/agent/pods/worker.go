@@ -330,3 +330,20 @@ func (w *worker) setView(st *state.Pod) {
 	defer w.mu.Unlock()
 	w.view = st
 }
+
+// addToView enters what the worker itself has just done to a container: its log may be there before the
+// state is read again, and must not be taken for that of one which the runtime has lost.
+func (w *worker) addToView(c state.Container) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := state.Pod{Containers: []*state.Container{&c}} // another one: those who look have the old one
+	if w.view != nil {
+		next.Sandboxes = w.view.Sandboxes
+		for _, other := range w.view.Containers {
+			if other.Name != c.Name || other.RestartCount != c.RestartCount {
+				next.Containers = append(next.Containers, other)
+			}
+		}
+	}
+	w.view = &next
+}
