@@ -1,10 +1,14 @@
 package pods
 
 import (
+	"errors"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // forbidPrivileged is a device's policy.
@@ -104,4 +108,53 @@ func TestForbiddenChange(t *testing.T) {
 			t.Errorf("running %v, status %v", a.runtime.running(), s)
 		}
 	})
+}
+
+// TestRoomOfARemovedPod sends a pod to a device that had room for one, which is on its way out: what the cluster does not
+// know any more does not count, as it may have given the room to another already.
+func TestRoomOfARemovedPod(t *testing.T) {
+	for name, tt := range map[string]struct {
+		remove func(a *agent, former *v1.Pod, stopped chan struct{})
+		phase  v1.PodPhase // of the one that comes
+	}{
+		"deleted by force": {func(a *agent, former *v1.Pod, _ chan struct{}) { a.delete(former, 0) }, v1.PodRunning},
+		"deleted by force in its grace period": {func(a *agent, former *v1.Pod, _ chan struct{}) {
+			a.delete(former, 600)
+			a.delete(former, 0)
+		}, v1.PodRunning},
+		"gone without a link": {func(a *agent, _ *v1.Pod, _ chan struct{}) { a.manager.Desired(&edgeapi.DesiredPods{}) }, v1.PodRunning},
+		"gone without a link, the agent started again": {func(a *agent, _ *v1.Pod, _ chan struct{}) {
+			a.manager.Desired(&edgeapi.DesiredPods{})
+			a.restart()
+		}, v1.PodRunning},
+		"in its grace period": {func(a *agent, former *v1.Pod, _ chan struct{}) { a.delete(former, 600) }, v1.PodFailed},
+		"stopped, but not removed": {func(a *agent, former *v1.Pod, stopped chan struct{}) {
+			a.runtime.set(func() { a.runtime.removeErr = errors.New("busy") })
+			a.delete(former, 600)
+			close(stopped)
+			a.settle()
+		}, v1.PodRunning},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				a.stop()
+				a.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1")}
+				a.start()
+				pods := [2]*v1.Pod{}
+				for i, name := range []string{"former", "next"} {
+					pods[i] = newPod(name, box(name))
+					pods[i].Spec.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
+					pods[i].Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("600m")}
+				}
+				a.run(pods[0])
+				stopped := make(chan struct{})
+				a.runtime.set(func() { a.runtime.stopBlock = stopped })
+				tt.remove(a, pods[0], stopped)
+				a.run(pods[1])
+				if s := a.status(pods[1]); s.Phase != tt.phase || a.gone(pods[0]) {
+					t.Errorf("got %v; want phase %s while something of the former pod is left: %t", s, tt.phase, !a.gone(pods[0]))
+				}
+			})
+		})
+	}
 }

@@ -100,10 +100,10 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 	if err := p.stopAll(ctx, &e.grace); err != nil {
 		return runtimeDownPeriod, err
 	}
+	w.m.release(w.uid)
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		w.report(ctx, p.pod, p.evictedStatus(e))
 	}
-	w.m.release(w.uid)
 	if err := p.removeEnded(ctx); err != nil {
 		return errorPeriod, err
 	}

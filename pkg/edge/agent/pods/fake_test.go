@@ -33,6 +33,7 @@ type fakeRuntime struct {
 	execOutput     string
 	reopenErr      error
 	stopSandboxErr error
+	removeErr      error
 	updateErr      error
 	updates        []*runtimeapi.LinuxContainerResources // by UpdateContainerResources
 	memory         uint64                                // in use by each container
@@ -204,6 +205,9 @@ func (f *fakeRuntime) StopContainer(ctx context.Context, id string, timeout int6
 
 func (f *fakeRuntime) RemoveContainer(_ context.Context, id string) error {
 	defer f.enter("RemoveContainer")()
+	if f.removeErr != nil {
+		return f.removeErr
+	}
 	delete(f.containers, id)
 	return nil
 }

@@ -56,7 +56,8 @@ func (d *desired) withVolumes(u *edgeapi.UpdateVolumes) *desired {
 	return next
 }
 
-// Desired removes every pod that is not listed.
+// Desired removes every pod that is not listed. The cluster does not know those any more, and may have given
+// their room to others.
 func (m *Manager) Desired(d *edgeapi.DesiredPods) {
 	listed := make(map[string]bool, len(d.Pods))
 	for _, p := range d.Pods {
@@ -74,6 +75,9 @@ func (m *Manager) Desired(d *edgeapi.DesiredPods) {
 	m.mu.Unlock()
 	for _, w := range gone {
 		w.remove(nil)
+	}
+	for _, w := range gone { // when each knows that it has to go, and asks for nothing more
+		m.release(w.uid)
 	}
 	m.relist.wake()
 }
@@ -157,6 +161,9 @@ func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
 		return
 	}
 	w.remove(d)
+	if d.GracePeriodSeconds == 0 { // as with one that Desired does not list
+		m.releaseLocked(d.Uid)
+	}
 }
 
 // SetNode replaces what is known of the device. Pods' statuses and downward API volumes follow.

@@ -38,6 +38,7 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	if err := p.stopAll(ctx, &deletion.GracePeriodSeconds); err != nil {
 		return false, err
 	}
+	w.m.release(w.uid) // before anybody is told, and whether or not the rest can be removed
 	last := w.finalStatus(ctx, p)
 	if err := p.removeAll(ctx); err != nil {
 		return false, err

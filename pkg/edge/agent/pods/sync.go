@@ -161,8 +161,8 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 		}
 		s = final
 	}
-	w.report(ctx, p.pod, s)
 	w.m.release(w.uid)
+	w.report(ctx, p.pod, s)
 	return resyncPeriod, p.prune(ctx)
 }
 
