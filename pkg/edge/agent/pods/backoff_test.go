@@ -78,6 +78,61 @@ func TestProbeBackOff(t *testing.T) {
 	}
 }
 
+// TestStartFails has a container that does not come so far as to run: if the runtime has it as one that has ended, it is
+// started again like one that has crashed, and else every ten seconds.
+func TestStartFails(t *testing.T) {
+	for name, tt := range map[string]struct {
+		set     func(f *fakeRuntime)
+		call    string // of each attempt
+		at      []int  // when there has been one more, in seconds; the first is not told of
+		reason  string
+		backOff bool
+	}{
+		"ended": {
+			set:  func(f *fakeRuntime) { f.startErr, f.startErrState = errors.New("no such file"), exited },
+			call: "StartContainer", at: []int{0, 10, 30, 70}, reason: "CrashLoopBackOff", backOff: true,
+		},
+		"created": {
+			set:  func(f *fakeRuntime) { f.startErr = errors.New("no such file") },
+			call: "StartContainer", at: []int{10, 20, 30, 40, 50, 60, 70}, reason: "RunContainerError",
+		},
+		"not created": {
+			set:  func(f *fakeRuntime) { f.createErr = errors.New("no such file") },
+			call: "CreateContainer main", at: []int{10, 20, 30, 40, 50, 60, 70}, reason: "CreateContainerError",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				a.runtime.set(func() { tt.set(a.runtime) })
+				pod := newPod("p", box("main"))
+				a.run(pod) // 3 s
+				elapsed, want := 3, 1
+				for i, at := range tt.at {
+					if at > elapsed {
+						time.Sleep(time.Duration(at-1-elapsed) * time.Second)
+						synctest.Wait()
+						if got := a.runtime.count(tt.call); got != want {
+							t.Fatalf("attempt %d: got %d attempts a second before", i+2, got)
+						}
+						time.Sleep(3 * time.Second)
+						synctest.Wait()
+						elapsed = at + 2
+					}
+					if want++; a.runtime.count(tt.call) != want {
+						t.Fatalf("got %d attempts after %d s, want %d", a.runtime.count(tt.call), elapsed, want)
+					}
+				}
+				if w := a.status(pod).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != tt.reason {
+					t.Errorf("got %+v, want it waiting with %s", w, tt.reason)
+				}
+				if got := a.sink.hasEvent("Warning BackOff"); got != tt.backOff {
+					t.Errorf("event BackOff: %t, want %t", got, tt.backOff)
+				}
+			})
+		})
+	}
+}
+
 func TestPullDoesNotCountAsCrash(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("pulled", box("main"))

@@ -63,8 +63,11 @@ func TestContainerdRestartsAndExits(t *testing.T) {
 	}
 	d.wait("the failed start", func() bool {
 		s := d.status(missing)
-		return len(s.ContainerStatuses) == 1 && s.ContainerStatuses[0].State.Waiting != nil && s.ContainerStatuses[0].State.Waiting.Reason == "RunContainerError" ||
-			len(s.ContainerStatuses) == 1 && s.ContainerStatuses[0].LastTerminationState.Terminated != nil
+		if len(s.ContainerStatuses) == 0 || s.ContainerStatuses[0].State.Waiting == nil || s.ContainerStatuses[0].LastTerminationState.Terminated == nil {
+			return false
+		}
+		cs := s.ContainerStatuses[0]
+		return cs.State.Waiting.Reason == "CrashLoopBackOff" && cs.RestartCount > 0 && cs.LastTerminationState.Terminated.Reason == "StartError"
 	})
 	d.wait("ErrImageNeverPull", func() bool {
 		s := d.status(noImage)

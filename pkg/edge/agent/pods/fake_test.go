@@ -29,6 +29,8 @@ type fakeRuntime struct {
 	images         map[string]bool
 	sandboxErr     error
 	createErr      error
+	startErr       error
+	startErrState  runtimeapi.ContainerState // of a container that cannot be started
 	execErr        error
 	execOutput     string
 	reopenErr      error
@@ -182,6 +184,12 @@ func (f *fakeRuntime) StartContainer(ctx context.Context, id string) error {
 	}
 	defer f.enter("StartContainer")()
 	c := f.containers[id]
+	if f.startErr != nil {
+		if c.State = f.startErrState; c.State == exited {
+			c.FinishedAt, c.ExitCode, c.Reason = f.clock.Now().UnixNano(), 128, "StartError"
+		}
+		return f.startErr
+	}
 	c.State, c.StartedAt = running, f.clock.Now().UnixNano()
 	return nil
 }

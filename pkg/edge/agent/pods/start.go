@@ -96,7 +96,9 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 		message := status.Convert(err).Message()
 		s.containerEvent(c.Name, v1.EventTypeWarning, "Failed", "Error: "+message)
 		s.refuse(c, reason, message)
-		s.failed(c.Name, errorPeriod)
+		if reason != reasonRun || !s.exited(ctx, instance.ID) {
+			s.failed(c.Name, errorPeriod)
+		} // else it is started again as after a crash
 		return false, fmt.Errorf("start container %s: %w", c.Name, err)
 	}
 	instance.State, instance.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, s.w.m.cfg.Clock.Now()
@@ -105,6 +107,13 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 	delete(s.w.reasons, c.Name)
 	klog.FromContext(ctx).V(2).Info("Started container", "pod", klog.KObj(s.pod), "container", c.Name, "containerID", instance.ID)
 	return true, s.postStart(ctx, c, &instance)
+}
+
+// exited tells whether the runtime has a container as one that has ended. Not all keep one so that they could
+// not start.
+func (s *starter) exited(ctx context.Context, id string) bool {
+	resp, err := s.w.m.cfg.Runtime.ContainerStatus(ctx, id, false)
+	return err == nil && resp.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED
 }
 
 // finishing makes a call that starts something. The call goes on for a while after what it is made for has
