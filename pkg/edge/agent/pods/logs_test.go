@@ -113,3 +113,33 @@ func TestLogOfAContainerThatStarts(t *testing.T) {
 		}
 	})
 }
+
+// TestLogThatIsNotThere asks for logs, and sessions, of containers that do not run.
+func TestLogThatIsNotThere(t *testing.T) {
+	for name, tt := range map[string]struct {
+		status         v1.PodStatus
+		log, attaching string
+	}{
+		"new": {v1.PodStatus{}, "waiting to start: ContainerCreating", "not running: ContainerCreating"},
+		"waiting": {v1.PodStatus{Phase: v1.PodPending, ContainerStatuses: []v1.ContainerStatus{{
+			Name: "main", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CreateContainerError", Message: "bad mount"}},
+		}}}, "waiting to start: CreateContainerError: bad mount", "not running: CreateContainerError: bad mount"},
+		"rejected": {v1.PodStatus{Phase: v1.PodFailed, Reason: "SysctlForbidden"}, "not available", "not running: the pod has ended"},
+		"evicted": {v1.PodStatus{Phase: v1.PodFailed, Reason: podutil.ReasonEvicted, ContainerStatuses: []v1.ContainerStatus{{
+			Name: "main", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Error", ExitCode: 137}},
+		}}}, "terminated", "not running: Error with exit code 137"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &Manager{cfg: Config{LogDir: t.TempDir()}, workers: map[string]*worker{}}
+			pod := newPod("p", box("main"))
+			m.workers[string(pod.UID)] = &worker{m: m, desired: &desired{pod: pod}, last: &tt.status}
+			const prefix = `container "main" in pod "p" is `
+			if _, _, err := m.ContainerLog(string(pod.UID), "main", false); err == nil || err.Error() != prefix+tt.log {
+				t.Errorf("log: got %v, want %s", err, prefix+tt.log)
+			}
+			if _, err := m.ContainerID(string(pod.UID), "main"); err == nil || err.Error() != prefix+tt.attaching {
+				t.Errorf("session: got %v, want %s", err, prefix+tt.attaching)
+			}
+		})
+	}
+}

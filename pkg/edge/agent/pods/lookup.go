@@ -138,7 +138,7 @@ func (m *Manager) ContainerLog(podUID, container string, previous bool) (path, c
 	case !previous && len(found) > 0:
 		return found[0].path, found[0].id, nil
 	case !previous:
-		return "", "", fmt.Errorf("container %q in pod %q is waiting to start: %s", container, pod.Name, describeState(last, container))
+		return "", "", fmt.Errorf("container %q in pod %q is %s", container, pod.Name, describeWithoutLog(last, container))
 	case len(found) > 0 && found[0].ended && isWaiting(last, container):
 		return found[0].path, found[0].id, nil // it has ended and waits for its next start
 	case len(found) > 1:
@@ -163,10 +163,24 @@ func isWaiting(s *v1.PodStatus, name string) bool {
 	return cs != nil && cs.State.Waiting != nil
 }
 
+// describeWithoutLog says, in the kubelet's words, why a container has no log.
+func describeWithoutLog(s *v1.PodStatus, name string) string {
+	cs := containerStatus(s, name)
+	switch {
+	case cs == nil && podutil.IsTerminal(s.Phase): // it was rejected
+		return "not available"
+	case cs != nil && cs.State.Terminated != nil:
+		return "terminated"
+	}
+	return "waiting to start: " + describeState(s, name)
+}
+
 // describeState says in a few words what a container is doing.
 func describeState(s *v1.PodStatus, name string) string {
 	cs := containerStatus(s, name)
 	switch {
+	case cs == nil && podutil.IsTerminal(s.Phase):
+		return "the pod has ended"
 	case cs == nil:
 		return "ContainerCreating"
 	case cs.State.Waiting != nil && cs.State.Waiting.Message != "":
