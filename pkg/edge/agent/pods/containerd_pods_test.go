@@ -74,6 +74,7 @@ func TestContainerdEnvironmentAndVolumes(t *testing.T) {
 		"stat -c %a:%g /var/run/token/..data/token":  "640:1234",
 		"stat -c %a:%g /secret/..data/dir/pass":      "440:1234",
 		"stat -c %g /data":                           "1234",
+		"stat -c %a:%g /config":                      "2755:1234",
 		"stat -c %u:%g /proc/1":                      "1000:1000",
 		"hostname":                                   "box",
 		"grep -c alias.example /etc/hosts":           "1",

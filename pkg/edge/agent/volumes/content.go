@@ -161,5 +161,8 @@ func (v *Volumes) setupContent(pod *v1.Pod, kind, path string, files []file) err
 			return err
 		}
 	}
+	if err := setRootOwnership(path, fsGroup(pod)); err != nil {
+		return err
+	}
 	return writeAtomically(path, files, fsGroup(pod))
 }

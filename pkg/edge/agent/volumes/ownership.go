@@ -3,6 +3,7 @@ package volumes
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -31,22 +32,41 @@ func setOwnership(dir string, gid *int64, readOnly bool) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Lchown(path, -1, int(*gid)); err != nil {
-			return err
-		}
-		if entry.Type()&os.ModeSymlink != 0 {
-			return nil
-		}
 		info, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		mode := fileModeFor(info.Mode(), gid, readOnly)
-		if entry.IsDir() {
-			mode |= os.ModeSetgid | groupExecute
-		}
-		return os.Chmod(path, mode)
+		return setOwnershipOf(path, info, gid, readOnly)
 	})
+}
+
+// setOwnershipOf does that for one file or directory. Nothing is written if nothing changes.
+func setOwnershipOf(path string, info os.FileInfo, gid *int64, readOnly bool) error {
+	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || int64(stat.Gid) != *gid {
+		if err := os.Lchown(path, -1, int(*gid)); err != nil {
+			return err
+		}
+	}
+	mode := fileModeFor(info.Mode(), gid, readOnly)
+	if info.IsDir() {
+		mode |= os.ModeSetgid | groupExecute
+	}
+	if mode == info.Mode() || info.Mode()&os.ModeSymlink != 0 {
+		return nil
+	}
+	return os.Chmod(path, mode)
+}
+
+// setRootOwnership gives the root directory of a volume to the group. It hands the group on to the links in it.
+func setRootOwnership(dir string, gid *int64) error {
+	if gid == nil {
+		return nil
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	return setOwnershipOf(dir, info, gid, true)
 }
 
 // fileModeFor adds what the group may do.
