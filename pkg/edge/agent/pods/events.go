@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// repeatInterval is how long an event is not repeated in the same words: a link may be metered.
+	// repeatInterval is how long an event is not repeated in the same words: a link may be metered. What is left
+	// out is not counted either, as the cluster's recorder counts by itself what it gets.
 	repeatInterval = time.Minute
 	// maxRemembered bounds the events that are remembered per pod.
 	maxRemembered = 64
