@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"sync"
 	"time"
 
@@ -20,6 +21,10 @@ import (
 
 // errRestarted ends a client's connection whose listener failed.
 var errRestarted = errors.New("a subscription ended")
+
+// differing is what errors say that differs from one attempt to the next: the port that a connection came from, which
+// may be within the text of an error about DNS, and the time at which a certificate is not valid.
+var differing = regexp.MustCompile(`\S+:\d+->|(current time )\S+ `)
 
 // client keeps one connection to a broker. Which devices use it is the pool's knowledge, guarded by the
 // pool's lock.
@@ -64,11 +69,15 @@ func (c *client) run(ctx context.Context) {
 		quiet := min(pause, c.pool.patience(c)-time.Since(lost))
 		sleep(ctx, quiet)
 		if quiet < pause && ctx.Err() == nil {
-			c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %v", c.server, err)})
+			c.pool.setState(c, State{Reason: ReasonUnavailable, Message: fmt.Sprintf("The MQTT broker %s cannot be used: %s", c.server, cause(err))})
 		}
 		sleep(ctx, pause-max(0, quiet))
 	}
 }
+
+// cause tells why a broker cannot be used, in the same words as long as it is for the same reason: all of its devices
+// are written when the words change.
+func cause(err error) string { return differing.ReplaceAllString(err.Error(), "$1") }
 
 func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
@@ -140,7 +149,7 @@ func (s *subscriptions) update(ctx context.Context) (again bool) {
 		if err := s.subscribe(ctx, ns); err != nil {
 			klog.FromContext(ctx).Info("The MQTT broker refused a subscription", "messageNamespace", ns, "reason", err.Error())
 			s.client.pool.setRefused(s.client, ns, &State{Reason: ReasonUnavailable,
-				Message: fmt.Sprintf("The MQTT broker %s does not let aranya subscribe under %s: %v", s.client.server, ns, err)})
+				Message: fmt.Sprintf("The MQTT broker %s does not let aranya subscribe under %s: %s", s.client.server, ns, cause(err))})
 			again = true
 			continue
 		}

@@ -1,9 +1,14 @@
 package broker
 
 import (
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,6 +89,66 @@ func TestBrokerRestarts(t *testing.T) {
 	defer w.mu.Unlock()
 	if w.changed > 0 {
 		t.Errorf("told %d times of changes", w.changed)
+	}
+}
+
+// port is the address that a connection comes from, another one each time.
+type port struct{ atomic.Int32 }
+
+func (p *port) Network() string { return "tcp" }
+func (p *port) String() string  { return fmt.Sprintf("10.0.0.7:%d", 40000+p.Add(1)) }
+
+// TestSameCause: that a broker is still away, for the same reason, is not told again.
+func TestSameCause(t *testing.T) {
+	w := newWorld(t)
+	broker := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 8883}
+	w.refuse["broker:8883"] = &net.OpError{Op: "read", Net: "tcp", Source: &port{}, Addr: broker, Err: syscall.ECONNRESET}
+	w.device("ns", "d", plain)
+	w.Eventually("told", func() bool { return w.state("ns", "d").Reason == ReasonUnavailable })
+	w.mu.Lock()
+	w.refused, w.changed = 0, 0
+	w.mu.Unlock()
+	w.Eventually("tried several times", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.refused > 3
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.changed > 0 {
+		t.Errorf("told %d times of the same", w.changed)
+	}
+}
+
+func TestCause(t *testing.T) {
+	v4, v6 := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7), Port: 57584}, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 57584}
+	to4, to6 := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 8883}, &net.TCPAddr{IP: net.ParseIP("fd00::9"), Port: 8883}
+	lookup := &net.DNSError{Name: "broker", Server: "10.96.0.10:53", Err: "read udp 10.0.0.7:41234->10.96.0.10:53: i/o timeout"}
+	for _, test := range []struct {
+		name, want string
+		err        error
+	}{
+		{"reset", "read tcp 10.0.0.9:8883: connection reset by peer",
+			&net.OpError{Op: "read", Net: "tcp", Source: v4, Addr: to4, Err: syscall.ECONNRESET}},
+		{"IPv6", "read tcp [fd00::9]:8883: connection reset by peer",
+			&net.OpError{Op: "read", Net: "tcp", Source: v6, Addr: to6, Err: syscall.ECONNRESET}},
+		{"wrapped", "TLS with the broker: write tcp 10.0.0.9:8883: broken pipe",
+			fmt.Errorf("TLS with the broker: %w", &net.OpError{Op: "write", Net: "tcp", Source: v4, Addr: to4, Err: syscall.EPIPE})},
+		{"text", "the connection was lost: read tcp 10.0.0.9:8883: connection reset by peer",
+			errors.New("the connection was lost: read tcp 10.0.0.7:57584->10.0.0.9:8883: connection reset by peer")},
+		{"dialling", "dial tcp 10.0.0.9:8883: connection refused",
+			&net.OpError{Op: "dial", Net: "tcp", Source: v4, Addr: to4, Err: syscall.ECONNREFUSED}},
+		{"DNS", "dial tcp: lookup broker on 10.96.0.10:53: read udp 10.96.0.10:53: i/o timeout",
+			&net.OpError{Op: "dial", Net: "tcp", Err: lookup}},
+		{"certificate", "x509: certificate has expired or is not yet valid: current time is after 2026-11-01T00:00:00Z",
+			x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2026-11-27T02:50:46Z is after 2026-11-01T00:00:00Z"}},
+		{"nothing differs", "the broker refuses the user name or password", errors.New("the broker refuses the user name or password")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := cause(test.err); got != test.want {
+				t.Errorf("%q instead of %q", got, test.want)
+			}
+		})
 	}
 }
 
