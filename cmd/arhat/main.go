@@ -96,7 +96,8 @@ func newJoinCommand() *cobra.Command {
 		Use:   "join --server ADDRESS --token TOKEN",
 		Short: "Enrol this device, then run the agent",
 		Long: `Enrols this device with the token from "kubectl edge token DEVICE", then runs the agent in the
-foreground. The token is used once; on a device that is enrolled already the command just runs the agent.
+foreground. A token is used once: with the one that this device has enrolled with, or without any, the command
+just runs the agent. With another one the device enrols anew, as the EdgeDevice that the token is for.
 The token may also come from the environment variable ARHAT_TOKEN, which "ps" does not show.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
