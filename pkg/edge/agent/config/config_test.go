@@ -66,6 +66,8 @@ func TestValidate(t *testing.T) {
 		"image threshold":     {"imageGCHighThresholdPercent: 101", "imageGCHighThresholdPercent: Invalid value"},
 		"image thresholds":    {"imageGCLowThresholdPercent: 85", "must be at least 0 and less than imageGCHighThresholdPercent"},
 		"image age":           {"imageMinimumGCAge: long", "imageMinimumGCAge: Invalid value"},
+		"image ages":          {"imageMaximumGCAge: 1m", `imageMaximumGCAge: Invalid value: "1m": must be greater than imageMinimumGCAge`},
+		"equal image ages":    {"imageMinimumGCAge: 1h\nimageMaximumGCAge: 60m", "must be greater than imageMinimumGCAge, or 0s for never"},
 		"container log size":  {"containerLogMaxSize: big", "containerLogMaxSize: Invalid value"},
 		"container log files": {"containerLogMaxFiles: 1", "containerLogMaxFiles: Invalid value"},
 		"signal":              {"evictionHard: {disk.available: 1Gi}", "evictionHard[disk.available]: Unsupported value"},

@@ -84,6 +84,9 @@ func (h *Housekeeping) validate() (errs field.ErrorList) {
 	} {
 		errs = append(errs, validateDuration(value, field.NewPath(name))...)
 	}
+	if h.MaximumGCAge() > 0 && h.MaximumGCAge() <= h.MinimumGCAge() {
+		errs = append(errs, field.Invalid(field.NewPath("imageMaximumGCAge"), h.ImageMaximumGCAge, "must be greater than imageMinimumGCAge, or 0s for never"))
+	}
 	high, low := *h.ImageGCHighThresholdPercent, *h.ImageGCLowThresholdPercent
 	if high < 0 || high > 100 {
 		errs = append(errs, field.Invalid(field.NewPath("imageGCHighThresholdPercent"), high, "must be from 0 to 100"))
