@@ -35,11 +35,7 @@ func (statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 			fieldpath.MakePathOrDie("spec"),
 			fieldpath.MakePathOrDie("status", "usage"),
 			fieldpath.MakePathOrDie("status", "traffic"),
-			fieldpath.MakePathOrDie("status", "link", "roundTrip"),
-			fieldpath.MakePathOrDie("status", "link", "bytesIn"),
-			fieldpath.MakePathOrDie("status", "link", "bytesOut"),
-			fieldpath.MakePathOrDie("status", "link", "streams"),
-			fieldpath.MakePathOrDie("status", "link", "traffic"),
+			fieldpath.MakePathOrDie("status", "link"),
 		),
 	}
 }
@@ -85,16 +81,8 @@ func isServer(ctx context.Context) bool {
 	return ok && info.GetName() == user.APIServerUser
 }
 
-// dropLiveFields removes what changes all the time. It is overlaid on reads and must not reach etcd,
-// also when a client writes back a status that it read.
+// dropLiveFields removes what exists on reads only and must not reach etcd, also when a client writes back
+// a status that it read.
 func dropLiveFields(status *aranya.EdgeDeviceStatus) {
-	status.Usage = nil
-	status.Traffic = nil
-	if status.Link != nil {
-		status.Link.RoundTrip = nil
-		status.Link.BytesIn = 0
-		status.Link.BytesOut = 0
-		status.Link.Streams = 0
-		status.Link.Traffic = nil
-	}
+	status.Link, status.Usage, status.Traffic = nil, nil, nil
 }

@@ -72,9 +72,7 @@ func TestResetFields(t *testing.T) {
 	}
 	fields := statusStrategy{s}.GetResetFields()
 	for _, path := range [][]any{
-		{"spec"}, {"metadata"}, {"status", "usage"}, {"status", "link", "roundTrip"},
-		{"status", "link", "bytesIn"}, {"status", "link", "bytesOut"}, {"status", "link", "streams"},
-		{"status", "link", "traffic"}, {"status", "traffic"},
+		{"spec"}, {"metadata"}, {"status", "usage"}, {"status", "link"}, {"status", "traffic"},
 	} {
 		if !has(fields, path...) {
 			t.Errorf("the status does not reset %v", path)
@@ -106,9 +104,7 @@ func TestStatusStrategyKeepsEverythingElse(t *testing.T) {
 	statusStrategy{newStrategy(scheme.Scheme)}.PrepareForUpdate(t.Context(), device, old)
 
 	want := old.DeepCopy()
-	want.Status = aranya.EdgeDeviceStatus{
-		Phase: aranya.EdgeDeviceOnline, AgentVersion: "v1", Link: &aranya.LinkStatus{Method: "grpc", Replica: "aranya-0"},
-	}
+	want.Status = aranya.EdgeDeviceStatus{Phase: aranya.EdgeDeviceOnline, AgentVersion: "v1"}
 	if diff := cmp.Diff(want, device); diff != "" {
 		t.Errorf("prepared status update differs (-want +got):\n%s", diff)
 	}
