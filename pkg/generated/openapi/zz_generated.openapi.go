@@ -625,7 +625,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDevice(ref common.ReferenceCallback) co
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what aranya knows of the device. While the device is connected, the fields link, lastSeen and device are taken from the live link on every read.",
+							Description: "status is what aranya knows of the device. While the device is connected, the fields phase, lastSeen, device, link, usage and traffic are taken from its link on every read (GET and LIST). Watches and selectors see what is stored: phase, lastSeen and device as of the last write, the others never.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.EdgeDeviceStatus{}.OpenAPIModelName()),
 						},
@@ -1196,7 +1196,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceStatus(ref common.ReferenceCallba
 					},
 					"lastSeen": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastSeen is when the device was last heard of.",
+							Description: "lastSeen is when the device was last heard of. It is stored only when something else changes.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},

@@ -24,8 +24,9 @@ type EdgeDevice struct {
 	// +optional
 	Spec EdgeDeviceSpec `json:"spec,omitempty" protobuf:"bytes,2,opt,name=spec"`
 
-	// status is what aranya knows of the device. While the device is connected, the fields link,
-	// lastSeen and device are taken from the live link on every read.
+	// status is what aranya knows of the device. While the device is connected, the fields phase, lastSeen,
+	// device, link, usage and traffic are taken from its link on every read (GET and LIST). Watches and
+	// selectors see what is stored: phase, lastSeen and device as of the last write, the others never.
 	// +optional
 	Status EdgeDeviceStatus `json:"status,omitempty" protobuf:"bytes,3,opt,name=status"`
 }
@@ -232,7 +233,7 @@ type EdgeDeviceStatus struct {
 	// +optional
 	Certificate *CertificateStatus `json:"certificate,omitempty" protobuf:"bytes,9,opt,name=certificate"`
 
-	// lastSeen is when the device was last heard of.
+	// lastSeen is when the device was last heard of. It is stored only when something else changes.
 	// +optional
 	LastSeen *metav1.Time `json:"lastSeen,omitempty" protobuf:"bytes,10,opt,name=lastSeen"`
 

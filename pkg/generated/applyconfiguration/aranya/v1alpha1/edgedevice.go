@@ -22,8 +22,9 @@ type EdgeDeviceApplyConfiguration struct {
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is the desired configuration of the device.
 	Spec *EdgeDeviceSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what aranya knows of the device. While the device is connected, the fields link,
-	// lastSeen and device are taken from the live link on every read.
+	// status is what aranya knows of the device. While the device is connected, the fields phase, lastSeen,
+	// device, link, usage and traffic are taken from its link on every read (GET and LIST). Watches and
+	// selectors see what is stored: phase, lastSeen and device as of the last write, the others never.
 	Status *EdgeDeviceStatusApplyConfiguration `json:"status,omitempty"`
 }
 

@@ -33,7 +33,7 @@ type EdgeDeviceStatusApplyConfiguration struct {
 	Traffic []DeviceTrafficApplyConfiguration `json:"traffic,omitempty"`
 	// certificate is the device certificate in force. Only aranya writes it.
 	Certificate *CertificateStatusApplyConfiguration `json:"certificate,omitempty"`
-	// lastSeen is when the device was last heard of.
+	// lastSeen is when the device was last heard of. It is stored only when something else changes.
 	LastSeen *metav1.Time `json:"lastSeen,omitempty"`
 	// observedGeneration is the generation of the spec that this status reflects.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
