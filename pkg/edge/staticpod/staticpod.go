@@ -14,9 +14,11 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
-// Annotations as the kubelet sets them. The hash is the UID by which the device knows the pod.
+// Annotations as the kubelet sets them. The hash is the UID by which the device knows the pod. Seen is when the agent
+// read the manifest first.
 const (
 	AnnotationHash   = "kubernetes.io/config.hash"
+	AnnotationSeen   = "kubernetes.io/config.seen"
 	AnnotationSource = "kubernetes.io/config.source"
 	AnnotationMirror = v1.MirrorPodAnnotationKey
 	// SourceFile is the value of AnnotationSource.

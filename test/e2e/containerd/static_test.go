@@ -79,7 +79,7 @@ func TestStaticPods(t *testing.T) {
 	})
 	shown := name + "-" + device
 	first := mirrorPod(t, e, shown, nil)
-	if a := first.Annotations; a["kubernetes.io/config.source"] != "file" || a["kubernetes.io/config.mirror"] == "" || a["kubernetes.io/config.hash"] != a["kubernetes.io/config.mirror"] {
+	if a := first.Annotations; a["kubernetes.io/config.source"] != "file" || a["kubernetes.io/config.mirror"] == "" || a["kubernetes.io/config.hash"] != a["kubernetes.io/config.mirror"] || a["kubernetes.io/config.seen"] == "" {
 		t.Errorf("annotations %v", a)
 	}
 	if owner := metav1.GetControllerOf(first); owner == nil || owner.Kind != "Node" || owner.Name != device {

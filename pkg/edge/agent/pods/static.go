@@ -14,11 +14,16 @@ import (
 )
 
 // SetStatic replaces the static pods: those that the device runs by itself, whatever the cloud wants. Their
-// UIDs change with their content. One that is not among them any more goes, also if it ran before the
-// agent's start; one of the same name takes its place when it is gone.
+// UIDs change with their content; one that is known stays as it was seen first. One that is not among them any
+// more goes, also if it ran before the agent's start; one of the same name takes its place when it is gone.
 func (m *Manager) SetStatic(pods []*v1.Pod) {
+	m.mu.Lock()
 	static := map[string]*desired{}
 	for _, pod := range pods {
+		if d := m.static[string(pod.UID)]; d != nil {
+			static[string(pod.UID)] = d
+			continue
+		}
 		data, err := pod.Marshal()
 		if err == nil {
 			var d *desired
@@ -30,7 +35,6 @@ func (m *Manager) SetStatic(pods []*v1.Pod) {
 			klog.Background().Error(err, "A static pod cannot be used", "pod", klog.KObj(pod))
 		}
 	}
-	m.mu.Lock()
 	m.static = static
 	var gone []*worker
 	for uid, w := range m.workers {

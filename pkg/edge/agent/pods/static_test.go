@@ -63,6 +63,48 @@ func TestStaticPods(t *testing.T) {
 	})
 }
 
+// When a static pod was seen first does not change when the folder is read again, nor with the agent.
+func TestStaticPodSeen(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		web := newPod("web", box("web"))
+		seen := func(when string) *v1.Pod {
+			pod := web.DeepCopy()
+			pod.Annotations = map[string]string{staticpod.AnnotationSeen: when}
+			return pod
+		}
+		told := func() string {
+			a.sink.mu.Lock()
+			defer a.sink.mu.Unlock()
+			pod := &v1.Pod{}
+			if err := pod.Unmarshal(a.sink.static.GetPods()[0].Pod); err != nil {
+				t.Fatal(err)
+			}
+			return pod.Annotations[staticpod.AnnotationSeen]
+		}
+		former := newPod("web", box("former"))
+		former.UID = types.UID("0123456789abcdef0123456789abcdef")
+		a.manager.SetStatic([]*v1.Pod{former})
+		a.settle()
+		block := make(chan struct{})
+		a.runtime.set(func() { a.runtime.stopBlock = block })
+		a.manager.SetStatic([]*v1.Pod{seen("first")})
+		a.settle()
+		a.manager.SetStatic([]*v1.Pod{seen("while it waits for the former one")})
+		close(block)
+		a.settle()
+		if got := told(); got != "first" {
+			t.Errorf("the cloud is told %q", got)
+		}
+		a.stop()
+		a.start()
+		a.manager.SetStatic([]*v1.Pod{seen("after a restart")})
+		a.settle()
+		if got := told(); got != "first" {
+			t.Errorf("the cloud is told %q after a restart", got)
+		}
+	})
+}
+
 // Those that do not fit into one message run, and are told of in another way.
 func TestStaticPodsThatAreTooLargeTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {

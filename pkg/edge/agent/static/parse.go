@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,6 +50,7 @@ func Parse(data []byte, file, namespace, nodeName string) (*v1.Pod, error) {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[staticpod.AnnotationHash], pod.Annotations[staticpod.AnnotationSource] = string(pod.UID), staticpod.SourceFile
+	pod.Annotations[staticpod.AnnotationSeen] = time.Now().Format(time.RFC3339Nano)
 	pod.Spec.NodeName = nodeName
 	// Whoever put the manifest there wants the pod on this device, in whatever state the Node is.
 	pod.Spec.Tolerations = append(pod.Spec.Tolerations, v1.Toleration{Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoExecute})

@@ -54,6 +54,9 @@ func TestParse(t *testing.T) {
 		pod.Annotations[staticpod.AnnotationSource] != "file" || pod.Annotations["note"] != "kept" {
 		t.Errorf("UID %q, annotations %v", pod.UID, pod.Annotations)
 	}
+	if _, err := time.Parse(time.RFC3339Nano, pod.Annotations["kubernetes.io/config.seen"]); err != nil {
+		t.Errorf("when it was seen: %v", err)
+	}
 	main, spec := pod.Spec.Containers[0], pod.Spec
 	for what, ok := range map[string]bool{
 		"restart policy":   spec.RestartPolicy == v1.RestartPolicyAlways && spec.DNSPolicy == v1.DNSClusterFirst,
