@@ -14,9 +14,11 @@ import (
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
@@ -113,6 +115,46 @@ func TestNodeReadyCondition(t *testing.T) {
 					t.Errorf("%s %s, want %s %s", s, reason, tt.status, tt.reason)
 				}
 			})
+		})
+	}
+}
+
+// Who waits for a condition waits for one of the present generation. A device that is away is no exception, and costs
+// no write unless its EdgeDevice has changed.
+func TestConnectedConditionOfADeviceThatIsAway(t *testing.T) {
+	since := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
+	for name, connected := range map[string]metav1.Condition{
+		"never connected":                      aranya.NeverConnected(),
+		"offline since before aranya's start":  {Status: metav1.ConditionFalse, Reason: aranya.ReasonDisconnected, Message: "The device closed the link"},
+		"it did not come back after a restart": {Status: metav1.ConditionFalse, Reason: aranya.ReasonAfterRestart, Message: "Not since"},
+		"it may still come back":               {Status: metav1.ConditionTrue, Reason: aranya.ReasonConnected, Message: "The device is connected over grpc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connected.Type, connected.ObservedGeneration, connected.LastTransitionTime = aranya.EdgeDeviceConnected, 1, since
+			ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", Generation: 1}}
+			ed.Status.Conditions = []metav1.Condition{connected}
+			client := fake.NewClientset()
+			devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+			c, err := New(Config{
+				Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes,
+				Tracker: links.NewTracker(clock.RealClock{}, time.Hour), ReconnectGrace: time.Hour,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.queue.ShutDown()
+			status, _ := c.status(t.Context(), ed)
+			ed.Status = *status
+			if again, _ := c.status(t.Context(), ed); !same(&ed.Status, again) {
+				t.Errorf("written again: %+v", again)
+			}
+			ed.Generation = 5
+			status, _ = c.status(t.Context(), ed)
+			connected.ObservedGeneration = 5
+			if got := findCondition(status.Conditions, aranya.EdgeDeviceConnected); *got != connected {
+				t.Errorf("condition %+v, want %+v", *got, connected)
+			}
 		})
 	}
 }

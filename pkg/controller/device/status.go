@@ -77,6 +77,11 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 		c.facts(ctx, s, status)
 		return 0
 	}
+	if connected := findCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected); connected != nil {
+		set.condition(*connected) // holds for the present generation, too, unless there is news of the link
+	} else {
+		set.condition(aranya.NeverConnected())
+	}
 	c.mu.Lock()
 	history, known := c.links[key]
 	c.mu.Unlock()
@@ -96,8 +101,6 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 		return wait // since before the start of aranya: it may come back
 	case wasConnected:
 		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonAfterRestart, "The device did not connect since aranya was started")
-	case findCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected) == nil:
-		set.condition(aranya.NeverConnected())
 	}
 	status.Phase = aranya.EdgeDeviceOffline
 	if ed.Status.Certificate == nil {
