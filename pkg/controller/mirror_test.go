@@ -1,14 +1,18 @@
 package controller
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -91,6 +95,56 @@ func TestMirrorPods(t *testing.T) {
 	}
 	if len(s.runs())+len(s.deletes()) != 0 {
 		t.Errorf("the device is told to run %v and to delete %v", s.runs(), s.deletes())
+	}
+}
+
+// The events of a static pod are its own, as with the kubelet: they are found under its own UID (by "kubectl describe"
+// of the mirror pod, too) whether it is shown or not, and by whatever mirror pod.
+func TestEventsOfStaticPods(t *testing.T) {
+	ed, other := edgeDevice("dev"), edgeDevice("other")
+	c := newCluster(t, time.Hour, ed, other)
+	c.kube.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		pod := action.(clienttesting.CreateAction).GetObject().(*corev1.Pod)
+		if pod.Name == "hidden-dev" {
+			return true, nil, apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("not here"))
+		}
+		return false, nil, nil
+	})
+	s, s2 := c.connect(newSession(ed)), c.connect(newSession(other))
+	eventually(t, "Nodes", func() bool { return c.node("dev") != nil && c.node("other") != nil })
+	tell := func(s *session, uid, reason string) {
+		c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
+			Event: &edgeapi.Event{PodUid: uid, Type: "Normal", Reason: reason, Message: "told"},
+		}})
+	}
+	recorded := func(reason string) (found *corev1.ObjectReference) {
+		list, err := c.kube.CoreV1().Events("").List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range list.Items {
+			if list.Items[i].Reason == reason {
+				found = &list.Items[i].InvolvedObject
+			}
+		}
+		return found
+	}
+	shown, hidden := staticPod("shown-dev", hash1), staticPod("hidden-dev", hash2)
+	c.static(s, shown, hidden)
+	c.report(s, shown, corev1.PodStatus{Phase: corev1.PodRunning})
+	eventually(t, "mirror pod", func() bool { return c.pod("shown-dev") != nil && c.pod("shown-dev").Status.Phase == corev1.PodRunning })
+	tell(s2, hash1, "Forged")
+	tell(s2, hash2, "Forged")
+	tell(s, hash1, "OfShown")
+	tell(s, hash2, "OfHidden")
+	for reason, want := range map[string]*corev1.Pod{"OfShown": shown, "OfHidden": hidden} {
+		eventually(t, reason, func() bool { return recorded(reason) != nil })
+		if got := recorded(reason); got.Kind != "Pod" || got.Namespace != want.Namespace || got.Name != want.Name || got.UID != want.UID {
+			t.Errorf("%s is on %+v", reason, got)
+		}
+	}
+	if got := recorded("Forged"); got != nil {
+		t.Errorf("a device has told of another's pod: %+v", got)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // Sources of events.
@@ -127,9 +128,10 @@ func nodeReference(name string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
 }
 
+// podReference refers to a pod. What shows a static pod stands for that, under whose UID kubectl looks for events.
 func podReference(pod *corev1.Pod, fieldPath string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: staticpod.UIDOnDevice(pod, pod.Namespace),
 		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath,
 	}
 }

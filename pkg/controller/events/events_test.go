@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
@@ -31,9 +32,12 @@ func TestRecorder(t *testing.T) {
 	r.Start(Clients{Normal: client, Warning: client})
 
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{NodeName: "d"}}
+	mirror := pod.DeepCopy()
+	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: strings.Repeat("1", 32)}
 	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
 	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
 	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
+	r.Pod(mirror, corev1.EventTypeWarning, "InvalidStatus", "no status")
 	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full"})
 	r.FromDevice(device, "d", pod, &edgeapi.Event{Type: "Odd", Reason: "Started", Message: strings.Repeat("ü", 5000), FieldPath: "spec.containers{main}"})
 	r.FromDevice(device, "d", pod, &edgeapi.Event{Message: "no reason"})
@@ -43,8 +47,9 @@ func TestRecorder(t *testing.T) {
 			return e.Message == "over grpc" && e.Source.Component == Component && e.InvolvedObject.UID == "u" && e.Namespace == "ns"
 		},
 		"Pod FailedMount": func(e corev1.Event) bool {
-			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet
+			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet && e.InvolvedObject.UID == "pu"
 		},
+		"Pod InvalidStatus":       func(e corev1.Event) bool { return e.InvolvedObject.UID == types.UID(strings.Repeat("1", 32)) },
 		"EdgeDevice DiskPressure": func(e corev1.Event) bool { return e.Source.Component == DeviceComponent && e.Source.Host == "d" },
 		"Node DiskPressure": func(e corev1.Event) bool {
 			return e.InvolvedObject.UID == "d" && e.Namespace == "default" && e.Source == byKubelet

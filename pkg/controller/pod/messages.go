@@ -13,7 +13,7 @@ import (
 const maxStatus = 256 << 10
 
 // Message implements links.MessageListener. A device is heard only about pods that are bound to its
-// own Node: what else it says is dropped.
+// own Node, and static pods of its own: what else it says is dropped.
 func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	st := c.state(s.Device())
 	if st == nil || st.session != s {
@@ -73,9 +73,15 @@ func (c *Controller) event(st *state, event *edgeapi.Event) {
 		c.config.Events.FromDevice(device, nodeName, nil, event)
 		return
 	}
-	pod := c.ofDevice(device, types.UID(event.GetPodUid()))
+	uid := types.UID(event.GetPodUid())
+	pod := c.ofDevice(device, uid)
 	if pod == nil {
-		refused(st, types.UID(event.GetPodUid()), "event")
+		st.mu.Lock()
+		pod = st.static[uid] // that is not shown (yet)
+		st.mu.Unlock()
+	}
+	if pod == nil {
+		refused(st, uid, "event")
 		return
 	}
 	c.config.Events.FromDevice(device, nodeName, pod, event)
