@@ -230,7 +230,7 @@ func TestNodeDisabled(t *testing.T) {
 	eventually(t, "Node gone", func() bool { return c.node("d1") == nil })
 	eventually(t, "told", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
-		return ready.Reason == "NodeDisabled" && c.device("d1").Status.NodeName == ""
+		return ready != nil && ready.Reason == "NodeDisabled" && c.device("d1").Status.NodeName == ""
 	})
 	c.cut(s, "gone")
 	// A device without a Node has no pods, and is told so.
