@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -225,9 +226,32 @@ func TestLostLink(t *testing.T) {
 	if err := up.send.Send(t.Context(), nodeStatus("late")); err == nil {
 		t.Error("Send succeeded on a link that is down")
 	}
-	w.handler.next(t, "ended")
+	// It is in the status of the EdgeDevice: gRPC's own words for it would tell nobody anything. What the device had
+	// not read yet makes it a reset.
+	if end := w.handler.next(t, "ended").reason.Error(); !strings.Contains(end, "closed from the device's side") && !strings.Contains(end, "reset by peer") {
+		t.Errorf("the reason is %q", end)
+	}
 	receive(t, d.connected, "the device to connect again")
 	w.handler.next(t, "started")
+}
+
+// A device that ends its call and nothing else, as no agent does, is told in words as well.
+func TestCancelledCall(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	call, err := w.rawClient(t, certificateIn(t, w.enrol(t, w.directory.put("device-1", "uid-1")))).Connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := call.Send(&edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Hello{Hello: &edgeapi.Hello{}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.handler.next(t, "started")
+	cancel()
+	if end := w.handler.next(t, "ended"); !strings.Contains(end.reason.Error(), "the device cancelled the call") {
+		t.Errorf("the reason is %q", end.reason)
+	}
 }
 
 // A second connection of the same device takes the place of the first, and the handler sees one end

@@ -166,8 +166,15 @@ func (s *session) over() {
 
 // broken is the reason of a session whose link failed. gRPC often says only that a context has ended.
 func (s *session) broken(err error) error {
-	if failure := s.conn.Load().Failure(); failure != nil {
+	conn := s.conn.Load()
+	if failure := conn.Failure(); failure != nil {
 		return fmt.Errorf("the link broke: %w", failure)
+	}
+	switch {
+	case conn.Ended():
+		return errors.New("the link broke: the connection was closed from the device's side, as when its agent is killed")
+	case status.Code(err) == codes.Canceled:
+		return errors.New("the link broke: the device cancelled the call that holds it, or did not keep to HTTP/2")
 	}
 	return fmt.Errorf("the link broke: %s", status.Convert(err).Message())
 }

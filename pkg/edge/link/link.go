@@ -51,6 +51,7 @@ type Conn struct {
 	bytesIn, bytesOut   atomic.Int64
 	lastRead, lastWrite atomic.Int64 // nanoseconds since epoch
 	failure             atomic.Pointer[error]
+	ended               atomic.Bool
 }
 
 // NewConn wraps a fresh connection of the transport that method names.
@@ -84,10 +85,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// note keeps the first error of the network.
+// note keeps the first error of the network, and that the other end is done.
 func (c *Conn) note(err error) {
 	switch {
-	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, io.EOF):
+		c.ended.Store(true)
+	case err == nil, errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 	default:
 		c.failure.CompareAndSwap(nil, &err)
 	}
@@ -100,6 +103,9 @@ func (c *Conn) Failure() error {
 	}
 	return nil
 }
+
+// Ended says whether the connection was closed from the other end, in good order.
+func (c *Conn) Ended() bool { return c.ended.Load() }
 
 // Settler is a connection whose transport lets few devices in at a time.
 type Settler interface {

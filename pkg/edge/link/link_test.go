@@ -92,10 +92,13 @@ func TestFailure(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := NewConn(broken{err: tt.err}, MethodGRPC)
-			if c.Failure() != nil {
-				t.Error("a new connection has failed")
+			if c.Failure() != nil || c.Ended() {
+				t.Error("a new connection has failed or ended")
 			}
 			_, _ = c.Write([]byte("x"))
+			if c.Ended() != errors.Is(tt.err, io.EOF) {
+				t.Errorf("ended: %t", c.Ended())
+			}
 			c.Conn = broken{err: errors.New("later")}
 			if tt.kept {
 				_, _ = c.Read(make([]byte, 1))
