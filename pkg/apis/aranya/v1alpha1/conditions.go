@@ -55,7 +55,7 @@ func NoNode(disabled bool) metav1.Condition {
 	}
 	return metav1.Condition{
 		Type: EdgeDeviceNodeReady, Status: metav1.ConditionFalse, Reason: ReasonNoNode,
-		Message: "The Node is created when the device connects for the first time",
+		Message: "The Node is created when the device connects",
 	}
 }
 
