@@ -163,7 +163,8 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 		Names:     hosts(s.config.GatewayAddresses),
 		ParkAfter: s.config.ParkAfter,
 
-		Certificates: s.controllers.Certificate,
+		Certificates:  s.controllers.Certificate,
+		IdentityInUse: s.controllers.IdentityInUse,
 	})
 	if err != nil {
 		return err

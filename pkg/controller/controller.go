@@ -218,6 +218,11 @@ func (c *Controllers) SetGateway(g broker.Gateway) { c.broker.SetGateway(g) }
 // Handler is what the gateway tells about its links.
 func (c *Controllers) Handler() gateway.Handler { return c.tracker }
 
+// IdentityInUse is for the gateway to tell of two machines that use the identity of one device.
+func (c *Controllers) IdentityInUse(device gateway.Device, one, other gateway.Machine) {
+	c.device.IdentityInUse(device, one, other)
+}
+
 // Pods lists the pods that are bound to a Node, from memory.
 func (c *Controllers) Pods() corelisters.PodLister { return c.pod.Lister() }
 

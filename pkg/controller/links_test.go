@@ -15,6 +15,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 func TestLostLinkMakesNodeUnknown(t *testing.T) {
@@ -146,6 +147,36 @@ func TestManyLostLinks(t *testing.T) {
 		return c.ready(name) == corev1.ConditionUnknown && c.device(name).Status.Phase == aranya.EdgeDeviceOffline &&
 			slices.Contains(c.events("EdgeDevice", name), "Disconnected")
 	})
+}
+
+// Two machines that use one identity are told of in one event, whichever has taken the link from the other.
+func TestIdentityInUse(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	device := c.connect(newSession(ed)).device
+	eventually(t, "Node", func() bool { return c.node("d1") != nil })
+	one, other := gateway.Machine{Address: "198.51.100.9:1", BootID: "b1"}, gateway.Machine{Address: "192.0.2.7:2", BootID: "b2"}
+	c.controllers.IdentityInUse(device, one, other)
+	other.Address = "192.0.2.7:3"
+	c.controllers.IdentityInUse(device, other, one)
+	var event *corev1.Event
+	eventually(t, "told twice in one event", func() bool {
+		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range list.Items {
+			if list.Items[i].Reason == "IdentityInUse" {
+				event = &list.Items[i]
+			}
+		}
+		return event != nil && event.Count == 2
+	})
+	if event.Type != corev1.EventTypeWarning || event.Reason != "IdentityInUse" || event.InvolvedObject.UID != ed.UID ||
+		!strings.Contains(event.Message, "192.0.2.7 (boot ID b2)") || !strings.Contains(event.Message, "198.51.100.9 (boot ID b1)") ||
+		!strings.Contains(event.Message, "kubectl edge token d1 -n edge") {
+		t.Errorf("event: %s", event)
+	}
 }
 
 // writesOf are the writes of a resource among some actions.

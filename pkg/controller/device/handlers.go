@@ -1,6 +1,9 @@
 package device
 
 import (
+	"fmt"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -8,6 +11,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // deviceHandler notices changes of EdgeDevices, and tells of certificates.
@@ -45,6 +49,22 @@ func (c *Controller) tellCertificate(ed *aranya.EdgeDevice, old, now *aranya.Cer
 	default:
 		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "CertificateRenewed", format, "renewed its certificate", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
 	}
+}
+
+// IdentityInUse records an event about two machines that use the identity of one device. The same two give the same
+// event, whichever has taken the link this time.
+func (c *Controller) IdentityInUse(device gateway.Device, one, other gateway.Machine) {
+	machines := []string{describe(one), describe(other)}
+	slices.Sort(machines)
+	c.config.Events.Device(device, corev1.EventTypeWarning, "IdentityInUse",
+		"Two machines use the identity of this device and cut off each other's link: %s, and %s. One has a copy of the other's state directory. "+
+			"Stop arhat on the one that is not to be this device, and remove its pods and that directory there. If you do not know it, enrol this device anew, "+
+			"which shuts the other one out: \"kubectl edge token %s -n %s\", and \"arhat join\" with that token on the right machine",
+		machines[0], machines[1], device.Name, device.Namespace)
+}
+
+func describe(m gateway.Machine) string {
+	return fmt.Sprintf("one at %s (boot ID %s)", host(m.Address), m.BootID)
 }
 
 // nodeHandler notices changes of Nodes that the condition NodeReady depends on.

@@ -32,6 +32,10 @@ type Config struct {
 	// gateway's own. Optional. It must be quick and may be called concurrently.
 	Certificates func(serverName string) *tls.Certificate
 
+	// IdentityInUse is told of two machines that use the identity of one device, each time that one takes the link
+	// from the other after it was sure. Optional. It must be quick and may be called concurrently.
+	IdentityInUse func(device Device, one, other Machine)
+
 	// CertificateLifetime of device certificates. Devices renew at two thirds of it. Default 30 days.
 	CertificateLifetime time.Duration
 	// RenewalGrace is how long after expiry a device may still renew with its old key. Default 90 days.

@@ -132,6 +132,7 @@ func (g *Gateway) install(ctx context.Context, s *session) error {
 		close(s.ended)
 		return status.Errorf(codes.Unavailable, "replica %s is shutting down", g.config.Replica)
 	}
+	alive := former != nil && !former.isOver()
 	if former != nil {
 		former.Close(status.Error(codes.Aborted, "the device connected again; if it did not, another machine uses a copy of its identity"))
 		if err := former.waitEnded(ctx); err != nil {
@@ -145,7 +146,20 @@ func (g *Gateway) install(ctx context.Context, s *session) error {
 		s.abandon(no.err)
 		return no.err
 	}
+	if alive {
+		g.tookOver(s, former)
+	}
 	return nil
+}
+
+// isOver says whether the session has ended.
+func (s *session) isOver() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // abandon ends a session that the handler was never told of.

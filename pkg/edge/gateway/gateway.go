@@ -45,6 +45,7 @@ type Gateway struct {
 	serving   *servingCertificate
 	failures  *failureLimiter
 	renewals  *renewalLimiter
+	takeovers *takeovers
 	anonymous atomic.Int64
 	clock     tokenClock
 
@@ -70,11 +71,12 @@ func New(c Config) (*Gateway, error) {
 	}
 	registerMetrics()
 	g := &Gateway{
-		config:   c,
-		serving:  &servingCertificate{authority: c.Authority, names: c.Names},
-		failures: newFailureLimiter(),
-		renewals: newRenewalLimiter(),
-		running:  make(chan struct{}),
+		config:    c,
+		serving:   &servingCertificate{authority: c.Authority, names: c.Names},
+		failures:  newFailureLimiter(),
+		renewals:  newRenewalLimiter(),
+		takeovers: newTakeovers(),
+		running:   make(chan struct{}),
 	}
 	g.registry.init()
 	g.pending.init()
