@@ -62,6 +62,7 @@ type endpoint struct {
 	transport *http.Transport
 	session   *fakedevice.Session
 	cancel    context.CancelFunc
+	pods      cache.Indexer
 	only      string // the only Node, if it is
 	result    chan error
 
@@ -135,6 +136,7 @@ func start(t *testing.T, stats string) *endpoint {
 			t.Fatal(err)
 		}
 	}
+	e.pods = pods
 	// A certificate for 127.0.0.1, and its CA for the clients.
 	certificates := httptest.NewUnstartedServer(nil)
 	certificates.StartTLS()
@@ -342,6 +344,12 @@ func TestOnlyNode(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	e := start(t, summary)
+	waiting := testPod("waiting", "device-1")
+	waiting.UID = fakedevice.AbsentPod
+	waiting.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "nginx", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError"}}}}
+	if err := e.pods.Add(waiting); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name, user, method, path string
 		header                   http.Header
@@ -360,6 +368,10 @@ func TestErrors(t *testing.T) {
 		{"one stream", "admin", "GET", "/containerLogs/default/web/nginx?stream=Stderr", nil, 400, "use All"},
 		{"negative", "admin", "GET", "/containerLogs/default/web/nginx?limitBytes=-1", nil, 422, "limitBytes"},
 		{"offline", "kube-apiserver", "GET", "/containerLogs/default/victim/nginx", nil, 503, "edge/device-2 is offline"},
+		{"log of a pod that waits", "admin", "GET", "/containerLogs/default/waiting/nginx", nil, 400, `container "nginx" in pod "waiting" is waiting to start: CreateContainerConfigError`},
+		{"exec into a pod that waits", "admin", "POST", "/exec/default/waiting/nginx?command=cat&output=1", spdyHeader, 404, `container not found ("nginx")`},
+		{"attach to a pod that waits", "admin", "POST", "/attach/default/waiting/nginx?output=1", spdyHeader, 404, `container not found ("nginx")`},
+		{"run in a pod that waits", "admin", "POST", "/run/default/waiting/nginx?cmd=cat", nil, 404, `container not found ("nginx")`},
 		{"not a device", "kube-apiserver", "GET", "/nodes/worker-1/pods", nil, 404, "no edge device"},
 		{"which Node", "kube-apiserver", "GET", "/pods", nil, 404, "use /nodes/<node>/pods"},
 		{"run without command", "admin", "POST", "/run/default/web/nginx", nil, 400, "cmd"},

@@ -18,6 +18,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
+	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
 // serveNode answers what is about one Node as a whole.
@@ -89,7 +90,7 @@ func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.
 	pods := k.config.PodsOnNode(nodeName)
 	bound := make(map[stats.PodReference]*corev1.Pod, len(pods))
 	for _, pod := range pods {
-		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: uidOnDevice(session, pod)}] = pod
+		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: string(staticpod.UIDOnDevice(pod, session.Device().Namespace))}] = pod
 	}
 	summary.Node.NodeName = nodeName
 	kept := make([]stats.PodStats, 0, len(summary.Pods))

@@ -21,27 +21,20 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
 
-	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
-	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
 // maxRunOutput is how much output of a command /run returns.
 const maxRunOutput = 4 << 20
 
-// uidOnDevice is the UID by which the device knows a pod.
-func uidOnDevice(session gateway.Session, pod *corev1.Pod) string {
-	return string(staticpod.UIDOnDevice(pod, session.Device().Namespace))
-}
-
 func (k *Kubelet) servePod(w http.ResponseWriter, req *request, session gateway.Session) {
 	if req.container != "" && !hasContainer(req.podObject, req.container) {
 		http.Error(w, fmt.Sprintf("container %q not found in pod %q", req.container, req.pod), http.StatusNotFound)
 		return
 	}
-	container := target.Container(uidOnDevice(session, req.podObject), req.container)
+	container := &target.Container{Pod: req.podObject, Name: req.container}
 	switch req.action {
 	case actionLogs:
 		serveLogs(w, req, session, container)
@@ -101,11 +94,11 @@ func (k *Kubelet) servePortForward(w http.ResponseWriter, req *request, session 
 	}
 	k.config.Streaming.ServePortForward(w, req.Request, streaming.PortForwardOptions{
 		Name: "pod " + req.namespace + "/" + req.pod, Ports: opts.Ports,
-	}, target.Dialer(session, target.Address{PodUID: uidOnDevice(session, req.podObject)}))
+	}, target.Dialer(session, target.Address{Pod: req.podObject}))
 }
 
 // serveRun runs a command without stdin and answers with its output.
-func serveRun(w http.ResponseWriter, req *request, session gateway.Session, container *edgeapi.ContainerRef) {
+func serveRun(w http.ResponseWriter, req *request, session gateway.Session, container *target.Container) {
 	words := strings.Fields(req.URL.Query().Get("cmd"))
 	if len(words) == 0 {
 		http.Error(w, `you must specify a command in the query parameter "cmd"`, http.StatusBadRequest)
@@ -133,7 +126,7 @@ func serveRun(w http.ResponseWriter, req *request, session gateway.Session, cont
 	}
 }
 
-func serveLogs(w http.ResponseWriter, req *request, session gateway.Session, container *edgeapi.ContainerRef) {
+func serveLogs(w http.ResponseWriter, req *request, session gateway.Session, container *target.Container) {
 	opts, err := parseLogOptions(req.URL.Query())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -143,9 +136,7 @@ func serveLogs(w http.ResponseWriter, req *request, session gateway.Session, con
 		http.Error(w, errs.ToAggregate().Error(), http.StatusUnprocessableEntity)
 		return
 	}
-	log := opts.Request(time.Now())
-	log.Source = &edgeapi.Log_Container{Container: container}
-	r, err := target.Log(req.Context(), session, log)
+	r, err := target.Log(req.Context(), session, container, opts.Request(time.Now()))
 	if err != nil {
 		writeError(w, err)
 		return

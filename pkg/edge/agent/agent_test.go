@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	utilexec "k8s.io/utils/exec"
 	"k8s.io/utils/ptr"
@@ -120,7 +121,7 @@ func mainPID(t *testing.T, stateDir string) int {
 	return started.PID
 }
 
-func runExec(t *testing.T, s gateway.Session, container *edgeapi.ContainerRef, argv ...string) (string, error) {
+func runExec(t *testing.T, s gateway.Session, container *target.Container, argv ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -134,9 +135,10 @@ func runExec(t *testing.T, s gateway.Session, container *edgeapi.ContainerRef, a
 }
 
 func testStreams(t *testing.T, s gateway.Session) {
-	container := target.Container("web-uid", "main")
-	for name, ref := range map[string]*edgeapi.ContainerRef{"host": nil, "container": container} {
-		out, err := runExec(t, s, ref, "sh", "-c", "echo one; exit 42")
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "web-uid"}}
+	container := &target.Container{Pod: pod, Name: "main"}
+	for name, where := range map[string]*target.Container{"host": nil, "container": container} {
+		out, err := runExec(t, s, where, "sh", "-c", "echo one; exit 42")
 		var exit utilexec.ExitError
 		if out != "one\n" || !errors.As(err, &exit) || exit.ExitStatus() != 42 {
 			t.Errorf("exec in the %s gave %q, %v", name, out, err)
@@ -146,10 +148,10 @@ func testStreams(t *testing.T, s gateway.Session) {
 		request *edgeapi.Log
 		want    string
 	}{
-		{&edgeapi.Log{Source: &edgeapi.Log_Container{Container: container}, TailLines: -1, LimitBytes: -1}, "hello from"},
-		{&edgeapi.Log{Source: &edgeapi.Log_Container{Container: container}, TailLines: -1, LimitBytes: 5}, "hello"},
+		{&edgeapi.Log{TailLines: -1, LimitBytes: -1}, "hello from"},
+		{&edgeapi.Log{TailLines: -1, LimitBytes: 5}, "hello"},
 	} {
-		r, err := target.Log(t.Context(), s, log.request)
+		r, err := target.Log(t.Context(), s, container, log.request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +177,7 @@ func testStreams(t *testing.T, s gateway.Session) {
 			_ = conn.Close()
 		}
 	}()
-	for _, address := range []target.Address{{}, {PodUID: "web-uid"}} {
+	for _, address := range []target.Address{{}, {Pod: pod}} {
 		conn, err := target.Dialer(s, address)(t.Context(), uint16(listener.Addr().(*net.TCPAddr).Port))
 		if err != nil {
 			t.Fatal(err)

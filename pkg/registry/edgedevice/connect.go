@@ -18,10 +18,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
-	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
-	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -151,17 +149,17 @@ func (c *Connector) pod(ctx context.Context, device *aranya.EdgeDevice, access p
 const defaultContainerAnnotation = "kubectl.kubernetes.io/default-container"
 
 // container returns a container of a pod of the device that the user may access.
-func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, access podAccess, name string) (*edgeapi.ContainerRef, error) {
+func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, access podAccess, name string) (*target.Container, error) {
 	pod, err := c.pod(ctx, device, access)
 	if err != nil {
 		return nil, err
 	}
-	return resolveContainer(ctx, device, pod, name)
+	return resolveContainer(ctx, pod, name)
 }
 
 // resolveContainer resolves a container of a pod by the rules of kubectl: the one that is named, else the
 // one that the pod's annotation names, else the first.
-func resolveContainer(ctx context.Context, device *aranya.EdgeDevice, pod *corev1.Pod, name string) (*edgeapi.ContainerRef, error) {
+func resolveContainer(ctx context.Context, pod *corev1.Pod, name string) (*target.Container, error) {
 	names := containerNames(pod)
 	if len(pod.Spec.Containers) == 0 {
 		return nil, apierrors.NewInternalError(errors.New("the pod has no container"))
@@ -178,7 +176,7 @@ func resolveContainer(ctx context.Context, device *aranya.EdgeDevice, pod *corev
 	if !names[name] {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 	}
-	return target.Container(string(staticpod.UIDOnDevice(pod, device.Namespace)), name), nil
+	return &target.Container{Pod: pod, Name: name}, nil
 }
 
 func containerNames(pod *corev1.Pod) map[string]bool {

@@ -133,9 +133,11 @@ func newAPI(t *testing.T, users map[string]may) *api {
 		}),
 	}
 	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	waiting := pod("edge", "waiting", "online", "app")
+	waiting.UID = fakedevice.AbsentPod
 	annotated := pod("edge", "annotated", "online", "sidecar", "main")
 	annotated.Annotations = map[string]string{"kubectl.kubernetes.io/default-container": "main"}
-	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
+	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, waiting, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
 		if err := pods.Add(p); err != nil {
 			t.Fatal(err)
 		}
@@ -349,6 +351,9 @@ func TestErrorsBeforeTheUpgradeAreStatuses(t *testing.T) {
 		{"unknown pod", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=nobody", 404, "nobody"},
 		{"pod elsewhere", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=elsewhere", 400, "not bound to the Node of EdgeDevice edge/online"},
 		{"unknown container", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=web&container=nobody", 400, "container nobody is not valid for pod web"},
+		{"exec into a pod that waits", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=waiting", 404, `container not found (\"app\")`},
+		{"attach to a pod that waits", "admin", spdyPOST, "online", "attach", "stdout=true&pod=waiting", 404, `container not found (\"app\")`},
+		{"log of a pod that waits", "admin", plainGET, "online", "log", "pod=waiting", 400, `container \"app\" in pod \"waiting\" is waiting to start: ContainerCreating`},
 		{"pod of another", "tenant", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=other/web", 403, `cannot create resource \"pods/exec\" in API group \"\" in the namespace \"other\"`},
 		{"log of another", "tenant", plainGET, "online", "log", "pod=other/web", 403, `cannot get resource \"pods/log\"`},
 		{"nor does it tell what there is", "tenant", plainGET, "online", "log", "pod=other/nobody", 403, `cannot get resource \"pods/log\"`},

@@ -73,6 +73,7 @@ func (r *LogREST) Get(ctx context.Context, name string, opts runtime.Object) (ru
 		SinceSeconds: options.SinceSeconds, SinceTime: options.SinceTime,
 		TailLines: options.TailLines, LimitBytes: options.LimitBytes,
 	}).Request(time.Now())
+	var container *target.Container
 	if options.Pod == "" {
 		err = allowed(device, "log", "allowLog", device.Spec.Host.AllowLog)
 		switch {
@@ -84,9 +85,7 @@ func (r *LogREST) Get(ctx context.Context, name string, opts runtime.Object) (ru
 			request.Source = &edgeapi.Log_Agent{Agent: true}
 		}
 	} else {
-		var ref *edgeapi.ContainerRef
-		ref, err = r.c.container(ctx, device, podAccess{name: options.Pod, verb: "get", subresource: "log"}, options.Container)
-		request.Source = &edgeapi.Log_Container{Container: ref}
+		container, err = r.c.container(ctx, device, podAccess{name: options.Pod, verb: "get", subresource: "log"}, options.Container)
 	}
 	if err != nil {
 		return nil, err
@@ -95,13 +94,15 @@ func (r *LogREST) Get(ctx context.Context, name string, opts runtime.Object) (ru
 	if err != nil {
 		return nil, err
 	}
-	return &logStreamer{session: session, request: request}, nil
+	return &logStreamer{session: session, request: request, container: container}, nil
 }
 
 // logStreamer opens the log when the response is about to be written.
 type logStreamer struct {
 	session gateway.Session
 	request *edgeapi.Log
+	// container whose log it is; nil for the host's.
+	container *target.Container
 }
 
 var _ rest.ResourceStreamer = &logStreamer{}
@@ -114,7 +115,7 @@ func (s *logStreamer) DeepCopyObject() runtime.Object { return s }
 
 // InputStream implements rest.ResourceStreamer. ctx is that of the request: the stream ends with it.
 func (s *logStreamer) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
-	r, err := target.Log(ctx, s.session, s.request)
+	r, err := target.Log(ctx, s.session, s.container, s.request)
 	if err != nil {
 		return nil, false, "", err
 	}

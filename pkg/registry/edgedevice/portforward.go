@@ -10,7 +10,6 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/validation"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
-	"arhat.dev/aranya/pkg/edge/staticpod"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -35,7 +34,7 @@ func (c *Connector) portForward(ctx context.Context, device *aranya.EdgeDevice, 
 		if err != nil {
 			return nil, err
 		}
-		address.PodUID, label = string(staticpod.UIDOnDevice(pod, device.Namespace)), "pod "+pod.Namespace+"/"+pod.Name
+		address.Pod, label = pod, "pod "+pod.Namespace+"/"+pod.Name
 	}
 	return func(w http.ResponseWriter, r *http.Request, session gateway.Session, responder rest.Responder) func() {
 		if err := c.Streaming.CheckPortForward(r, o.Ports); err != nil {

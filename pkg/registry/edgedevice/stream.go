@@ -11,7 +11,6 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
-	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
 	"arhat.dev/aranya/pkg/streaming"
@@ -119,7 +118,7 @@ func (c *Connector) serveCommand(o streaming.Options, start startCommand) stream
 
 // hostOrContainer returns the container that is meant, or nil for the device's host, if the caller may
 // run a command there. The subresource of pods has the same name as that of devices.
-func (c *Connector) hostOrContainer(ctx context.Context, device *aranya.EdgeDevice, subresource, switchName string, allow *bool, pod, container string) (*edgeapi.ContainerRef, error) {
+func (c *Connector) hostOrContainer(ctx context.Context, device *aranya.EdgeDevice, subresource, switchName string, allow *bool, pod, container string) (*target.Container, error) {
 	if pod == "" {
 		return nil, allowed(device, subresource, switchName, allow)
 	}

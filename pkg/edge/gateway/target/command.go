@@ -14,11 +14,6 @@ import (
 	"arhat.dev/aranya/pkg/streaming"
 )
 
-// Container names a container of a pod on the device, in the terms of the protocol.
-func Container(podUID, container string) *edgeapi.ContainerRef {
-	return &edgeapi.ContainerRef{PodUid: podUID, Container: container}
-}
-
 // Command is an exec or attach that has begun on a device. Either Run or Close must be called.
 type Command struct {
 	session gateway.Session
@@ -27,25 +22,25 @@ type Command struct {
 }
 
 // Exec starts a command in a container, or on the host if container is nil.
-func Exec(ctx context.Context, session gateway.Session, container *edgeapi.ContainerRef, command []string, opts streaming.Options) (*Command, error) {
-	return start(ctx, session, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{
-		Container: container, Command: command,
+func Exec(ctx context.Context, session gateway.Session, container *Container, command []string, opts streaming.Options) (*Command, error) {
+	return start(ctx, session, container, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{
+		Container: container.reference(session), Command: command,
 		Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
 	}}})
 }
 
 // Attach attaches to a running container, or to a login shell of the host if container is nil.
-func Attach(ctx context.Context, session gateway.Session, container *edgeapi.ContainerRef, opts streaming.Options) (*Command, error) {
-	return start(ctx, session, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
-		Container: container,
+func Attach(ctx context.Context, session gateway.Session, container *Container, opts streaming.Options) (*Command, error) {
+	return start(ctx, session, container, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
+		Container: container.reference(session),
 		Stdin:     opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
 	}}})
 }
 
-func start(ctx context.Context, session gateway.Session, opts streaming.Options, req *edgeapi.OpenStream) (*Command, error) {
+func start(ctx context.Context, session gateway.Session, container *Container, opts streaming.Options, req *edgeapi.OpenStream) (*Command, error) {
 	s, err := open(ctx, session, req)
 	if err != nil {
-		return nil, err
+		return nil, container.commandError(err)
 	}
 	return &Command{session: session, stream: s, options: opts}, nil
 }

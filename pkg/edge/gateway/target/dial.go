@@ -5,27 +5,33 @@ import (
 	"net"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
 // Address is where on a device connections go: into a pod's network, to a host on the device's
-// network, or to the device's own loopback if both are empty.
+// network, or to the device's own loopback if neither is set.
 type Address struct {
-	PodUID string
-	Host   string
+	Pod  *corev1.Pod
+	Host string
 }
 
 // Dialer returns the streaming.DialFunc to an address. Each connection is a stream of its own, and
 // stays open until it is closed.
 func Dialer(session gateway.Session, address Address) streaming.DialFunc {
+	podUID := ""
+	if address.Pod != nil {
+		podUID = uidOnDevice(session, address.Pod)
+	}
 	return func(ctx context.Context, port uint16) (streaming.Conn, error) {
 		s, err := open(ctx, session, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Dial{Dial: &edgeapi.Dial{
-			PodUid: address.PodUID, Host: address.Host, Port: uint32(port),
+			PodUid: podUID, Host: address.Host, Port: uint32(port),
 		}}})
 		if err != nil {
-			return nil, err
+			return nil, dialError(err, address.Pod)
 		}
 		// A connection has no second output; one that comes anyhow must not hold up the first.
 		s.Reader(edgeapi.Channel_STDERR).Close()

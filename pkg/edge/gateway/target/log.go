@@ -44,7 +44,7 @@ func (o *LogOptions) Validate() field.ErrorList {
 // maxSinceSeconds, a century, keeps the arithmetic below in range. No log is older.
 const maxSinceSeconds = 100 * 365 * 24 * 3600
 
-// Request returns the options in the terms of the protocol. The caller sets the source.
+// Request returns the options in the terms of the protocol. They name no log.
 func (o *LogOptions) Request(now time.Time) *edgeapi.Log {
 	log := &edgeapi.Log{Follow: o.Follow, Previous: o.Previous, Timestamps: o.Timestamps, TailLines: -1, LimitBytes: -1}
 	switch {
@@ -62,10 +62,17 @@ func (o *LogOptions) Request(now time.Time) *edgeapi.Log {
 	return log
 }
 
-// Log opens a log. It ends with the log, with ctx, or when it is closed, which the caller must do. A
+// Log opens the log of a container, or the one of the host that log names if container is nil. It ends with the log, with ctx, or when it is closed, which the caller must do. A
 // log that the device could not read to its end gives an API status instead of io.EOF.
-func Log(ctx context.Context, session gateway.Session, log *edgeapi.Log) (io.ReadCloser, error) {
-	return output(ctx, session, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Log{Log: log}})
+func Log(ctx context.Context, session gateway.Session, container *Container, log *edgeapi.Log) (io.ReadCloser, error) {
+	if container != nil {
+		log.Source = &edgeapi.Log_Container{Container: container.reference(session)}
+	}
+	r, err := output(ctx, session, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Log{Log: log}})
+	if err != nil {
+		return nil, container.logError(session, err, log.GetPrevious())
+	}
+	return r, nil
 }
 
 // output opens a stream of which only STDOUT matters.

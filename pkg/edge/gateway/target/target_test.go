@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilexec "k8s.io/utils/exec"
@@ -83,7 +84,7 @@ func TestExec(t *testing.T) {
 
 func TestExecPassesTheRequest(t *testing.T) {
 	s := newSession(t, fakedevice.Host(nil))
-	command, err := Exec(t.Context(), s, Container("uid-1", "web"), []string{"show", "a b", ""}, streaming.Options{Stdin: true, Stdout: true, TTY: true})
+	command, err := Exec(t.Context(), s, &Container{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid-1"}}, Name: "web"}, []string{"show", "a b", ""}, streaming.Options{Stdin: true, Stdout: true, TTY: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func TestLog(t *testing.T) {
 	request := (&LogOptions{Follow: true, Timestamps: true, SinceSeconds: ptr.To[int64](60), TailLines: ptr.To[int64](5), LimitBytes: ptr.To[int64](99)}).Request(now)
 	request.Source = &edgeapi.Log_Unit{Unit: "ssh.service"}
 	ctx, cancel := context.WithCancel(t.Context())
-	r, err := Log(ctx, s, request)
+	r, err := Log(ctx, s, nil, request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,11 +229,11 @@ func TestLogDefaultsAndErrors(t *testing.T) {
 		t.Errorf("defaults are %v", request)
 	}
 	request.Source = &edgeapi.Log_Path{Path: "/forbidden"}
-	if _, err := Log(t.Context(), s, request); !apierrors.IsForbidden(err) {
+	if _, err := Log(t.Context(), s, nil, request); !apierrors.IsForbidden(err) {
 		t.Errorf("got %v", err)
 	}
 	request.Source = &edgeapi.Log_Path{Path: "/broken"}
-	r, err := Log(t.Context(), s, request)
+	r, err := Log(t.Context(), s, nil, request)
 	if err != nil {
 		t.Fatal(err)
 	}

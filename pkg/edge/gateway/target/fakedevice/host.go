@@ -25,7 +25,8 @@ import (
 //	break          ends the stream without a result
 //
 // An attach acts like cat, a log shows its request and can be followed, a dial goes to the loopback
-// interface of the machine, and statistics are the given document.
+// interface of the machine, and statistics are the given document. Any pod and container may be named,
+// but those of AbsentPod are not found.
 func Host(stats []byte) Handler {
 	return func(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream) {
 		if result := serve(ctx, req, s, stats); result != nil {
@@ -34,8 +35,29 @@ func Host(stats []byte) Handler {
 	}
 }
 
+// AbsentPod is the UID of a pod that the device does not have.
+const AbsentPod = "absent"
+
+// podOf is the UID of the pod that a request is about, if it is about one.
+func podOf(req *edgeapi.OpenStream) string {
+	switch r := req.GetRequest().(type) {
+	case *edgeapi.OpenStream_Exec:
+		return r.Exec.GetContainer().GetPodUid()
+	case *edgeapi.OpenStream_Attach:
+		return r.Attach.GetContainer().GetPodUid()
+	case *edgeapi.OpenStream_Log:
+		return r.Log.GetContainer().GetPodUid()
+	case *edgeapi.OpenStream_Dial:
+		return r.Dial.GetPodUid()
+	}
+	return ""
+}
+
 // serve returns nil to leave the stream without a result.
 func serve(ctx context.Context, req *edgeapi.OpenStream, s *stream.Stream, stats []byte) *edgeapi.Result {
+	if podOf(req) == AbsentPod {
+		return &edgeapi.Result{Reason: "NotFound", Message: "pod " + AbsentPod + ": not found on this device"}
+	}
 	switch r := req.GetRequest().(type) {
 	case *edgeapi.OpenStream_Exec:
 		return serveCommand(ctx, r.Exec, s)
