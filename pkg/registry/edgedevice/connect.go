@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/kubectl/pkg/cmd/util/podcmd"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -145,9 +146,6 @@ func (c *Connector) pod(ctx context.Context, device *aranya.EdgeDevice, access p
 	return pod, nil
 }
 
-// defaultContainerAnnotation names the container that is meant when none is named, as for kubectl.
-const defaultContainerAnnotation = "kubectl.kubernetes.io/default-container"
-
 // container returns a container of a pod of the device that the user may access.
 func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, access podAccess, name string) (*target.Container, error) {
 	pod, err := c.pod(ctx, device, access)
@@ -160,35 +158,20 @@ func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, ac
 // resolveContainer resolves a container of a pod by the rules of kubectl: the one that is named, else the
 // one that the pod's annotation names, else the first.
 func resolveContainer(ctx context.Context, pod *corev1.Pod, name string) (*target.Container, error) {
-	names := containerNames(pod)
 	if len(pod.Spec.Containers) == 0 {
 		return nil, apierrors.NewInternalError(errors.New("the pod has no container"))
 	}
 	if name == "" {
-		name = pod.Annotations[defaultContainerAnnotation]
-		if !names[name] {
+		name = pod.Annotations[podcmd.DefaultContainerAnnotationName]
+		if c, _ := podcmd.FindContainerByName(pod, name); c == nil {
 			name = pod.Spec.Containers[0].Name
-			if len(pod.Spec.Containers) > 1 {
-				warning.AddWarning(ctx, "", fmt.Sprintf("no container was named, took %q; the pod has %d", name, len(pod.Spec.Containers)))
+			if len(pod.Spec.Containers)+len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers) > 1 {
+				warning.AddWarning(ctx, "", fmt.Sprintf("Defaulted container %q out of: %s", name, podcmd.AllContainerNames(pod)))
 			}
 		}
 	}
-	if !names[name] {
+	if c, _ := podcmd.FindContainerByName(pod, name); c == nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 	}
 	return &target.Container{Pod: pod, Name: name}, nil
-}
-
-func containerNames(pod *corev1.Pod) map[string]bool {
-	names := map[string]bool{}
-	for i := range pod.Spec.InitContainers {
-		names[pod.Spec.InitContainers[i].Name] = true
-	}
-	for i := range pod.Spec.Containers {
-		names[pod.Spec.Containers[i].Name] = true
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		names[pod.Spec.EphemeralContainers[i].Name] = true
-	}
-	return names
 }

@@ -135,9 +135,12 @@ func newAPI(t *testing.T, users map[string]may) *api {
 	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	waiting := pod("edge", "waiting", "online", "app")
 	waiting.UID = fakedevice.AbsentPod
+	debugged := pod("edge", "debugged", "online", "app")
+	debugged.Spec.InitContainers = []corev1.Container{{Name: "setup"}}
+	debugged.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}}
 	annotated := pod("edge", "annotated", "online", "sidecar", "main")
 	annotated.Annotations = map[string]string{"kubectl.kubernetes.io/default-container": "main"}
-	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, waiting, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
+	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, waiting, debugged, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
 		if err := pods.Add(p); err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
@@ -77,6 +78,35 @@ func TestContainerOfPod(t *testing.T) {
 			got := strings.ReplaceAll(out.String(), " ", "")
 			if !strings.Contains(got, `"podUid":"uid-of-pod","container":"`+want+`"`) {
 				t.Errorf("the device got %s", got)
+			}
+		})
+	}
+}
+
+// TestWarningOfChosenContainer: who named no container is told of the one that was taken, in kubectl's words.
+func TestWarningOfChosenContainer(t *testing.T) {
+	a := newAPI(t, map[string]may{"admin": {"*"}})
+	for query, want := range map[string]string{
+		"pod=web":                      `Defaulted container "nginx" out of: nginx, sidecar`,
+		"pod=debugged":                 `Defaulted container "app" out of: app, debug (ephem), setup (init)`,
+		"pod=web&container=nginx":      "",
+		"pod=debugged&container=setup": "",
+		"pod=annotated":                "",
+		"pod=other/web":                "", // there is but one
+	} {
+		t.Run(query, func(t *testing.T) {
+			response := a.request(t, plainGET, "admin", a.url("online", "log", query), "")
+			defer response.Body.Close()
+			headers, errs := utilnet.ParseWarningHeaders(response.Header.Values("Warning"))
+			if response.StatusCode != http.StatusOK || len(errs) > 0 {
+				t.Fatalf("%s, %v", response.Status, errs)
+			}
+			var got []string
+			for _, h := range headers {
+				got = append(got, h.Text)
+			}
+			if strings.Join(got, "; ") != want {
+				t.Errorf("got the warnings %q, want %q", got, want)
 			}
 		})
 	}
