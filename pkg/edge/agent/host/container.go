@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"sync"
 	"time"
 
@@ -107,6 +108,10 @@ func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *e
 	if err != nil {
 		return lookupError(err, ref)
 	}
+	// Once the log has begun, who reads it through kube-apiserver is told of no error.
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return failf(metav1.StatusReasonBadRequest, "the log of container %q is not on the device any more", ref.GetContainer())
+	}
 	// What is not there any more writes no more.
 	options := &logs.LogOptions{Follow: r.GetFollow() && !r.GetPrevious() && id != "", Timestamp: r.GetTimestamps()}
 	if ns := r.GetSinceNs(); ns > 0 {
@@ -125,9 +130,6 @@ func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *e
 	err = logs.ReadLogs(ctx, path, id, options, h.config.Runtime, out, out)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
-	}
-	if err != nil && errors.Is(err, fs.ErrNotExist) {
-		return failf(metav1.StatusReasonNotFound, "the log of container %q is not on the device any more", ref.GetContainer())
 	}
 	return err
 }

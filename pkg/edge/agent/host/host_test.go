@@ -243,6 +243,26 @@ func TestContainersThatAreNotThere(t *testing.T) {
 	}
 }
 
+// lostLog has containers whose log somebody has removed.
+type lostLog struct {
+	nothing
+	path string
+}
+
+func (l lostLog) ContainerLog(string, string, bool) (path, id string, err error) {
+	return l.path, "container-id", nil
+}
+
+// TestLogThatIsGone is refused: once a log has begun, a kubelet endpoint cannot tell its client of errors.
+func TestLogThatIsGone(t *testing.T) {
+	h := newHost(t)
+	h.config.Pods = lostLog{path: filepath.Join(t.TempDir(), "0.log")}
+	got := open(t, h, logRequest(&edgeapi.Log{Source: &edgeapi.Log_Container{Container: &edgeapi.ContainerRef{PodUid: "uid", Container: "main"}}})).refused()
+	if got.Reason != "BadRequest" || got.Message != `the log of container "main" is not on the device any more` {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestStats(t *testing.T) {
 	s := open(t, newHost(t), &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Stats{Stats: &edgeapi.Stats{}}})
 	stdout, _, result := s.finish()
