@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -43,7 +42,7 @@ func (h *Host) attachContainer(ctx context.Context, r *edgeapi.Attach, s *stream
 func (h *Host) containerID(ref *edgeapi.ContainerRef) (string, error) {
 	id, err := h.config.Pods.ContainerID(ref.GetPodUid(), ref.GetContainer())
 	if err != nil {
-		return "", lookupError(err, ref)
+		return "", lookupError(err)
 	}
 	return id, nil
 }
@@ -106,7 +105,7 @@ type (
 func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *edgeapi.Log, s *stream.Stream) error {
 	path, id, err := h.config.Pods.ContainerLog(ref.GetPodUid(), ref.GetContainer(), r.GetPrevious())
 	if err != nil {
-		return lookupError(err, ref)
+		return lookupError(err)
 	}
 	// Once the log has begun, who reads it through kube-apiserver is told of no error.
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -134,12 +133,12 @@ func (h *Host) logContainer(ctx context.Context, ref *edgeapi.ContainerRef, r *e
 	return err
 }
 
-// lookupError puts the container's name to an error of a look-up.
-func lookupError(err error, ref *edgeapi.ContainerRef) error {
+// lookupError makes a request bad that asks for what a container has not come to yet.
+func lookupError(err error) error {
 	result := resultOf(err)
 	reason := metav1.StatusReason(result.GetReason())
 	if reason == metav1.StatusReasonInternalError {
 		reason = metav1.StatusReasonBadRequest // not running, not created yet
 	}
-	return &failure{reason: reason, message: fmt.Sprintf("container %q: %s", ref.GetContainer(), result.GetMessage())}
+	return &failure{reason: reason, message: result.GetMessage()}
 }

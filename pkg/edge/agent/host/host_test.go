@@ -3,6 +3,7 @@ package host
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -240,6 +241,32 @@ func TestContainersThatAreNotThere(t *testing.T) {
 	}
 	if got := open(t, h, &edgeapi.OpenStream{}).refused(); got.Reason != "BadRequest" {
 		t.Errorf("an unknown kind of session gave %v", got)
+	}
+}
+
+// creating has a container that is being created.
+type creating struct{ nothing }
+
+var errCreating = errors.New(`container "main" in pod "web" is waiting to start: ContainerCreating`)
+
+func (creating) ContainerID(string, string) (string, error) { return "", errCreating }
+func (creating) ContainerLog(string, string, bool) (path, id string, err error) {
+	return "", "", errCreating
+}
+
+// TestContainerThatIsBeingCreated: a request that came too early is a bad one, in the words of who knows.
+func TestContainerThatIsBeingCreated(t *testing.T) {
+	h := newHost(t)
+	h.config.Pods = creating{}
+	ref := &edgeapi.ContainerRef{PodUid: "uid", Container: "main"}
+	for name, request := range map[string]*edgeapi.OpenStream{
+		"exec":   execRequest(&edgeapi.Exec{Container: ref, Command: []string{"true"}}),
+		"attach": {Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{Container: ref}}},
+		"log":    logRequest(&edgeapi.Log{Source: &edgeapi.Log_Container{Container: ref}}),
+	} {
+		if got := open(t, h, request).refused(); got.Reason != "BadRequest" || got.Message != errCreating.Error() {
+			t.Errorf("%s: got %v", name, got)
+		}
 	}
 }
 
