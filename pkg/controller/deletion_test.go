@@ -164,7 +164,7 @@ func TestDeletionWithRelentlessWorkload(t *testing.T) {
 			c.change("d1", test.remove)
 			eventually(t, "device asked to delete the pod with grace", func() bool {
 				clock.Step(10 * time.Millisecond)
-				return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0
+				return len(s.deletes()) > 0 && s.deletes()[0].GracePeriodSeconds > 0 // more with less, if memory lags behind
 			})
 			eventually(t, "event", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDraining") })
 			if err := next(); err != nil { // while the first one ends
