@@ -51,7 +51,7 @@ type Recorder struct {
 	normal, warning record.EventBroadcaster
 }
 
-// New returns a Recorder that keeps what it gets until Start. It ends with ctx.
+// New returns a Recorder. What it gets before Start is lost. It ends with ctx.
 func New(ctx context.Context) *Recorder {
 	return &Recorder{
 		normal:  record.NewBroadcaster(record.WithContext(ctx)),

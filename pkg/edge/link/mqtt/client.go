@@ -124,12 +124,22 @@ func explainConnect(err error) error {
 	case errors.Is(err, packets.ErrorRefusedBadProtocolVersion):
 		return errors.New("the broker does not speak MQTT 3.1.1")
 	}
+	var handshake *handshakeError
+	if errors.As(err, &handshake) {
+		return handshake
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op
 	}
 	return err
 }
+
+// handshakeError is why TLS with the broker failed.
+type handshakeError struct{ error }
+
+func (e *handshakeError) Error() string { return "TLS with the broker: " + e.error.Error() }
+func (e *handshakeError) Unwrap() error { return e.error }
 
 // dialBroker makes the connection that MQTT packets go over. It ends with ctx only while the handshake
 // of MQTT is under way: ctx is over after that.
@@ -153,7 +163,7 @@ func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("TLS with the broker: %w", err)
+		return nil, &handshakeError{err}
 	}
 	return conn, nil
 }

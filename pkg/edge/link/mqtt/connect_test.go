@@ -2,7 +2,12 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"math/rand/v2"
+	"net"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,5 +29,30 @@ func TestConnectGivenUp(t *testing.T) {
 			cl.disconnect()
 		}
 		cancel()
+	}
+}
+
+// An error of the network during the handshake tells of it: the broker may speak no TLS.
+func TestHandshakeFails(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.(*net.TCPConn).SetLinger(0) // resets the connection
+			_ = conn.Close()
+		}
+	}()
+	c := BrokerConfig{Server: listener.Addr().String(), TLS: &tls.Config{MinVersion: tls.VersionTLS12}, KeepAlive: time.Minute}
+	_, err = connect(t.Context(), c, Will{}, nil)
+	if err == nil || !strings.Contains(err.Error(), ": TLS with the broker: ") || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("error %v", err)
 	}
 }
