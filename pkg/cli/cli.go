@@ -147,30 +147,34 @@ func (c *client) clientset() (versioned.Interface, error) {
 	return versioned.NewForConfig(config)
 }
 
-// edgeDevices is the client of the EdgeDevices in the namespace that the user means.
-func (c *client) edgeDevices() (aranyaclient.EdgeDeviceInterface, error) {
-	namespace, err := c.namespace()
-	if err != nil {
-		return nil, err
+// api is the client of aranya's API, and the namespace that the user means.
+func (c *client) api() (client aranyaclient.AranyaV1alpha1Interface, namespace string, err error) {
+	if namespace, err = c.namespace(); err != nil {
+		return nil, "", err
 	}
 	clientset, err := c.clientset()
 	if err != nil {
+		return nil, "", err
+	}
+	return clientset.AranyaV1alpha1(), namespace, nil
+}
+
+// edgeDevices is the client of the EdgeDevices in the namespace that the user means.
+func (c *client) edgeDevices() (aranyaclient.EdgeDeviceInterface, error) {
+	client, namespace, err := c.api()
+	if err != nil {
 		return nil, err
 	}
-	return clientset.AranyaV1alpha1().EdgeDevices(namespace), nil
+	return client.EdgeDevices(namespace), nil
 }
 
 // subresource is a request for a subresource of a device, with options as its query.
 func (c *client) subresource(verb, device, name string, options runtime.Object) (*rest.Request, error) {
-	namespace, err := c.namespace()
+	client, namespace, err := c.api()
 	if err != nil {
 		return nil, err
 	}
-	clientset, err := c.clientset()
-	if err != nil {
-		return nil, err
-	}
-	return clientset.AranyaV1alpha1().RESTClient().Verb(verb).
+	return client.RESTClient().Verb(verb).
 		Namespace(namespace).
 		Resource("edgedevices").
 		Name(device).

@@ -62,8 +62,9 @@ func (o *LogOptions) Request(now time.Time) *edgeapi.Log {
 	return log
 }
 
-// Log opens the log of a container, or the one of the host that log names if container is nil. It ends with the log, with ctx, or when it is closed, which the caller must do. A
-// log that the device could not read to its end gives an API status instead of io.EOF.
+// Log opens the log of a container, or the one of the host that log names if container is nil. It ends with the
+// log, with ctx, or when it is closed, which the caller must do. A log that the device could not read to its end
+// gives an API status instead of io.EOF.
 func Log(ctx context.Context, session gateway.Session, container *Container, log *edgeapi.Log) (io.ReadCloser, error) {
 	if container != nil {
 		log.Source = &edgeapi.Log_Container{Container: container.reference(session)}
