@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -80,8 +81,23 @@ func (p *pass) httpHook(ctx context.Context, c *v1.Container, action *v1.HTTPGet
 		return err
 	}
 	code, _, err := probe.Do(req, action.Protocol)
+	if code == 0 && errors.Is(err, http.ErrSchemeMismatch) {
+		if code, _, err = probe.Do(withoutTLS(req), action.Protocol); code != 0 {
+			p.event(v1.EventTypeWarning, "LifecycleHTTPFallback",
+				fmt.Sprintf("request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", req.URL.Host))
+		}
+	}
 	if code != 0 { // it was asked for: as with the kubelet the answer does not matter
 		return nil
 	}
 	return err
+}
+
+// withoutTLS is the same request in clear, without the credential that was meant for an encrypted connection. Hooks
+// have long been asked for so whatever scheme they named, and the kubelet still serves those that rely on it.
+func withoutTLS(req *http.Request) *http.Request {
+	plain := req.Clone(req.Context())
+	plain.URL.Scheme = "http"
+	plain.Header.Del("Authorization")
+	return plain
 }

@@ -53,6 +53,39 @@ func TestHTTPHook(t *testing.T) {
 	}
 }
 
+// TestHTTPSHookInClear asks for a hook over TLS of a server that speaks none: it is asked for in clear, without the
+// credential, and an event tells.
+func TestHTTPSHookInClear(t *testing.T) {
+	asked := make(chan http.Header, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.Header }))
+	defer server.Close()
+	at, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	simulate(t, func(t *testing.T, a *agent) {
+		c := box("main")
+		c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{HTTPGet: &v1.HTTPGetAction{
+			Host: at.Hostname(), Port: intstr.Parse(at.Port()), Scheme: v1.URISchemeHTTPS,
+			HTTPHeaders: []v1.HTTPHeader{{Name: "Authorization", Value: "Basic eDp5"}, {Name: "X-Kept", Value: "yes"}},
+		}}}
+		pod := newPod("p", c)
+		a.run(pod)
+		if s := a.status(pod); s.Phase != v1.PodRunning || s.ContainerStatuses[0].RestartCount != 0 {
+			t.Errorf("got %v, want the container running", s)
+		}
+		if !a.sink.hasEvent("Warning LifecycleHTTPFallback") {
+			t.Errorf("got %q, want an event that tells of it", a.sink.events)
+		}
+	})
+	if len(asked) != 1 {
+		t.Fatalf("it was asked for %d times, want 1", len(asked))
+	}
+	if h := <-asked; h.Get("Authorization") != "" || h.Get("X-Kept") != "yes" {
+		t.Errorf("got headers %v, want the credential left out", h)
+	}
+}
+
 // TestPostStartFails has a container stopped because of its hook: as always its preStop hook comes first.
 func TestPostStartFails(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
