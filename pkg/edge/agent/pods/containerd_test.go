@@ -114,15 +114,18 @@ func (c *collector) Event(e *edgeapi.Event) {
 	c.notify()
 }
 
-func (c *collector) hasEvent(part string) bool {
+func (c *collector) hasEvent(part string) bool { return c.countEvents(part) > 0 }
+
+func (c *collector) countEvents(part string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	n := 0
 	for _, e := range c.events {
 		if strings.Contains(e, part) {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 func newDevice(t *testing.T) *device {

@@ -304,9 +304,14 @@ func TestActiveDeadline(t *testing.T) {
 		if len(a.runtime.running()) != 0 {
 			t.Error("the container still runs")
 		}
+		time.Sleep(10 * resyncPeriod)
+		synctest.Wait()
+		if n := a.sink.countEvents("DeadlineExceeded"); n != 1 {
+			t.Errorf("told %d times that the deadline is over, want once", n)
+		}
 		a.restart()
-		if len(a.runtime.running()) != 0 {
-			t.Error("the container runs again after a restart of the agent")
+		if len(a.runtime.running()) != 0 || a.sink.hasEvent("DeadlineExceeded") {
+			t.Errorf("after a restart of the agent: running %v, events %q", a.runtime.running(), a.sink.events)
 		}
 	})
 }

@@ -139,10 +139,12 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 		p.later(left)
 		return
 	}
-	p.w.overdue = true // however its containers end, now that they are stopped
-	const message = "Pod was active on the node longer than the specified deadline"
-	s.Phase, s.Reason, s.Message = v1.PodFailed, "DeadlineExceeded", message
-	p.w.m.events.event(p.w.uid, "", v1.EventTypeNormal, "DeadlineExceeded", message)
+	const reason, message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+	s.Phase, s.Reason, s.Message = v1.PodFailed, reason, message
+	if !p.w.overdue {
+		p.w.overdue = true // however its containers end, now that they are stopped
+		p.event(v1.EventTypeNormal, reason, message)
+	}
 }
 
 // finish stops what is left of a pod that has ended. The phase is reported once nothing runs any more:
