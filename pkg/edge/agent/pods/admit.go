@@ -79,7 +79,7 @@ func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) 
 		s.StartTime = nil // its deadline does not run yet
 	}
 	w.report(ctx, p.pod, s)
-	return errorPeriod, nil
+	return errorPeriod, p.prune(ctx)
 }
 
 // permitted asks about the pod with none but these ephemeral containers.

@@ -199,29 +199,20 @@ const keptInstances = 2
 
 // kept is how many instances of a container stay: fewer when the disk is short, see Manager.RemoveDead.
 // The status of a pod that has ended is on record.
-func (w *worker) kept() (keep int, done func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (w *worker) kept() int {
 	switch {
-	case !w.sweep:
-		return keptInstances, func() {}
+	case !w.sweeping:
+		return keptInstances
 	case w.ended:
-		keep = 0
-	default:
-		keep = 1
+		return 0
 	}
-	return keep, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.sweep = false
-	}
+	return 1
 }
 
 // prune removes what is of no use any more: older instances of containers that have ended, sandboxes that
 // have ended, are not the newest and hold no container, and files of what was removed before.
 func (p *pass) prune(ctx context.Context) error {
-	keep, done := p.w.kept()
-	defer done()
+	keep := p.w.kept()
 	if keep == 0 {
 		return errors.Join(p.removeEnded(ctx), p.pruneLogs(0))
 	}

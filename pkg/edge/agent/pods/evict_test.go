@@ -1,12 +1,14 @@
 package pods
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // blockStatus keeps the status of a pod from being saved, as a full disk does, until it is called again.
@@ -95,4 +97,69 @@ func TestRefusalIsKept(t *testing.T) {
 			t.Errorf("got %v, running %v", s, a.runtime.running())
 		}
 	})
+}
+
+// RemoveDead has no pod to wait for that has nothing to remove, or has removed it.
+func TestRemoveDead(t *testing.T) {
+	refuse := func(*v1.Pod, bool) (reason, message string, ok bool) {
+		return "ForbiddenByDevice", "forbidden by now", false
+	}
+	for name, tt := range map[string]struct {
+		before func(a *agent, pod *v1.Pod)
+		kept   int // containers
+	}{
+		"running": {func(a *agent, pod *v1.Pod) { a.run(pod) }, 1},
+		"ended": {func(a *agent, pod *v1.Pod) {
+			pod.Spec.RestartPolicy = v1.RestartPolicyNever
+			a.run(pod)
+			a.runtime.end(a.runtime.running()["main"], 0)
+		}, 0},
+		"refused": {func(a *agent, pod *v1.Pod) {
+			a.admit = refuse
+			a.restart()
+			a.run(pod)
+		}, 0},
+		"refused by now": {func(a *agent, pod *v1.Pod) {
+			a.run(pod)
+			a.admit = refuse
+			a.restart()
+		}, 0},
+		"evicted": {func(a *agent, pod *v1.Pod) {
+			a.run(pod)
+			a.manager.Evict(string(pod.UID), 0, "no room", false)
+		}, 0},
+		"cannot be removed": {func(a *agent, pod *v1.Pod) {
+			a.run(pod)
+			a.runtime.set(func() { a.runtime.removeErr = errors.New("busy") })
+			a.delete(pod, 0)
+		}, 1},
+		"waits for room": {func(a *agent, pod *v1.Pod) {
+			a.manager.SetStatic([]*v1.Pod{pod})
+			a.settle()
+			a.stop()
+			a.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m")}
+			a.start()
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("p", box("main"))
+				pod.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("200m")}
+				tt.before(a, pod)
+				a.settle()
+				began := time.Now()
+				if err := a.manager.RemoveDead(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took >= sweepPatience {
+					t.Errorf("waited %s in vain", took)
+				}
+				a.runtime.mu.Lock()
+				defer a.runtime.mu.Unlock()
+				if n := len(a.runtime.containers); n != tt.kept {
+					t.Errorf("%d containers are left, want %d", n, tt.kept)
+				}
+			})
+		})
+	}
 }

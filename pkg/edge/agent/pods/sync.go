@@ -51,7 +51,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 			return errorPeriod, err
 		}
 		w.report(ctx, d.pod, refused)
-		return p.next, nil
+		return p.next, p.prune(ctx)
 	}
 	if e := w.evicted(); e != nil {
 		return w.evict(ctx, p, e)

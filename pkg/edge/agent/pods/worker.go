@@ -56,6 +56,7 @@ type worker struct {
 	reader        *state.Reader
 	saved         *desired
 	savedDeletion *edgeapi.DeletePod
+	sweeping      bool                     // sweep as it was when the pass began
 	admitted      *v1.Pod                  // the version of the pod that was admitted last
 	forbidden     map[string]status.Reason // by ephemeral container of that version
 	changedAt     time.Time                // when a pass has last done something
@@ -203,15 +204,18 @@ func (w *worker) syncOnce(parent context.Context) (next time.Duration, done bool
 	defer cancel()
 	w.mu.Lock()
 	d, deletion := w.desired, w.deletion
-	w.interrupt = cancel
+	w.interrupt, w.sweeping = cancel, w.sweep
 	w.mu.Unlock()
+	var err error
 	defer func() {
 		w.mu.Lock()
 		w.interrupt = nil
+		if w.sweeping && (done || next > 0) && !errors.Is(err, errRuntimeDown) {
+			w.sweep = false // whatever could be removed is
+		}
 		w.mu.Unlock()
 	}()
 	w.keep(ctx, d, deletion)
-	var err error
 	if deletion != nil {
 		done, err = w.terminate(ctx, d, deletion)
 		next = errorPeriod
