@@ -26,8 +26,9 @@ func (p *pass) apply(ctx context.Context) error {
 }
 
 func (p *pass) act(ctx context.Context, a actions) error {
+	starts := len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart) > 0
 	// The content of volumes follows the cloud even if nothing else is to be done.
-	mounted, volumesErr := p.mountVolumes()
+	mounted, volumesErr := p.mountVolumes(starts)
 	if volumesErr != nil {
 		p.later(errorPeriod)
 	}
@@ -51,10 +52,7 @@ func (p *pass) act(ctx context.Context, a actions) error {
 		}
 		p.changed = true
 	}
-	if len(a.initToStart)+len(a.toStart)+len(a.ephemeralToStart) == 0 {
-		return volumesErr
-	}
-	if volumesErr != nil {
+	if !starts || volumesErr != nil {
 		return volumesErr
 	}
 	if a.createSandbox {

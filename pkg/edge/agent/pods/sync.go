@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -168,15 +169,22 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 	return resyncPeriod, p.prune(ctx)
 }
 
-// mountVolumes makes the pod's volumes or brings them up to date.
-func (p *pass) mountVolumes() (map[string]volumes.Mounted, error) {
+// mountVolumes makes the pod's volumes or brings them up to date. Unless a container is to be started it is
+// about their content alone: those that run keep the rest as it was, whatever has become of it on the host.
+func (p *pass) mountVolumes(starts bool) (map[string]volumes.Mounted, error) {
+	pod := *p.pod
+	if !starts {
+		pod.Spec.Volumes = slices.DeleteFunc(slices.Clone(pod.Spec.Volumes), func(v v1.Volume) bool {
+			return v.HostPath != nil || v.EmptyDir != nil
+		})
+	}
 	podIPs := p.podIPs()
 	memory := p.node.Allocatable[v1.ResourceMemory]
 	allows := p.w.m.cfg.AllowsHostPath
 	if p.d.message.Static {
 		allows = nil
 	}
-	mounted, err := p.w.m.volumes.Setup(p.pod, volumes.Source{
+	mounted, err := p.w.m.volumes.Setup(&pod, volumes.Source{
 		Data:           p.d.volumes,
 		MemoryBytes:    memory.Value(),
 		AllowsHostPath: allows,
