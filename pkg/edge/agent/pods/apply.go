@@ -207,7 +207,7 @@ func (w *worker) kept() int {
 	return 1
 }
 
-// prune removes what is of no use any more: older instances of containers that have ended, sandboxes that
+// prune removes what is of no use any more: older instances of containers that do not run, sandboxes that
 // have ended, are not the newest and hold no container, and files of what was removed before.
 func (p *pass) prune(ctx context.Context) error {
 	keep := p.w.kept()
@@ -218,7 +218,7 @@ func (p *pass) prune(ctx context.Context) error {
 	holds := map[string]bool{}
 	errs := []error{p.pruneLogs(keep), p.pruneTerminationFiles()}
 	for _, c := range p.st.Containers { // newest first
-		if kept[c.Name] < keep || !c.Exited() {
+		if kept[c.Name] < keep || c.Running() {
 			kept[c.Name]++
 			holds[c.SandboxID] = true
 			continue

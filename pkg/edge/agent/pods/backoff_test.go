@@ -128,6 +128,11 @@ func TestStartFails(t *testing.T) {
 				if got := a.sink.hasEvent("Warning BackOff"); got != tt.backOff {
 					t.Errorf("event BackOff: %t, want %t", got, tt.backOff)
 				}
+				a.runtime.set(func() {
+					if n := len(a.runtime.containers); n > keptInstances {
+						t.Errorf("%d instances are kept, want at most %d", n, keptInstances)
+					}
+				})
 			})
 		})
 	}

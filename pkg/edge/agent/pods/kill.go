@@ -209,7 +209,7 @@ func (t *turns) ended(name string) {
 	}
 }
 
-// removeInstance removes a container that has ended, and its log.
+// removeInstance removes a container that does not run, and its log.
 func (p *pass) removeInstance(ctx context.Context, c *state.Container) error {
 	if err := p.w.m.cfg.Runtime.RemoveContainer(ctx, c.ID); err != nil && !crierrors.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", c.Name, err)
