@@ -135,12 +135,18 @@ func (m *Manager) SetShares(all, burstable int64) error {
 	return errors.Join(errs...)
 }
 
-// Remove removes the cgroups of a pod in which nothing runs any more. It is no error if there are none.
-func (m *Manager) Remove(uid string) error {
+// Remove removes the cgroups of a pod in which nothing runs any more, once the kernel is done with what ran
+// there. It is no error if there are none.
+func (m *Manager) Remove(uid string) error { return m.remove(uid, time.Now().Add(removeTimeout)) }
+
+// TryRemove is like Remove and does not wait for the kernel.
+func (m *Manager) TryRemove(uid string) error { return m.remove(uid, time.Time{}) }
+
+func (m *Manager) remove(uid string, deadline time.Time) error {
 	var errs []error
 	for _, class := range classes {
 		for _, dir := range m.driver.find(m.Parent(uid, class)) {
-			errs = append(errs, removeTree(dir, time.Now().Add(removeTimeout)))
+			errs = append(errs, removeTree(dir, deadline))
 		}
 	}
 	return errors.Join(errs...)

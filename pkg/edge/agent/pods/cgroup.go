@@ -155,16 +155,19 @@ func (m *Manager) divideCPU(ctx context.Context) {
 	}
 }
 
-// sweepCgroups removes the cgroups of pods that are no more, in which nothing runs.
-func (m *Manager) sweepCgroups(ctx context.Context) {
+// sweepCgroups removes the cgroups of pods that are no more: those that neither the agent nor the runtime has, as
+// a pod whose record was lost may run. inRuntime is nil while nobody knows what the runtime has. It waits for
+// nothing, as it is called again soon.
+func (m *Manager) sweepCgroups(ctx context.Context, inRuntime map[string]snapshot) {
 	if m.cfg.Cgroups == nil {
 		return
 	}
 	for _, uid := range m.cfg.Cgroups.Pods() {
-		if m.worker(uid) == nil {
-			if err := m.cfg.Cgroups.Remove(uid); err != nil {
-				klog.FromContext(ctx).V(2).Info("The cgroup of a pod that is no more could not be removed", "podUID", uid, "err", err)
-			}
+		if inRuntime == nil || inRuntime[uid] != nil || m.worker(uid) != nil {
+			continue
+		}
+		if err := m.cfg.Cgroups.TryRemove(uid); err != nil {
+			klog.FromContext(ctx).V(2).Info("The cgroup of a pod that is no more could not be removed", "podUID", uid, "err", err)
 		}
 	}
 	m.divideCPU(ctx)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 	utilexec "k8s.io/utils/exec"
 
+	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -29,6 +30,7 @@ type agent struct {
 	stop    func()
 	admit   func(*v1.Pod, bool) (string, string, bool)
 	clock   clock.WithTicker // nil for the real one
+	cgroups *cgroups.Manager
 	// allocatable from the next start on; nil admits everything.
 	allocatable v1.ResourceList
 }
@@ -50,7 +52,7 @@ func (a *agent) start() {
 	var err error
 	a.manager, err = New(Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.dir, "state"), LogDir: filepath.Join(a.dir, "logs"), Sink: a.sink, Key: testKey(a.t),
-		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}, Allocatable: a.allocatable}, Admit: a.admit, Clock: a.clock,
+		Node: NodeInfo{HostIPs: []string{"192.0.2.7"}, Allocatable: a.allocatable}, Admit: a.admit, Clock: a.clock, Cgroups: a.cgroups,
 	})
 	if err != nil {
 		a.t.Fatal(err)

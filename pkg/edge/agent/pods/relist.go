@@ -25,7 +25,7 @@ type relister struct {
 	swept   bool
 
 	// Of the goroutine alone:
-	before map[string]snapshot
+	before map[string]snapshot // nil until the runtime has answered
 	down   bool
 }
 
@@ -60,13 +60,12 @@ func (r *relister) wake() {
 func (r *relister) run(ctx context.Context) {
 	ticker := r.m.cfg.Clock.NewTicker(r.m.cfg.RelistPeriod)
 	defer ticker.Stop()
-	gc := r.m.cfg.Clock.Now()
-	r.m.sweepCgroups(ctx)
+	var gc time.Time
 	for {
 		r.once(ctx)
 		if now := r.m.cfg.Clock.Now(); now.Sub(gc) > time.Minute {
 			r.m.backOff.GC()
-			r.m.sweepCgroups(ctx)
+			r.m.sweepCgroups(ctx, r.before)
 			gc = now
 		}
 		select {
