@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -295,12 +296,21 @@ func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
 		return
 	}
 	w.last = s
-	if w.unsaved = w.m.store.SaveStatus(w.uid, s); w.unsaved != nil {
+	if w.unsaved = w.m.store.SaveStatus(w.uid, s, outlastsPowerCut(pod, s)); w.unsaved != nil {
 		klog.FromContext(ctx).Error(w.unsaved, "Status of the pod could not be kept for the next start of the agent, trying again")
 	}
 	if news {
 		w.send(pod, s)
 	}
+}
+
+// outlastsPowerCut tells whether a status has to be on the disk before anything else happens. The runtime may lose
+// all that it has of the pod with the power, or be told to remove it: then the status alone tells what may not run
+// again. What runs again in any case is not worth the wear of the disk.
+func outlastsPowerCut(pod *v1.Pod, s *v1.PodStatus) bool {
+	return podutil.IsTerminal(s.Phase) || slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
+		return !podutil.ShouldRestart(pod, &c, 0)
+	})
 }
 
 // unsavedLast is why the last status is not on the disk, nil if it is.

@@ -78,16 +78,14 @@ func (s *Store) SavePod(pod *edgeapi.RunPod) error {
 	return s.save(pod.Uid, podSuffix, data, true)
 }
 
-// SaveStatus keeps the last status of a pod. That of a pod that has ended is on the disk when SaveStatus
-// returns: the runtime's own state may be removed then. After a crash of the machine that counts for more
-// than another status, which is not synced.
-func (s *Store) SaveStatus(uid string, status *v1.PodStatus) error {
+// SaveStatus keeps the last status of a pod. With sync it is on the disk when SaveStatus returns; without, a
+// crash of the machine may take it away, and the one before with it.
+func (s *Store) SaveStatus(uid string, status *v1.PodStatus, sync bool) error {
 	data, err := status.Marshal()
 	if err != nil {
 		return err
 	}
-	ended := status.Phase == v1.PodSucceeded || status.Phase == v1.PodFailed
-	return s.save(uid, statusSuffix, data, ended)
+	return s.save(uid, statusSuffix, data, sync)
 }
 
 // SaveDeletion keeps that a pod has to go. It is on the disk when SaveDeletion returns.

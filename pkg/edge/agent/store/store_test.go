@@ -23,13 +23,13 @@ func TestRoundTrip(t *testing.T) {
 	if err := s.SavePod(pod); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SaveStatus("u-1", &v1.PodStatus{Phase: v1.PodRunning}); err != nil {
+	if err := s.SaveStatus("u-1", &v1.PodStatus{Phase: v1.PodRunning}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SaveDeletion(&edgeapi.DeletePod{Uid: "u-2", Name: "gone", GracePeriodSeconds: 3}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SaveStatus("u-3", &v1.PodStatus{Phase: v1.PodRunning}); err != nil {
+	if err := s.SaveStatus("u-3", &v1.PodStatus{Phase: v1.PodRunning}, false); err != nil {
 		t.Fatal(err)
 	}
 	records, errs := s.Load()
