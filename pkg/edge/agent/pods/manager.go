@@ -111,7 +111,7 @@ func (m *Manager) restore() {
 	logger := klog.Background().WithName("pods")
 	records, errs := m.store.Load()
 	for _, err := range errs {
-		logger.Error(err, "A record of a pod was lost: the pod comes back when the cloud sends it again")
+		logger.Error(err, "A record of a pod was lost: what it said comes again from the cloud or the runtime")
 		m.events.event("", "", v1.EventTypeWarning, ReasonCorruptState, err.Error())
 	}
 	for uid, record := range records {
