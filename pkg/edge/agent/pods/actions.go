@@ -68,7 +68,7 @@ func (a *actions) restartContainer(pod *v1.Pod, name string, k kill) {
 type probeVerdict int
 
 const (
-	probesUnknown probeVerdict = iota // a probe that decides has not been run yet
+	probesUnknown probeVerdict = iota // the startup probe has not been run yet
 	probesPassed
 	startupFailed
 	livenessFailed
@@ -244,7 +244,7 @@ func sidecarActions(c *v1.Container, index int, instance *state.Container, verdi
 		restart(fmt.Sprintf("Init container %s failed startup probe", c.Name), killStartupProbe)
 		return false
 	case probesUnknown:
-		return c.StartupProbe == nil
+		return false
 	case livenessFailed:
 		restart(fmt.Sprintf("Init container %s failed liveness probe", c.Name), killLivenessProbe)
 	default:

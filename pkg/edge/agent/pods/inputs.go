@@ -64,7 +64,6 @@ func (m *Manager) Desired(d *edgeapi.DesiredPods) {
 		listed[p.Uid] = true
 	}
 	m.mu.Lock()
-	m.synced = true
 	var gone []*worker
 	for uid, w := range m.workers {
 		if !listed[uid] && !w.isStatic() {

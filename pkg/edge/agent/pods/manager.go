@@ -60,9 +60,6 @@ type Manager struct {
 	workers map[string]*worker // by UID
 	// static are the pods of the device's own folder by UID; nil until it was read.
 	static map[string]*desired
-	// synced is set once the cloud has said which pods it wants: from then on what is not among them
-	// has to go.
-	synced bool
 	ctx    context.Context // of Run; nil before and after
 	wg     sync.WaitGroup
 }
