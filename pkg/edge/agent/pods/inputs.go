@@ -142,12 +142,16 @@ func (m *Manager) UpdateVolumes(u *edgeapi.UpdateVolumes) {
 // DeletePod stops and removes a pod. Sink.PodRemoved is called when nothing of it is left; for a pod
 // that is not known, when the runtime has confirmed that it has nothing of it.
 func (m *Manager) DeletePod(d *edgeapi.DeletePod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deletePodLocked(d)
+}
+
+func (m *Manager) deletePodLocked(d *edgeapi.DeletePod) {
 	if !store.ValidUID(d.Uid) {
 		m.cfg.Sink.PodRemoved(&edgeapi.PodRemoved{Uid: d.Uid, Namespace: d.Namespace, Name: d.Name})
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	w := m.workers[d.Uid]
 	if w != nil && w.isStatic() {
 		return // only the device itself ends it

@@ -11,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 	"k8s.io/kubelet/pkg/types"
 	"k8s.io/utils/clock"
 	utilexec "k8s.io/utils/exec"
@@ -285,6 +286,25 @@ func TestForeignSandboxesAreNotTouched(t *testing.T) {
 		}
 		if len(a.runtime.sandboxes) != 2 {
 			t.Error("somebody else's sandbox was removed")
+		}
+	})
+}
+
+// The runtime is looked at for orphans, and the pod comes from the cloud before what was found is removed.
+func TestOrphanThatIsWantedByNow(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.manager.Desired(&edgeapi.DesiredPods{})
+		pod, other := newPod("p", box("main")), newPod("other", box("main"))
+		a.run(pod)
+		for _, p := range []*v1.Pod{pod, other} {
+			a.manager.relist.removeOrphan(klog.Background(), "Removing it", &edgeapi.DeletePod{Uid: string(p.UID)})
+		}
+		a.settle()
+		if a.gone(pod) || len(a.runtime.running()) != 1 {
+			t.Error("a pod that is wanted was removed")
+		}
+		if !a.gone(other) {
+			t.Error("one that is not wanted was not")
 		}
 	})
 }

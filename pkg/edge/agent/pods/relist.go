@@ -107,10 +107,7 @@ func (r *relister) once(ctx context.Context) {
 	}
 	r.before = now
 	for uid := range now {
-		if r.orphan(uid) {
-			logger.Info("Removing what is left of a pod that is not wanted on this device", "podUID", uid)
-			r.m.DeletePod(names[uid])
-		}
+		r.removeOrphan(logger, "Removing what is left of a pod that is not wanted on this device", names[uid])
 	}
 	r.sweep(logger)
 }
@@ -133,10 +130,7 @@ func (r *relister) sweep(logger klog.Logger) {
 		logger.Error(err, "Records of pods cannot be listed")
 	}
 	for _, uid := range append(uids, lost...) {
-		if r.orphan(uid) {
-			logger.Info("Removing the files of a pod that is not wanted on this device", "podUID", uid)
-			r.m.DeletePod(&edgeapi.DeletePod{Uid: uid})
-		}
+		r.removeOrphan(logger, "Removing the files of a pod that is not wanted on this device", &edgeapi.DeletePod{Uid: uid})
 	}
 }
 
@@ -181,13 +175,18 @@ func (r *relister) changed(uid string) {
 	}
 }
 
-// orphan tells whether a pod has no worker and is not wanted. Until the cloud has said what it wants,
-// no pod is: the record of this one may have been lost.
-func (r *relister) orphan(uid string) bool {
+// removeOrphan removes a pod that has no worker and is not wanted. Until the cloud has said what it wants,
+// no pod is such: the record of this one may have been lost. The pod may come from the cloud at this moment.
+func (r *relister) removeOrphan(logger klog.Logger, what string, d *edgeapi.DeletePod) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
 	r.mu.Lock()
-	unwanted := r.desired != nil && !r.desired[uid]
+	unwanted := r.desired != nil && !r.desired[d.Uid]
 	r.mu.Unlock()
-	return unwanted && r.m.worker(uid) == nil && !r.m.wantsStatic(uid)
+	if unwanted && r.m.workers[d.Uid] == nil && r.m.static[d.Uid] == nil { // a static one may wait for another to go
+		logger.Info(what, "podUID", d.Uid)
+		r.m.deletePodLocked(d)
+	}
 }
 
 func equal(a, b snapshot) bool {

@@ -103,13 +103,6 @@ func (m *Manager) reportStatic() *edgeapi.StaticPods {
 	return message
 }
 
-// wantsStatic tells whether a UID is that of a static pod, though it may have to wait for another to go.
-func (m *Manager) wantsStatic(uid string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.static[uid] != nil
-}
-
 // current is what is wanted of the pod now, nil if only its remains are known.
 func (w *worker) current() *desired {
 	w.mu.Lock()
