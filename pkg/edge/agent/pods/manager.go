@@ -53,6 +53,7 @@ type Manager struct {
 
 	runtimeName  func(context.Context) string
 	cgroupDriver func(context.Context) string
+	saveStatus   func(uid string, s *v1.PodStatus, sync bool) error
 	sharesMu     sync.Mutex // over the cpu shares that pods have together
 
 	mu      sync.Mutex
@@ -88,6 +89,7 @@ func New(cfg Config) (*Manager, error) {
 	m.ledger.SetAllocatable(cfg.Node.Allocatable)
 	m.probes = newProber(m)
 	m.relist = newRelister(m)
+	m.saveStatus = st.SaveStatus
 	m.runtimeName = onceKnown(func(ctx context.Context) (string, error) {
 		version, err := cfg.Runtime.Version(ctx, "")
 		return version.GetRuntimeName(), err

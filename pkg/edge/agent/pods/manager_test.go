@@ -32,6 +32,8 @@ type agent struct {
 	admit   func(*v1.Pod, bool) (string, string, bool)
 	clock   clock.WithTicker // nil for the real one
 	cgroups *cgroups.Manager
+	// saving is called before a status is kept, nil for nothing.
+	saving func()
 	// allocatable from the next start on; nil admits everything.
 	allocatable v1.ResourceList
 }
@@ -57,6 +59,12 @@ func (a *agent) start() {
 	})
 	if err != nil {
 		a.t.Fatal(err)
+	}
+	if save := a.manager.saveStatus; a.saving != nil {
+		a.manager.saveStatus = func(uid string, s *v1.PodStatus, sync bool) error {
+			a.saving()
+			return save(uid, s, sync)
+		}
 	}
 	ctx, cancel := context.WithCancel(a.t.Context())
 	done := make(chan error, 1)

@@ -287,18 +287,20 @@ func (w *worker) oldStatus(pod *v1.Pod) *v1.PodStatus {
 	return &pod.Status
 }
 
-// report gives a status to the sink, if it is news, and keeps it on the disk.
+// report gives a status to the sink, if it is news, and keeps it on the disk. It is for the worker's goroutine alone,
+// which changes the last status: the lock is not held over the disk, as what comes from the cloud needs it.
 func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	news := w.last == nil || !equality.Semantic.DeepEqual(w.last, s)
 	if !news && w.unsaved == nil {
 		return
 	}
-	w.last = s
-	if w.unsaved = w.m.store.SaveStatus(w.uid, s, outlastsPowerCut(pod, s)); w.unsaved != nil {
-		klog.FromContext(ctx).Error(w.unsaved, "Status of the pod could not be kept for the next start of the agent, trying again")
+	unsaved := w.m.saveStatus(w.uid, s, outlastsPowerCut(pod, s))
+	if unsaved != nil {
+		klog.FromContext(ctx).Error(unsaved, "Status of the pod could not be kept for the next start of the agent, trying again")
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last, w.unsaved = s, unsaved
 	if news {
 		w.send(pod, s)
 	}

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"testing"
+	"testing/synctest"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
@@ -34,4 +35,31 @@ func TestOutlastsPowerCut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What comes from the cloud does not wait for a slow disk.
+func TestSlowDiskHoldsUpNobody(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.stop()
+		saved := make(chan struct{})
+		a.saving = func() { <-saved }
+		a.start()
+		pod := newPod("p", box("main"))
+		a.run(pod)
+		w := a.manager.worker(string(pod.UID))
+		if !w.mu.TryLock() {
+			t.Error("the worker is locked while its status is written")
+		} else {
+			w.mu.Unlock()
+			pod.Labels["changed"] = "yes"
+			a.run(pod)
+			a.manager.ResendStatuses()
+		}
+		close(saved)
+		a.settle()
+		synctest.Wait()
+		if s := a.status(pod); s.Phase != v1.PodRunning {
+			t.Errorf("got %v when it was written", s)
+		}
+	})
 }
