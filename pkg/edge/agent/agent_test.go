@@ -207,3 +207,23 @@ func checkSummary(t *testing.T, summary *statsapi.Summary) {
 		t.Errorf("the summary has the node %v", summary.Node)
 	}
 }
+
+// What a Hello tells of the device is not told again as a change: pods hear of it there, whether or not the server answers.
+func TestHelloTellsPods(t *testing.T) {
+	d := newDevice(t, newCloud(t))
+	d.stop()
+	a, err := New(t.Context(), d.config, Seams{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close(t.Context())
+	// The device has another address.
+	a.node = node.New(node.Config{Runtime: a.runtime, NodeIP: "192.0.2.9", StateDir: d.config.StateDir, Reserved: a.reserved, Pressure: a.underPressure})
+	a.Hello(t.Context())
+	a.pods.RunPod(&edgeapi.RunPod{Uid: "unusable"}) // it is refused at once
+	message, ok := a.outbox.statuses.take()
+	status := &v1.PodStatus{}
+	if !ok || status.Unmarshal(message.Status) != nil || status.HostIP != "192.0.2.9" {
+		t.Errorf("got %v", status)
+	}
+}

@@ -89,9 +89,11 @@ func replaceFile(path string, data []byte) error {
 // Hello implements uplink.Handler.
 func (a *Agent) Hello(ctx context.Context) *edgeapi.Hello {
 	a.outbox.dropNodeStatus() // it is in here
+	status := a.node.Recent(ctx)
+	a.pods.SetNode(a.nodeInfo()) // nodeChanged does not hear of a change that was found here
 	return &edgeapi.Hello{
 		AgentVersion: version.String(),
-		NodeStatus:   encodeNode(a.node.Recent(ctx)),
+		NodeStatus:   encodeNode(status),
 		Pods:         a.pods.Digests(),
 	}
 }
