@@ -272,6 +272,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // Close lets go of the runtime and the state directory. Run does it too.
 func (a *Agent) Close(ctx context.Context) error {
 	var errs []error
+	if a.stats != nil {
+		a.stats.Close()
+	}
 	if a.runtime != nil {
 		errs = append(errs, a.runtime.Close(ctx))
 		a.runtime = nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -42,8 +43,9 @@ type Config struct {
 	MaxPodGrace int64
 	// Observe looks at the device.
 	Observe func(context.Context) map[Signal]Observation
-	// Usage measures the pods, by UID. It may be slow.
-	Usage func(context.Context) (map[string]*statsapi.PodStats, error)
+	// Usage measures the pods, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall wait
+	// for that.
+	Usage func(ctx context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error)
 	Pods  Pods
 	// Checks are for single pods, whatever is left on the device.
 	Checks []Check
@@ -217,13 +219,16 @@ func (m *Manager) waiting() bool {
 
 // evictLimited stops the pods that exceed their own limits, and tells whether there were any.
 func (m *Manager) evictLimited(ctx context.Context, pods []*v1.Pod) bool {
-	limited := slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-		return slices.ContainsFunc(m.config.Checks, func(c Check) bool { return c.Limited(pod) })
-	})
-	if !limited {
+	limited := sets.New[string]()
+	for _, pod := range pods {
+		if slices.ContainsFunc(m.config.Checks, func(c Check) bool { return c.Limited(pod) }) {
+			limited.Insert(string(pod.UID))
+		}
+	}
+	if limited.Len() == 0 {
 		return false
 	}
-	stats, err := m.config.Usage(ctx)
+	stats, err := m.config.Usage(ctx, limited, false)
 	if err != nil {
 		klog.FromContext(ctx).V(2).Info("What pods keep on the disk is not known", "err", err)
 		return false
@@ -267,7 +272,13 @@ func (m *Manager) evictOne(ctx context.Context, pods []*v1.Pod, t *Threshold, o 
 		klog.FromContext(ctx).Info("The device runs out of something, but there is no pod that may be evicted", "signal", t.Signal)
 		return
 	}
-	stats, err := m.config.Usage(ctx)
+	onDisk := sets.New[string]()
+	if kinds[t.Signal].condition == v1.NodeDiskPressure {
+		for _, pod := range pods {
+			onDisk.Insert(string(pod.UID))
+		}
+	}
+	stats, err := m.config.Usage(ctx, onDisk, true)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "No pod is evicted: what they use is not known")
 		return

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
@@ -30,6 +31,8 @@ type device struct {
 	stats     map[string]*statsapi.PodStats
 	statsErr  error
 	measured  int
+	onDisk    []string // pods whose disk was measured the last time
+	waited    bool
 	evicted   []string
 	graces    []int64
 	reclaim   func()
@@ -55,8 +58,9 @@ func newDevice(thresholds ...Threshold) *device {
 	d.Manager = New(Config{
 		Thresholds: thresholds, TransitionPeriod: 5 * time.Minute, MaxPodGrace: 20, Clock: d.clock, Pods: d,
 		Observe: func(context.Context) map[Signal]Observation { return d.left },
-		Usage: func(context.Context) (map[string]*statsapi.PodStats, error) {
+		Usage: func(_ context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error) {
 			d.measured++
+			d.onDisk, d.waited = sets.List(onDisk), wait
 			return d.stats, d.statsErr
 		},
 		ReclaimDisk: []func(context.Context) error{func(context.Context) error {
@@ -255,6 +259,40 @@ func TestUnknown(t *testing.T) {
 	d.once(t.Context())
 	if len(d.evicted) != 0 {
 		t.Errorf("evicted %q without knowing what it uses", d.evicted)
+	}
+}
+
+// TestDiskMeasured checks whose disk is read, and when that is waited for: a large volume must not hold up the next look.
+func TestDiskMeasured(t *testing.T) {
+	limited := Check{Limited: func(p *v1.Pod) bool { return p.Name == "limited" }, Exceeded: func(*v1.Pod, *statsapi.PodStats) string { return "" }}
+	for name, tc := range map[string]struct {
+		checks   []Check
+		short    Signal
+		measured int
+		onDisk   []string
+		waited   bool
+	}{
+		"enough of all":       {},
+		"a limit of its own":  {checks: []Check{limited}, measured: 1, onDisk: []string{"limited"}},
+		"memory runs out":     {short: MemoryAvailable, measured: 1, waited: true},
+		"the disk fills":      {short: NodeFsAvailable, measured: 1, onDisk: []string{"limited", "other"}, waited: true},
+		"inodes of images":    {short: ImageFsInodesFree, measured: 1, onDisk: []string{"limited", "other"}, waited: true},
+		"a limit, and memory": {checks: []Check{limited}, short: MemoryAvailable, measured: 2, waited: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(threshold(MemoryAvailable, 100), threshold(NodeFsAvailable, 100), threshold(ImageFsInodesFree, 100))
+			d.config.Checks = tc.checks
+			d.pod("limited", 1)
+			d.pod("other", 1)
+			d.pod("critical", 1, func(p *v1.Pod) { p.Spec.Priority = ptr.To[int32](2000000000) })
+			if tc.short != "" {
+				d.left[tc.short] = Observation{Available: 99, Capacity: 1000}
+			}
+			d.once(t.Context())
+			if d.measured != tc.measured || !slices.Equal(d.onDisk, tc.onDisk) || d.waited != tc.waited {
+				t.Errorf("measured %d times, at last the disk of %q, waited %t; want %d, %q, %t", d.measured, d.onDisk, d.waited, tc.measured, tc.onDisk, tc.waited)
+			}
+		})
 	}
 }
 

@@ -25,6 +25,7 @@ func (d *device) keeper(thresholds ...eviction.Threshold) *eviction.Manager {
 		Runtime: d.runtime, Labels: map[string]string{podutil.LabelManagedBy: DefaultOwner}, StateDir: filepath.Join(d.dir, "state"),
 		Local: d.manager.LocalPaths, DiskPeriod: time.Nanosecond,
 	})
+	d.t.Cleanup(collector.Close)
 	m := eviction.New(eviction.Config{
 		Thresholds: thresholds, TransitionPeriod: time.Minute, Period: 300 * time.Millisecond,
 		Observe: func(ctx context.Context) map[eviction.Signal]eviction.Observation {

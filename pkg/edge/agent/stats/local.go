@@ -2,19 +2,16 @@ package stats
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"path/filepath"
-	"sync"
-	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/ptr"
 )
 
-// DefaultDiskPeriod is for how long the size of a directory is taken to be what it was, as by the kubelet.
-const DefaultDiskPeriod = time.Minute
+// patience is how long is waited for directories that are being measured.
+const patience = 10 * time.Second
 
 // LocalVolume is a volume whose content counts as the pod's own.
 type LocalVolume struct {
@@ -30,138 +27,80 @@ type LocalPaths struct {
 	Logs string
 }
 
-// disk measures directories, and remembers for a while how large they were: to walk through one costs.
-type disk struct {
-	mu    sync.Mutex
-	sizes map[string]size
-}
+func (p *LocalPaths) log(container string) string { return filepath.Join(p.Logs, container) }
 
-type size struct {
-	at            time.Time
-	bytes, inodes uint64
-}
-
-// errTooLate ends a walk that takes longer than anybody waits.
-var errTooLate = errors.New("too late")
-
-// measure returns the size of a directory, nil if it cannot be told.
-func (d *disk) measure(ctx context.Context, path string, now time.Time, period time.Duration) *size {
-	d.mu.Lock()
-	last, ok := d.sizes[path]
-	d.mu.Unlock()
-	if ok && now.Sub(last.at) < period && !now.Before(last.at) {
-		return &last
-	}
-	s, err := walk(ctx, path)
-	if err != nil {
-		return nil
-	}
-	s.at = now
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.sizes == nil {
-		d.sizes = map[string]size{}
-	}
-	d.sizes[path] = s
-	return &s
-}
-
-// forget drops what was not measured for long: those pods are gone.
-func (d *disk) forget(before time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for path, s := range d.sizes {
-		if s.at.Before(before) {
-			delete(d.sizes, path)
-		}
-	}
-}
-
-// walk adds up what the files below a directory take, without those of other file systems and without
-// counting one with several names twice. What vanishes meanwhile takes nothing.
-func walk(ctx context.Context, root string) (size, error) {
-	var total size
-	var device uint64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return errTooLate
-		}
-		if err != nil {
-			if path == root {
-				return err
-			}
-			return nil
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return nil //nolint:nilerr // it has just been removed
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if path == root {
-			device = uint64(st.Dev) //nolint:unconvert // its type depends on the architecture
-		} else if uint64(st.Dev) != device { //nolint:unconvert // see above
-			if entry.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if st.Nlink > 1 && !entry.IsDir() {
-			if seen[st.Ino] {
-				return nil
-			}
-			seen[st.Ino] = true
-		}
-		total.bytes += uint64(st.Blocks) * 512
-		total.inodes++
-		return nil
-	})
-	return total, err
-}
-
-// addLocal adds to pods what they keep on the device's disk: logs, volumes, and the sum of it with their
-// containers' own files.
-func (c *Collector) addLocal(ctx context.Context, pods []statsapi.PodStats, now time.Time) {
-	if c.config.Local == nil {
+// addLocal adds to pods what they keep on the device's disk, as far as it is known: logs, volumes, and the sum of it with
+// their containers' own files. Wait says to wait a while for what is not known, or was measured too long ago.
+func (c *Collector) addLocal(ctx context.Context, pods []*statsapi.PodStats, now time.Time, wait bool) {
+	if c.config.Local == nil || len(pods) == 0 {
 		return
 	}
-	at := metav1.NewTime(now)
-	figures := func(s *size) statsapi.FsStats {
-		return statsapi.FsStats{Time: at, UsedBytes: &s.bytes, InodesUsed: &s.inodes}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var measuring []<-chan struct{}
+	measure := func(path string) {
+		if done := c.disk.measure(path); done != nil {
+			measuring = append(measuring, done)
+		}
 	}
-	for i := range pods {
-		pod := &pods[i]
-		paths := c.config.Local(pod.PodRef.UID)
-		var sum size
-		for _, v := range paths.Volumes {
-			s := c.disk.measure(ctx, v.Path, now, c.config.DiskPeriod)
-			if s == nil {
-				continue
-			}
-			pod.VolumeStats = append(pod.VolumeStats, statsapi.VolumeStats{Name: v.Name, FsStats: figures(s)})
-			if !v.Memory {
-				sum.bytes, sum.inodes = sum.bytes+s.bytes, sum.inodes+s.inodes
-			}
+	all := make([]LocalPaths, len(pods))
+	for i, pod := range pods {
+		if all[i] = c.config.Local(pod.PodRef.UID); all[i].Logs == "" {
+			continue // it is not known any more
+		}
+		for _, v := range all[i].Volumes {
+			measure(v.Path)
 		}
 		for j := range pod.Containers {
-			container := &pod.Containers[j]
-			if s := c.disk.measure(ctx, filepath.Join(paths.Logs, container.Name), now, c.config.DiskPeriod); s != nil {
-				f := figures(s)
-				container.Logs = &f
-				sum.bytes, sum.inodes = sum.bytes+s.bytes, sum.inodes+s.inodes
-			}
-			if container.Rootfs != nil && container.Rootfs.UsedBytes != nil {
-				sum.bytes += *container.Rootfs.UsedBytes
-			}
-			if container.Rootfs != nil && container.Rootfs.InodesUsed != nil {
-				sum.inodes += *container.Rootfs.InodesUsed
-			}
+			measure(all[i].log(pod.Containers[j].Name))
 		}
-		f := figures(&sum)
-		pod.EphemeralStorage = &f
 	}
-	c.disk.forget(now.Add(-10 * c.config.DiskPeriod))
+	for i := 0; wait && i < len(measuring); i++ {
+		select {
+		case <-measuring[i]:
+		case <-ctx.Done():
+			wait = false
+		}
+	}
+	for i, pod := range pods {
+		if all[i].Logs != "" {
+			c.addPaths(pod, &all[i], now)
+		}
+	}
+	c.disk.forget()
+}
+
+// addPaths adds what is known of a pod's directories. The sum is left out if a part of it is not.
+func (c *Collector) addPaths(pod *statsapi.PodStats, paths *LocalPaths, now time.Time) {
+	var bytes, inodes uint64
+	complete := true
+	last := func(path string, counts bool) *statsapi.FsStats {
+		s := c.disk.last(path)
+		if s == nil {
+			complete = complete && !counts
+			return nil
+		}
+		if s.absent {
+			return nil
+		}
+		if counts {
+			bytes, inodes = bytes+s.bytes, inodes+s.inodes
+		}
+		return &statsapi.FsStats{Time: metav1.NewTime(s.at), UsedBytes: &s.bytes, InodesUsed: &s.inodes}
+	}
+	for _, v := range paths.Volumes {
+		if s := last(v.Path, !v.Memory); s != nil {
+			pod.VolumeStats = append(pod.VolumeStats, statsapi.VolumeStats{Name: v.Name, FsStats: *s})
+		}
+	}
+	for i := range pod.Containers {
+		container := &pod.Containers[i]
+		container.Logs = last(paths.log(container.Name), true)
+		if fs := container.Rootfs; fs != nil {
+			bytes, inodes = bytes+ptr.Deref(fs.UsedBytes, 0), inodes+ptr.Deref(fs.InodesUsed, 0)
+		}
+	}
+	if complete {
+		pod.EphemeralStorage = &statsapi.FsStats{Time: metav1.NewTime(now), UsedBytes: &bytes, InodesUsed: &inodes}
+	}
 }

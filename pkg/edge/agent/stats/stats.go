@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -52,7 +53,7 @@ type Config struct {
 // Collector measures. Its methods may be called concurrently.
 type Collector struct {
 	config Config
-	disk   disk
+	disk   *disk
 
 	mu       sync.Mutex
 	nodeName string
@@ -78,8 +79,11 @@ func New(c Config) *Collector {
 	if c.DiskPeriod <= 0 {
 		c.DiskPeriod = DefaultDiskPeriod
 	}
-	return &Collector{config: c, samples: map[string]sample{}}
+	return &Collector{config: c, disk: newDisk(c.Clock, c.DiskPeriod), samples: map[string]sample{}}
 }
+
+// Close ends what goes on in the background. Nothing may be asked after it.
+func (c *Collector) Close() { c.disk.close() }
 
 // SetNodeName sets the name of the device's Node.
 func (c *Collector) SetNodeName(name string) {
@@ -126,14 +130,19 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 		reduce(summary)
 		return summary, nil
 	}
-	c.addLocal(ctx, summary.Pods, now)
+	pods := make([]*statsapi.PodStats, len(summary.Pods))
+	for i := range summary.Pods {
+		pods[i] = &summary.Pods[i]
+	}
+	c.addLocal(ctx, pods, now, true)
 	summary.Node.Fs = fsStats(c.config.StateDir, now)
 	summary.Node.Runtime = c.imageFs(ctx, now)
 	return summary, nil
 }
 
-// Pods measures the pods alone, by UID. Without the container runtime it fails.
-func (c *Collector) Pods(ctx context.Context) (map[string]*statsapi.PodStats, error) {
+// Pods measures the pods alone, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall wait
+// for that. Without the container runtime it fails.
+func (c *Collector) Pods(ctx context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	sandboxes, containers, stats, podStats, err := c.ask(ctx)
@@ -142,11 +151,16 @@ func (c *Collector) Pods(ctx context.Context) (map[string]*statsapi.PodStats, er
 	}
 	now := c.config.Clock.Now()
 	summary := c.summarize(now, sandboxes, containers, stats, podStats, true)
-	c.addLocal(ctx, summary.Pods, now)
 	byUID := make(map[string]*statsapi.PodStats, len(summary.Pods))
+	var local []*statsapi.PodStats
 	for i := range summary.Pods {
-		byUID[summary.Pods[i].PodRef.UID] = &summary.Pods[i]
+		pod := &summary.Pods[i]
+		byUID[pod.PodRef.UID] = pod
+		if onDisk.Has(pod.PodRef.UID) {
+			local = append(local, pod)
+		}
 	}
+	c.addLocal(ctx, local, now, wait)
 	return byUID, nil
 }
 
