@@ -16,57 +16,87 @@ import (
 const emptyDirMode = 0o777
 
 // setupEmptyDir makes the directory. Once made it belongs to the containers: nothing is changed later,
-// except that a tmpfs that a reboot took away is mounted again.
+// except that a tmpfs that a reboot took away is mounted again. It is there with its mode and group or not at
+// all, wherever the making is cut off.
 func setupEmptyDir(pod *v1.Pod, source *v1.EmptyDirVolumeSource, path string, memoryBytes int64) error {
-	if source.Medium != v1.StorageMediumDefault && source.Medium != v1.StorageMediumMemory {
-		return fmt.Errorf("storage medium %q is not supported: use the default medium or Memory", source.Medium)
-	}
 	mode := os.FileMode(emptyDirMode)
-	switch {
-	case source.Mode == nil && source.Medium == v1.StorageMediumMemory:
-		mode |= os.ModeSticky // as the kernel makes a tmpfs, and the kubelet leaves it
-	case source.Mode != nil:
+	if source.Mode != nil {
 		mode = os.FileMode(*source.Mode) & os.ModePerm
 		if *source.Mode&unix.S_ISVTX != 0 {
 			mode |= os.ModeSticky
 		}
 	}
-	_, err := os.Lstat(path)
-	made := errors.Is(err, os.ErrNotExist)
-	if made {
-		if err = os.MkdirAll(path, dirMode); err != nil {
-			return err
+	switch source.Medium {
+	case v1.StorageMediumDefault:
+		return makeEmptyDir(path, mode, fsGroup(pod))
+	case v1.StorageMediumMemory:
+		if source.Mode == nil {
+			mode |= os.ModeSticky // as the kernel makes a tmpfs, and the kubelet leaves it
 		}
-	} else if err != nil {
+		return mountEmptyDir(path, mode, fsGroup(pod), tmpfsSize(pod, source, memoryBytes))
+	}
+	return fmt.Errorf("storage medium %q is not supported: use the default medium or Memory", source.Medium)
+}
+
+// makeEmptyDir makes the directory under a name that no volume has, and gives it its own when all is done.
+func makeEmptyDir(path string, mode os.FileMode, gid *int64) error {
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if source.Medium == v1.StorageMediumMemory {
-		real, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			return err
-		}
-		mounted, err := mountinfo.Mounted(real)
-		if err != nil {
-			return err
-		}
-		if !mounted {
-			options := fmt.Sprintf("mode=%o", emptyDirMode) // until the volume's own is set below
-			if size := tmpfsSize(pod, source, memoryBytes); size > 0 {
-				options += fmt.Sprintf(",size=%d", size)
-			}
-			if err := unix.Mount("tmpfs", real, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
-				return errors.Join(fmt.Errorf("mount tmpfs: %w", err), os.Remove(path))
-			}
-			made = true
-		}
-	}
-	if !made {
-		return nil
-	}
-	if err := os.Chmod(path, mode); err != nil { // MkdirAll went through the umask
+	making := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	err := errors.Join(
+		os.RemoveAll(making), // what was cut off
+		os.MkdirAll(making, dirMode),
+	)
+	if err != nil {
 		return err
 	}
-	return setOwnership(path, fsGroup(pod), false)
+	if err := os.Chmod(making, mode); err != nil { // MkdirAll went through the umask
+		return err
+	}
+	if err := setOwnership(making, gid, false); err != nil {
+		return err
+	}
+	return os.Rename(making, path)
+}
+
+// mountEmptyDir mounts a tmpfs that has its mode and group from the first.
+func mountEmptyDir(path string, mode os.FileMode, gid *int64, bytes int64) error {
+	if err := os.MkdirAll(path, dirMode); err != nil {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	if mounted, err := mountinfo.Mounted(real); mounted || err != nil {
+		return err
+	}
+	var options string
+	if gid != nil {
+		mode = dirModeFor(mode, gid, false)
+		options = fmt.Sprintf("gid=%d,", *gid)
+	}
+	options += fmt.Sprintf("mode=%o", unixMode(mode))
+	if bytes > 0 {
+		options += fmt.Sprintf(",size=%d", bytes)
+	}
+	if err := unix.Mount("tmpfs", real, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+		return errors.Join(fmt.Errorf("mount tmpfs: %w", err), os.Remove(path))
+	}
+	return nil
+}
+
+// unixMode is how the kernel writes a mode.
+func unixMode(mode os.FileMode) uint32 {
+	bits := uint32(mode.Perm())
+	if mode&os.ModeSticky != 0 {
+		bits |= unix.S_ISVTX
+	}
+	if mode&os.ModeSetgid != 0 {
+		bits |= unix.S_ISGID
+	}
+	return bits
 }
 
 // tmpfsSize is the least of the volume's limit, the pod's memory limit and the device's memory.

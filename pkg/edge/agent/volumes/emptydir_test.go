@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,58 @@ func TestEmptyDirKeepsItsContent(t *testing.T) {
 	if _, err := os.Stat(v.PodDir("uid")); !os.IsNotExist(err) {
 		t.Error("still there after Teardown")
 	}
+}
+
+// TestEmptyDirCutOff has a volume whose making ended half way: it must not be taken for a finished one, which stays as it is.
+func TestEmptyDirCutOff(t *testing.T) {
+	dir := t.TempDir()
+	v := New(dir)
+	pod := podWith(v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](4321)}
+	for range 2 {
+		if err := asNobody(t, dir, func() error { _, err := v.Setup(pod, Source{}); return err }); !errors.Is(err, unix.EPERM) {
+			t.Errorf("got %v for a group that cannot be set", err)
+		}
+		if _, err := os.Lstat(v.EmptyDir(pod, "e")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("there is a volume without its group: %v", err)
+		}
+	}
+	pod.Spec.SecurityContext = nil
+	mounted, err := v.Setup(pod, Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(mounted["e"].Path); err != nil || info.Mode() != os.ModeDir|0o777 {
+		t.Errorf("afterwards got mode %v, %v", info.Mode(), err)
+	}
+	if got := names(t, filepath.Dir(mounted["e"].Path)); len(got) != 1 {
+		t.Errorf("there is %q", got)
+	}
+}
+
+// asNobody calls f without root's rights to files.
+func asNobody(t *testing.T, dir string, f func() error) error {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return f()
+	}
+	for d, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o777} {
+		if err := os.Chmod(d, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.LockOSThread() // it is the thread that has the rights
+	defer runtime.UnlockOSThread()
+	const nobody = 65534
+	if _, err := unix.SetfsuidRetUid(nobody); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := unix.SetfsuidRetUid(0); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	return f()
 }
 
 func TestTmpfsSize(t *testing.T) {

@@ -49,7 +49,7 @@ func setOwnershipOf(path string, info os.FileInfo, gid *int64, readOnly bool) er
 	}
 	mode := fileModeFor(info.Mode(), gid, readOnly)
 	if info.IsDir() {
-		mode |= os.ModeSetgid | groupExecute
+		mode = dirModeFor(mode, gid, readOnly)
 	}
 	if mode == info.Mode() || info.Mode()&os.ModeSymlink != 0 {
 		return nil
@@ -78,4 +78,9 @@ func fileModeFor(mode os.FileMode, gid *int64, readOnly bool) os.FileMode {
 		return mode | groupRead
 	}
 	return mode | groupReadWrite
+}
+
+// dirModeFor adds what the group may do in a directory, which hands it on.
+func dirModeFor(mode os.FileMode, gid *int64, readOnly bool) os.FileMode {
+	return fileModeFor(mode, gid, readOnly) | os.ModeSetgid | groupExecute
 }
