@@ -19,7 +19,8 @@ type File struct {
 	maxFiles int
 
 	mu     sync.Mutex
-	file   *os.File
+	closed bool
+	file   *os.File // nil also after a rotation that failed: the next write tries again
 	size   int64
 	buffer []byte
 }
@@ -50,8 +51,13 @@ func (f *File) open() error {
 func (f *File) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.file == nil {
+	if f.closed {
 		return len(p), nil
+	}
+	if f.file == nil {
+		if err := f.open(); err != nil {
+			return 0, err
+		}
 	}
 	f.buffer = time.Now().AppendFormat(f.buffer[:0], time.RFC3339Nano)
 	f.buffer = append(f.buffer, ' ')
@@ -68,9 +74,7 @@ func (f *File) Write(p []byte) (int, error) {
 
 // rotate makes room. The oldest file goes.
 func (f *File) rotate() error {
-	if err := f.file.Close(); err != nil {
-		return err
-	}
+	errs := []error{f.file.Close()} // it is closed even if that fails
 	f.file = nil
 	name := func(i int) string {
 		if i == 0 {
@@ -78,7 +82,6 @@ func (f *File) rotate() error {
 		}
 		return f.path + "." + strconv.Itoa(i)
 	}
-	var errs []error
 	for i := f.maxFiles - 1; i >= 0; i-- {
 		var err error
 		if i == f.maxFiles-1 {
@@ -97,6 +100,7 @@ func (f *File) rotate() error {
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	if f.file == nil {
 		return nil
 	}

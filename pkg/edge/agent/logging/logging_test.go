@@ -53,6 +53,49 @@ func TestFileIsBounded(t *testing.T) {
 	}
 }
 
+// TestFileAfterFailure checks that the log goes on when what kept its file from being opened, or closed well, is over.
+func TestFileAfterFailure(t *testing.T) {
+	for name, hinder := range map[string]func(t *testing.T, f *File) (end func()){
+		"no new file": func(_ *testing.T, f *File) func() {
+			path := f.path
+			f.path = filepath.Join(filepath.Dir(path), "missing", "arhat.log")
+			return func() { f.path = path }
+		},
+		"the old one fails": func(t *testing.T, f *File) func() {
+			if err := f.file.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "arhat.log")
+			f, err := OpenFile(path, 100, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			entry := strings.Repeat("x", 80)
+			if _, err := fmt.Fprintln(f, entry); err != nil {
+				t.Fatal(err)
+			}
+			end := hinder(t, f)
+			if _, err := fmt.Fprintln(f, entry); err == nil {
+				t.Error("nothing was said of an entry that was lost")
+			}
+			end()
+			if _, err := fmt.Fprintln(f, "goes on"); err != nil {
+				t.Error(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+			if data, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(data), " goes on\n") {
+				t.Errorf("the log is %q, %v", data, err)
+			}
+		})
+	}
+}
+
 func TestSetup(t *testing.T) {
 	for _, tt := range []struct {
 		format, level string
