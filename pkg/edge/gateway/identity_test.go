@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/identity"
@@ -348,8 +349,12 @@ func TestExpiredInGrace(t *testing.T) {
 	}
 	wantCode(t, err, codes.Unauthenticated, "renew it first")
 
-	d := w.run(t, dir)
+	c := &chooser{address: w.address}
+	d := w.run(t, dir, func(_ *device, config *uplink.Config) { config.Dialer = c })
 	receive(t, d.connected, "the device to connect")
+	if n := c.proven.Load(); n != 2 { // a chooser would go on to another link if it were not
+		t.Errorf("the link was proven %d times, want by the renewal and by the connection after it", n)
+	}
 	if left := time.Until(certificateIn(t, dir).Leaf.NotAfter); left < 50*time.Minute {
 		t.Errorf("the certificate is good for %s", left)
 	}

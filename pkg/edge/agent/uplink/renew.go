@@ -28,7 +28,13 @@ func (c *Client) renewExpired(ctx context.Context) error {
 		return err
 	}
 	defer conn.close()
-	return c.renew(ctx, conn)
+	if err := c.renew(ctx, conn); err != nil {
+		return err
+	}
+	if chooser, ok := c.config.Dialer.(Chooser); ok {
+		chooser.Proven() // the same link is dialled next
+	}
+	return nil
 }
 
 // renew gets the next certificate, for the same key, and keeps it.
