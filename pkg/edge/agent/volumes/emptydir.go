@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // emptyDirMode lets containers of any user write. It is what a volume without a mode gets, a tmpfs with the
@@ -107,18 +109,21 @@ func tmpfsSize(pod *v1.Pod, source *v1.EmptyDirVolumeSource, memoryBytes int64) 
 			size = limit
 		}
 	}
-	var sum int64
-	for i := range pod.Spec.Containers {
-		limit := pod.Spec.Containers[i].Resources.Limits.Memory().Value()
-		if limit == 0 {
-			sum = 0
-			break
-		}
-		sum += limit
-	}
-	lower(sum)
+	lower(memoryLimit(pod))
 	if source.SizeLimit != nil {
 		lower(source.SizeLimit.Value())
 	}
 	return size
+}
+
+// memoryLimit is the limit of a pod as a whole, 0 without one. The sum of its containers is one only if all of them have
+// one, those that start first included.
+func memoryLimit(pod *v1.Pod) int64 {
+	unlimited := func(c v1.Container) bool { return c.Resources.Limits.Memory().IsZero() }
+	whole := pod.Spec.Resources != nil && !pod.Spec.Resources.Limits.Memory().IsZero()
+	if !whole && slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), unlimited) {
+		return 0
+	}
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	return limits.Memory().Value()
 }

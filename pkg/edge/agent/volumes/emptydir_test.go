@@ -114,6 +114,22 @@ func TestTmpfsSize(t *testing.T) {
 		}
 		return pod
 	}
+	with := func(pod *v1.Pod, change func(*v1.PodSpec)) *v1.Pod {
+		change(&pod.Spec)
+		return pod
+	}
+	whole := func(n int64) func(*v1.PodSpec) {
+		return func(s *v1.PodSpec) {
+			s.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: *mi(n)}}
+		}
+	}
+	first := func(n int64, policy *v1.ContainerRestartPolicy) func(*v1.PodSpec) {
+		return func(s *v1.PodSpec) {
+			s.InitContainers = limited(n).Spec.Containers
+			s.InitContainers[0].RestartPolicy = policy
+		}
+	}
+	sidecar := ptr.To(v1.ContainerRestartPolicyAlways)
 	for _, tc := range []struct {
 		name   string
 		pod    *v1.Pod
@@ -126,6 +142,12 @@ func TestTmpfsSize(t *testing.T) {
 		{"volume", limited(0), mi(5), 100 << 20, 5 << 20},
 		{"pod", limited(3, 4), mi(50), 100 << 20, 7 << 20},
 		{"one container without limit", limited(3, 0), mi(50), 100 << 20, 50 << 20},
+		{"pod as a whole", with(limited(0), whole(9)), nil, 100 << 20, 9 << 20},
+		{"pod as a whole, with more than its containers", with(limited(3), whole(9)), nil, 100 << 20, 9 << 20},
+		{"sidecar", with(limited(3), first(2, sidecar)), nil, 100 << 20, 5 << 20},
+		{"sidecar without limit", with(limited(3), first(0, sidecar)), nil, 100 << 20, 100 << 20},
+		{"init container", with(limited(3), first(8, nil)), nil, 100 << 20, 8 << 20},
+		{"init container without limit", with(limited(3), first(0, nil)), nil, 100 << 20, 100 << 20},
 	} {
 		if got := tmpfsSize(tc.pod, &v1.EmptyDirVolumeSource{SizeLimit: tc.limit}, tc.device); got != tc.want {
 			t.Errorf("%s: got %d, want %d", tc.name, got, tc.want)
