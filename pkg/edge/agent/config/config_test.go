@@ -73,6 +73,7 @@ func TestValidate(t *testing.T) {
 		"signal":              {"evictionHard: {disk.available: 1Gi}", "evictionHard[disk.available]: Unsupported value"},
 		"threshold":           {"evictionHard: {memory.available: much}", "evictionHard[memory.available]: Invalid value"},
 		"percentage":          {"evictionHard: {memory.available: 101%}", "must be a percentage from 0% to 100%"},
+		"no number":           {"evictionHard: {memory.available: NaN%}", "must be a percentage from 0% to 100%"},
 		"soft without grace":  {"evictionSoft: {memory.available: 1Gi}", "evictionSoftGracePeriod[memory.available]: Required value"},
 		"grace period":        {"evictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: -1s}", "evictionSoftGracePeriod[memory.available]: Invalid value"},
 		"processes of a pod":  {"podPidsLimit: 0", "podPidsLimit: Invalid value"},

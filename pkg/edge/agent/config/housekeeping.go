@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,7 +161,7 @@ func (t Threshold) Of(capacity uint64) uint64 {
 func ParseThreshold(text string) (Threshold, error) {
 	if number, ok := strings.CutSuffix(text, "%"); ok {
 		percent, err := strconv.ParseFloat(number, 64)
-		if err != nil || percent < 0 || percent > 100 {
+		if err != nil || percent < 0 || percent > 100 || math.IsNaN(percent) {
 			return Threshold{}, fmt.Errorf("must be a percentage from 0%% to 100%%")
 		}
 		return Threshold{Fraction: percent / 100}, nil
