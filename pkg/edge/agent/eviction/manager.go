@@ -272,13 +272,13 @@ func (m *Manager) evictOne(ctx context.Context, pods []*v1.Pod, t *Threshold, o 
 		klog.FromContext(ctx).Info("The device runs out of something, but there is no pod that may be evicted", "signal", t.Signal)
 		return
 	}
-	onDisk := sets.New[string]()
-	if kinds[t.Signal].condition == v1.NodeDiskPressure {
+	measure := sets.New[string]()
+	if onDisk(kinds[t.Signal].resource) {
 		for _, pod := range pods {
-			onDisk.Insert(string(pod.UID))
+			measure.Insert(string(pod.UID))
 		}
 	}
-	stats, err := m.config.Usage(ctx, onDisk, true)
+	stats, err := m.config.Usage(ctx, measure, true)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "No pod is evicted: what they use is not known")
 		return

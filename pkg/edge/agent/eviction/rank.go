@@ -2,6 +2,7 @@ package eviction
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -52,11 +53,13 @@ func first(a, b bool) int {
 func usage(s *statsapi.PodStats, resource v1.ResourceName) (int64, bool) {
 	switch {
 	case s == nil:
+	case onDisk(resource) && s.EphemeralStorage == nil:
+		return math.MaxInt64, true // what could not be measured in time is large
 	case resource == v1.ResourceMemory && s.Memory != nil && s.Memory.WorkingSetBytes != nil:
 		return int64(*s.Memory.WorkingSetBytes), true
-	case resource == v1.ResourceEphemeralStorage && s.EphemeralStorage != nil:
+	case resource == v1.ResourceEphemeralStorage:
 		return used(s.EphemeralStorage), true
-	case resource == resourceInodes && s.EphemeralStorage != nil && s.EphemeralStorage.InodesUsed != nil:
+	case resource == resourceInodes && s.EphemeralStorage.InodesUsed != nil:
 		return int64(*s.EphemeralStorage.InodesUsed), true
 	case resource == resourcePIDs:
 		if s.ProcessStats == nil || s.ProcessStats.ProcessCount == nil {
@@ -65,6 +68,11 @@ func usage(s *statsapi.PodStats, resource v1.ResourceName) (int64, bool) {
 		return int64(*s.ProcessStats.ProcessCount), true
 	}
 	return 0, false
+}
+
+// onDisk tells whether a resource is one of a file system.
+func onDisk(resource v1.ResourceName) bool {
+	return resource == v1.ResourceEphemeralStorage || resource == resourceInodes
 }
 
 func requested(pod *v1.Pod, resource v1.ResourceName) int64 {
