@@ -174,10 +174,7 @@ func run(ctx context.Context, f *flags, enrol func(context.Context, *config.Conf
 	ctx = klog.NewContext(ctx, logger)
 	var seams agent.Seams
 	if enrol != nil {
-		if seams.Joined, err = enrol(ctx, cfg); err != nil {
-			return err
-		}
-		defer seams.Joined.Close()
+		seams.Enrol = func(ctx context.Context) (*uplink.Joined, error) { return enrol(ctx, cfg) }
 	}
 	a, err := agent.New(ctx, cfg, seams)
 	if err != nil {

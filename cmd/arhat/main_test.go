@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestFlagsOverrideTheFile(t *testing.T) {
@@ -24,17 +26,27 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	state := t.TempDir()
+	inUse := t.TempDir()
+	lock, err := os.Create(filepath.Join(inUse, "arhat.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		args []string
 		want string
 	}{
-		"no server":       {[]string{"run"}, "server: Required value"},
-		"no file":         {[]string{"run", "--config", filepath.Join(state, "none.yaml")}, "none.yaml"},
-		"runtime":         {[]string{"run", "--server", "a:1", "--runtime", "docker"}, "runtime: Invalid value"},
-		"not enrolled":    {[]string{"run", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "not enrolled"},
-		"join, no token":  {[]string{"join", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "token"},
-		"unknown command": {[]string{"walk"}, "unknown command"},
-		"argument":        {[]string{"run", "away"}, "unknown command \"away\""},
+		"no server":        {[]string{"run"}, "server: Required value"},
+		"no file":          {[]string{"run", "--config", filepath.Join(state, "none.yaml")}, "none.yaml"},
+		"runtime":          {[]string{"run", "--server", "a:1", "--runtime", "docker"}, "runtime: Invalid value"},
+		"not enrolled":     {[]string{"run", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "not enrolled"},
+		"join, no token":   {[]string{"join", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "token"},
+		"join, arhat runs": {[]string{"join", "--server", "localhost:1", "--token", "x", "--state-dir", inUse, "--runtime", "process"}, "stop it"},
+		"unknown command":  {[]string{"walk"}, "unknown command"},
+		"argument":         {[]string{"run", "away"}, "unknown command \"away\""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := newCommand()

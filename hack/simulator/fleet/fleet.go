@@ -166,7 +166,8 @@ func (f *Fleet) start(ctx context.Context, name string, joined *uplink.Joined) e
 		return err
 	}
 	runtime := fakecri.New(f.options.Runtime)
-	seams := agent.Seams{Joined: joined, Runtime: runtime, Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
+	enrolled := func(context.Context) (*uplink.Joined, error) { return joined, nil }
+	seams := agent.Seams{Enrol: enrolled, Runtime: runtime, Dialer: dialer, Period: lookPeriod, Machine: f.machine, Shared: true}
 	a, err := agent.New(ctx, cfg, seams)
 	if err != nil {
 		return err

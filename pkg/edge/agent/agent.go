@@ -59,6 +59,7 @@ const (
 type Agent struct {
 	config   *config.Configuration
 	lock     *os.File
+	joined   *uplink.Joined // nil if the device did not enrol just now
 	runtime  runtime.Runtime
 	pods     *pods.Manager
 	images   *images.Collector
@@ -89,6 +90,11 @@ func (a *Agent) build(ctx context.Context) error {
 	}
 	// First of all, because without an identity nothing else is of use.
 	var err error
+	if a.seams.Enrol != nil {
+		if a.joined, err = a.seams.Enrol(ctx); err != nil {
+			return err
+		}
+	}
 	if a.uplink, err = a.newUplink(); err != nil {
 		return err
 	}
@@ -134,7 +140,7 @@ func (a *Agent) build(ctx context.Context) error {
 }
 
 func (a *Agent) newUplink() (*uplink.Client, error) {
-	c := uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a, Dialer: a.seams.Dialer, Joined: a.seams.Joined}
+	c := uplink.Config{Server: a.config.Server, StateDir: a.config.StateDir, Handler: a, Dialer: a.seams.Dialer, Joined: a.joined}
 	if c.Dialer == nil && c.Joined == nil {
 		device, err := uplink.LoadDevice(a.config.StateDir)
 		if err != nil {
@@ -269,9 +275,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.Close(context.WithoutCancel(ctx)))
 }
 
-// Close lets go of the runtime and the state directory. Run does it too.
+// Close lets go of the link, the runtime and the state directory. Run does it too.
 func (a *Agent) Close(ctx context.Context) error {
 	var errs []error
+	a.joined.Close()
 	if a.stats != nil {
 		a.stats.Close()
 	}

@@ -21,6 +21,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/node"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
@@ -105,6 +106,18 @@ func TestAgent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A token is used once: it must not be spent, nor the identity replaced, under an agent that runs.
+func TestEnrolBesideARunningAgent(t *testing.T) {
+	d := newDevice(t, newCloud(t))
+	enrol := func(context.Context) (*uplink.Joined, error) {
+		t.Error("the device enrolled")
+		return nil, nil
+	}
+	if _, err := New(t.Context(), d.config, Seams{Enrol: enrol}); err == nil || !strings.Contains(err.Error(), "stop it") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // mainPID reads the process of the only container from the runtime's records.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"time"
 
 	"arhat.dev/aranya/pkg/edge/agent/node"
@@ -14,8 +15,9 @@ import (
 // Seams are what an agent is given instead of making it or taking it from the machine that it runs on, most
 // of it for a program that runs many agents (hack/simulator). The zero value is a device.
 type Seams struct {
-	// Joined is the link over which the device has just enrolled, for the agent to go on with.
-	Joined *uplink.Joined
+	// Enrol enrols the device, once no other agent works with its state, and returns the link for the agent to
+	// go on with and to close; nil if the device is enrolled already.
+	Enrol func(context.Context) (*uplink.Joined, error)
 	// Runtime runs the containers instead of the one that the configuration names. The agent closes it.
 	Runtime runtime.Runtime
 	// Dialer reaches the server instead of the links of the configuration.
