@@ -159,10 +159,14 @@ func (a *Agent) newRuntime(ctx context.Context) (runtime.Runtime, error) {
 	if a.config.Runtime != config.RuntimeProcess {
 		return cri.New(ctx, a.config.Runtime)
 	}
-	return process.New(ctx, process.Options{
+	r, err := process.New(ctx, process.Options{
 		StateDir: filepath.Join(a.config.StateDir, dirProcess), Version: version.String(),
 		HostIP: func() string { return node.HostIPs(a.config.NodeIP)[0] },
 	})
+	if err != nil {
+		return nil, err // a nil *process.Runtime would be an interface that is not nil
+	}
+	return r, nil
 }
 
 // sealKey is what the state is sealed with.

@@ -120,6 +120,19 @@ func TestEnrolBesideARunningAgent(t *testing.T) {
 	}
 }
 
+// What keeps the process runtime from being opened is told, as for an agent that ran as root and does not any more.
+func TestProcessRuntimeCannotBeOpened(t *testing.T) {
+	d := newDevice(t, newCloud(t))
+	d.stop()
+	containers := filepath.Join(d.config.StateDir, dirProcess, "containers")
+	if err := errors.Join(os.Remove(containers), os.WriteFile(containers, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(t.Context(), d.config, Seams{}); err == nil || !strings.Contains(err.Error(), containers) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // mainPID reads the process of the only container from the runtime's records.
 func mainPID(t *testing.T, stateDir string) int {
 	t.Helper()
