@@ -5,8 +5,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -46,6 +44,7 @@ const (
 	dirProcess   = "process"
 	fileLock     = "arhat.lock"
 	fileMemories = "welcome.json"
+	fileOwner    = "owner"
 	fileSecret   = "secret"
 )
 
@@ -113,7 +112,7 @@ func (a *Agent) build(ctx context.Context) error {
 	a.link.remembered = a.recall(ctx)
 	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
 	a.node.Refresh(ctx)
-	owner := ownerOf(a.config.StateDir)
+	owner := a.owner(ctx)
 	a.stats = stats.New(stats.Config{
 		Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir,
 		Local:   func(podUID string) stats.LocalPaths { return a.pods.LocalPaths(podUID) },
@@ -211,15 +210,6 @@ func (a *Agent) lockState() error {
 		return fmt.Errorf("another arhat works with the state directory %s: stop it, or give this one a stateDir of its own", a.config.StateDir)
 	}
 	return nil
-}
-
-// ownerOf marks what is this agent's in a container runtime that several agents share.
-func ownerOf(stateDir string) string {
-	if stateDir == config.DefaultStateDir {
-		return pods.DefaultOwner
-	}
-	sum := sha256.Sum256([]byte(stateDir))
-	return pods.DefaultOwner + "-" + hex.EncodeToString(sum[:4])
 }
 
 // cgroups are where those of pods are; nil if nothing here has the kernel confine its containers.

@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"k8s.io/klog/v2"
+
+	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/pods"
+)
+
+// ownerForm is what ownerOf returns. It becomes a label's value and a part of a cgroup's name.
+var ownerForm = regexp.MustCompile(`^` + pods.DefaultOwner + `(-[0-9a-f]{8})?$`)
+
+// owner marks what is this agent's in a container runtime that several agents share. It is kept with the state:
+// what runs must be found again when the state directory has been moved.
+func (a *Agent) owner(ctx context.Context) string {
+	path := filepath.Join(a.config.StateDir, fileOwner)
+	data, err := os.ReadFile(path)
+	owner := strings.TrimSpace(string(data))
+	if err == nil && ownerForm.MatchString(owner) {
+		return owner
+	}
+	owner = ownerOf(a.config.StateDir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(fmt.Errorf("the file %s cannot be used: what the agent started before its state directory was moved, if it was, is not taken up again", path), err)
+		klog.FromContext(ctx).Error(err, "A part of the state was lost")
+		a.reportLoss(err)
+	}
+	if err := replaceFile(path, []byte(owner+"\n")); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot keep what marks the containers of this agent; they would be lost if the state directory were moved")
+	}
+	return owner
+}
+
+// ownerOf is the mark of an agent that begins with a state directory.
+func ownerOf(stateDir string) string {
+	if stateDir == config.DefaultStateDir {
+		return pods.DefaultOwner
+	}
+	sum := sha256.Sum256([]byte(stateDir))
+	return pods.DefaultOwner + "-" + hex.EncodeToString(sum[:4])
+}
