@@ -16,11 +16,11 @@ import (
 // renewRetry is how long to wait after a renewal that failed.
 const renewRetry = 5 * time.Minute
 
-// renewExpired renews a certificate that expired while the device was offline, over a connection of its
-// own: Connect takes a valid one only.
+// renewExpired renews a certificate that expired while the device was offline, by its own clock or by the
+// server's, over a connection of its own: Connect takes a valid one only.
 func (c *Client) renewExpired(ctx context.Context) error {
 	id := c.id.Load()
-	if time.Now().Before(id.cert.NotAfter) {
+	if !c.expired && time.Now().Before(id.cert.NotAfter) {
 		return nil
 	}
 	conn, err := dial(ctx, c.config.Dialer, c.config.Server, id.tls(), c.ledger)
@@ -61,6 +61,7 @@ func (c *Client) renew(ctx context.Context, conn grpc.ClientConnInterface) error
 		return fmt.Errorf("keeping the renewed certificate: %w", err)
 	}
 	c.id.Store(next)
+	c.expired = false
 	klog.FromContext(ctx).Info("Renewed the device certificate", "notAfter", next.cert.NotAfter)
 	return nil
 }

@@ -92,6 +92,9 @@ type Client struct {
 	config Config
 	id     atomic.Pointer[deviceIdentity]
 	ledger *traffic.Ledger
+	// expired is set when the server has said that the certificate is. The device's own clock may be slow. For the
+	// goroutine that has the link, one at a time.
+	expired bool
 	// lingering are streams of former links that have not ended.
 	lingering sync.WaitGroup
 }
@@ -166,6 +169,10 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		if connected && time.Since(start) >= stableLink {
 			retry.reset()
+		}
+		if status.Code(err) == codes.Unauthenticated && !c.expired {
+			c.expired = true
+			retry.reset() // for once, there is something to do about it
 		}
 		kind := refusalOf(err)
 		pause := retry.next(kind)
