@@ -207,7 +207,7 @@ var errLinkDown = errors.New("the link is down")
 func (t *control) watch(interval time.Duration) {
 	silence := time.NewTimer(2*interval + patience)
 	defer silence.Stop()
-	renewal := time.NewTimer(renewPlan(t.client.id.Load(), time.Now()))
+	renewal := time.NewTimer(t.client.nextRenewal())
 	defer renewal.Stop()
 	for {
 		select {
@@ -226,9 +226,18 @@ func (t *control) watch(interval time.Duration) {
 		case <-t.renewal:
 			renewal.Reset(t.renewNow())
 		case <-renewal.C:
-			renewal.Reset(t.renewNow())
+			renewal.Reset(t.renewDue())
 		}
 	}
+}
+
+// renewDue does what nextRenewal is about, and returns when to do it next.
+func (t *control) renewDue() time.Duration {
+	if t.client.unkept && time.Now().Before(t.client.id.Load().renewFrom()) {
+		t.client.keep(t.ctx)
+		return t.client.nextRenewal()
+	}
+	return t.renewNow()
 }
 
 // renewNow renews the certificate and returns when to do it next.
@@ -242,7 +251,7 @@ func (t *control) renewNow() time.Duration {
 		klog.FromContext(t.ctx).Error(err, "Renewing the device certificate failed", "retryIn", renewRetry)
 		return renewRetry
 	}
-	return max(renewPlan(t.client.id.Load(), time.Now()), minHeartbeat)
+	return max(t.client.nextRenewal(), minHeartbeat)
 }
 
 func (t *control) lastRead() time.Time {

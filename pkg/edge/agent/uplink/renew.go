@@ -37,7 +37,7 @@ func (c *Client) renewExpired(ctx context.Context) error {
 	return nil
 }
 
-// renew gets the next certificate, for the same key, and keeps it.
+// renew gets the next certificate, for the same key, and keeps it if it can.
 func (c *Client) renew(ctx context.Context, conn grpc.ClientConnInterface) error {
 	id := c.id.Load()
 	csr, err := request(id.key)
@@ -57,13 +57,28 @@ func (c *Client) renew(ctx context.Context, conn grpc.ClientConnInterface) error
 	if next.device != id.device {
 		return errors.New("the server sent a certificate of another device")
 	}
-	if err := next.save(c.config.StateDir); err != nil {
-		return fmt.Errorf("keeping the renewed certificate: %w", err)
-	}
 	c.id.Store(next)
 	c.expired = false
 	klog.FromContext(ctx).Info("Renewed the device certificate", "notAfter", next.cert.NotAfter)
+	c.keep(ctx)
 	return nil
+}
+
+// keep writes the renewed certificate to the disk. If that is full the device goes on with what it has in memory.
+func (c *Client) keep(ctx context.Context) {
+	err := c.id.Load().save(c.config.StateDir)
+	if c.unkept = err != nil; c.unkept {
+		klog.FromContext(ctx).Error(err, "The renewed certificate is in use, but cannot be kept in the state directory", "stateDir", c.config.StateDir, "retryIn", renewRetry)
+	}
+}
+
+// nextRenewal is when to renew next, or to try again to keep the certificate.
+func (c *Client) nextRenewal() time.Duration {
+	next := renewPlan(c.id.Load(), time.Now())
+	if c.unkept {
+		next = min(next, renewRetry)
+	}
+	return next
 }
 
 // renewPlan is when to renew: at two thirds of the certificate's life, spread a little so that devices

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -151,6 +153,36 @@ func TestRenewWhenTheServerSaysSo(t *testing.T) {
 		r, end := newRenewer(t)
 		defer end()
 		defer r.run(t, time.Now().Add(100*time.Hour), dir)()
+		if n := r.renewals.Load(); n != 1 {
+			t.Errorf("renewed %d times", n)
+		}
+	})
+}
+
+// A disk that is full does not keep a device away, nor make it renew again and again.
+func TestRenewOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	inTheWay := filepath.Join(dir, identityDir, keyFile+newSuffix)
+	if err := os.MkdirAll(filepath.Join(inTheWay, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r, end := newRenewer(t)
+		defer end()
+		defer r.run(t, time.Now().Add(-time.Hour), dir)()
+		time.Sleep(3*renewRetry + time.Second)
+		synctest.Wait()
+		if _, err := loadIdentity(dir); err == nil {
+			t.Error("there is room for the certificate")
+		}
+		if err := os.RemoveAll(inTheWay); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(renewRetry + time.Second)
+		synctest.Wait()
+		if id, err := loadIdentity(dir); err != nil || !id.cert.Equal(r.next) {
+			t.Errorf("once there is room, the certificate on the disk is not the one in use: %v", err)
+		}
 		if n := r.renewals.Load(); n != 1 {
 			t.Errorf("renewed %d times", n)
 		}

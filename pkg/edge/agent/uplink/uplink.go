@@ -92,9 +92,9 @@ type Client struct {
 	config Config
 	id     atomic.Pointer[deviceIdentity]
 	ledger *traffic.Ledger
-	// expired is set when the server has said that the certificate is. The device's own clock may be slow. For the
-	// goroutine that has the link, one at a time.
-	expired bool
+	// expired is set when the server has said that the certificate is: the device's own clock may be slow. unkept
+	// is set while the certificate in use is not on the disk. Both are for the goroutine that has the link.
+	expired, unkept bool
 	// lingering are streams of former links that have not ended.
 	lingering sync.WaitGroup
 }
