@@ -111,7 +111,10 @@ func (a *Agent) build(ctx context.Context) error {
 	})
 	a.link.remembered = a.recall(ctx)
 	a.node.SetPodCapacity(a.link.remembered.PodCapacity)
-	a.node.Refresh(ctx)
+	status, _ := a.node.Refresh(ctx)
+	if err := a.checkReserved(status.Capacity); err != nil {
+		return err
+	}
 	owner := a.owner(ctx)
 	a.stats = stats.New(stats.Config{
 		Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir,

@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"fmt"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/clock"
 
 	"arhat.dev/aranya/pkg/edge/agent/eviction"
@@ -48,6 +51,33 @@ func (a *Agent) reserved(capacity v1.ResourceList) v1.ResourceList {
 		list[name] = kept
 	}
 	return list
+}
+
+// checkReserved refuses a configuration that keeps more from pods than there is: it would end those that run.
+func (a *Agent) checkReserved(capacity v1.ResourceList) error {
+	var errs field.ErrorList
+	reserved, kept := &a.config.Reserved, a.reserved(capacity)
+	for _, r := range []struct {
+		name  v1.ResourceName
+		value string
+	}{
+		{v1.ResourceCPU, reserved.CPU}, {v1.ResourceMemory, reserved.Memory}, {v1.ResourceEphemeralStorage, reserved.EphemeralStorage},
+	} {
+		whole, all := capacity[r.name], kept[r.name]
+		if whole.IsZero() || all.Cmp(whole) <= 0 { // one that could not be measured is 0
+			continue
+		}
+		most := fmt.Sprintf("must be at most what the device has, %s", &whole)
+		all.Sub(resource.MustParse(r.value))
+		if !all.IsZero() {
+			most += fmt.Sprintf(", less what evictionHard keeps free, %s", &all)
+		}
+		errs = append(errs, field.Invalid(field.NewPath("reserved", string(r.name)), r.value, most))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("the configuration is not valid: %w", errs.ToAggregate())
+	}
+	return nil
 }
 
 // underPressure is asked by the Node's conditions, from before there is anybody to ask.

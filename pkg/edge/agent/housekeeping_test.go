@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -24,5 +25,46 @@ func TestReserved(t *testing.T) {
 	small := a.reserved(v1.ResourceList{v1.ResourceMemory: resource.MustParse("500Mi")})
 	if q := small[v1.ResourceMemory]; q.Cmp(resource.MustParse("114Mi")) != 0 { // the default threshold is 10 % there
 		t.Errorf("%s is reserved on a small device", q.String())
+	}
+}
+
+func TestCheckReserved(t *testing.T) {
+	capacity := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("4Gi"), v1.ResourceEphemeralStorage: {}}
+	for name, tt := range map[string]struct {
+		reserved config.Reserved
+		want     []string
+	}{
+		"default":          {config.Reserved{}, nil},
+		"all":              {config.Reserved{CPU: "2", Memory: "3996Mi"}, nil},
+		"a unit forgotten": {config.Reserved{CPU: "1000"}, []string{`reserved.cpu: Invalid value: "1000": must be at most what the device has, 2`}},
+		"with eviction": {config.Reserved{Memory: "4Gi"}, []string{
+			`reserved.memory: Invalid value: "4Gi": must be at most what the device has, 4Gi, less what evictionHard keeps free, 100Mi`,
+		}},
+		"two":          {config.Reserved{CPU: "3", Memory: "100Gi"}, []string{"reserved.cpu", "reserved.memory"}},
+		"not measured": {config.Reserved{EphemeralStorage: "1Gi"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config.New()
+			c.Reserved = tt.reserved
+			c.Default()
+			err := (&Agent{config: c}).checkReserved(capacity)
+			if (err == nil) != (tt.want == nil) {
+				t.Fatalf("got %v", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %s", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestReservedBeyondTheDevice(t *testing.T) {
+	d := newDevice(t, newCloud(t))
+	d.stop()
+	d.config.Reserved.Memory = "1Ei"
+	if _, err := New(t.Context(), d.config, Seams{}); err == nil || !strings.Contains(err.Error(), "reserved.memory") {
+		t.Errorf("got %v", err)
 	}
 }
