@@ -140,13 +140,13 @@ func (s *Store) Load() (map[string]*Record, []error) {
 			errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, name)))) // from a crash in the middle of write
 			continue
 		}
-		if former, ok := strings.CutSuffix(name, corruptSuffix); ok {
-			errs = append(errs, fmt.Errorf("the record %s was set aside earlier and is still missing; what is left of it is in %s", former, filepath.Join(s.dir, name)))
+		former, aside := strings.CutSuffix(name, corruptSuffix)
+		uid, suffix, ok := podRecord(former)
+		if !ok {
 			continue
 		}
-		suffix := filepath.Ext(name)
-		uid := strings.TrimSuffix(name, suffix)
-		if !ValidUID(uid) || (suffix != podSuffix && suffix != statusSuffix && suffix != deletionSuffix) {
+		if aside {
+			errs = append(errs, fmt.Errorf("the record %s was set aside earlier and is still missing; what is left of it is in %s", former, filepath.Join(s.dir, name)))
 			continue
 		}
 		record := records[uid]
@@ -181,13 +181,20 @@ func (s *Store) loadInto(record *Record, name, uid, suffix string) error {
 	return nil
 }
 
+// podRecord is whose record has a name, and of which kind it is.
+func podRecord(name string) (uid, suffix string, ok bool) {
+	suffix = filepath.Ext(name)
+	uid = strings.TrimSuffix(name, suffix)
+	return uid, suffix, ValidUID(uid) && (suffix == podSuffix || suffix == statusSuffix || suffix == deletionSuffix)
+}
+
 // SetAside lists the UIDs of pods of which a record was set aside.
 func (s *Store) SetAside() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	var uids []string
 	for _, entry := range entries {
-		former, ok := strings.CutSuffix(entry.Name(), corruptSuffix)
-		if uid := strings.TrimSuffix(former, filepath.Ext(former)); ok && ValidUID(uid) {
+		former, aside := strings.CutSuffix(entry.Name(), corruptSuffix)
+		if uid, _, ok := podRecord(former); aside && ok {
 			uids = append(uids, uid)
 		}
 	}

@@ -118,6 +118,27 @@ func TestCorruptRecordsAreSetAside(t *testing.T) {
 	}
 }
 
+// The record of images is no pod's, whatever becomes of it.
+func TestCorruptImages(t *testing.T) {
+	s := open(t, t.TempDir())
+	path := filepath.Join(s.dir, imagesName)
+	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := s.LoadImages(); err == nil || data != nil {
+		t.Errorf("got %q, %v", data, err)
+	}
+	if _, err := os.Stat(path + corruptSuffix); err != nil {
+		t.Error(err)
+	}
+	if records, errs := s.Load(); len(records) != 0 || len(errs) != 0 {
+		t.Errorf("the records of pods are %v, %v", records, errs)
+	}
+	if uids, err := s.SetAside(); err != nil || len(uids) != 0 {
+		t.Errorf("set aside: %v, %v", uids, err)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	s := open(t, t.TempDir())
 	if err := s.SavePod(&edgeapi.RunPod{Uid: "big", Pod: make([]byte, MaxRecord+1)}); err == nil {
