@@ -42,7 +42,7 @@ func TestErrors(t *testing.T) {
 		"no server":        {[]string{"run"}, "server: Required value"},
 		"no file":          {[]string{"run", "--config", filepath.Join(state, "none.yaml")}, "none.yaml"},
 		"runtime":          {[]string{"run", "--server", "a:1", "--runtime", "docker"}, "runtime: Invalid value"},
-		"not enrolled":     {[]string{"run", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "not enrolled"},
+		"not enrolled":     {[]string{"run", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, state + "/identity; get a token"},
 		"join, no token":   {[]string{"join", "--server", "localhost:1", "--state-dir", state, "--runtime", "process"}, "token"},
 		"join, arhat runs": {[]string{"join", "--server", "localhost:1", "--token", "x", "--state-dir", inUse, "--runtime", "process"}, "stop it"},
 		"unknown command":  {[]string{"walk"}, "unknown command"},

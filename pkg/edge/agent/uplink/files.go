@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -42,6 +43,8 @@ var identityFiles = []string{keyFile, caFile, tokenFile, certFile}
 
 // ErrNotEnrolled says that there is no identity in the state directory.
 var ErrNotEnrolled = errors.New("this device is not enrolled")
+
+const howToEnrol = `get a token with "kubectl edge token" and give it to "arhat join --token"`
 
 // deviceIdentity is who the device is and whom it trusts. It is not modified once made.
 type deviceIdentity struct {
@@ -106,9 +109,24 @@ func newIdentity(key crypto.Signer, certDER []byte, caDER [][]byte, tokenID stri
 	return id, nil
 }
 
-// loadIdentity reads the identity. It returns ErrNotEnrolled if there is none.
+// loadIdentity reads the identity. The error is ErrNotEnrolled if there is none.
 func loadIdentity(stateDir string) (*deviceIdentity, error) {
 	dir := filepath.Join(stateDir, identityDir)
+	id, err := readIdentity(dir)
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return id, nil
+	case errors.Is(err, ErrNotEnrolled):
+		return nil, fmt.Errorf("%w: there is no certificate in %s; %s, or set stateDir to where the identity is", err, dir, howToEnrol)
+	case errors.As(err, &errno) && errno != syscall.ENOENT:
+		return nil, fmt.Errorf("the identity in %s cannot be read: %w", dir, err)
+	default:
+		return nil, fmt.Errorf("the identity in %s cannot be used: %w; to enrol the device anew, %s", dir, err, howToEnrol)
+	}
+}
+
+func readIdentity(dir string) (*deviceIdentity, error) {
 	if err := settle(dir); err != nil {
 		return nil, err
 	}
@@ -134,11 +152,7 @@ func loadIdentity(stateDir string) (*deviceIdentity, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	id, err := newIdentity(key, certs[0], ca, strings.TrimSpace(string(tokenID)))
-	if err != nil {
-		return nil, fmt.Errorf("the identity in %s cannot be used: %w; enrol the device anew", dir, err)
-	}
-	return id, nil
+	return newIdentity(key, certs[0], ca, strings.TrimSpace(string(tokenID)))
 }
 
 // save replaces the identity on disk.

@@ -43,7 +43,7 @@ func issue(t *testing.T, name string, change ...func(*x509.Certificate)) *device
 
 func TestSaveAndLoad(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := loadIdentity(dir); !errors.Is(err, ErrNotEnrolled) {
+	if _, err := loadIdentity(dir); !errors.Is(err, ErrNotEnrolled) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "arhat join") {
 		t.Errorf("loading nothing: %v", err)
 	}
 	for _, name := range []string{"one", "two"} {
@@ -156,9 +156,22 @@ func TestLoadDamaged(t *testing.T) {
 		if err := damage(filepath.Join(dir, identityDir)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loadIdentity(dir); err == nil || errors.Is(err, ErrNotEnrolled) {
+		_, err := loadIdentity(dir)
+		if err == nil || errors.Is(err, ErrNotEnrolled) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "arhat join") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// An identity that this user or this disk cannot read need not be replaced.
+func TestLoadUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, identityDir, keyFile)
+	if err := errors.Join(issue(t, "device").save(dir), os.Remove(key), os.Mkdir(key, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadIdentity(dir); err == nil || !strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "arhat join") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -76,18 +76,12 @@ func (j *Joined) take() *connection {
 // token than it enrolled with.
 func Join(ctx context.Context, o JoinOptions) (*Joined, error) {
 	former, err := loadIdentity(o.StateDir)
+	if o.Token == "" {
+		return nil, err
+	}
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
-		if o.Token == "" {
-			return nil, err
-		}
 		// What is there cannot be used; enrolling anew is the way out.
 		klog.FromContext(ctx).Info("Replacing a damaged identity", "stateDir", o.StateDir, "problem", err.Error())
-	}
-	if o.Token == "" {
-		if former == nil {
-			return nil, fmt.Errorf("%w: get a token with \"kubectl edge token\" and give it to \"arhat join --token\"", ErrNotEnrolled)
-		}
-		return nil, nil
 	}
 	token, err := identity.ParseToken(o.Token)
 	if err != nil {
