@@ -136,7 +136,10 @@ func (r *ProxyREST) serve(w http.ResponseWriter, req *http.Request, location *ur
 		req.Header.Del(v1alpha1.ProxyHostHeader)
 		req.Host, transport = host, hideLocation{transport}
 	}
-	proxy.NewUpgradeAwareHandler(location, transport, host == "", false, proxyResponder{responder, failure}).ServeHTTP(w, req)
+	handler := proxy.NewUpgradeAwareHandler(location, transport, host == "", false, proxyResponder{responder, failure})
+	// Whatever wraps the transport: if no dialer were found in it, the location would be dialled in aranya's own network.
+	handler.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(r.transport, proxy.MirrorRequest)
+	handler.ServeHTTP(w, req)
 }
 
 // hideLocation moves where an answer redirects to into a header that kube-apiserver lets pass.

@@ -162,16 +162,6 @@ func waitForNoStreams(t *testing.T, a *api) {
 func TestProxy(t *testing.T) {
 	a := newAPI(t, map[string]may{"admin": {"*"}})
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") == "echo" {
-			conn, rw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-			_, _ = io.CopyN(conn, rw, 5)
-			return
-		}
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s?%s auth=%q body=%s", r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Authorization"), body)
 	}))
@@ -197,28 +187,66 @@ func TestProxy(t *testing.T) {
 	if got, want := string(body), `PUT /a/b?x=1 auth="" body=payload`; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
 
-	r, err = http.NewRequestWithContext(t.Context(), http.MethodGet, u.String(), nil)
-	if err != nil {
-		t.Fatal(err)
+// A connection that is upgraded leads to the port of the device, as a site of its own as well, and nowhere in aranya's own
+// network.
+func TestProxyUpgrade(t *testing.T) {
+	a := newAPI(t, map[string]may{"admin": {"*"}})
+	backend := func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"+r.Host+" ")
+		_, _ = io.CopyN(conn, rw, 5)
 	}
-	r.Header.Set("Authorization", "Bearer admin")
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "echo")
-	upgraded, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
+	plain := httptest.NewServer(http.HandlerFunc(backend))
+	defer plain.Close()
+	encrypted := httptest.NewTLSServer(http.HandlerFunc(backend))
+	defer encrypted.Close()
+	tests := map[string]struct {
+		server       *httptest.Server
+		scheme, host string
+	}{
+		"http":                       {plain, "", ""},
+		"http as a site of its own":  {plain, "", "127.0.0.1:9000"},
+		"https":                      {encrypted, "https:", ""},
+		"https as a site of its own": {encrypted, "https:", "127.0.0.1:9000"},
 	}
-	defer upgraded.Body.Close()
-	stream, ok := upgraded.Body.(io.ReadWriter)
-	if !ok {
-		t.Fatalf("not upgraded: %s", upgraded.Status)
-	}
-	if _, err := stream.Write([]byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(stream); err != nil || string(got) != "hello" {
-		t.Errorf("got %q, %v", got, err)
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			u := a.url(fmt.Sprintf("%sonline:%d", tc.scheme, tc.server.Listener.Addr().(*net.TCPAddr).Port), "proxy/socket", "")
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u.String(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer admin")
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", "echo")
+			host := u.Host
+			if tc.host != "" {
+				host = tc.host
+				r.Header.Set(v1alpha1.ProxyHostHeader, host)
+			}
+			upgraded, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer upgraded.Body.Close()
+			stream, ok := upgraded.Body.(io.ReadWriter)
+			if !ok {
+				body, _ := io.ReadAll(upgraded.Body)
+				t.Fatalf("not upgraded: %s: %s", upgraded.Status, body)
+			}
+			if _, err := stream.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(stream); err != nil || string(got) != host+" hello" {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
 	}
 }
 
