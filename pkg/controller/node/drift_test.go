@@ -163,7 +163,7 @@ func TestDecodeBoundsWhatADeviceSays(t *testing.T) {
 	}
 	status.DeclaredFeatures = []string{"Later", "Earlier", "Later", "not one", "Part/of", "under/Scored", strings.Repeat("X", 500)}
 	for range 200 {
-		status.Images = append(status.Images, corev1.ContainerImage{Names: make([]string, 20)})
+		status.Images = append(status.Images, corev1.ContainerImage{Names: slices.Repeat([]string{"example.com/app:1"}, 20)})
 		status.Addresses = append(status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "10.0.0.1"})
 	}
 	data, err := status.Marshal()
@@ -187,6 +187,39 @@ func TestDecodeBoundsWhatADeviceSays(t *testing.T) {
 	}
 	if _, err := Decode(nil); err != nil {
 		t.Errorf("a device that said nothing: %v", err)
+	}
+}
+
+// A name or an address of which a part is missing would be another one.
+func TestDecodeLeavesOutWhatIsTooLong(t *testing.T) {
+	long := strings.Repeat("x", maxImageName+1)
+	digest := "example.com/app@sha256:" + strings.Repeat("0", 64)
+	data, err := (&corev1.NodeStatus{
+		Images: []corev1.ContainerImage{
+			{Names: []string{long, digest, "", "example.com/app:\xff"}, SizeBytes: 5},
+			{Names: []string{long}, SizeBytes: 6},
+			{SizeBytes: 7},
+		},
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeHostName, Address: long},
+			{Type: corev1.NodeAddressType(long), Address: "192.0.2.7"},
+			{Type: corev1.NodeHostName, Address: "camera-\xff"},
+			{Address: "192.0.2.8"},
+			{Type: corev1.NodeInternalIP, Address: "192.0.2.9"},
+		},
+	}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(&edgeapi.NodeStatus{Status: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]corev1.ContainerImage{{Names: []string{digest}, SizeBytes: 5}}, got.Images); diff != "" {
+		t.Error("images:", diff)
+	}
+	if diff := cmp.Diff([]corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}, got.Addresses); diff != "" {
+		t.Error("addresses:", diff)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -32,6 +33,7 @@ const fallbackVersion = "v1.37.2"
 const (
 	maxImages     = 50
 	maxImageNames = 5
+	maxImageName  = 512 // host and name have 255 at most, a tag 128, a digest 135
 	maxConditions = 32
 	maxAddresses  = 32
 	maxResources  = 64
@@ -78,18 +80,39 @@ func Decode(reported *edgeapi.NodeStatus) (*corev1.NodeStatus, error) {
 		clean.NodeInfo.KubeletVersion = fallbackVersion
 	}
 	clean.Conditions = cleanConditions(status.Conditions)
-	for i, image := range status.Images {
-		if i == maxImages {
-			break
-		}
-		image.Names = image.Names[:min(len(image.Names), maxImageNames)]
-		clean.Images = append(clean.Images, image)
-	}
-	clean.Addresses = status.Addresses[:min(len(status.Addresses), maxAddresses)]
-	for i := range clean.Addresses {
-		clean.Addresses[i].Address = clip(clean.Addresses[i].Address, maxText)
-	}
+	clean.Images, clean.Addresses = cleanImages(status.Images), cleanAddresses(status.Addresses)
 	return clean, nil
+}
+
+func cleanImages(images []corev1.ContainerImage) []corev1.ContainerImage {
+	var clean []corev1.ContainerImage
+	for _, image := range images[:min(len(images), maxImages)] {
+		var names []string
+		for _, name := range image.Names[:min(len(image.Names), maxImageNames)] {
+			if isText(name, maxImageName) {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			clean = append(clean, corev1.ContainerImage{Names: names, SizeBytes: image.SizeBytes})
+		}
+	}
+	return clean
+}
+
+func cleanAddresses(addresses []corev1.NodeAddress) []corev1.NodeAddress {
+	var clean []corev1.NodeAddress
+	for _, a := range addresses[:min(len(addresses), maxAddresses)] {
+		if isText(string(a.Type), maxText) && isText(a.Address, maxText) {
+			clean = append(clean, a)
+		}
+	}
+	return clean
+}
+
+// isText says whether a name or an address can be taken as it is: when clipped, it would be that of something else.
+func isText(text string, most int) bool {
+	return text != "" && len(text) <= most && utf8.ValidString(text)
 }
 
 func cleanConditions(conditions []corev1.NodeCondition) []corev1.NodeCondition {
@@ -157,7 +180,10 @@ func isResource(name corev1.ResourceName) bool {
 }
 
 func clip(s string, n int) string {
-	return strings.ToValidUTF8(s[:min(len(s), n)], "")
+	if len(s) > n {
+		s = strings.Clone(s[:n]) // the rest would stay in memory
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 // endpoint is where the kubelet endpoint of this replica listens.
