@@ -8,6 +8,9 @@ import (
 	"k8s.io/utils/lru"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	devicectl "arhat.dev/aranya/pkg/controller/device"
+	"arhat.dev/aranya/pkg/controller/node"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
@@ -35,7 +38,7 @@ func newLiveStatus(sessions gateway.Sessions) *liveStatus {
 // deviceInfo is a decoded node status.
 type deviceInfo struct {
 	from *edgeapi.NodeStatus // what it was decoded from; never modified, so the pointer tells versions apart
-	info *aranya.DeviceInfo
+	info *aranya.DeviceInfo  // nil: it cannot be decoded
 }
 
 // Overlay implements edgedevice.LiveStatus.
@@ -104,7 +107,8 @@ func clampInt64(v uint64) int64 {
 	return int64(min(v, most))
 }
 
-// device returns a copy of what the node status says about the machine, or nil if it says nothing.
+// device returns a copy of what the node status says about the machine, as far as it is stored as well. It is nil
+// if the device says nothing.
 func (l *liveStatus) device(obj *aranya.EdgeDevice, status *edgeapi.NodeStatus) *aranya.DeviceInfo {
 	if status == nil {
 		return nil
@@ -114,24 +118,20 @@ func (l *liveStatus) device(obj *aranya.EdgeDevice, status *edgeapi.NodeStatus) 
 			return known.info.DeepCopy()
 		}
 	}
-	var node corev1.NodeStatus
-	if err := node.Unmarshal(status.GetStatus()); err != nil {
+	info, err := decode(status)
+	if err != nil {
 		// The device's own fault, and the controllers say so in its conditions.
 		klog.V(4).InfoS("Cannot decode the node status of a device", "edgeDevice", klog.KObj(obj), "err", err)
-		return nil
-	}
-	info := &aranya.DeviceInfo{
-		OperatingSystem:         node.NodeInfo.OperatingSystem,
-		Architecture:            node.NodeInfo.Architecture,
-		KernelVersion:           node.NodeInfo.KernelVersion,
-		OSImage:                 node.NodeInfo.OSImage,
-		MachineID:               node.NodeInfo.MachineID,
-		BootID:                  node.NodeInfo.BootID,
-		ContainerRuntimeVersion: node.NodeInfo.ContainerRuntimeVersion,
-		Addresses:               node.Addresses,
-		Capacity:                node.Capacity,
-		Allocatable:             node.Allocatable,
 	}
 	l.decoded.Add(obj.UID, deviceInfo{from: status, info: info})
 	return info.DeepCopy()
+}
+
+func decode(status *edgeapi.NodeStatus) (*aranya.DeviceInfo, error) {
+	reported, err := node.Decode(status)
+	if err != nil {
+		return nil, err
+	}
+	info := &aranya.DeviceInfo{}
+	return info, v1alpha1.Convert_v1alpha1_DeviceInfo_To_aranya_DeviceInfo(devicectl.Info(reported), info, nil)
 }

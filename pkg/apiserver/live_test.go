@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/validation"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
@@ -135,5 +137,41 @@ func TestOverlayOfSilentDevice(t *testing.T) {
 		if d.Status.Device.KernelVersion != "stored" || d.Status.Usage != nil || d.Status.Link.RoundTrip != nil {
 			t.Errorf("%s: %+v", name, d.Status)
 		}
+	}
+}
+
+// TestOverlayBoundsWhatADeviceSays has a device that says more than what is stored of it may hold.
+func TestOverlayBoundsWhatADeviceSays(t *testing.T) {
+	reported := corev1.NodeStatus{
+		Capacity: corev1.ResourceList{"cpu": resource.MustParse("-4"), "memory": resource.MustParse("1Gi"), "bad name!": resource.MustParse("1")},
+		NodeInfo: corev1.NodeSystemInfo{OperatingSystem: "not a label", OSImage: strings.Repeat("x", 1<<20)},
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: "10.0.0.7"},
+			{Type: corev1.NodeHostName, Address: strings.Repeat("x", 1<<20)},
+			{Type: corev1.NodeAddressType(strings.Repeat("x", 1<<20)), Address: "10.0.0.8"},
+		},
+	}
+	for range 10000 {
+		reported.Addresses = append(reported.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "10.0.0.9"})
+	}
+	data, err := reported.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := newLiveStatus(oneSession{&liveSession{
+		device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"},
+		info:   gateway.Info{Method: "grpc", NodeStatus: &edgeapi.NodeStatus{Status: data}},
+	}})
+	stored, read := device("edge", "1"), device("edge", "1")
+	stored.ResourceVersion, read.ResourceVersion = "1", "1"
+	live.Overlay(read)
+	if errs := validation.ValidateEdgeDeviceStatusUpdate(read, stored); len(errs) > 0 {
+		t.Errorf("what is read could not be stored: %v", errs.ToAggregate())
+	}
+	if size := len(read.Status.Device.OSImage); size == 0 || size > 1024 {
+		t.Errorf("the name of the OS has %d bytes", size)
+	}
+	if got := read.Status.Device.Capacity; len(got) != 1 || got.Memory().IsZero() {
+		t.Errorf("the capacity is %v", got)
 	}
 }
