@@ -3,12 +3,14 @@ package device
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	kubefake "k8s.io/client-go/kubernetes/fake"
@@ -107,12 +109,19 @@ func TestNodeReadyCondition(t *testing.T) {
 		"no condition":  {node: &corev1.Node{}, status: metav1.ConditionUnknown, reason: aranya.ReasonNoNode},
 		"no reason": {node: &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}},
 			status: metav1.ConditionTrue, reason: "NodeStatusTrue"},
+		"a reason that the API refuses": {node: &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+			{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "not ready!", Message: strings.Repeat("x", 40<<10)},
+		}}}, status: metav1.ConditionFalse, reason: "NodeStatusFalse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ed := &aranya.EdgeDevice{Spec: aranya.EdgeDeviceSpec{Node: aranya.NodeSpec{Disabled: tt.disabled}}}
-			nodeReady(ed, tt.node, tt.conflict, func(_ string, s metav1.ConditionStatus, reason, _ string) {
+			nodeReady(ed, tt.node, tt.conflict, func(kind string, s metav1.ConditionStatus, reason, message string) {
 				if s != tt.status || reason != tt.reason {
 					t.Errorf("%s %s, want %s %s", s, reason, tt.status, tt.reason)
+				}
+				c := metav1.Condition{Type: kind, Status: s, Reason: reason, Message: message, LastTransitionTime: metav1.Now()}
+				if errs := metav1validation.ValidateCondition(c, nil); len(errs) > 0 {
+					t.Errorf("it cannot be stored: %v", errs.ToAggregate())
 				}
 			})
 		})

@@ -9,6 +9,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -125,7 +126,7 @@ func (c *Controller) facts(ctx context.Context, s gateway.Session, status *arany
 const (
 	// maxVersion bounds the version that an agent gives.
 	maxVersion = 64
-	// maxMessage bounds why a link was lost, part of which may come from the device.
+	// maxMessage bounds why a link was lost and why a Node is not ready, part of which may come from the device.
 	maxMessage = 1024
 )
 
@@ -178,10 +179,10 @@ func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, set setCond
 			return
 		}
 		reason := ready.Reason
-		if reason == "" {
+		if len(metav1validation.IsValidConditionReason(reason)) > 0 { // a Node may have any, or none, and a device says it
 			reason = "NodeStatus" + string(ready.Status)
 		}
-		set(t, metav1.ConditionStatus(ready.Status), reason, ready.Message)
+		set(t, metav1.ConditionStatus(ready.Status), reason, clip(ready.Message, maxMessage))
 	}
 }
 
