@@ -301,6 +301,34 @@ func TestPortForwardReportsDialErrors(t *testing.T) {
 	}
 }
 
+// A connection of which the client has reset the stream is closed, also if the other side would keep it open. The
+// session goes on.
+func TestPortForwardClosesWhatIsReset(t *testing.T) {
+	for name, newDialer := range forwardDialers {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			d := &dialer{address: l.Addr().String()} // which never answers, nor closes
+			_, u := newForwardServer(t, Config{MaxConnections: 1}, d.dial)
+			client := openSession(t, newDialer(t, u))
+			for range 2 {
+				data, failure := client.open(t, 2)
+				eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+				if err := data.Reset(); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+				if message, err := io.ReadAll(failure); err != nil || len(message) > 0 {
+					t.Errorf("reported %q, %v", message, err)
+				}
+			}
+		})
+	}
+}
+
 func TestPortForwardBoundsConnections(t *testing.T) {
 	d := &dialer{address: echo(t)}
 	_, u := newForwardServer(t, Config{MaxConnections: 1}, d.dial)

@@ -1,11 +1,14 @@
 package streaming
 
 import (
+	"errors"
 	"io"
 	"sync"
 	"time"
 
 	"k8s.io/streaming/pkg/httpstream"
+
+	"arhat.dev/aranya/pkg/streaming/spdy"
 )
 
 // halfCloseTimeout is how long a client may keep sending to a connection that the other side has
@@ -30,9 +33,9 @@ func Forward(w io.Writer, r io.Reader, done func(error)) {
 	}()
 }
 
-// relay copies both ways until conn has nothing more to say, and calls over then, with the error of reading
-// from conn. The client may close its sending side first. A relay at rest has no goroutine if both ends are
-// Forwarders.
+// relay copies both ways until conn has nothing more to say or the client resets its stream, and calls over then,
+// with the error of reading from conn. The client may close its sending side first. A relay at rest has no goroutine
+// if both ends are Forwarders.
 func relay(client io.ReadWriteCloser, conn Conn, over func(error)) {
 	r := &relaying{client: client, conn: conn, over: over, open: 2}
 	Forward(conn, client, r.sent)
@@ -44,17 +47,24 @@ type relaying struct {
 	conn   Conn
 	over   func(error)
 
-	mu   sync.Mutex
-	open int   // directions that are not over
-	err  error // of reading from conn
-	late *time.Timer
+	mu    sync.Mutex
+	open  int   // directions that are not over
+	reset bool  // by the client: what follows from that is no error
+	err   error // of reading from conn
+	late  *time.Timer
 }
 
 // sent is called when the client has sent all that it has to say.
 func (r *relaying) sent(err error) {
-	if err == nil {
-		// On failure the other direction sees the end as well.
+	switch {
+	case err == nil:
 		_ = r.conn.CloseWrite()
+	case errors.Is(err, spdy.ErrReset):
+		r.mu.Lock()
+		r.reset = true
+		r.mu.Unlock()
+		_ = r.conn.Close()
+	default: // the other direction sees the end as well
 	}
 	r.end(nil)
 }
@@ -78,7 +88,7 @@ func (r *relaying) received(err error) {
 
 func (r *relaying) end(err error) {
 	r.mu.Lock()
-	if err != nil {
+	if err != nil && !r.reset {
 		r.err = err
 	}
 	r.open--

@@ -195,7 +195,7 @@ func TestResets(t *testing.T) {
 		if err := far.Reset(); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		if n, err := near.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
 			t.Errorf("read %d, %v", n, err)
 		}
 		if _, err := near.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {

@@ -32,8 +32,8 @@ func TestForward(t *testing.T) {
 		want error
 	}{
 		"half-close":       {1 << 20, func(far httpstream.Stream, _ *Stream) error { return far.Close() }, nil},
-		"reset by client":  {1 << 20, func(far httpstream.Stream, _ *Stream) error { return far.Reset() }, nil},
-		"reset by server":  {1 << 20, func(_ httpstream.Stream, near *Stream) error { return near.Reset() }, nil},
+		"reset by client":  {1 << 20, func(far httpstream.Stream, _ *Stream) error { return far.Reset() }, ErrReset},
+		"reset by server":  {1 << 20, func(_ httpstream.Stream, near *Stream) error { return near.Reset() }, ErrReset},
 		"error of writing": {10, func(far httpstream.Stream, _ *Stream) error { return far.Close() }, errFull},
 	} {
 		t.Run(name, func(t *testing.T) {

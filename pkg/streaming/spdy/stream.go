@@ -2,6 +2,7 @@ package spdy
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -16,6 +17,9 @@ const (
 	// nothing more is read from the connection: SPDY's flow control is not used in Kubernetes.
 	queued = 16
 )
+
+// ErrReset says that either end has reset the stream: nothing more goes either way.
+var ErrReset = errors.New("the stream was reset")
 
 // Stream is a stream that the client has opened. It implements httpstream.Stream. Reading and writing are
 // for one goroutine each, the other methods for any.
@@ -46,12 +50,12 @@ func (s *Stream) Headers() http.Header { return s.headers }
 // Identifier is the number of the stream in its connection.
 func (s *Stream) Identifier() uint32 { return s.id }
 
-// Read implements io.Reader. The end of the connection and a reset are ends of the stream, too.
+// Read implements io.Reader. The end of the connection is an end of the stream, too.
 func (s *Stream) Read(p []byte) (int, error) {
 	if len(s.rest) == 0 {
 		select {
 		case <-s.gone:
-			return 0, io.EOF
+			return 0, ErrReset
 		case data, ok := <-s.data:
 			if !ok {
 				return 0, io.EOF
