@@ -245,7 +245,7 @@ func (s *Stream) Close() {
 func (s *Stream) Serve() { s.receive() }
 
 // Left says whether this end closed the stream before the other had ended it.
-func (s *Stream) Left() bool { return errors.Is(context.Cause(s.ctx), ErrClosed) }
+func (s *Stream) Left() bool { return s.isClosed() }
 
 func (s *Stream) send(f *edgeapi.StreamFrame) error {
 	s.sendMu.Lock()

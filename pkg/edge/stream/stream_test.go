@@ -343,6 +343,30 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// Only of what this end has closed the device still has to be told.
+func TestLeft(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end  func(*pair) error
+		want bool
+	}{
+		"the server closes":  {func(p *pair) error { p.server.Close(); return nil }, true},
+		"the device is done": {func(p *pair) error { return p.device.Finish(nil) }, false},
+		"closed after that":  {func(p *pair) error { err := p.device.Finish(nil); p.server.Close(); return err }, false},
+		"the device is gone": {func(p *pair) error { p.cancel(); return nil }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, false)
+			if err := tt.end(p); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, p.server.Context().Done(), "the end of the stream")
+			if got := p.server.Left(); got != tt.want {
+				t.Errorf("left: %v", got)
+			}
+		})
+	}
+}
+
 func TestConn(t *testing.T) {
 	p := newPair(t, false)
 	go func() {
