@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,6 +28,7 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 		return *old
 	}
 	status := reported
+	cleanIPs(&status)
 	status.Conditions = slices.Clone(status.Conditions)
 	if terminal(old.Phase) {
 		if status.Phase != old.Phase || old.Reason != "" || old.Message != "" {
@@ -45,6 +47,51 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	}
 	normalize(pod, &status)
 	return status
+}
+
+// cleanIPs leaves the addresses of a pod that usableIPs are. Services and pods/proxy lead to them.
+func cleanIPs(status *corev1.PodStatus) {
+	pod, host := []string{status.PodIP}, []string{status.HostIP}
+	for _, ip := range status.PodIPs {
+		pod = append(pod, ip.IP)
+	}
+	for _, ip := range status.HostIPs {
+		host = append(host, ip.IP)
+	}
+	status.PodIP, status.PodIPs, status.HostIP, status.HostIPs = "", nil, "", nil
+	for i, ip := range usableIPs(pod) {
+		if i == 0 {
+			status.PodIP = ip
+		}
+		status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: ip})
+	}
+	for i, ip := range usableIPs(host) {
+		if i == 0 {
+			status.HostIP = ip
+		}
+		status.HostIPs = append(status.HostIPs, corev1.HostIP{IP: ip})
+	}
+}
+
+// usableIPs returns the first address of each family, which is all that a pod may have, of those that an EndpointSlice
+// may hold.
+func usableIPs(ips []string) (usable []string) {
+	var v4, v6 bool
+	for _, ip := range ips {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil || !addr.IsGlobalUnicast() || addr.Is4In6() || addr.Zone() != "" {
+			continue
+		}
+		family := &v6
+		if addr.Is4() {
+			family = &v4
+		}
+		if !*family {
+			*family = true
+			usable = append(usable, addr.String())
+		}
+	}
+	return usable
 }
 
 // setScheduled says of a pod that has come to a Node that it has: with the generation that the Node has

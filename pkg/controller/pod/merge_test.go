@@ -129,6 +129,42 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// Services that select a pod lead to its addresses, and kube-apiserver connects to them.
+func TestMergeCleansIPs(t *testing.T) {
+	for name, tt := range map[string]struct{ reported, want []string }{
+		"none":                  {},
+		"one":                   {[]string{"192.0.2.1"}, []string{"192.0.2.1"}},
+		"dual stack":            {[]string{"2001:db8::1", "192.0.2.1"}, []string{"2001:db8::1", "192.0.2.1"}},
+		"only the first of two": {[]string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"}, []string{"192.0.2.1", "2001:db8::1"}},
+		"not as the API writes": {[]string{"2001:DB8:0::1"}, []string{"2001:db8::1"}},
+		"no addresses":          {[]string{"", "name", "192.0.2.1:80", "192.0.2.0/24", "192.0.2.01", "2001:db8::1%eth0"}, nil},
+		"unspecified":           {[]string{"0.0.0.0", "::"}, nil},
+		"loopback":              {[]string{"127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"}, nil},
+		"link-local":            {[]string{"169.254.169.254", "fe80::1"}, nil},
+		"multicast":             {[]string{"224.0.0.1", "239.1.1.1", "ff02::1", "ff0e::1", "255.255.255.255"}, nil},
+		"the rest stays":        {[]string{"127.0.0.1", "192.0.2.1"}, []string{"192.0.2.1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var reported, want corev1.PodStatus
+			for i, ip := range tt.reported {
+				if i == 0 {
+					reported.PodIP, reported.HostIP = ip, ip
+				}
+				reported.PodIPs, reported.HostIPs = append(reported.PodIPs, corev1.PodIP{IP: ip}), append(reported.HostIPs, corev1.HostIP{IP: ip})
+			}
+			for i, ip := range tt.want {
+				if i == 0 {
+					want.PodIP, want.HostIP = ip, ip
+				}
+				want.PodIPs, want.HostIPs = append(want.PodIPs, corev1.PodIP{IP: ip}), append(want.HostIPs, corev1.HostIP{IP: ip})
+			}
+			if diff := cmp.Diff(want, merge(&corev1.Pod{}, reported, at(100))); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestScheduled(t *testing.T) {
 	reported := corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: 3}
 	for name, tt := range map[string]struct {
