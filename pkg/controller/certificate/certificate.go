@@ -57,11 +57,15 @@ type Store struct {
 	byName map[string][]claim // the first is served
 }
 
-// claim is what one device brings. Of two that claim a name the older device has it.
+// claim is what one device brings. Of two that claim a name, be it by a wildcard, the older device has it.
 type claim struct {
 	device      types.NamespacedName
 	created     time.Time
 	certificate *tls.Certificate
+}
+
+func byAge(a, b claim) int {
+	return cmp.Or(a.created.Compare(b.created), strings.Compare(a.device.String(), b.device.String()))
 }
 
 // New returns a Store that is empty until Run. Its context ends all watches.
@@ -116,15 +120,17 @@ func (s *Store) Get(serverName string) *tls.Certificate {
 	name := strings.ToLower(strings.TrimSuffix(serverName, "."))
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if claims := s.byName[name]; len(claims) > 0 {
-		return claims[0].certificate
+	var claims []claim
+	if exact := s.byName[name]; len(exact) > 0 {
+		claims = append(claims, exact[0])
 	}
-	if _, parent, ok := strings.Cut(name, "."); ok {
-		if claims := s.byName["*."+parent]; len(claims) > 0 {
-			return claims[0].certificate
-		}
+	if _, parent, ok := strings.Cut(name, "."); ok && len(s.byName["*."+parent]) > 0 {
+		claims = append(claims, s.byName["*."+parent][0])
 	}
-	return nil
+	if len(claims) == 0 {
+		return nil
+	}
+	return slices.MinFunc(claims, byAge).certificate
 }
 
 // secretOf is the Secret that a device names, "" for none.
@@ -201,9 +207,7 @@ func (s *Store) set(key types.NamespacedName, c *claim) {
 	for _, name := range c.certificate.Leaf.DNSNames {
 		name = strings.ToLower(name)
 		claims := append(slices.Clone(s.byName[name]), *c)
-		slices.SortStableFunc(claims, func(a, b claim) int {
-			return cmp.Or(a.created.Compare(b.created), strings.Compare(a.device.String(), b.device.String()))
-		})
+		slices.SortStableFunc(claims, byAge)
 		s.byName[name] = claims
 	}
 }

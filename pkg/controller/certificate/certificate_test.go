@@ -115,6 +115,26 @@ func TestCertificateByName(t *testing.T) {
 	w.Eventually("not wanted any more", func() bool { return w.serial("device.example.com") == 0 })
 }
 
+// A name belongs to the oldest device that brings it, whether by itself or by a wildcard.
+func TestWildcardByAge(t *testing.T) {
+	for name, tt := range map[string]struct{ older, younger string }{
+		"the wildcard is older":   {"*.example.com", "device.example.com"},
+		"the wildcard is younger": {"device.example.com", "*.example.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(secret(t, "older", 1, tt.older))
+			w.create(secret(t, "younger", 2, tt.younger))
+			w.Edge.Add(device("younger", time.Minute, "s"))
+			w.Eventually("the younger device is known", func() bool { return w.serial("device.example.com") == 2 })
+			w.Edge.Add(device("older", time.Hour, "s"))
+			w.Eventually("the older device has the name", func() bool { return w.serial("device.example.com") == 1 })
+			w.Edge.Delete(device("older", time.Hour, "s"))
+			w.Eventually("inherited", func() bool { return w.serial("device.example.com") == 2 })
+		})
+	}
+}
+
 func TestUnusableSecret(t *testing.T) {
 	w := newWorld(t)
 	broken := secret(t, "a", 1, "device.example.com")
