@@ -42,9 +42,9 @@ type pingState struct {
 
 	mu       sync.Mutex // guards the rest; taken after parking.mu, never before
 	id       uint64
-	sent     time.Time // of ping id
+	sent     time.Time // of ping id, or of what was asked after it
 	waiting  bool      // for a sign of life since sent
-	answered bool      // ping id was
+	answered bool      // ping id was, or nobody waits for it any more
 	reminded time.Time
 }
 
@@ -224,11 +224,11 @@ func (p *pingState) waits() bool {
 	return p.waiting
 }
 
-// await has the session wait for a sign of life from now on.
+// await has the session wait for a sign of life from now on. The answer to a ping before it tells no round trip any more.
 func (p *pingState) await(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sent, p.waiting = now, true
+	p.sent, p.waiting, p.answered = now, true, true
 }
 
 // ping is the next ping, for which the session waits from now on. It is called with mu held.

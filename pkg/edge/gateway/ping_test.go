@@ -128,6 +128,26 @@ func TestHeartbeat(t *testing.T) {
 }
 
 // Pings are due at the ends of steps, and not before their time.
+// The round trip is that of a ping. What is asked afterwards does not make a late answer quick.
+func TestRoundTrip(t *testing.T) {
+	c := newChecked(t, link.MethodGRPC)
+	start := time.Now()
+	pong := func(at time.Duration) { c.pong(&edgeapi.Pong{Id: c.pings.id}, start.Add(at)) }
+	c.pings.ping(start)
+	pong(3 * time.Second)
+	c.pings.ping(start)
+	c.pings.await(start.Add(7 * time.Second)) // asked to be parked, while something else was heard of it
+	pong(8 * time.Second)
+	if got := time.Duration(c.roundTrip.Load()); got != 3*time.Second {
+		t.Errorf("after a late answer the round trip is %s", got)
+	}
+	c.pings.ping(start)
+	pong(4 * time.Second)
+	if got := time.Duration(c.roundTrip.Load()); got != 4*time.Second {
+		t.Errorf("the next one is %s", got)
+	}
+}
+
 func TestPingStep(t *testing.T) {
 	p := newPinger()
 	for _, after := range []time.Duration{0, 1, pingStep - 1, pingStep, pingStep + 1, time.Hour + 1} {
