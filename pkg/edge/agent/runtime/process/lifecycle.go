@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -17,6 +18,8 @@ import (
 )
 
 const (
+	// startPatience is how long a shim may take until it has started its process.
+	startPatience = 60 * time.Second
 	// killPatience is how long a killed container may take to be gone.
 	killPatience = 15 * time.Second
 	// orphanPeriod is how often a process without a shim is looked at.
@@ -25,7 +28,7 @@ const (
 
 // StartContainer is a CRI call. A command that cannot be started leaves the container in the state
 // exited, with the reason StartError.
-func (r *Runtime) StartContainer(_ context.Context, id string) error {
+func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	c, err := r.container(id)
 	if err != nil {
 		return err
@@ -42,7 +45,10 @@ func (r *Runtime) StartContainer(_ context.Context, id string) error {
 	if spec == nil {
 		return status.Errorf(codes.FailedPrecondition, "container %s was removed", id)
 	}
-	started, pid, err := shim.Start(c.dir, spec)
+	// Not cut short by the caller: what is being started when the agent ends runs on, as all that runs does.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), startPatience, fmt.Errorf("it took longer than %s", startPatience))
+	started, pid, err := shim.Start(ctx, c.dir, spec)
+	cancel()
 	r.mu.Lock()
 	c.letGo()
 	r.mu.Unlock()
@@ -85,7 +91,7 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 			return // closed
 		}
 		if shimPID != 0 {
-			shim.Reap(shimPID, false)
+			shim.Reap(shimPID)
 		}
 		// Until it is gone it holds mount points, and may not have written its record yet.
 		for deadline := time.Now().Add(killPatience); shim.Alive(c.dir) && time.Now().Before(deadline); {

@@ -16,9 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startPatience is how long a shim may take until it has started its process.
-const startPatience = 60 * time.Second
-
 // probeArgument makes a shim only try whether it may have a mount namespace.
 const probeArgument = "probe"
 
@@ -26,8 +23,9 @@ const probeArgument = "probe"
 var ErrGone = errors.New("the shim of the container does not run any more")
 
 // Start starts a shim that runs a container. The directory must exist. It returns once the
-// container's process runs; pid is the shim's, which is a child of this process, see Reap.
-func Start(dir string, spec *Spec) (started *Started, pid int, err error) {
+// container's process runs; pid is the shim's, which is a child of this process, see Reap. With an error,
+// also that ctx has ended before, nothing of the container runs.
+func Start(ctx context.Context, dir string, spec *Spec) (started *Started, pid int, err error) {
 	dirFile, err := os.Open(dir)
 	if err != nil {
 		return nil, 0, err
@@ -65,9 +63,9 @@ func Start(dir string, spec *Spec) (started *Started, pid int, err error) {
 	}
 	pid = cmd.Process.Pid
 	_ = cmd.Process.Release()
-	started, err = converse(spec, stdinWrite, ready, filepath.Join(dir, fileStderr))
+	started, err = converse(ctx, spec, stdinWrite, ready, filepath.Join(dir, fileStderr))
 	if err != nil {
-		Reap(pid, true)
+		abandon(pid)
 	}
 	return started, pid, err
 }
@@ -92,12 +90,17 @@ func command(id string, mode MountMode) *exec.Cmd {
 	return cmd
 }
 
-func converse(spec *Spec, stdin, ready *os.File, log string) (*Started, error) {
+func converse(ctx context.Context, spec *Spec, stdin, ready *os.File, log string) (*Started, error) {
+	defer context.AfterFunc(ctx, func() {
+		_, _ = stdin.SetWriteDeadline(time.Now()), ready.SetReadDeadline(time.Now())
+	})()
 	err := json.NewEncoder(stdin).Encode(spec)
 	err = errors.Join(err, stdin.Close())
 	reply := Ready{}
-	_ = ready.SetReadDeadline(time.Now().Add(startPatience))
 	if decodeErr := json.NewDecoder(ready).Decode(&reply); decodeErr != nil {
+		if ctx.Err() != nil {
+			decodeErr = context.Cause(ctx)
+		}
 		said, _ := os.ReadFile(log)
 		return nil, fmt.Errorf("the shim did not start the container: %w; it said: %q", errors.Join(decodeErr, err), strings.TrimSpace(string(said[max(0, len(said)-1024):])))
 	}
@@ -107,12 +110,29 @@ func converse(spec *Spec, stdin, ready *os.File, log string) (*Started, error) {
 	return reply.Started, nil
 }
 
-// Reap collects a shim that was started by this process and has ended, or is about to. With kill it
-// is ended first.
-func Reap(pid int, kill bool) {
-	if kill {
-		_ = unix.Kill(pid, unix.SIGKILL)
+// abandon ends a shim that did not say that its process runs, with all that it has started after all.
+func abandon(pid int) {
+	// Stopped, it starts nothing more, and goes last: what it left behind would become another's child.
+	_ = unix.Kill(pid, unix.SIGSTOP)
+	// Nor does it collect its children, so the end is when two looks in a row find the same dead ones only.
+	dead := -1
+	for deadline := time.Now().Add(killPatience); time.Now().Before(deadline); {
+		children, running, err := killChildren(pid)
+		if err == nil && running == 0 && children == dead {
+			break
+		}
+		dead = -1
+		if err == nil && running == 0 {
+			dead = children
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	Reap(pid)
+}
+
+// Reap collects a shim that was started by this process and has ended, or is about to.
+func Reap(pid int) {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		got, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 		if got == pid || (err != nil && !errors.Is(err, syscall.EINTR)) {

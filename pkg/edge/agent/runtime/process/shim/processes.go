@@ -231,39 +231,45 @@ func (p *processes) killAll(patience time.Duration) {
 	p.ended = true
 	p.mu.Unlock()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		children := childrenOf(os.Getpid())
-		if len(children) == 0 {
+		p.mu.Lock()
+		children, _, err := killChildren(os.Getpid())
+		p.mu.Unlock()
+		if err == nil && children == 0 {
 			return
-		}
-		for _, pid := range children {
-			// A child of this process: its id is not reused before it is reaped here.
-			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		time.Sleep(5 * time.Millisecond)
 		p.reap()
 	}
 }
 
-func childrenOf(parent int) (children []int) {
+// killChildren kills the children of a process that collects none of them meanwhile, so that their ids are
+// theirs. It tells how many there are, and how many of these had not ended.
+func killChildren(parent int) (children, running int, err error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil
+		return 0, 0, err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil
+		return 0, 0, err
 	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		if s, err := ReadStat(pid); err == nil && s.PPID == parent {
-			children = append(children, pid)
+		s, err := ReadStat(pid)
+		if err != nil || s.PPID != parent {
+			continue
+		}
+		children++
+		if s.State != 'Z' {
+			running++
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
-	return children
+	return children, running, nil
 }
 
 // exitCode is a wait status in the way of a shell.
