@@ -73,7 +73,7 @@ func notFound(id string) error {
 
 // loadContainer reads a container's record. The error is fs.ErrNotExist for one that was never
 // started: what it should run was only known to the agent that created it.
-func (r *Runtime) loadContainer(id string) (*container, error) {
+func (r *Runtime) loadContainer(id string, deadline time.Time) (*container, error) {
 	dir := filepath.Join(r.containersDir(), id)
 	record := containerRecord{}
 	if err := readRecord(filepath.Join(dir, fileContainer), &record); err != nil {
@@ -89,16 +89,17 @@ func (r *Runtime) loadContainer(id string) (*container, error) {
 	if err := proto.Unmarshal(record.Config, c.config); err != nil {
 		return nil, err
 	}
-	if err := c.readOutcome(); err != nil {
+	if err := c.readOutcome(deadline); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
 // readOutcome reads what the shim recorded. A shim that was just being started when the agent ended
-// gets the time to record that.
-func (c *container) readOutcome() error {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+// gets the time to record that. With one that needs longer the container counts as running, as it may run
+// already; see awaitStart.
+func (c *container) readOutcome(deadline time.Time) error {
+	for {
 		alive := shim.Alive(c.dir)
 		exit, err := shim.ReadExit(c.dir)
 		if err == nil {
@@ -115,8 +116,12 @@ func (c *container) readOutcome() error {
 		if !errors.Is(err, fs.ErrNotExist) || c.exit != nil {
 			return ignoreNotExist(err)
 		}
-		if !alive || time.Now().After(deadline) {
+		if !alive {
 			return err
+		}
+		if time.Now().After(deadline) {
+			c.started = &shim.Started{At: time.Unix(0, c.createdAt)}
+			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

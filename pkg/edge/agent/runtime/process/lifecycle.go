@@ -20,6 +20,8 @@ import (
 const (
 	// startPatience is how long a shim may take until it has started its process.
 	startPatience = 60 * time.Second
+	// loadPatience is how long a new agent waits for the containers that are still being started.
+	loadPatience = 5 * time.Second
 	// killPatience is how long a killed container may take to be gone.
 	killPatience = 15 * time.Second
 	// orphanPeriod is how often a process without a shim is looked at.
@@ -87,6 +89,9 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 	r.monitors.Add(1)
 	go func() {
 		defer r.monitors.Done()
+		if _, started, _ := c.state(); started.PID == 0 && !r.awaitStart(c) {
+			return
+		}
 		if err := shim.Wait(r.ctx, c.dir); err != nil {
 			return // closed
 		}
@@ -105,6 +110,35 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 			c.setExit(exit)
 		}
 	}()
+}
+
+// awaitStart waits until a shim that an earlier agent started says which process it has started. False: it
+// started none, or the runtime is closed.
+func (r *Runtime) awaitStart(c *container) bool {
+	r.logger.Info("A container is still being started", "container", c.config.GetMetadata().GetName(), "id", c.id)
+	ticker := time.NewTicker(orphanPeriod)
+	defer ticker.Stop()
+	for {
+		alive := shim.Alive(c.dir)
+		if started, err := shim.ReadStarted(c.dir); err == nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.started = started
+			return true
+		}
+		if !alive {
+			exit := &shim.Exit{Code: exitStartError, At: time.Now(), Reason: reasonStartError, Message: "the agent ended while the container was being started, and nobody was told why it could not be"}
+			if err := r.recordExit(c, exit); err != nil {
+				r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
+			}
+			return false
+		}
+		select {
+		case <-ticker.C:
+		case <-r.ctx.Done():
+			return false
+		}
+	}
 }
 
 // watchOrphan waits for a process whose shim was killed. It cannot be learned how such a process

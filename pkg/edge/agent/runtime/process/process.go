@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -122,13 +123,14 @@ func (r *Runtime) load() error {
 	if err != nil {
 		return fmt.Errorf("process: %w", err)
 	}
+	deadline := time.Now().Add(loadPatience)
 	for _, e := range entries {
-		c, err := r.loadContainer(e.Name())
+		c, err := r.loadContainer(e.Name(), deadline)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
-				r.logger.Error(err, "Dropping the record of a container that cannot be read", "id", e.Name())
+				r.logger.Error(err, "Dropping a container whose record cannot be read, and ending it", "id", e.Name())
 			}
-			_ = os.RemoveAll(filepath.Join(r.containersDir(), e.Name()))
+			r.drop(e.Name())
 			continue
 		}
 		r.containers[c.id] = c
@@ -137,6 +139,20 @@ func (r *Runtime) load() error {
 		}
 	}
 	return nil
+}
+
+// drop removes a container that cannot be taken up. It must not run on where nobody knows of it.
+func (r *Runtime) drop(id string) {
+	c := &container{id: id, dir: filepath.Join(r.containersDir(), id), started: &shim.Started{}}
+	if started, err := shim.ReadStarted(c.dir); err == nil {
+		c.started = started
+	}
+	if shim.Alive(c.dir) || c.started.Alive() {
+		if err := r.signal(r.ctx, c, syscall.SIGKILL); err != nil {
+			r.logger.Error(err, "Cannot end a container that was dropped", "id", id, "pid", c.started.PID)
+		}
+	}
+	_ = os.RemoveAll(c.dir)
 }
 
 // Version is a CRI call.

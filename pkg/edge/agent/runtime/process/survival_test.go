@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -55,7 +56,7 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if c, err := d.loadContainer(running); err != nil || len(c.config.Envs) != 0 {
+	if c, err := d.loadContainer(running, time.Now()); err != nil || len(c.config.Envs) != 0 {
 		t.Errorf("the record holds the environment: %v, %v", c.config.Envs, err)
 	}
 	if err := d.StopContainer(t.Context(), running, 30); err != nil {
