@@ -92,7 +92,8 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 		if _, started, _ := c.state(); started.PID == 0 && !r.awaitStart(c) {
 			return
 		}
-		if err := shim.Wait(r.ctx, c.dir); err != nil {
+		said, err := shim.Wait(r.ctx, c.dir)
+		if err != nil {
 			return // closed
 		}
 		if shimPID != 0 {
@@ -103,13 +104,22 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 			time.Sleep(2 * time.Millisecond)
 		}
 		exit, err := shim.ReadExit(c.dir)
-		if err != nil {
-			exit = r.watchOrphan(c)
-		}
-		if exit != nil {
+		switch {
+		case err == nil:
 			c.setExit(exit)
+		case said != nil:
+			r.end(c, said)
+		default:
+			r.watchOrphan(c)
 		}
 	}()
+}
+
+// end ends a container in the place of its shim.
+func (r *Runtime) end(c *container, exit *shim.Exit) {
+	if err := r.recordExit(c, exit); err != nil {
+		r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
+	}
 }
 
 // awaitStart waits until a shim that an earlier agent started says which process it has started. False: it
@@ -127,10 +137,7 @@ func (r *Runtime) awaitStart(c *container) bool {
 			return true
 		}
 		if !alive {
-			exit := &shim.Exit{Code: exitStartError, At: time.Now(), Reason: reasonStartError, Message: "the agent ended while the container was being started, and nobody was told why it could not be"}
-			if err := r.recordExit(c, exit); err != nil {
-				r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
-			}
+			r.end(c, &shim.Exit{Code: exitStartError, At: time.Now(), Reason: reasonStartError, Message: "the agent ended while the container was being started, and nobody was told why it could not be"})
 			return false
 		}
 		select {
@@ -142,8 +149,8 @@ func (r *Runtime) awaitStart(c *container) bool {
 }
 
 // watchOrphan waits for a process whose shim was killed. It cannot be learned how such a process
-// ends. The result is nil if the runtime is closed first.
-func (r *Runtime) watchOrphan(c *container) *shim.Exit {
+// ends.
+func (r *Runtime) watchOrphan(c *container) {
 	_, started, _ := c.state()
 	r.logger.Info("The shim of a container is gone; its process is watched without", "container", c.config.GetMetadata().GetName(), "id", c.id, "pid", started.PID)
 	ticker := time.NewTicker(orphanPeriod)
@@ -152,14 +159,10 @@ func (r *Runtime) watchOrphan(c *container) *shim.Exit {
 		select {
 		case <-ticker.C:
 		case <-r.ctx.Done():
-			return nil
+			return
 		}
 	}
-	exit := &shim.Exit{Code: exitUnknown, At: time.Now(), Reason: reasonUnknown, Message: "the process ended while nothing was watching it (a reboot, or its shim was killed): its exit code is not known"}
-	if err := shim.WriteExit(c.dir, exit); err != nil {
-		r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
-	}
-	return exit
+	r.end(c, &shim.Exit{Code: exitUnknown, At: time.Now(), Reason: reasonUnknown, Message: "the process ended while nothing was watching it (a reboot, or its shim was killed): its exit code is not known"})
 }
 
 // StopContainer is a CRI call. The timeout is in seconds.

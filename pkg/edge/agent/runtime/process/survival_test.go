@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,6 +87,23 @@ func TestEndWhileAway(t *testing.T) {
 	d.open()
 	if got := d.exited(id); got.ExitCode != 6 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestEndWithoutRecord has a disk on which the end of a container cannot be recorded, as when it is full.
+func TestEndWithoutRecord(t *testing.T) {
+	for code, reason := range map[int32]string{0: "Completed", 3: "Error"} {
+		d := newDevice(t)
+		id := d.create(shell(fmt.Sprintf("exit %d", code)))
+		if err := os.Mkdir(filepath.Join(d.containersDir(), id, "exit.json"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.StartContainer(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.exited(id); got.ExitCode != code || got.Reason != reason || got.FinishedAt == 0 {
+			t.Errorf("exit %d: got %v", code, got)
+		}
 	}
 }
 

@@ -199,13 +199,16 @@ func call(ctx context.Context, dir string, request *Request, fds ...int) (Respon
 }
 
 // Wait returns when the container has ended or its shim is gone, and with an error if ctx ends
-// first.
-func Wait(ctx context.Context, dir string) error {
-	_, err := call(ctx, dir, &Request{Op: opWait})
+// first. The exit is the shim's word, which stands in for a record that it could not write; nil if it is gone.
+func Wait(ctx context.Context, dir string) (*Exit, error) {
+	response, err := call(ctx, dir, &Request{Op: opWait})
 	if errors.Is(err, ErrGone) {
-		return nil
+		return nil, nil
 	}
-	return err
+	if err := asError(response, err); err != nil {
+		return nil, err
+	}
+	return &Exit{Code: response.Code, At: time.Now()}, nil
 }
 
 // Signal signals the container's process group.
