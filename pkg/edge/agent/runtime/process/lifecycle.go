@@ -92,18 +92,14 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 		if _, started, _ := c.state(); started.PID == 0 && !r.awaitStart(c) {
 			return
 		}
-		said, err := shim.Wait(r.ctx, c.dir)
-		if err != nil {
-			return // closed
+		said, ok := r.waitShim(c)
+		if !ok {
+			return
 		}
 		if shimPID != 0 {
 			shim.Reap(shimPID)
 		}
-		// Until it is gone it holds mount points, and may not have written its record yet.
-		for deadline := time.Now().Add(killPatience); shim.Alive(c.dir) && time.Now().Before(deadline); {
-			time.Sleep(2 * time.Millisecond)
-		}
-		exit, err := shim.ReadExit(c.dir)
+		exit, err := finalExit(c.dir)
 		switch {
 		case err == nil:
 			c.setExit(exit)
@@ -113,6 +109,31 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 			r.watchOrphan(c)
 		}
 	}()
+}
+
+// waitShim waits for what a shim says of the end, which is nothing if it is gone. It may be that it cannot be asked
+// for a while. False: the runtime is closed.
+func (r *Runtime) waitShim(c *container) (said *shim.Exit, ok bool) {
+	for {
+		said, err := shim.Wait(r.ctx, c.dir)
+		if err == nil || !shim.Alive(c.dir) {
+			return said, true
+		}
+		select {
+		case <-time.After(orphanPeriod):
+		case <-r.ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// finalExit reads what a shim recorded when it is gone: until then it holds mount points, and may not have written
+// its record yet.
+func finalExit(dir string) (*shim.Exit, error) {
+	for deadline := time.Now().Add(killPatience); shim.Alive(dir) && time.Now().Before(deadline); {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return shim.ReadExit(dir)
 }
 
 // end ends a container in the place of its shim.
@@ -148,8 +169,8 @@ func (r *Runtime) awaitStart(c *container) bool {
 	}
 }
 
-// watchOrphan waits for a process whose shim was killed. It cannot be learned how such a process
-// ends.
+// watchOrphan waits for a process whose shim cannot be asked. If it was killed, it cannot be learned how the
+// process ends.
 func (r *Runtime) watchOrphan(c *container) {
 	_, started, _ := c.state()
 	r.logger.Info("The shim of a container is gone; its process is watched without", "container", c.config.GetMetadata().GetName(), "id", c.id, "pid", started.PID)
@@ -161,6 +182,10 @@ func (r *Runtime) watchOrphan(c *container) {
 		case <-r.ctx.Done():
 			return
 		}
+	}
+	if exit, err := finalExit(c.dir); err == nil {
+		c.setExit(exit)
+		return
 	}
 	r.end(c, &shim.Exit{Code: exitUnknown, At: time.Now(), Reason: reasonUnknown, Message: "the process ended while nothing was watching it (a reboot, or its shim was killed): its exit code is not known"})
 }

@@ -135,6 +135,48 @@ func TestShimKilled(t *testing.T) {
 	}
 }
 
+// TestShimOutOfReach has shims that run and cannot be asked how their containers ended.
+func TestShimOutOfReach(t *testing.T) {
+	for name, hide := range map[string]func(socket string) error{
+		"for a while": func(socket string) error { return os.Symlink(socket, socket) }, // fails to be resolved
+		"any more":    func(string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			gate := filepath.Join(t.TempDir(), "gate")
+			id := d.run(shell("while [ ! -e " + gate + " ]; do sleep 0.01; done; exit 6"))
+			if err := d.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			socket := filepath.Join(d.containersDir(), id, "shim.sock")
+			if err := errors.Join(os.Rename(socket, socket+".hidden"), hide(socket)); err != nil {
+				t.Fatal(err)
+			}
+			d.open()
+			c, err := d.container(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = shim.Wait(t.Context(), c.dir)
+			watched := make(chan struct{})
+			go func() {
+				defer close(watched)
+				d.watchOrphan(c)
+			}()
+			if gone := err == nil; gone != (name == "any more") {
+				t.Errorf("waiting gave %v", err)
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			<-watched
+			if got := d.exited(id); got.ExitCode != 6 {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
 func TestIdentityIsNotReused(t *testing.T) {
 	self, err := shim.Identify(os.Getpid())
 	if err != nil || !self.Alive() {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -151,28 +152,37 @@ func UserNamespaces() error {
 	return nil
 }
 
-// Alive tells whether a container's shim runs. It holds a lock on a file for as long as it lives.
+// Alive tells whether a container's shim runs. It holds a lock on a file for as long as it lives. Where that
+// cannot be seen, it is taken to run.
 func Alive(dir string) bool {
 	lock, err := os.OpenFile(filepath.Join(dir, fileLock), os.O_RDWR, 0)
 	if err != nil {
-		return false
+		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer lock.Close()
-	return errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 // dial connects to a shim. The connection is closed when ctx ends; stop undoes that.
 func dial(ctx context.Context, dir string) (conn *net.UnixConn, stop func() bool, err error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrGone, err)
+		return nil, nil, dialError(err)
 	}
 	defer unix.Close(fd)
 	conn, err = net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: procFD(fd) + "/" + fileSocket, Net: "unixpacket"})
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrGone, err)
+		return nil, nil, dialError(err)
 	}
 	return conn, context.AfterFunc(ctx, func() { _ = conn.Close() }), nil
+}
+
+// dialError tells a shim that is gone from a connection that fails on this side, for want of descriptors say.
+func dialError(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return fmt.Errorf("cannot connect to the shim of the container: %w", err)
 }
 
 // call sends a request and waits for the answer, or until ctx ends.
@@ -198,8 +208,8 @@ func call(ctx context.Context, dir string, request *Request, fds ...int) (Respon
 	return response, nil
 }
 
-// Wait returns when the container has ended or its shim is gone, and with an error if ctx ends
-// first. The exit is the shim's word, which stands in for a record that it could not write; nil if it is gone.
+// Wait returns when the container has ended or its shim is gone, and with an error if that cannot be seen or ctx
+// ends first. The exit is the shim's word, which stands in for a record that it could not write; nil if it is gone.
 func Wait(ctx context.Context, dir string) (*Exit, error) {
 	response, err := call(ctx, dir, &Request{Op: opWait})
 	if errors.Is(err, ErrGone) {

@@ -59,6 +59,56 @@ func TestStartGivenUp(t *testing.T) {
 	}
 }
 
+// TestNoDescriptorLeft has an agent that can open nothing: what it cannot see has not ended.
+func TestNoDescriptorLeft(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := os.Create(filepath.Join(dir, fileLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	self, err := Identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := noDescriptors(t)
+	exit, waitErr := Wait(t.Context(), dir)
+	shimAlive, selfAlive, killErr := Alive(dir), self.Alive(), self.Kill(0)
+	restore()
+	if !errors.Is(waitErr, unix.EMFILE) || errors.Is(waitErr, ErrGone) {
+		t.Errorf("waiting for the end gave %v, %v", exit, waitErr)
+	}
+	if !shimAlive || !selfAlive {
+		t.Errorf("the shim is alive: %t, the process: %t", shimAlive, selfAlive)
+	}
+	if !errors.Is(killErr, unix.EMFILE) {
+		t.Errorf("a signal gave %v", killErr)
+	}
+	if _, err := Wait(t.Context(), dir); err != nil {
+		t.Errorf("without a socket: %v", err)
+	}
+}
+
+// noDescriptors keeps this process from opening anything until restore is called.
+func noDescriptors(t *testing.T) (restore func()) {
+	t.Helper()
+	limit := unix.Rlimit{}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func eventually(t *testing.T, what string, check func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !check(); {

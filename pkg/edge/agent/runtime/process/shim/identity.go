@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -82,13 +83,22 @@ func Identify(pid int) (Identity, error) {
 	return Identity{PID: pid, StartTicks: s.StartTicks, BootID: BootID()}, nil
 }
 
-// Alive tells whether exactly this process still runs. A zombie does not.
+// Alive tells whether exactly this process still runs. A zombie does not. Where that cannot be seen, it is taken
+// to run.
 func (i Identity) Alive() bool {
+	alive, err := i.look()
+	return alive || err != nil
+}
+
+func (i Identity) look() (alive bool, err error) {
 	if i.BootID != BootID() || i.PID <= 0 {
-		return false
+		return false, nil
 	}
 	s, err := ReadStat(i.PID)
-	return err == nil && s.StartTicks == i.StartTicks && s.State != 'Z' && s.State != 'X'
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	return err == nil && s.StartTicks == i.StartTicks && s.State != 'Z' && s.State != 'X', err
 }
 
 // Kill signals the process and its group, for use when the shim is gone and cannot do it. The
@@ -96,14 +106,17 @@ func (i Identity) Alive() bool {
 // another process that got the same id. It reports os.ErrProcessDone if the process has ended.
 func (i Identity) Kill(sig syscall.Signal) error {
 	pidfd, err := unix.PidfdOpen(i.PID, 0)
-	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
-		return os.ErrProcessDone
-	}
 	if err == nil {
 		defer unix.Close(pidfd)
 	}
-	if !i.Alive() {
+	alive, lookErr := i.look()
+	switch {
+	case lookErr != nil:
+		return lookErr
+	case !alive || errors.Is(err, unix.ESRCH):
 		return os.ErrProcessDone
+	case err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM):
+		return err
 	}
 	// The process leads its group (the shim starts it in a session of its own), so the group's id
 	// is not given to another process while the leader lives.
