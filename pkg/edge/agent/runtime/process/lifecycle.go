@@ -251,10 +251,12 @@ func waitEnded(ctx context.Context, c *container, patience time.Duration) (bool,
 	}
 }
 
-// signal goes through the shim, which alone can be sure of the process; without it, straight.
+// signal goes through the shim, which alone can be sure of the process; straight, if that does not work.
 func (r *Runtime) signal(ctx context.Context, c *container, sig syscall.Signal) error {
-	err := shim.Signal(ctx, c.dir, sig)
-	if errors.Is(err, shim.ErrGone) {
+	shimCtx, cancel := context.WithTimeout(ctx, r.answerPatience)
+	defer cancel()
+	err := shim.Signal(shimCtx, c.dir, sig)
+	if err != nil && ctx.Err() == nil {
 		_, started, _ := c.state()
 		err = started.Kill(sig)
 		if errors.Is(err, os.ErrProcessDone) {
@@ -286,6 +288,8 @@ func (r *Runtime) ReopenContainerLog(ctx context.Context, id string) error {
 	if state, _, _ := c.state(); state != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return status.Errorf(codes.FailedPrecondition, "container %s does not run", id)
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.answerPatience)
+	defer cancel()
 	if err := shim.ReopenLog(ctx, c.dir); err != nil {
 		return status.Errorf(codes.Internal, "cannot reopen the log of container %s: %v", id, err)
 	}

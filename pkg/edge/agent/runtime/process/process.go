@@ -51,6 +51,8 @@ type Runtime struct {
 	mountErr error
 	// patience is how long output of commands is waited for after their end.
 	patience time.Duration
+	// answerPatience is how long shims may take to answer what they can answer at once.
+	answerPatience time.Duration
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
@@ -70,7 +72,7 @@ func New(ctx context.Context, options Options) (*Runtime, error) {
 		return nil, errors.New("process: Options.StateDir is required")
 	}
 	r := &Runtime{
-		options: options, logger: klog.FromContext(ctx).WithName("process-runtime"), patience: drain.Patience,
+		options: options, logger: klog.FromContext(ctx).WithName("process-runtime"), patience: drain.Patience, answerPatience: 10 * time.Second,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -135,6 +135,43 @@ func TestShimKilled(t *testing.T) {
 	}
 }
 
+// TestShimSilent has a shim that takes connections and answers none.
+func TestShimSilent(t *testing.T) {
+	d := newDevice(t)
+	id := d.run(shell("sleep 1000"))
+	c, err := d.container(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, started, _ := c.state()
+	stat, err := shim.ReadStat(started.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(stat.PPID, syscall.SIGCONT) }()
+	err = syscall.Kill(stat.PPID, syscall.SIGSTOP)
+	if err == nil {
+		_, err = syscall.Wait4(stat.PPID, nil, syscall.WUNTRACED, nil) // until all of its threads stand still
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.answerPatience = 10 * time.Millisecond
+	if err := d.ReopenContainerLog(t.Context(), id); err == nil {
+		t.Error("its log was reopened")
+	}
+	if err := d.signal(t.Context(), c, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the process ends", func() bool { return !started.Alive() })
+	if err := syscall.Kill(stat.PPID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.exited(id); got.ExitCode != 137 {
+		t.Errorf("got %v", got)
+	}
+}
+
 // TestShimOutOfReach has shims that run and cannot be asked how their containers ended.
 func TestShimOutOfReach(t *testing.T) {
 	for name, hide := range map[string]func(socket string) error{

@@ -200,7 +200,7 @@ func call(ctx context.Context, dir string, request *Request, fds ...int) (Respon
 	files, err := receive(conn, &response)
 	closeAll(files)
 	if err != nil && ctx.Err() != nil {
-		return response, context.Cause(ctx)
+		return response, fmt.Errorf("no answer from the shim of the container: %w", context.Cause(ctx))
 	}
 	if err != nil {
 		return response, fmt.Errorf("%w: %w", ErrGone, err)

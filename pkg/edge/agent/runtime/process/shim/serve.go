@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,17 +18,25 @@ const (
 	maxAttached    = 64
 )
 
+// acceptPause is how long a shim waits after a connection that it could not accept.
+const acceptPause = 100 * time.Millisecond
+
 func (s *shim) serve(listener *net.UnixListener) {
 	slots := make(chan struct{}, maxConnections)
-	for {
+	for failed := false; ; {
 		conn, err := listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return
+		if err != nil { // no descriptor or memory is left: who waits now is served when there is again
+			if !failed {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			failed = true
+			time.Sleep(acceptPause)
+			continue
 		}
+		failed = false
 		slots <- struct{}{}
 		s.connections.Add(1)
 		go func() {
