@@ -246,16 +246,15 @@ func (s *shim) attach(conn *net.UnixConn, request *Request, fds []int) {
 	}
 	defer s.stdio.detach(client)
 	s.reply(conn, Response{})
-	fed := make(chan struct{})
+	fed, gone := make(chan struct{}), make(chan struct{})
 	if stdin != nil {
 		go func() {
 			defer close(fed)
-			s.stdio.feed(stdin)
+			s.stdio.feed(stdin, gone)
 		}()
 	} else {
 		close(fed)
 	}
-	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		s.resizes(conn)

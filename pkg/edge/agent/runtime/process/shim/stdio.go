@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,9 @@ import (
 
 // slowReader is how long an attached client may hold up the container's output before it is cut off.
 const slowReader = 10 * time.Second
+
+// inputTurn is how long a client waits at a time for a process that does not read its input.
+const inputTurn = time.Second
 
 // stdio are the standard streams of the container's main process.
 type stdio struct {
@@ -231,21 +235,45 @@ func (c *sink) close() {
 	}
 }
 
-// feed copies a client's input to the process, and closes it afterwards if that was asked for.
-func (s *stdio) feed(from io.Reader) {
+// feed copies a client's input to the process, and closes it afterwards if that was asked for. It ends with the
+// client too.
+func (s *stdio) feed(from io.Reader, gone <-chan struct{}) {
 	s.stdinMu.Lock()
 	stdin := s.stdin
 	s.stdinMu.Unlock()
 	if stdin == nil {
 		return
 	}
-	_, _ = io.Copy(stdin, from)
+	_, _ = io.Copy(&input{file: stdin, gone: gone}, from)
 	if s.spec.StdinOnce && !s.spec.TTY {
 		s.stdinMu.Lock()
 		defer s.stdinMu.Unlock()
 		if s.stdin != nil {
 			_ = s.stdin.Close()
 			s.stdin = nil
+		}
+	}
+}
+
+// input is what a client writes to. Once the client is gone, a write ends though the process reads nothing.
+type input struct {
+	file *os.File
+	gone <-chan struct{}
+}
+
+// Write waits in turns: clients share the file, with its deadline, and one that blocks would keep the others out.
+func (i *input) Write(p []byte) (n int, err error) {
+	for {
+		_ = i.file.SetWriteDeadline(time.Now().Add(inputTurn))
+		wrote, err := i.file.Write(p[n:])
+		n += wrote
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		select {
+		case <-i.gone:
+			return n, os.ErrClosed
+		default:
 		}
 	}
 }
