@@ -38,7 +38,7 @@ type container struct {
 	id          string
 	sandboxID   string
 	dir         string
-	config      *runtimeapi.ContainerConfig // without the environment
+	config      *runtimeapi.ContainerConfig // without what may hold secrets
 	createdAt   int64
 	logPath     string
 	user        *shim.User // nil: the agent's own
@@ -53,8 +53,8 @@ type container struct {
 	ended   chan struct{} // closed when exit is set
 }
 
-// containerRecord is a container on disk. The environment is left out: it may hold secrets, and the
-// shim alone needs it.
+// containerRecord is a container on disk. The environment and the command line, where $(NAME) stands for it, are
+// left out: they may hold secrets, and the shim alone needs them.
 type containerRecord struct {
 	ID          string
 	SandboxID   string
@@ -188,7 +188,7 @@ func (r *Runtime) CreateContainer(_ context.Context, sandboxID string, config *r
 	spec.ID = c.id
 	c.dir = filepath.Join(r.containersDir(), c.id)
 	c.config = proto.Clone(config).(*runtimeapi.ContainerConfig)
-	c.config.Envs = nil
+	c.config.Envs, c.config.Command, c.config.Args = nil, nil, nil
 	if err := r.register(s, c); err != nil {
 		return "", status.Errorf(codes.Internal, "%v", err)
 	}

@@ -23,6 +23,7 @@ func TestRestart(t *testing.T) {
 	d := newDevice(t)
 	config := shell("echo secret is $SECRET; trap 'exit 5' TERM; while :; do sleep 0.01; done")
 	config.Envs = []*runtimeapi.KeyValue{{Key: "SECRET", Value: []byte("s3cr3t")}}
+	config.Args = append(config.Args, "s3cr3t") // $(SECRET) in the pod
 	running := d.run(config)
 	ended := d.run(shell("exit 3"))
 	d.exited(ended)
@@ -57,8 +58,8 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if c, err := d.loadContainer(running, time.Now()); err != nil || len(c.config.Envs) != 0 {
-		t.Errorf("the record holds the environment: %v, %v", c.config.Envs, err)
+	if c, err := d.loadContainer(running, time.Now()); err != nil || strings.Contains(c.config.String(), "s3cr3t") {
+		t.Errorf("the record holds the secret: %v, %v", c.config, err)
 	}
 	if err := d.StopContainer(t.Context(), running, 30); err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ const (
 )
 
 // Spec is what a shim runs. It reaches the shim through a pipe and is never written to disk: the
-// environment may hold secrets.
+// environment and the arguments may hold secrets.
 type Spec struct {
 	ID        string
 	Args      []string
