@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func newKey(t testing.TB, fill byte) *Key {
@@ -100,6 +102,33 @@ func TestSecretFile(t *testing.T) {
 	}
 	if data, err := os.ReadFile(path + ".corrupt"); err != nil || string(data) != "short" {
 		t.Errorf("set aside: %q, %v", data, err)
+	}
+}
+
+// TestSecretFileUnread has an agent that cannot read a good secret for a while.
+func TestSecretFileUnread(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	k, _, err := LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := unix.Rlimit{}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, lost, err := LoadOrCreate(path)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EMFILE) || lost != nil {
+		t.Errorf("unread: %v, %v", lost, err)
+	}
+	again, lost, err := LoadOrCreate(path)
+	if err != nil || lost != nil || again.id != k.id {
+		t.Errorf("afterwards: %v, %v", lost, err)
 	}
 }
 

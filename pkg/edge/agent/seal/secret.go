@@ -44,15 +44,18 @@ func Load(path string) (*Key, error) {
 
 // LoadOrCreate takes the key from a file of the agent's own, which is made with a random secret and mode 0600
 // if there is none. A file that cannot be used is set aside, and what was is told by the second result:
-// what was sealed with it cannot be opened any more.
+// what was sealed with it cannot be opened any more. One that cannot be read, for whatever reason, may be good: it
+// is left alone.
 func LoadOrCreate(path string) (key *Key, lost, err error) {
 	key, err = Load(path)
+	var unread *fs.PathError
 	switch {
 	case err == nil:
 		return key, nil, nil
-	case errors.Is(err, fs.ErrPermission):
-		return nil, nil, err
-	case !errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &unread):
+		return nil, nil, fmt.Errorf("%w (what the device keeps is sealed with it; if it is removed, pods come back when the cloud sends them again)", err)
+	default:
 		lost = fmt.Errorf("%w; it was renamed to %s and replaced", err, path+".corrupt")
 		if err := os.Rename(path, path+".corrupt"); err != nil {
 			return nil, nil, errors.Join(lost, err)
