@@ -25,7 +25,7 @@ const (
 func (p *Pool) admit(c *client, namespace string, key types.NamespacedName) error {
 	err := p.permit(c, namespace, key)
 	if errors.Is(err, gateway.ErrElsewhere) {
-		return mqtt.ErrLater // the other client hears the device, too, and is the one to answer
+		return mqtt.ErrLater // the other client is the one to answer, if it hears the device, too
 	}
 	if err == nil || p.known(key) {
 		p.strangers.Remove(key)
@@ -61,11 +61,12 @@ func (p *Pool) permit(c *client, namespace string, key types.NamespacedName) err
 	defer p.mu.Unlock()
 	a := p.devices[key]
 	switch {
-	case a == nil || a.client == nil || a.client.server != c.server || a.namespace != namespace:
+	case a == nil || a.client == nil || a.namespace != namespace:
 		return fmt.Errorf("EdgeDevice %s does not exist or is not reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
 			key, namespace, c.server)
 	case a.client != c:
-		return fmt.Errorf("%w: aranya uses other credentials at the MQTT broker %s for EdgeDevice %s now", gateway.ErrElsewhere, c.server, key)
+		// It hears the same devices with other credentials, and may by another address of the same broker.
+		return fmt.Errorf("%w: EdgeDevice %s is reached by another connection of aranya to the MQTT broker %s now", gateway.ErrElsewhere, key, a.client.server)
 	}
 	return nil
 }

@@ -150,40 +150,47 @@ func TestPermits(t *testing.T) {
 	w.Eventually("its link was looked at", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.checked["ns/mine"] })
 }
 
-// Clients with different credentials hear all devices of a message namespace. A device whose Secret changes
-// goes from one to the other: it must not hear that it has no business there.
-func TestOtherCredentials(t *testing.T) {
-	w := newWorld(t, secret("ns", map[string]string{"password": "p"}))
-	w.device("ns", "moves", plain)
-	w.device("ns", "stays", plain)
-	key := types.NamespacedName{Namespace: "ns", Name: "moves"}
-	client := func() *client {
-		w.pool.mu.Lock()
-		defer w.pool.mu.Unlock()
-		if a := w.pool.devices[key]; a != nil {
-			return a.client
-		}
-		return nil
-	}
-	w.Eventually("connected", func() bool { return client() != nil })
-	former := client()
-	w.device("ns", "moves", withPassword)
-	w.Eventually("moved", func() bool { c := client(); return c != nil && c != former })
-	ns := mqtt.DefaultMessageNamespace
-	device, remote := gateway.Device{Namespace: "ns", Name: "moves", UID: "moves"}, topicAddr("broker:8883"+ns+"/ns/moves/up")
-	if err := w.pool.permitDevice(former, ns, device, remote); !errors.Is(err, gateway.ErrElsewhere) {
-		t.Errorf("its link over the former client: %v", err)
-	}
-	for range 2 { // it stays so
-		if err := w.pool.admit(former, ns, key); !errors.Is(err, mqtt.ErrLater) {
-			t.Errorf("the former client tells a device of the other one: %v", err)
-		}
-	}
-	if err := w.pool.admit(client(), ns, key); err != nil {
-		t.Errorf("the client in charge: %v", err)
-	}
-	if err := w.pool.permitDevice(client(), ns, device, remote); err != nil {
-		t.Error(err)
+// Clients with different credentials hear all devices of a message namespace, as do those that reach one broker by
+// different addresses. A device that goes from one to the other must not hear that it has no business there.
+func TestOtherClientOfTheBroker(t *testing.T) {
+	for what, change := range map[string]func(*aranya.MQTTConfig){
+		"other credentials": withPassword,
+		"another address":   func(c *aranya.MQTTConfig) { c.Server = "10.0.0.9:8883" },
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, secret("ns", map[string]string{"password": "p"}))
+			w.device("ns", "moves", plain)
+			w.device("ns", "stays", plain)
+			key := types.NamespacedName{Namespace: "ns", Name: "moves"}
+			client := func() *client {
+				w.pool.mu.Lock()
+				defer w.pool.mu.Unlock()
+				if a := w.pool.devices[key]; a != nil {
+					return a.client
+				}
+				return nil
+			}
+			w.Eventually("connected", func() bool { return client() != nil })
+			former := client()
+			w.device("ns", "moves", change)
+			w.Eventually("moved", func() bool { c := client(); return c != nil && c != former })
+			now, ns := client(), mqtt.DefaultMessageNamespace
+			device := gateway.Device{Namespace: "ns", Name: "moves", UID: "moves"}
+			if err := w.pool.permitDevice(former, ns, device, topicAddr(former.server+ns+"/ns/moves/up")); !errors.Is(err, gateway.ErrElsewhere) {
+				t.Errorf("its link over the former client: %v", err)
+			}
+			for range 2 { // it stays so
+				if err := w.pool.admit(former, ns, key); !errors.Is(err, mqtt.ErrLater) {
+					t.Errorf("the former client tells a device of the other one: %v", err)
+				}
+			}
+			if err := w.pool.admit(now, ns, key); err != nil {
+				t.Errorf("the client in charge: %v", err)
+			}
+			if err := w.pool.permitDevice(now, ns, device, topicAddr(now.server+ns+"/ns/moves/up")); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
