@@ -61,9 +61,11 @@ func (p *Pool) permit(c *client, namespace string, key types.NamespacedName) err
 	defer p.mu.Unlock()
 	a := p.devices[key]
 	switch {
-	case a == nil || a.client == nil || a.namespace != namespace:
-		return fmt.Errorf("EdgeDevice %s does not exist or is not reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
+	case a == nil || a.namespace != namespace:
+		return fmt.Errorf("no EdgeDevice %s is reached through the topics %s/... of the MQTT broker %s: see its spec.connectivity",
 			key, namespace, c.server)
+	case a.client == nil:
+		return fmt.Errorf("aranya cannot use the MQTT broker of EdgeDevice %s: %s", key, a.problem.Message)
 	case a.client != c:
 		// It hears the same devices with other credentials, and may by another address of the same broker.
 		return fmt.Errorf("%w: EdgeDevice %s is reached by another connection of aranya to the MQTT broker %s now", gateway.ErrElsewhere, key, a.client.server)

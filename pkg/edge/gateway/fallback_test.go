@@ -3,13 +3,18 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/stream"
 )
@@ -18,15 +23,21 @@ import (
 type chooser struct {
 	up, preferred atomic.Bool
 	proven        atomic.Int32
+	disproven     atomic.Int32
 	dialled       atomic.Int32 // by Better
 	address       string
+	other         string // that is dialled once address is disproven
 }
 
 func (c *chooser) Dial(ctx context.Context, _ string) (*link.Conn, error) {
+	if c.disproven.Load() > 0 {
+		return link.TCP{}.Dial(ctx, c.other)
+	}
 	return link.TCP{}.Dial(ctx, c.address)
 }
 
-func (c *chooser) Proven() { c.proven.Add(1) }
+func (c *chooser) Proven()    { c.proven.Add(1) }
+func (c *chooser) Disproven() { c.disproven.Add(1) }
 
 func (c *chooser) Better() link.Dialer {
 	if c.preferred.Load() {
@@ -92,6 +103,36 @@ func TestProbe(t *testing.T) {
 		t.Errorf("the link is not the better one, or was proven %d times", c.proven.Load())
 	}
 	d.stop()
+}
+
+// TestNextLink: a device that may not use its link any more, because its EdgeDevice names another broker, is not sent
+// away for long, but takes its next link at once.
+func TestNextLink(t *testing.T) {
+	w := newWorld(t)
+	var forbidden atomic.Bool
+	address, stop := w.serve(t, func(gateway.Device, net.Addr) error {
+		if forbidden.Load() {
+			return errors.New("not by this broker")
+		}
+		return nil
+	})
+	defer stop()
+	d := w.directory.put("d", "1")
+	c := &chooser{address: address, other: w.address}
+	c.preferred.Store(true)
+	dev := w.run(t, w.enrol(t, d), func(_ *device, config *uplink.Config) {
+		config.Dialer, config.MaxBackoff = c, time.Hour // which begins the pause of a device that is not welcome
+	})
+	w.handler.next(t, "started")
+	forbidden.Store(true)
+	w.DeviceChanged(d.Namespace, d.Name)
+	if r := w.handler.next(t, "ended").reason; status.Code(r) != codes.NotFound {
+		t.Errorf("ended because of %v", r)
+	}
+	if m := w.handler.next(t, "started").s.Info().Method; m != link.MethodGRPC || c.disproven.Load() != 1 {
+		t.Errorf("connected by %s; the first link was disproven %d times", m, c.disproven.Load())
+	}
+	dev.stop()
 }
 
 func waitResult(t *testing.T, st *stream.Stream) {

@@ -17,7 +17,7 @@ var ErrElsewhere = errors.New("connect again")
 
 // Permit says whether a device may use a connection, given its remote address. It is asked when the
 // device connects or enrols, and again whenever its EdgeDevice changes, so it must be quick. The error
-// is told to the person at the device. It may be called concurrently.
+// is told to the person at the device, which tries its next link. It may be called concurrently.
 type Permit func(device Device, remote net.Addr) error
 
 // Serve takes the connections of devices from one more listener, which it closes, until ctx ends, the
@@ -55,5 +55,6 @@ func (c *deviceConn) permits(device Device) error {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	refused.WithLabelValues(refusedLink).Inc()
-	return status.Error(codes.PermissionDenied, err.Error())
+	// The device is welcome, which has been decided before, but not here.
+	return status.Error(codes.NotFound, err.Error())
 }

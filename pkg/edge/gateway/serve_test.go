@@ -86,13 +86,13 @@ func TestServeRefuses(t *testing.T) {
 	}
 	dir := t.TempDir()
 	err = joinAndLeave(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: dir})
-	wantCode(t, err, codes.PermissionDenied, "not by this broker")
+	wantCode(t, err, codes.NotFound, "not by this broker")
 	if err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: w.address, Token: token, StateDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	// nor connecting.
 	w.address = address
-	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "not by this broker")
+	wantCode(t, w.connectError(t, dir), codes.NotFound, "not by this broker")
 	// Who has but to connect again is not sent away for long.
 	elsewhere, stop := w.serve(t, func(gateway.Device, net.Addr) error { return fmt.Errorf("%w: another password", gateway.ErrElsewhere) })
 	defer stop()

@@ -92,6 +92,13 @@ func (l *Links) Proven() {
 	l.proven = true
 }
 
+// Disproven says that the link that was dialled last does not work, though it may have before. The next one is tried.
+func (l *Links) Disproven() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proven = false
+}
+
 // Better returns a dialer of the links that come before the one in use, nil if there are none.
 func (l *Links) Better() link.Dialer {
 	l.mu.Lock()

@@ -105,6 +105,12 @@ func TestFallback(t *testing.T) {
 	if all[0].dials != 2 || all[2].dials != 1 {
 		t.Errorf("dialled %d and %d times", all[0].dials, all[2].dials)
 	}
+	// Until the server does not take the device that way any more.
+	l.Proven()
+	l.Disproven()
+	if err := dial(t, l); err == nil || all[2].dials != 2 {
+		t.Errorf("the third link was dialled %d times: %v", all[2].dials, err)
+	}
 }
 
 func TestBetter(t *testing.T) {

@@ -15,6 +15,8 @@ type Chooser interface {
 	link.Dialer
 	// Proven says that the connection that was dialled last serves.
 	Proven()
+	// Disproven says that the server does not take the device over that connection. Another transport is dialled next.
+	Disproven()
 	// Better returns a dialer of the transports that are preferred to the one in use, or nil.
 	Better() link.Dialer
 	// Prefer says that what Better returned has made a connection that would serve. It is dialled next.

@@ -176,7 +176,10 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		kind := refusalOf(err)
 		pause := retry.next(kind)
-		if kind != notRefused {
+		if chooser, ok := c.config.Dialer.(Chooser); ok && kind == wrongLink {
+			chooser.Disproven()
+		}
+		if kind.isForDevice() {
 			logger.Error(err, "The server refuses this device", "server", c.config.Server, "edgeDevice", c.Device().String(), "retryIn", pause)
 		} else {
 			logger.Info("The link is down", "server", c.config.Server, "reason", err.Error(), "retryIn", pause)
@@ -221,7 +224,12 @@ const (
 	refused
 	// unwanted says that it is of no use for this identity: the EdgeDevice was deleted, usually.
 	unwanted
+	// wrongLink says that it is of no use by this link.
+	wrongLink
 )
+
+// isForDevice says whether it is the device that the server does not want, whichever link it takes.
+func (r refusal) isForDevice() bool { return r == refused || r == unwanted }
 
 func refusalOf(err error) refusal {
 	switch status.Code(err) {
@@ -229,6 +237,8 @@ func refusalOf(err error) refusal {
 		return unwanted
 	case codes.Unauthenticated, codes.Aborted:
 		return refused
+	case codes.NotFound:
+		return wrongLink
 	default:
 		return notRefused
 	}

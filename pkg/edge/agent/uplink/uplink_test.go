@@ -54,7 +54,7 @@ func TestBackoff(t *testing.T) {
 
 func TestRefusalOf(t *testing.T) {
 	for code, want := range map[codes.Code]refusal{
-		codes.PermissionDenied: unwanted, codes.Unauthenticated: refused, codes.Aborted: refused,
+		codes.PermissionDenied: unwanted, codes.Unauthenticated: refused, codes.Aborted: refused, codes.NotFound: wrongLink,
 		codes.Unavailable: notRefused, codes.Canceled: notRefused, codes.Internal: notRefused,
 	} {
 		if err := fmt.Errorf("wrapped: %w", plain(status.Error(code, "x"))); refusalOf(err) != want {
