@@ -44,6 +44,7 @@ type pingState struct {
 	id       uint64
 	sent     time.Time // of ping id, or of what was asked after it
 	waiting  bool      // for a sign of life since sent
+	asked    time.Time // for a stream, the first time that the device was since it was heard of
 	answered bool      // ping id was, or nobody waits for it any more
 	reminded time.Time
 }
@@ -211,6 +212,9 @@ func (p *pingState) check(now time.Time, interval, timeout time.Duration, conn *
 	}
 	quiet := earlier(read, write)
 	due := earlier(quiet.Add(interval), p.sent.Add(usageIntervals*interval))
+	if p.asked.After(read) {
+		due = earlier(due, p.asked.Add(timeout))
+	}
 	if !due.After(now) {
 		return now.Add(timeout), p.ping(now), nil
 	}
@@ -229,6 +233,16 @@ func (p *pingState) await(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent, p.waiting, p.answered = now, true, true
+}
+
+// expect has a device be probed soon, however rare its heartbeats are, unless it is heard of: it was asked for a stream.
+func (s *session) expect(asked time.Time) {
+	s.pings.mu.Lock()
+	if !s.pings.asked.After(s.conn.Load().LastRead()) {
+		s.pings.asked = asked
+	}
+	s.pings.mu.Unlock()
+	s.gateway.pinger.soon(s, asked.Add(s.gateway.config.PingTimeout))
 }
 
 // ping is the next ping, for which the session waits from now on. It is called with mu held.

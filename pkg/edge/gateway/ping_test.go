@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,6 +122,45 @@ func TestHeartbeat(t *testing.T) {
 				}
 				if s.sent < c.pings || s.sent > c.pings+3 && c.pings < 3 {
 					t.Errorf("%d pings, expected about %d", s.sent, c.pings)
+				}
+			})
+		})
+	}
+}
+
+// A device that was asked for a stream and is not heard of is probed soon, even if its heartbeats are rare.
+func TestSilentWhenAsked(t *testing.T) {
+	for name, heard := range map[string]bool{"silent": false, "heard of": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newChecked(t, link.MethodMQTT)
+				g := s.gateway
+				g.config.MaxStreams = 1
+				g.pending.init()
+				var dead atomic.Bool
+				var pings atomic.Int32
+				s.out.spawn = g.work.Go
+				s.out.send = func(m *edgeapi.ServerMessage) error {
+					if ping := m.GetPing(); ping != nil {
+						pings.Add(1)
+					}
+					if !dead.Load() {
+						time.Sleep(time.Millisecond)
+						_, _ = s.conn.Load().Read(make([]byte, 1))
+					}
+					return nil
+				}
+				go g.pinger.run(t.Context())
+				g.pinger.add(s.session, 30*time.Minute)
+				time.Sleep(time.Minute)
+				before := pings.Load()
+				dead.Store(!heard)
+				_, err := s.OpenStream(t.Context(), &edgeapi.OpenStream{})
+				if over := s.isOver(); err == nil || over == heard {
+					t.Errorf("the session is over: %t; opening the stream: %v", over, err)
+				}
+				if sent := pings.Load() - before; (sent == 0) != heard {
+					t.Errorf("%d pings", sent)
 				}
 			})
 		})

@@ -116,6 +116,7 @@ func (s *session) openStream(ctx context.Context, req *edgeapi.OpenStream) (*str
 // await asks the device to open a stream and waits for it.
 func (s *session) await(ctx context.Context, req *edgeapi.OpenStream, pending *pendingStream) (*stream.Stream, error) {
 	msg := &edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_OpenStream{OpenStream: req}}
+	asked := time.Now()
 	switch err := s.out.put(msg, true); {
 	case errors.Is(err, ErrClosed):
 		return nil, NewOfflineError(s.device)
@@ -124,6 +125,7 @@ func (s *session) await(ctx context.Context, req *edgeapi.OpenStream, pending *p
 	case err != nil:
 		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("EdgeDevice %s does not keep up with what it was sent; try again", s.device), 1)
 	}
+	s.expect(asked)
 	timer := time.NewTimer(openTime)
 	defer timer.Stop()
 	select {
