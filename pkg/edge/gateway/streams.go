@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -102,7 +103,7 @@ func (s *session) openStream(ctx context.Context, req *edgeapi.OpenStream) (*str
 	case err != nil && ctx.Err() != nil:
 		err = ctx.Err()
 	case err != nil:
-		err = apierrors.NewServiceUnavailable(fmt.Sprintf("the link of EdgeDevice %s broke before it had begun: %v", s.device, err))
+		err = apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: the session was cut off before it had begun: %v", s.device, err))
 	case result.GetReason() != "":
 		err = resultError(s.device, result)
 	}
@@ -190,7 +191,7 @@ func (g *Gateway) Stream(call grpc.BidiStreamingServer[edgeapi.StreamFrame, edge
 	s := pending.session
 	defer s.freeStream()
 	traffic.SetKind(call.Context(), pending.kind)
-	st := stream.NewServer(call, abortFrom(call.Context()))
+	st := stream.NewServer(servedCall{call, s}, abortFrom(call.Context()))
 	s.hold(st)
 	defer s.letGo(st)
 	pending.arrived <- st
@@ -212,7 +213,7 @@ func (s *session) hold(st *stream.Stream) {
 	s.open[st] = struct{}{}
 	select {
 	case <-s.done: // just now
-		st.Close()
+		st.CloseWith(s.cutOff(nil))
 	default:
 	}
 }
@@ -230,8 +231,38 @@ func (s *session) cutStreams() {
 	s.openMu.Lock()
 	defer s.openMu.Unlock()
 	for st := range s.open {
-		st.Close()
+		st.CloseWith(s.cutOff(nil))
 	}
+}
+
+// servedCall is the call of a stream. Its errors say why the device is lost, for which gRPC has no words.
+type servedCall struct {
+	stream.Call
+	session *session
+}
+
+// Recv implements stream.Call.
+func (c servedCall) Recv() (*edgeapi.StreamFrame, error) {
+	frame, err := c.Call.Recv()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = c.session.cutOff(err)
+	}
+	return frame, err
+}
+
+// cutOff says why a stream ends before its time, for the error of its call. The session may not know yet that its link
+// is broken.
+func (s *session) cutOff(err error) error {
+	conn := s.conn.Load()
+	switch {
+	case s.isOver():
+		err = s.reason
+	case conn.Failure() != nil, conn.Ended():
+		err = s.broken(err)
+	case status.Code(err) == codes.Canceled:
+		return errors.New("the device ended it, as when its agent stops")
+	}
+	return errors.New(status.Convert(err).Message())
 }
 
 type abortKey struct{}

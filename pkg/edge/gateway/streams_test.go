@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -176,6 +178,44 @@ func TestStreamEndsWithLink(t *testing.T) {
 	}
 	if _, err := s.OpenStream(t.Context(), execRequest("x")); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("OpenStream on a session that is over: %v", err)
+	}
+}
+
+// Whoever uses a stream that is cut off with its link is told why, in words.
+func TestStreamCutOff(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cut  func(*world, *device, *countingDialer, gateway.Device)
+		want string
+	}{
+		"by the server": {
+			func(w *world, _ *device, _ *countingDialer, d gateway.Device) {
+				w.Disconnect(d, status.Error(codes.Unavailable, "it is time"))
+			}, "it is time",
+		},
+		"the network": {
+			func(_ *world, _ *device, network *countingDialer, _ gateway.Device) { network.cut() }, "the link broke: the connection was closed",
+		},
+		"by the agent, which stops": {
+			func(_ *world, d *device, _ *countingDialer, _ gateway.Device) { d.stop() }, "the device ",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			network := &countingDialer{}
+			d, s := connectedWith(t, w, func(ctx context.Context, _ *edgeapi.OpenStream, s *stream.Stream) {
+				_ = s.Ready()
+				<-ctx.Done()
+			}, func(_ *device, c *uplink.Config) { c.Dialer = network })
+			st, err := s.OpenStream(t.Context(), execRequest("x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			tt.cut(w, d, network, s.Device())
+			if _, err := st.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "rpc error") {
+				t.Errorf("the stream ended with: %v", err)
+			}
+		})
 	}
 }
 

@@ -18,7 +18,7 @@ func (s *Stream) receive() {
 	case s.result != nil:
 		err = nil
 	case s.isClosed():
-		err = ErrClosed
+		err = s.closeErr
 	case errors.Is(err, io.EOF) && s.device && s.Finished():
 		err = nil // the server ended the call after the result: all has arrived
 	case errors.Is(err, io.EOF):
@@ -219,7 +219,7 @@ func (r *reader) fill() error {
 	case <-r.discard:
 		return io.ErrClosedPipe
 	case <-r.stream.closed:
-		return ErrClosed
+		return r.stream.closeErr
 	case data, ok := <-r.frames:
 		return r.take(data, ok)
 	}
@@ -237,7 +237,7 @@ func (r *reader) poll() (some bool, err error) {
 	}
 	select {
 	case <-r.stream.closed:
-		return false, ErrClosed
+		return false, r.stream.closeErr
 	case data, ok := <-r.frames:
 		return ok, r.take(data, ok)
 	default:

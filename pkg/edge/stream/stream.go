@@ -69,6 +69,7 @@ type Stream struct {
 
 	closed    chan struct{} // closed by Close
 	closeOnce sync.Once
+	closeErr  error // set before closed is closed
 
 	gone     chan struct{} // closed once sending has shown that the call is over
 	goneOnce sync.Once
@@ -225,15 +226,19 @@ func (s *Stream) Done() <-chan struct{} { return s.over }
 
 // Close ends the stream at once, from either end, without a result. It does nothing to a stream that
 // is over, of which the rest can still be read, but must be called for every stream.
-func (s *Stream) Close() {
+func (s *Stream) Close() { s.CloseWith(ErrClosed) }
+
+// CloseWith is Close for a reason, which whoever uses the stream is told.
+func (s *Stream) CloseWith(reason error) {
 	select {
 	case <-s.over:
 		return
 	default:
 	}
 	s.closeOnce.Do(func() {
+		s.closeErr = reason
 		close(s.closed)
-		s.cancel(ErrClosed)
+		s.cancel(reason)
 		if s.abort != nil {
 			s.abort()
 		}
@@ -244,8 +249,8 @@ func (s *Stream) Close() {
 // right after it, which ends the call.
 func (s *Stream) Serve() { s.receive() }
 
-// Left says whether this end closed the stream before the other had ended it.
-func (s *Stream) Left() bool { return s.isClosed() }
+// Left says whether the user of this end closed the stream before the other had ended it.
+func (s *Stream) Left() bool { return s.isClosed() && errors.Is(s.closeErr, ErrClosed) }
 
 func (s *Stream) send(f *edgeapi.StreamFrame) error {
 	s.sendMu.Lock()
@@ -265,7 +270,7 @@ func (s *Stream) sendAny(f *edgeapi.StreamFrame) error {
 	case <-s.over:
 		return s.overErr()
 	case <-s.closed:
-		return ErrClosed
+		return s.closeErr
 	default:
 	}
 	if err := s.call.Send(f); err != nil {
@@ -299,7 +304,7 @@ func (s *Stream) overErr() error {
 	select {
 	case <-s.over:
 	case <-s.closed:
-		return ErrClosed
+		return s.closeErr
 	}
 	if s.err != nil {
 		return s.err

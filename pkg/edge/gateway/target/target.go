@@ -42,5 +42,5 @@ func open(ctx context.Context, session gateway.Session, req *edgeapi.OpenStream)
 
 // broken is the API status for a stream that ended without a result.
 func broken(session gateway.Session, err error) error {
-	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: the stream broke: %v", session.Device(), err))
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: the session was cut off: %v", session.Device(), err))
 }
