@@ -2,8 +2,10 @@ package edgedevice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -119,5 +121,20 @@ func (s *logStreamer) InputStream(ctx context.Context, _, _ string) (io.ReadClos
 	if err != nil {
 		return nil, false, "", err
 	}
-	return r, s.request.GetFollow(), "text/plain", nil
+	return &logReader{r}, s.request.GetFollow(), "text/plain", nil
+}
+
+// logReader has the response to a log that could not be read to its end be aborted. The generic server drops the
+// error: to the client, the log would be complete.
+type logReader struct{ io.ReadCloser }
+
+// WriteTo implements io.WriterTo, which the handler of the request calls, for which alone panicking is safe. To a
+// WebSocket, the server reads.
+func (r *logReader) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, r.ReadCloser)
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
 }

@@ -149,6 +149,21 @@ func TestFollowLogEndsWithItsClient(t *testing.T) {
 	waitForNoStreams(t, a)
 }
 
+// A log that was cut off does not look complete to its client.
+func TestLogCutOff(t *testing.T) {
+	a := newAPI(t, map[string]may{"admin": {"*"}})
+	response := a.request(t, plainGET, "admin", a.url("online", "log", "follow=true"), "")
+	defer response.Body.Close()
+	if _, err := response.Body.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	a.session.Close(errors.New("the link is lost"))
+	if _, err := io.Copy(io.Discard, response.Body); err == nil {
+		t.Error("the log ended without an error")
+	}
+	waitForNoStreams(t, a)
+}
+
 // waitForNoStreams waits until the device has noticed that the streams to it have ended.
 func waitForNoStreams(t *testing.T, a *api) {
 	t.Helper()
