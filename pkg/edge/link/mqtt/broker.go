@@ -287,7 +287,9 @@ func (b *Broker) open(topic string, f *frame) {
 // refuse tells a device why it gets no connection.
 func (b *Broker) refuse(down string, device uint64, err error) {
 	b.client.counters.refused.Add(1)
-	b.answer(down, resetFrame(connID{device: device}, err.Error()))
+	for _, f := range refusal(device, err.Error()) {
+		b.answer(down, f)
+	}
 }
 
 // letIn makes the connection of a device whose turn it is.

@@ -44,8 +44,9 @@ const (
 const (
 	// headerRoom is the most that a header takes.
 	headerRoom = 2 + 8 + 8 + 3*binary.MaxVarintLen64
-	// maxReason limits the text of a reset, in bytes.
-	maxReason = 128
+	// maxReason limits the text of a reset, in bytes. Older versions take no more than shortReason.
+	maxReason   = 1024
+	shortReason = 128
 )
 
 // connID names a connection. The high half of server is the same for all servers of one name.
@@ -170,10 +171,22 @@ func (f *frame) reason() string {
 	}, string(f.data))
 }
 
-// resetFrame ends a connection.
-func resetFrame(id connID, reason string) *frame {
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "")
+// resetFrame ends a connection, with a reason that every version takes.
+func resetFrame(id connID, reason string) *frame { return resetWith(id, reason, shortReason) }
+
+// refusal says that a device gets no connection. What is too long for older versions comes first, and is ignored by
+// them: what counts is the first answer that a device understands.
+func refusal(device uint64, reason string) []*frame {
+	id, short := connID{device: device}, resetFrame(connID{device: device}, reason)
+	if len(reason) <= shortReason {
+		return []*frame{short}
+	}
+	return []*frame{resetWith(id, reason, maxReason), short}
+}
+
+func resetWith(id connID, reason string, limit int) *frame {
+	if len(reason) > limit {
+		reason = strings.ToValidUTF8(reason[:limit], "")
 	}
 	return &frame{kind: frameReset, id: id, data: []byte(reason)}
 }

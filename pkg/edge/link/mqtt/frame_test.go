@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,9 +78,25 @@ func TestFramesRefused(t *testing.T) {
 }
 
 func TestReasons(t *testing.T) {
-	f := resetFrame(connID{}, strings.Repeat("ü", maxReason))
-	if len(f.data) > maxReason || strings.Contains(f.reason(), "?") {
+	f := resetFrame(connID{}, strings.Repeat("ü", shortReason))
+	if len(f.data) > shortReason || strings.Contains(f.reason(), "?") {
 		t.Errorf("%d bytes: %s", len(f.data), f.reason())
+	}
+	// Older devices understand a refusal, too, and others all of it.
+	for size, want := range map[int][]int{
+		1: {1}, shortReason: {shortReason}, shortReason + 1: {shortReason + 1, shortReason}, maxReason + 1: {maxReason, shortReason},
+	} {
+		var got []int
+		for _, f := range refusal(7, strings.Repeat("x", size)) {
+			read, err := decodeFrame(f.appendTo(nil))
+			if err != nil || read.id.device != 7 {
+				t.Errorf("a reason of %d bytes: %+v, %v", size, read, err)
+			}
+			got = append(got, len(read.data))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("a reason of %d bytes is told in frames of %v, expected %v", size, got, want)
+		}
 	}
 	if got := (&frame{data: []byte("a\x1b[31m\nb\xff")}).reason(); got != "a?[31m?b?" {
 		t.Errorf("%q", got)

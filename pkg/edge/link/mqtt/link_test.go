@@ -229,9 +229,12 @@ func TestAdmittedLater(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	m := brokertest.Start(t, "")
 	_, _ = serve(t, BrokerConfig{Server: m.Address}, ListenOptions{
-		Admit: func(namespace, name string) error { return fmt.Errorf("there is no EdgeDevice %s/%s", namespace, name) },
+		Admit: func(namespace, name string) error {
+			return fmt.Errorf("there is no EdgeDevice %s/%s%s: see its spec", namespace, name, strings.Repeat(" at all", 20))
+		},
 	})
-	if _, err := dialer(m.Address, "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "there is no EdgeDevice default/a") {
+	if _, err := dialer(m.Address, "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "there is no EdgeDevice default/a") ||
+		!strings.Contains(err.Error(), "see its spec") {
 		t.Errorf("not admitted: %v", err)
 	}
 	nobody := dialer(m.Address, "a")

@@ -28,7 +28,7 @@ const (
 // ListenOptions are optional.
 type ListenOptions struct {
 	// Admit is asked for each connection that a device opens. Its error is told to the device (the first
-	// 128 bytes), and the connection is not made. With ErrLater the device is told nothing, and asks again.
+	// KiB), and the connection is not made. With ErrLater the device is told nothing, and asks again.
 	// It must be quick: all devices of the broker wait.
 	Admit func(namespace, name string) error
 	// Devices is how many there may be: they are asked not to come all at once.
