@@ -166,8 +166,10 @@ func (d *device) giveUp(sent token, waits bool, err error) error {
 	if waits {
 		return fmt.Errorf("aranya is at the MQTT broker %s, but did not let this device in, because many others connect: %w", d.way.client.server, err)
 	}
+	messageNamespace, namespace, name, _ := splitUpTopic(d.topic)
 	return fmt.Errorf("nobody answers at the MQTT broker %s on the topic %q: either aranya is not connected to this broker, "+
-		"or no EdgeDevice %s names it, or the broker's ACL forbids the topic: %w", d.way.client.server, d.topic, d.remote, err)
+		"or no EdgeDevice %s/%s names it with the messageNamespace %q, or the broker's ACL forbids the topic: %w",
+		d.way.client.server, d.topic, namespace, name, messageNamespace, err)
 }
 
 // isLost says whether the connection to the broker is over.

@@ -239,7 +239,8 @@ func TestRefusals(t *testing.T) {
 	}
 	nobody := dialer(m.Address, "a")
 	nobody.MessageNamespace = "/elsewhere"
-	if _, err := withTimeout(t, nobody, 300*time.Millisecond); err == nil || !strings.Contains(err.Error(), "nobody answers") {
+	if _, err := withTimeout(t, nobody, 300*time.Millisecond); err == nil || !strings.Contains(err.Error(), "nobody answers") ||
+		!strings.Contains(err.Error(), `no EdgeDevice default/a names it with the messageNamespace "/elsewhere"`) {
 		t.Errorf("nobody there: %v", err)
 	}
 	if _, err := dialer(brokertest.FreeAddress(t), "a").Dial(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "connection refused") {
