@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/url"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -79,7 +81,7 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 			case <-cl.done:
 			}
 		}).
-		SetConnectionLostHandler(func(_ paho.Client, err error) { cl.end(err) }).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { cl.end(explainLost(err, c.ClientID)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
 			conn, err := dialBroker(ctx, c)
 			if err != nil {
@@ -131,6 +133,18 @@ func explainConnect(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op
+	}
+	return err
+}
+
+// explainLost says why a broker may have ended a connection, for which MQTT 3.1.1 has no words.
+func explainLost(err error, clientID string) error {
+	perhaps := fmt.Sprintf("perhaps because it stops, another client uses the client ID %q, or a message was larger than it allows: see its log", clientID)
+	switch {
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("the broker closed the connection, %s", perhaps)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // there was something that it did not read
+		return fmt.Errorf("%w; if it was the broker, %s", err, perhaps)
 	}
 	return err
 }

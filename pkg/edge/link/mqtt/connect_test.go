@@ -32,6 +32,38 @@ func TestConnectGivenUp(t *testing.T) {
 	}
 }
 
+// Why a broker closes a connection is in its log only: the error tells what to look for.
+func TestBrokerClosesTheConnection(t *testing.T) {
+	m := brokertest.Start(t, "max_packet_size 1000")
+	config, err := BrokerConfig{Server: m.Address, ClientID: "mine"}.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, provoke := range map[string]func(*client){
+		"another client takes its ID": func(*client) {
+			other, err := connect(t.Context(), config, Will{Topic: "gone"}, func(paho.Message) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(other.disconnect)
+		},
+		"a message is too large": func(cl *client) { cl.publish("topic", make([]byte, 2000)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cl, err := connect(t.Context(), config, Will{Topic: "gone"}, func(paho.Message) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.disconnect()
+			provoke(cl)
+			<-cl.done
+			if err := cl.lost().Error(); !strings.Contains(err, `client ID "mine"`) || !strings.Contains(err, "larger than it allows") {
+				t.Errorf("the connection was lost: %s", err)
+			}
+		})
+	}
+}
+
 // An error of the network during the handshake tells of it: the broker may speak no TLS.
 func TestHandshakeFails(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
