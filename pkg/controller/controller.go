@@ -156,7 +156,7 @@ func (c *Controllers) build() (err error) {
 		return err
 	}
 	if c.broker, err = broker.New(ctx, broker.Config{
-		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Clock: c.config.Clock, Replica: c.config.Replica,
+		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Clock: c.config.Clock,
 		Changed: func(key types.NamespacedName) { c.device.BrokerChanged(key) },
 	}); err != nil {
 		return err

@@ -32,7 +32,7 @@ func (p *Pool) clientFor(s *settings) (*client, error) {
 	if c := p.clients[id]; c != nil {
 		return c, nil
 	}
-	config, err := s.broker(p.config.Replica)
+	config, err := s.broker(p.gateway.Name())
 	if err != nil {
 		return nil, err
 	}

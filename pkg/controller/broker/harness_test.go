@@ -114,6 +114,8 @@ func (w *world) Serve(ctx context.Context, l net.Listener, _ gateway.Permit) err
 	}
 }
 
+func (w *world) Name() string { return "gateway" }
+
 func (w *world) DeviceChanged(namespace, name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -161,7 +163,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	}
 	var err error
 	if w.pool, err = New(w.Ctx, Config{
-		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Replica: "r", Changed: w.count,
+		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Changed: w.count,
 	}); err != nil {
 		t.Fatal(err)
 	}

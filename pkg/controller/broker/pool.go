@@ -57,6 +57,9 @@ type State struct {
 
 // Gateway is what the pool needs of the gateway.
 type Gateway interface {
+	// Name tells the gateway from all others, those of other clusters at the same broker included. It is the same after
+	// a restart.
+	Name() string
 	// Serve takes connections of devices from a listener until ctx ends.
 	Serve(ctx context.Context, l net.Listener, permit gateway.Permit) error
 	// DeviceChanged looks at the link of a device again.
@@ -69,8 +72,6 @@ type Config struct {
 	Devices cache.SharedIndexInformer
 	Lister  aranyalisters.EdgeDeviceLister
 	Clock   clock.WithTicker
-	// Replica is the name of this replica.
-	Replica string
 	// Changed is called when the State of a device has changed. It must be quick.
 	Changed func(key types.NamespacedName)
 }

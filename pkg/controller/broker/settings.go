@@ -159,9 +159,9 @@ func (s *settings) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// broker returns the configuration of a client. The replica tells this server from others, and the settings, as
-// far as they are no secret, this client from others of the replica, which hear the same devices.
-func (s *settings) broker(replica string) (mqtt.BrokerConfig, error) {
+// broker returns the configuration of a client. The name of the gateway tells this server from others, and the settings,
+// as far as they are no secret, this client from others of the gateway, which hear the same devices.
+func (s *settings) broker(gateway string) (mqtt.BrokerConfig, error) {
 	config, err := s.tls()
 	if err != nil {
 		return mqtt.BrokerConfig{}, err
@@ -169,12 +169,12 @@ func (s *settings) broker(replica string) (mqtt.BrokerConfig, error) {
 	c := mqtt.BrokerConfig{
 		Server: s.Server, Transport: s.Transport, TLS: config, Username: s.Username, Password: s.Password,
 		ClientID: s.ClientID, PersistentSession: s.Persistent, KeepAlive: time.Duration(s.KeepAlive) * time.Second,
-		Instance: replica + "\x00" + s.public(),
+		Instance: gateway + "\x00" + s.public(),
 	}
 	if c.ClientID == "" {
 		// The same after a restart, so that the broker ends what is left of the former connection. At
 		// most 23 letters and digits are safe with every broker.
-		sum := sha256.Sum256([]byte(replica + "\x00" + s.id()))
+		sum := sha256.Sum256([]byte(gateway + "\x00" + s.id()))
 		c.ClientID = "aranya" + hex.EncodeToString(sum[:8])
 	}
 	if s.Will != nil {

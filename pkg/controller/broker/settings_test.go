@@ -14,6 +14,10 @@ func TestInstanceTellsNoSecret(t *testing.T) {
 	if a.Instance != b.Instance || a.ClientID == b.ClientID {
 		t.Errorf("instances %q and %q, client ids %s and %s", a.Instance, b.Instance, a.ClientID, b.ClientID)
 	}
+	// Nor does that of another cluster at the broker evict this one.
+	if c, err := one.broker("replica-1 of another cluster"); err != nil || c.ClientID == a.ClientID || c.Instance == a.Instance {
+		t.Errorf("another gateway has the client id %s and the instance %q, error %v", c.ClientID, c.Instance, err)
+	}
 	another := *one
 	another.Username = "v"
 	if c, err := another.broker("replica-1"); err != nil || c.Instance == a.Instance {

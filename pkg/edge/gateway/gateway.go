@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -262,6 +263,11 @@ func (g *Gateway) Disconnect(device Device, reason error) {
 	if s := g.registry.get(device.Namespace, device.Name); s != nil && s.Device().UID == device.UID {
 		s.Close(reason)
 	}
+}
+
+// Name tells this gateway from all others, whatever the cluster: replicas of one name have other device CAs there.
+func (g *Gateway) Name() string {
+	return hex.EncodeToString(g.config.Authority.hash[:]) + "/" + g.config.Replica
 }
 
 // DeviceChanged is to be called, by an informer's event handler, whenever an EdgeDevice was added,

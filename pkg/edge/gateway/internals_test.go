@@ -235,6 +235,24 @@ func TestNetworkOf(t *testing.T) {
 	}
 }
 
+// A replica has the same name in another cluster, and the same CA in every replica of one.
+func TestName(t *testing.T) {
+	var cas [2]*Authority
+	for i := range cas {
+		var err error
+		if cas[i], err = NewAuthority(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := func(ca *Authority, replica string) string {
+		return (&Gateway{config: Config{Authority: ca, Replica: replica}}).Name()
+	}
+	this := name(cas[0], "a")
+	if name(cas[0], "a") != this || name(cas[1], "a") == this || name(cas[0], "b") == this {
+		t.Errorf("names %q, %q, %q and %q", this, name(cas[0], "a"), name(cas[1], "a"), name(cas[0], "b"))
+	}
+}
+
 type addr string
 
 func (a addr) Network() string { return "tcp" }
