@@ -30,10 +30,14 @@ type chooser struct {
 }
 
 func (c *chooser) Dial(ctx context.Context, _ string) (*link.Conn, error) {
+	return link.TCP{}.Dial(ctx, c.Dialled())
+}
+
+func (c *chooser) Dialled() string {
 	if c.disproven.Load() > 0 {
-		return link.TCP{}.Dial(ctx, c.other)
+		return c.other
 	}
-	return link.TCP{}.Dial(ctx, c.address)
+	return c.address
 }
 
 func (c *chooser) Proven()    { c.proven.Add(1) }

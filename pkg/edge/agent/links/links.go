@@ -28,9 +28,10 @@ type Links struct {
 	links []one
 
 	mu      sync.Mutex
-	current int  // the link that is in use, or will be tried next
-	tried   bool // current was dialled
-	proven  bool // and turned out to work
+	current int    // the link that is in use, or will be tried next
+	tried   bool   // current was dialled
+	proven  bool   // and turned out to work
+	dialled string // address of the link that was dialled last
 }
 
 // New returns the links of a configuration, which must be valid, for a device, of which the namespace and the
@@ -63,6 +64,7 @@ func (l *Links) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	}
 	l.tried, l.proven = true, false
 	next := l.links[l.current]
+	l.dialled = next.address
 	l.mu.Unlock()
 	conn, err := next.Dial(ctx, next.address)
 	if err == nil {
@@ -83,6 +85,13 @@ func (l *Links) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Dialled is the address of the link that was dialled last, empty if none was.
+func (l *Links) Dialled() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dialled
 }
 
 // Proven says that the link that was dialled last works. It is tried first when it breaks.

@@ -42,7 +42,7 @@ func newLinks(n int) (*Links, []*switchable) {
 	for range n {
 		s := &switchable{}
 		all = append(all, s)
-		l.links = append(l.links, one{"a", s})
+		l.links = append(l.links, one{string(rune('a' + len(all) - 1)), s})
 	}
 	return l, all
 }
@@ -84,8 +84,8 @@ func TestFallback(t *testing.T) {
 	if err == nil || !errors.As(err, &transient) || !strings.Contains(err.Error(), "by a: no way") {
 		t.Errorf("the first link: %v", err)
 	}
-	if err := dial(t, l); err != nil {
-		t.Fatal("the second link:", err)
+	if err := dial(t, l); err != nil || l.Dialled() != "b" {
+		t.Fatalf("the second link: %v; dialled %q", err, l.Dialled())
 	}
 	// A connection that never served is no success.
 	if err := dial(t, l); err == nil {

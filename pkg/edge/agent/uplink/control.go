@@ -74,7 +74,7 @@ func (c *Client) serve(ctx context.Context, conn *connection) (connected bool, e
 	if err != nil {
 		return false, err
 	}
-	klog.FromContext(ctx).Info("Connected", "server", c.config.Server, "method", conn.raw.Method(), "replica", welcome.GetReplica(), "edgeDevice", c.Device().String())
+	klog.FromContext(ctx).Info("Connected", "server", c.server(), "method", conn.raw.Method(), "replica", welcome.GetReplica(), "edgeDevice", c.Device().String())
 	t := &control{
 		client: c, ctx: linkCtx, cancel: cancel,
 		outgoing: make(chan outgoing), pongs: make(chan uint64, 1), parks: make(chan uint64, 1), renewal: make(chan struct{}, 1),

@@ -13,6 +13,8 @@ import (
 // Chooser is a Dialer that has several transports to choose from.
 type Chooser interface {
 	link.Dialer
+	// Dialled is the address that was dialled last, for the log.
+	Dialled() string
 	// Proven says that the connection that was dialled last serves.
 	Proven()
 	// Disproven says that the server does not take the device over that connection. Another transport is dialled next.

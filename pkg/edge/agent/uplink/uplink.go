@@ -180,9 +180,9 @@ func (c *Client) Run(ctx context.Context) error {
 			chooser.Disproven()
 		}
 		if kind.isForDevice() {
-			logger.Error(err, "The server refuses this device", "server", c.config.Server, "edgeDevice", c.Device().String(), "retryIn", pause)
+			logger.Error(err, "The server refuses this device", "server", c.server(), "edgeDevice", c.Device().String(), "retryIn", pause)
 		} else {
-			logger.Info("The link is down", "server", c.config.Server, "reason", err.Error(), "retryIn", pause)
+			logger.Info("The link is down", "server", c.server(), "reason", err.Error(), "retryIn", pause)
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -192,6 +192,14 @@ func (c *Client) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// server is the address of the link, for the log: Config.Server may list several.
+func (c *Client) server() string {
+	if chooser, ok := c.config.Dialer.(Chooser); ok {
+		return chooser.Dialled()
+	}
+	return c.config.Server
 }
 
 // once connects and serves the link until it is down. The error is never nil.

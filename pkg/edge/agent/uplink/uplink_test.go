@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/link"
@@ -100,6 +103,34 @@ func (d *closingDialer) Dial(context.Context, string) (*link.Conn, error) {
 func (d *closingDialer) Close() error {
 	d.closed++
 	return nil
+}
+
+// second is a Chooser of two links that dials the second one.
+type second struct {
+	Chooser
+	closingDialer
+}
+
+func (s *second) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	return s.closingDialer.Dial(ctx, address)
+}
+func (*second) Dialled() string { return "mqtts://b" }
+
+// The log says which of several links is down.
+func TestLogNamesTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &Client{config: Config{Server: "a:1, mqtts://b", Dialer: &second{}, MaxBackoff: time.Minute}, ledger: &traffic.Ledger{}}
+		client.id.Store(&deviceIdentity{cert: &x509.Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}})
+		logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		ctx, cancel := context.WithTimeout(klog.NewContext(t.Context(), logger), time.Second)
+		defer cancel()
+		if err := client.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if log := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); !strings.Contains(log, `server="mqtts://b"`) {
+			t.Errorf("logged %s", log)
+		}
+	})
 }
 
 func TestRunClosesTheDialer(t *testing.T) {
