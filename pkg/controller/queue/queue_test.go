@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 )
@@ -107,3 +110,56 @@ func TestStripManagedFields(t *testing.T) {
 		t.Errorf("%v %v", object, err)
 	}
 }
+
+// What fails again and again must be found in the log of a server that logs no more than it must; and must not fill it.
+func TestLogOfFailures(t *testing.T) {
+	for name, tt := range map[string]struct {
+		items, failures int
+		min, max        int
+	}{
+		"passes":             {items: 1, failures: loggedFailures - 1},
+		"goes on":            {items: 1, failures: 4 * loggedFailures, min: 3, max: 3},
+		"everything goes on": {items: 100, failures: loggedFailures, min: loggedAtOnce, max: 99},
+	} {
+		t.Run(name, func(t *testing.T) {
+			logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true), ktesting.Verbosity(0)))
+			ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logger))
+			defer cancel()
+			q := &soonQueue[int]{TypedRateLimitingInterface: New[int]("test", clock.RealClock{})}
+			left := tt.items
+			failed := map[int]int{}
+			for item := range tt.items {
+				q.Add(item)
+			}
+			Run(ctx, q, 1, func(_ context.Context, item int) (time.Duration, error) {
+				if failed[item]++; failed[item] <= tt.failures {
+					return 0, errors.New("no luck")
+				}
+				if left--; left == 0 {
+					cancel()
+				}
+				return 0, nil
+			})
+			lines := strings.Count(logger.GetSink().(ktesting.Underlier).GetBuffer().String(), "no luck")
+			if lines < tt.min || lines > tt.max {
+				t.Errorf("%d lines, want %d to %d", lines, tt.min, tt.max)
+			}
+		})
+	}
+}
+
+// soonQueue does at once again what has failed.
+type soonQueue[T comparable] struct {
+	workqueue.TypedRateLimitingInterface[T]
+	failures map[T]int
+}
+
+func (q *soonQueue[T]) AddRateLimited(item T) {
+	if q.failures == nil {
+		q.failures = map[T]int{}
+	}
+	q.failures[item]++
+	q.Add(item)
+}
+func (q *soonQueue[T]) NumRequeues(item T) int { return q.failures[item] }
+func (q *soonQueue[T]) Forget(item T)          { delete(q.failures, item) }
