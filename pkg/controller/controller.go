@@ -152,12 +152,13 @@ func (c *Controllers) build() (err error) {
 		Kube: c.config.Kube, Leases: c.config.Leases, Edge: c.config.Edge, Nodes: c.nodeInformer, Pods: c.podInformer.GetIndexer(), Devices: c.deviceInformer,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock,
 		Address: c.config.NodeAddress, Port: c.config.KubeletPort, ReconnectGrace: c.config.ReconnectGrace,
+		Changed: func(key types.NamespacedName) { c.device.Notice(key) },
 	}); err != nil {
 		return err
 	}
 	if c.broker, err = broker.New(ctx, broker.Config{
 		Kube: c.config.Kube, Devices: c.deviceInformer, Lister: c.devices, Clock: c.config.Clock,
-		Changed: func(key types.NamespacedName) { c.device.BrokerChanged(key) },
+		Changed: func(key types.NamespacedName) { c.device.Notice(key) },
 	}); err != nil {
 		return err
 	}
@@ -168,6 +169,7 @@ func (c *Controllers) build() (err error) {
 		Edge: c.config.Edge, Devices: c.deviceInformer, Lister: c.devices, NodeInformer: c.nodeInformer, Nodes: c.node,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
 		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) }, Broker: c.broker.State,
+		NodeProblem: c.node.Problem,
 	}); err != nil {
 		return err
 	}

@@ -1,17 +1,23 @@
 package controller
 
 import (
+	"errors"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
@@ -146,6 +152,26 @@ func TestRuntimeNotReady(t *testing.T) {
 	eventually(t, "fact stored", func() bool {
 		d := c.device("d1").Status.Device
 		return d != nil && d.KernelVersion == "6.2.0"
+	})
+}
+
+// Whose device is connected and has no Node is told why, at once and in the words of the cluster.
+func TestRefusedNodeIsTold(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "elsewhere"))
+	var allowed atomic.Bool
+	c.kube.PrependReactor("create", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return !allowed.Load(), nil, apierrors.NewForbidden(corev1.Resource("nodes"), "d1", errors.New("policy 'names' denied request"))
+	})
+	c.connect(newSession(ed))
+	eventually(t, "condition and event", func() bool {
+		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+		return ready != nil && ready.Status == metav1.ConditionFalse && ready.Reason == "NodeRefused" && strings.Contains(ready.Message, "policy 'names' denied request") &&
+			slices.Contains(c.events("EdgeDevice", "d1"), "NodeRefused")
+	})
+	allowed.Store(true)
+	eventually(t, "Node", func() bool {
+		return meta.IsStatusConditionTrue(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 	"arhat.dev/aranya/pkg/controller/broker"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/controller/queue"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -64,6 +65,8 @@ type Config struct {
 	Disconnect func(device gateway.Device, reason error)
 	// Broker returns the state of a device's MQTT broker, false if it has none.
 	Broker func(key types.NamespacedName) (broker.State, bool)
+	// NodeProblem returns why a device's Node cannot be brought up to date.
+	NodeProblem func(key types.NamespacedName) node.Problem
 	// ReconnectGrace is how long after the start a device may take to come back until it is Offline.
 	ReconnectGrace time.Duration
 }
@@ -114,6 +117,9 @@ func New(config Config) (*Controller, error) {
 	}
 	if config.Broker == nil {
 		config.Broker = func(types.NamespacedName) (broker.State, bool) { return broker.State{}, false }
+	}
+	if config.NodeProblem == nil {
+		config.NodeProblem = func(types.NamespacedName) node.Problem { return node.Problem{} }
 	}
 	c := &Controller{
 		config:  config,
@@ -193,7 +199,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 // awaitsNode says whether a device has come that is about to get its first Node.
 func (c *Controller) awaitsNode(key types.NamespacedName, ed *aranya.EdgeDevice) bool {
 	n, conflict := c.node(ed)
-	return n == nil && !conflict && !ed.Spec.Node.Disabled && c.config.Tracker.Session(key, ed.UID) != nil
+	return n == nil && !conflict && !ed.Spec.Node.Disabled && c.config.NodeProblem(key) == (node.Problem{}) && c.config.Tracker.Session(key, ed.UID) != nil
 }
 
 // write replaces the stored status. It fails with a conflict if the EdgeDevice was changed since it was
@@ -235,8 +241,8 @@ func (c *Controller) tellBroker(ed *aranya.EdgeDevice, status *aranya.EdgeDevice
 	}
 }
 
-// BrokerChanged has the status of a device follow that of its MQTT broker.
-func (c *Controller) BrokerChanged(key types.NamespacedName) { c.queue.AddAfter(key, settle) }
+// Notice has the status of a device follow what is known of its MQTT broker and of its Node.
+func (c *Controller) Notice(key types.NamespacedName) { c.queue.AddAfter(key, settle) }
 
 // forget drops what is kept of a device that is gone, and cuts its link.
 func (c *Controller) forget(key types.NamespacedName) {

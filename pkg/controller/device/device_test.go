@@ -98,12 +98,15 @@ func TestNodeReadyCondition(t *testing.T) {
 		disabled bool
 		node     *corev1.Node
 		conflict bool
+		problem  node.Problem
 		status   metav1.ConditionStatus
 		reason   string
 	}{
 		"none yet":      {status: metav1.ConditionFalse, reason: aranya.ReasonNoNode},
 		"disabled":      {disabled: true, status: metav1.ConditionFalse, reason: aranya.ReasonNodeDisabled},
 		"conflict":      {conflict: true, status: metav1.ConditionFalse, reason: aranya.ReasonConflict},
+		"refused":       {problem: node.Problem{Reason: aranya.ReasonNodeRefused, Message: "no"}, status: metav1.ConditionFalse, reason: aranya.ReasonNodeRefused},
+		"not changed":   {node: ready, problem: node.Problem{Reason: aranya.ReasonNodeRefused}, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
 		"mirrored":      {node: ready, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
 		"being removed": {disabled: true, node: ready, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
 		"no condition":  {node: &corev1.Node{}, status: metav1.ConditionUnknown, reason: aranya.ReasonNoNode},
@@ -115,7 +118,7 @@ func TestNodeReadyCondition(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ed := &aranya.EdgeDevice{Spec: aranya.EdgeDeviceSpec{Node: aranya.NodeSpec{Disabled: tt.disabled}}}
-			nodeReady(ed, tt.node, tt.conflict, func(kind string, s metav1.ConditionStatus, reason, message string) {
+			nodeReady(ed, tt.node, tt.conflict, tt.problem, func(kind string, s metav1.ConditionStatus, reason, message string) {
 				if s != tt.status || reason != tt.reason {
 					t.Errorf("%s %s, want %s %s", s, reason, tt.status, tt.reason)
 				}

@@ -43,7 +43,7 @@ func (c *Controller) status(ctx context.Context, ed *aranya.EdgeDevice) (*aranya
 	if n != nil {
 		status.NodeName = n.Name
 	}
-	nodeReady(ed, n, conflict, set)
+	nodeReady(ed, n, conflict, c.config.NodeProblem(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}), set)
 	return status, again
 }
 
@@ -161,8 +161,8 @@ func (c *Controller) node(ed *aranya.EdgeDevice) (own *corev1.Node, conflict boo
 	return n, false
 }
 
-// nodeReady mirrors the Ready condition of the Node.
-func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, set setCondition) {
+// nodeReady mirrors the Ready condition of the Node, or tells why there is none.
+func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, problem node.Problem, set setCondition) {
 	const t = aranya.EdgeDeviceNodeReady
 	switch {
 	case n == nil && ed.Spec.Node.Disabled:
@@ -170,6 +170,8 @@ func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, set setCond
 	case conflict:
 		set(t, metav1.ConditionFalse, aranya.ReasonConflict, fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
 			"It is not touched; the device gets its Node when that one is gone. Or create the EdgeDevice under another name", ed.Name))
+	case n == nil && problem != node.Problem{}:
+		set(t, metav1.ConditionFalse, problem.Reason, problem.Message)
 	case n == nil:
 		set.condition(aranya.NoNode(false))
 	default:

@@ -51,6 +51,8 @@ type Config struct {
 	// ReconnectGrace is how long after the start a device may take to come back until its Node is
 	// Unknown.
 	ReconnectGrace time.Duration
+	// Changed is called when the Problem of a device has changed. It must be quick.
+	Changed func(key types.NamespacedName)
 }
 
 // Controller keeps the Nodes and Leases. It is a links.Listener.
@@ -72,6 +74,8 @@ type Controller struct {
 	creating sets.Set[types.UID]
 	// settled holds what the Nodes of connected devices are up to date with.
 	settled map[types.NamespacedName]inputs
+	// problems holds, for devices whose Nodes cannot be brought up to date, why.
+	problems map[types.NamespacedName]Problem
 }
 
 // inputs are what a Node is brought up to date with while its device is connected. Most events of Nodes tell
@@ -98,6 +102,9 @@ func New(config Config) (*Controller, error) {
 	if config.Clock == nil {
 		config.Clock = clock.RealClock{}
 	}
+	if config.Changed == nil {
+		config.Changed = func(types.NamespacedName) {}
+	}
 	c := &Controller{
 		config:  config,
 		written: queue.Written(config.Nodes.GetIndexer()),
@@ -106,7 +113,8 @@ func New(config Config) (*Controller, error) {
 		leases:  newLeases(config.Kube, config.Leases, config.Clock),
 		start:   config.Clock.Now(),
 		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](), settled: map[types.NamespacedName]inputs{},
-		census: census{clock: config.Clock, unseen: map[string]time.Time{}},
+		problems: map[types.NamespacedName]Problem{},
+		census:   census{clock: config.Clock, unseen: map[string]time.Time{}},
 	}
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
@@ -176,6 +184,12 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		return 0, c.leave(ed)
 	}
 	ctx = klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "edgeDevice", klog.KObj(ed)))
+	again, err := c.update(ctx, ed, key)
+	return c.tell(ctx, ed, again, err)
+}
+
+// update brings the Node of a device up to date that is not being deleted.
+func (c *Controller) update(ctx context.Context, ed *aranya.EdgeDevice, key types.NamespacedName) (time.Duration, error) {
 	n, err := c.get(ed.Name)
 	if err != nil {
 		return 0, err
@@ -227,7 +241,7 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	}
 	reported, err := Decode(c.config.Tracker.NodeStatus(session))
 	if err != nil {
-		return c.unusable(ctx, ed, err)
+		return &unusable{err}
 	}
 	if err := c.ensureFinalizer(ctx, ed); err != nil {
 		return err
@@ -239,12 +253,7 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	if err != nil {
 		c.census.failed(ed.Name)
 	}
-	switch {
-	case apierrors.IsAlreadyExists(err):
-		return fmt.Errorf("create Node: %w", err) // the informer is about to tell whose it is
-	case apierrors.IsInvalid(err):
-		return c.unusable(ctx, ed, err)
-	case err != nil:
+	if err != nil { // if it exists already, the informer is about to tell whose it is
 		return fmt.Errorf("create Node: %w", err)
 	}
 	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID {
@@ -283,18 +292,14 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	}
 	reported, err := Decode(with.reported)
 	if err != nil {
-		return c.unusable(ctx, ed, err)
+		return &unusable{err}
 	}
 	c.leases.start(n, false)
 	status := onlineStatus(ed, reported, &n.Status, endpoint{c.config.Address, c.config.Port}, metav1.NewTime(c.config.Clock.Now()))
-	n, err = c.writeStatus(ctx, n, status)
-	if apierrors.IsInvalid(err) {
-		return c.unusable(ctx, ed, err)
-	}
-	if err != nil {
+	if n, err = c.writeStatus(ctx, n, status); err != nil {
 		return err
 	}
-	if n, err = c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status)); err != nil || n == nil {
+	if n, err = c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status)); err != nil {
 		return err
 	}
 	with.version = n.ResourceVersion
@@ -335,6 +340,7 @@ func (c *Controller) forget(key types.NamespacedName) {
 	c.mu.Lock()
 	delete(c.lost, key)
 	delete(c.settled, key)
+	delete(c.problems, key)
 	c.mu.Unlock()
 	c.census.failed(key.Name) // if its Node came and went without being seen
 }

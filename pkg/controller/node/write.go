@@ -35,16 +35,13 @@ func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status cor
 }
 
 // adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs. It returns the Node as it
-// is then, nil if it cannot be that.
+// is then.
 func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, info corev1.NodeSystemInfo, ready bool) (*corev1.Node, error) {
 	data, err := drift(n, ed, info, ready, metav1.NewTime(c.config.Clock.Now()))
 	if err != nil || data == nil {
 		return n, err
 	}
 	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
-	if apierrors.IsInvalid(err) {
-		return nil, c.unusable(ctx, ed, err)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("adjust Node %s: %w", n.Name, err)
 	}
@@ -73,14 +70,6 @@ func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) er
 		return fmt.Errorf("untaint Node %s: %w", n.Name, err)
 	}
 	c.written.Mutation(written)
-	return nil
-}
-
-// unusable tells that a Node cannot be made of what the device or its spec say. It is tried again when
-// one of them changes.
-func (c *Controller) unusable(ctx context.Context, ed *aranya.EdgeDevice, err error) error {
-	klog.FromContext(ctx).Error(err, "Cannot bring the Node up to date")
-	c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "NodeInvalid", "Cannot bring the Node up to date: %v", err)
 	return nil
 }
 

@@ -17,10 +17,14 @@ const (
 	ReasonDisconnected   = "LinkLost"
 	// ReasonAfterRestart says that a device did not come back after a restart of aranya.
 	ReasonAfterRestart = "NotReconnected"
-	// ReasonNodeDisabled and the next two go with EdgeDeviceNodeReady, beside the reasons of the Node.
+	// ReasonNodeDisabled and the next four go with EdgeDeviceNodeReady, beside the reasons of the Node.
 	ReasonNodeDisabled = "NodeDisabled"
 	ReasonNoNode       = "NodeNotCreated"
 	ReasonConflict     = "NodeNameConflict"
+	// ReasonNodeInvalid says that no Node can be made of what the device or its spec say.
+	ReasonNodeInvalid = "NodeInvalid"
+	// ReasonNodeRefused says that the cluster does not let aranya write the Node.
+	ReasonNodeRefused = "NodeRefused"
 )
 
 // NotEnrolled is the condition of a device without an agent.
