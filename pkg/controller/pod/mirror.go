@@ -125,7 +125,7 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 			again = mirrorRetry // the one before is about to go, or it is somebody else's
 		case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 			again = retryAfter
-			c.config.Events.Device(device, corev1.EventTypeWarning, "FailedCreateMirrorPod", "Static pod %s runs, but cannot be shown: %v", mirror.Name, err)
+			c.config.Events.Device(device, corev1.EventTypeWarning, "FailedCreateMirrorPod", "Static pod %s cannot be shown: %v", mirror.Name, err)
 		default:
 			errs = append(errs, err)
 		}

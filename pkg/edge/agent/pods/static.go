@@ -94,7 +94,7 @@ func (m *Manager) reportStatic() *edgeapi.StaticPods {
 		one := proto.Size(&edgeapi.StaticPods{Pods: []*edgeapi.StaticPod{pod}})
 		if size+one > staticpod.MaxTotal {
 			m.DeviceEvent(v1.EventTypeWarning, "FailedCreateMirrorPod", fmt.Sprintf(
-				"Static pod %s runs, but cannot be shown: the static pods that are shown have at most %d bytes together", d.pod.Name, staticpod.MaxTotal))
+				"Static pod %s cannot be shown: the static pods that are shown have at most %d bytes together", d.pod.Name, staticpod.MaxTotal))
 			continue
 		}
 		size += one
