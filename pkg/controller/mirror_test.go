@@ -183,6 +183,8 @@ func TestMirrorPodsRefused(t *testing.T) {
 		staticPod("uid-dev", "not-a-hash"),
 		staticPod("uids-dev", h("e"), func(p *corev1.Pod) { p.UID = "keep" }),
 		staticPod("taken-dev", h("f")),
+		staticPod("taken-dev", h("0")),
+		staticPod("taken-dev", h("9")),
 		staticPod("good-dev", hash1, func(p *corev1.Pod) {
 			p.Spec.NodeName = "another"
 			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Secret", Name: "x", UID: "y"}}
@@ -206,7 +208,10 @@ func TestMirrorPodsRefused(t *testing.T) {
 	if !slices.Equal(names, []string{"edge/good-dev", "edge/taken-dev"}) || mirrorHash(c.pod("taken-dev")) != "" {
 		t.Errorf("pods %v", names)
 	}
-	eventually(t, "events", func() bool { return slices.Contains(c.events("EdgeDevice", "dev"), "StaticPodRefused") })
+	eventually(t, "events", func() bool {
+		reasons := c.events("EdgeDevice", "dev")
+		return slices.Contains(reasons, "StaticPodRefused") && slices.Contains(reasons, "FailedCreateMirrorPod")
+	})
 }
 
 // A mirror pod that nobody's static pod is behind is taken away; so is one that a user has made in order to reach

@@ -1,17 +1,21 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
@@ -25,17 +29,21 @@ import (
 // own, bound to its own Node, and without a reference to anything of the cluster.
 func (c *Controller) staticReported(st *state, message *edgeapi.StaticPods) {
 	device := st.session.Device()
-	static := map[types.UID]*corev1.Pod{}
+	static, names := map[types.UID]*corev1.Pod{}, sets.New[string]()
 	for i, reported := range message.GetPods() {
 		pod, err := mirrorOf(device, reported)
 		if i >= staticpod.MaxPods {
 			err = fmt.Errorf("a device can show at most %d static pods", staticpod.MaxPods)
+		}
+		if err == nil && names.Has(pod.Name) {
+			err = fmt.Errorf("another one is named %s, too", pod.Name)
 		}
 		if err != nil {
 			c.config.Events.Device(device, corev1.EventTypeWarning, "StaticPodRefused", "Static pod %q of the device is not shown: %v", clipUID(reported.GetUid()), err)
 			continue
 		}
 		static[types.UID(reported.GetUid())] = pod
+		names.Insert(pod.Name)
 	}
 	st.mu.Lock()
 	st.static = static
@@ -114,26 +122,36 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 		}
 		errs = append(errs, c.deleteMirror(ctx, pod)) // looked at again when it is gone
 	}
-	again := time.Duration(0)
+	var soonest, again time.Duration
 	for hash, mirror := range static {
 		if shown[hash] {
 			continue
 		}
 		err := c.createMirror(ctx, mirror)
 		switch {
-		case apierrors.IsAlreadyExists(err):
-			again = mirrorRetry // the one before is about to go, or it is somebody else's
-		case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+		case apierrors.IsAlreadyExists(err) && !c.nameTaken(ctx, mirror):
+			soonest = mirrorRetry // the one before is about to go
+		case apierrors.IsAlreadyExists(err), apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 			again = retryAfter
 			c.config.Events.Device(device, corev1.EventTypeWarning, "FailedCreateMirrorPod", "Static pod %s cannot be shown: %v", mirror.Name, err)
 		default:
 			errs = append(errs, err)
 		}
 	}
-	return again, errors.Join(errs...)
+	return cmp.Or(soonest, again), errors.Join(errs...)
 }
 
-// mirrorRetry is how soon it is looked again whether the name of a mirror pod is free, or a Node is still to go.
+// nameTaken says whether a pod that is in the way of a mirror pod is not one of the device, which memory may not know of.
+func (c *Controller) nameTaken(ctx context.Context, mirror *corev1.Pod) bool {
+	pods, err := c.config.Kube.CoreV1().Pods(mirror.Namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, mirror.Name).String(),
+	})
+	return err == nil && slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool {
+		return pod.Name == mirror.Name && (pod.Spec.NodeName != mirror.Spec.NodeName || !staticpod.IsMirror(&pod))
+	})
+}
+
+// mirrorRetry is how soon it is looked again whether a former mirror pod is gone, or a Node is still to go.
 const mirrorRetry = 2 * time.Second
 
 // leaving says whether a device is being deleted, or is not to have a Node any more: its pods are to go.
