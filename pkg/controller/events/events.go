@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,8 +16,10 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/lru"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/queue"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
@@ -45,10 +49,28 @@ type Clients struct {
 	Normal, Warning kubernetes.Interface
 }
 
+// pace is that of the events from one source, well below what is written of all and what may wait for it (1000): what is
+// more is dropped, so that no device can keep the events of others from being written.
+var pace = queue.Pace{Burst: 250, Every: time.Second / 2}
+
+// maxSources is of how many sources it is known what they have used of their pace: of those that were heard of last.
+const maxSources = 1 << 15
+
+// source is where events come from: a device itself, what aranya tells of it, of its pods or of its Node.
+type source struct {
+	component       string
+	namespace, name string
+	eventType       string
+}
+
 // Recorder records events. Events are dropped if they come faster than they can be written; warnings are
 // held apart from the others. All methods may be called concurrently and do not block.
 type Recorder struct {
 	normal, warning record.EventBroadcaster
+	now             func() time.Time
+
+	mu    sync.Mutex
+	spent *lru.Cache // *queue.Spent by source
 }
 
 // New returns a Recorder. What it gets before Start is lost. It ends with ctx.
@@ -56,6 +78,8 @@ func New(ctx context.Context) *Recorder {
 	return &Recorder{
 		normal:  record.NewBroadcaster(record.WithContext(ctx)),
 		warning: record.NewBroadcaster(record.WithContext(ctx)),
+		now:     time.Now,
+		spent:   lru.New(maxSources),
 	}
 }
 
@@ -73,17 +97,42 @@ func (r *Recorder) Stop() {
 
 // Device records an event on an EdgeDevice.
 func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, args ...any) {
-	r.from(Component, "", eventType).Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	if r.allowed(source{Component, d.Namespace, d.Name, eventType}) {
+		r.from(Component, "", eventType).Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	}
 }
 
 // Node records an event on a Node whose EdgeDevice cannot have it.
 func (r *Recorder) Node(name, eventType, reason, format string, args ...any) {
-	r.from(Component, "", eventType).Event(nodeReference(name), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	if r.allowed(source{Component, "", name, eventType}) {
+		r.from(Component, "", eventType).Event(nodeReference(name), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	}
 }
 
 // Pod records an event on a pod that is bound to a Node: one that the kubelet there would record.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
-	r.from(NodeComponent, pod.Spec.NodeName, eventType).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	if r.allowed(source{NodeComponent, "", pod.Spec.NodeName, eventType}) {
+		r.from(NodeComponent, pod.Spec.NodeName, eventType).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	}
+}
+
+// allowed says whether one more event from a source may be recorded now.
+func (r *Recorder) allowed(s source) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var spent *queue.Spent
+	if known, ok := r.spent.Get(s); ok {
+		spent = known.(*queue.Spent)
+	} else {
+		spent = &queue.Spent{}
+		r.spent.Add(s, spent)
+	}
+	now := r.now()
+	if pace.Wait(*spent, now) > 0 {
+		return false
+	}
+	pace.Spend(spent, now)
+	return true
 }
 
 func (r *Recorder) from(component, host, eventType string) record.EventRecorder {
@@ -102,7 +151,7 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 		eventType = corev1.EventTypeWarning
 	}
 	reason, message := clip(event.GetReason(), maxReason), clip(event.GetMessage(), maxMessage)
-	if reason == "" {
+	if reason == "" || !r.allowed(source{DeviceComponent, d.Namespace, d.Name, eventType}) {
 		return
 	}
 	if pod != nil {

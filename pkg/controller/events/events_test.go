@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +110,55 @@ func TestWarningsDoNotWait(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("the warning waits for another event")
 	}
+}
+
+// A device that reports events without end does not fill the queue of all, whatever objects it names.
+func TestEventsOfOneDeviceAreLimited(t *testing.T) {
+	client := fake.NewClientset()
+	written := make(chan corev1.ObjectReference, 10*pace.Burst)
+	client.PrependReactor("create", "events", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		e := action.(k8stesting.CreateAction).GetObject().(*corev1.Event)
+		written <- e.InvolvedObject
+		return true, e, nil
+	})
+	r := New(t.Context())
+	defer r.Stop()
+	now := time.Unix(1e9, 0)
+	r.now = func() time.Time { return now }
+	r.Start(Clients{Normal: client, Warning: client})
+	flood := func() {
+		for i := range 10 * pace.Burst {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
+			r.FromDevice(device, "d", pod, &edgeapi.Event{Type: "Warning", Reason: "Flood"})
+		}
+	}
+	// The next event is written when all before it are: those of one type are written in turn.
+	expect := func(ofPods int, name string) {
+		t.Helper()
+		pods := 0
+		for {
+			select {
+			case object := <-written:
+				if object.Kind == "Pod" {
+					pods++
+					continue
+				}
+				if pods != ofPods || object.Name != name {
+					t.Errorf("%d events of the device's pods, and then one of %s", pods, object.Name)
+				}
+				return
+			case <-time.After(20 * time.Second):
+				t.Fatalf("%d events of the device's pods, and none of %s", pods, name)
+			}
+		}
+	}
+	flood()
+	r.Device(device, corev1.EventTypeWarning, "Disconnected", "told by aranya itself")
+	expect(pace.Burst, device.Name)
+	now = now.Add(3 * pace.Every)
+	flood()
+	r.Device(gateway.Device{Namespace: "ns", Name: "other", UID: "o"}, corev1.EventTypeWarning, "Disconnected", "lost")
+	expect(3, "other")
 }
 
 func TestClip(t *testing.T) {
