@@ -37,7 +37,7 @@ func (p *Pool) clientFor(s *settings) (*client, error) {
 		return nil, err
 	}
 	return &client{
-		pool: p, id: id, server: s.Server, config: config, changed: make(chan struct{}, 1),
+		pool: p, id: id, server: s.Server, chosen: s.ClientID != "", config: config, changed: make(chan struct{}, 1),
 		users: map[string]sets.Set[types.NamespacedName]{}, refused: map[string]State{},
 	}, nil
 }
@@ -54,6 +54,14 @@ func (p *Pool) assign(key types.NamespacedName, a *assignment) {
 	if a != nil && p.endedLocked(a.client) {
 		p.mu.Unlock()
 		p.queue.Add(key) // another one will be made
+		return
+	}
+	if a != nil && a.client != nil && !p.contendLocked(key, a) {
+		p.mu.Unlock()
+		return // it stays as it is until that is decided
+	}
+	if same(former, a) { // refused as before
+		p.mu.Unlock()
 		return
 	}
 	if a != nil {
@@ -88,10 +96,6 @@ func (p *Pool) useLocked(key types.NamespacedName, a *assignment) {
 		a.client = known // another worker may have made one meanwhile
 	}
 	c := a.client
-	if holder := p.holderLocked(key, c); holder != nil {
-		a.client, a.problem = nil, clientIDConflict(c, holder)
-		return
-	}
 	if c.users[a.namespace] == nil {
 		c.users[a.namespace] = sets.New[types.NamespacedName]()
 		c.notice()
@@ -137,7 +141,8 @@ func (p *Pool) releaseLocked(key types.NamespacedName, former, now *assignment) 
 	c.notice()
 	if len(c.users) == 0 {
 		c.stop()
-		delete(p.clients, c.id)
-		p.reconsiderLocked()
+		if p.clients[c.id] == c { // it was not evicted
+			delete(p.clients, c.id)
+		}
 	}
 }

@@ -32,6 +32,7 @@ type client struct {
 	pool   *Pool
 	id     string
 	server string
+	chosen bool // somebody chose the client id
 	config mqtt.BrokerConfig
 	stop   context.CancelFunc
 	// users holds the devices by message namespace.

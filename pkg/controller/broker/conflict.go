@@ -1,52 +1,154 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/tools/cache"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/pod/resolve"
 )
 
-// holderLocked returns the client that holds the client id of another one at the same broker, for which
-// somebody chose it: the broker would have them evict each other for ever. One that only this device
-// uses is about to go.
-func (p *Pool) holderLocked(key types.NamespacedName, c *client) *client {
-	for _, other := range p.clients {
-		if other != c && other.server == c.server && other.config.ClientID == c.config.ClientID && other.usedByOthers(key) {
-			return other
-		}
+// clientIDIndex is the name of the index of EdgeDevices by broker and client id, of those for which somebody chose one.
+const clientIDIndex = "mqttClientID"
+
+var _ cache.IndexFunc = byClientID
+
+func byClientID(object any) ([]string, error) {
+	ed, ok := object.(*aranya.EdgeDevice)
+	if !ok || !usesMQTT(ed) || ed.Spec.Connectivity.MQTTConfig.ConnectPacket.ClientID == "" {
+		return nil, nil
 	}
-	return nil
+	config := ed.Spec.Connectivity.MQTTConfig
+	return []string{clientIDKey(config.Server, config.ConnectPacket.ClientID)}, nil
 }
 
-// usedByOthers says whether other devices than one use the client.
-func (c *client) usedByOthers(key types.NamespacedName) bool {
-	for _, users := range c.users {
-		if users.Len() > 1 || !users.Has(key) {
+func clientIDKey(server, id string) string { return server + "\x00" + id }
+
+// contendLocked decides who of the devices that want one client id at a broker, with different settings, gets it: the
+// broker would have their clients evict each other for ever. It is the oldest one. It returns false if that is not
+// known yet; the device is looked at again when it is.
+func (p *Pool) contendLocked(key types.NamespacedName, a *assignment) (decided bool) {
+	c := a.client
+	if p.clients[c.id] != nil {
+		return true // it has it already
+	}
+	for _, other := range p.clients {
+		if c.chosen && !other.chosen && other.sameID(c) { // which somebody chose a second time
+			p.refuseLocked(key, a, other.devices()[0])
 			return true
 		}
 	}
-	return false
-}
-
-func clientIDConflict(c, holder *client) State {
-	var users []string
-	for _, keys := range holder.users {
-		for key := range keys {
-			users = append(users, key.String())
+	if c.chosen {
+		older, settings, err := p.seniorLocked(key, c)
+		switch {
+		case err != nil:
+			p.waitLocked(key, older)
+			return false
+		case settings != "" && settings != c.id:
+			p.refuseLocked(key, a, older)
+			return true
 		}
 	}
-	slices.Sort(users)
-	return State{Reason: ReasonClientIDConflict, Message: fmt.Sprintf(
-		"EdgeDevice %s uses the client id %q at the MQTT broker %s already, with other settings, and a broker lets only one client have it: "+
-			"give this device another spec.connectivity.mqttConfig.connectPacket.clientID, none, or the same settings", users[0], c.config.ClientID, c.server)}
+	p.evictLocked(c)
+	return true
 }
 
-// reconsiderLocked looks again at the devices that a client id was refused to.
-func (p *Pool) reconsiderLocked() {
-	for key, a := range p.devices {
-		if a.client == nil && a.problem.Reason == ReasonClientIDConflict {
+// seniorLocked returns the oldest device that wants a client id and could be reached with it, if it is older than this
+// one, and its settings as they are now: when a Secret changes that many use, all of them go on together. The error
+// is not nil as long as that is not known.
+func (p *Pool) seniorLocked(key types.NamespacedName, c *client) (older types.NamespacedName, settings string, err error) {
+	objects, err := p.config.Devices.GetIndexer().ByIndex(clientIDIndex, clientIDKey(c.server, c.config.ClientID))
+	if err != nil {
+		return key, "", err // never, the index is there
+	}
+	devices := make([]*aranya.EdgeDevice, 0, len(objects))
+	for _, object := range objects {
+		devices = append(devices, object.(*aranya.EdgeDevice))
+	}
+	slices.SortFunc(devices, func(a, b *aranya.EdgeDevice) int {
+		if order := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); order != 0 {
+			return order
+		}
+		return strings.Compare(keyOf(a).String(), keyOf(b).String())
+	})
+	for _, ed := range devices {
+		if keyOf(ed) == key {
+			break
+		}
+		s, err := resolveSettings(ed, p.objects)
+		switch {
+		case err == nil:
+			return keyOf(ed), s.id(), nil
+		case errors.Is(err, resolve.ErrPending):
+			return keyOf(ed), "", err
+		case isProblem(err):
+			continue // it cannot use the client id
+		}
+		// Its Secret cannot be read just now: what is known of it stays good.
+		if a := p.devices[keyOf(ed)]; a != nil && a.client != nil {
+			return keyOf(ed), a.client.id, nil
+		}
+	}
+	return key, "", nil
+}
+
+func keyOf(ed *aranya.EdgeDevice) types.NamespacedName {
+	return types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}
+}
+
+func (c *client) sameID(other *client) bool {
+	return c.server == other.server && c.config.ClientID == other.config.ClientID
+}
+
+// refuseLocked tells a device that another one has its client id. What other namespaces hold is not told.
+func (p *Pool) refuseLocked(key types.NamespacedName, a *assignment, holder types.NamespacedName) {
+	p.waitLocked(key, holder)
+	who := "An EdgeDevice of another namespace"
+	if holder.Namespace == key.Namespace {
+		who = "EdgeDevice " + holder.Name
+	}
+	c := a.client
+	a.client, a.problem = nil, State{Reason: ReasonClientIDConflict, Message: fmt.Sprintf(
+		"%s, which is older, uses the client id %q at the MQTT broker %s, with other settings, and a broker lets only one client have it: "+
+			"give this device another spec.connectivity.mqttConfig.connectPacket.clientID, none, or the same settings", who, c.config.ClientID, c.server)}
+}
+
+// evictLocked ends other clients that have the client id of one. Their devices are looked at again: they follow it, or
+// are refused.
+func (p *Pool) evictLocked(c *client) {
+	for id, other := range p.clients {
+		if other == c || !other.sameID(c) {
+			continue
+		}
+		other.stop()
+		delete(p.clients, id)
+		for _, key := range other.devices() {
 			p.queue.Add(key)
 		}
+	}
+}
+
+// waitLocked has a device looked at again when another one was.
+func (p *Pool) waitLocked(key, other types.NamespacedName) {
+	if p.waiting[other] == nil {
+		p.waiting[other] = sets.New[types.NamespacedName]()
+	}
+	p.waiting[other].Insert(key)
+}
+
+// wake has those looked at again that wait for a device.
+func (p *Pool) wake(other types.NamespacedName) {
+	p.mu.Lock()
+	waiting := p.waiting[other]
+	delete(p.waiting, other)
+	p.mu.Unlock()
+	for key := range waiting {
+		p.queue.Add(key)
 	}
 }

@@ -177,7 +177,15 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 // device creates or replaces an EdgeDevice.
 func (w *world) device(namespace, name string, change func(*aranya.MQTTConfig)) {
 	w.T.Helper()
-	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(name), Generation: time.Now().UnixNano()}}
+	w.deviceOf(metav1.Time{}, namespace, name, change)
+}
+
+// deviceOf is device with a time of creation.
+func (w *world) deviceOf(created metav1.Time, namespace, name string, change func(*aranya.MQTTConfig)) {
+	w.T.Helper()
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{
+		Namespace: namespace, Name: name, UID: types.UID(name), Generation: time.Now().UnixNano(), CreationTimestamp: created,
+	}}
 	if change != nil {
 		ed.Spec.Connectivity = aranya.Connectivity{Method: aranya.ConnectivityMQTT, MQTTConfig: &aranya.MQTTConfig{Server: "broker:8883"}}
 		change(ed.Spec.Connectivity.MQTTConfig)

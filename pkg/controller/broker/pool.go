@@ -44,7 +44,7 @@ const (
 	ReasonSecretNotFound = "SecretNotFound"
 	ReasonInvalidSecret  = "InvalidSecret"
 	ReasonSecretUnknown  = "SecretUnavailable"
-	// ReasonClientIDConflict says that another device has taken the client id, with other settings.
+	// ReasonClientIDConflict says that an older device has the client id, with other settings.
 	ReasonClientIDConflict = "ClientIDConflict"
 )
 
@@ -100,6 +100,8 @@ type Pool struct {
 	ctx     context.Context // of Run; clients live in it
 	devices map[types.NamespacedName]*assignment
 	clients map[string]*client
+	// waiting holds the devices that are looked at again when another one was.
+	waiting map[types.NamespacedName]sets.Set[types.NamespacedName]
 	// strangers are devices that asked to be let in before they were known, and since when.
 	strangers *lru.Cache
 }
@@ -124,13 +126,16 @@ func New(ctx context.Context, config Config) (*Pool, error) {
 			return b, nil
 		},
 		devices: map[types.NamespacedName]*assignment{},
-		clients: map[string]*client{}, strangers: lru.New(maxStrangers),
+		clients: map[string]*client{}, waiting: map[types.NamespacedName]sets.Set[types.NamespacedName]{}, strangers: lru.New(maxStrangers),
 	}
 	p.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []types.NamespacedName) {
 		for _, key := range users {
 			p.queue.Add(key)
 		}
 	})
+	if err := config.Devices.AddIndexers(cache.Indexers{clientIDIndex: byClientID}); err != nil {
+		return nil, err
+	}
 	_, err := config.Devices.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: p.notice, DeleteFunc: p.notice,
 		UpdateFunc: func(before, after any) {
@@ -200,6 +205,7 @@ func (p *Pool) State(key types.NamespacedName) (State, bool) {
 
 // sync brings the assignment of a device up to date.
 func (p *Pool) sync(_ context.Context, key types.NamespacedName) (time.Duration, error) {
+	defer p.wake(key)
 	ed, err := p.config.Lister.EdgeDevices(key.Namespace).Get(key.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err

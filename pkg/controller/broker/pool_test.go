@@ -95,9 +95,11 @@ func TestClientIDConflict(t *testing.T) {
 	w.device("b", "d1", chosen)
 	w.device("b", "elsewhere", func(c *aranya.MQTTConfig) { chosen(c); c.Server = "other:8883" })
 	w.Eventually("refused", func() bool { return w.state("b", "d1").Reason == ReasonClientIDConflict })
-	if message := w.state("b", "d1").Message; !strings.Contains(message, "EdgeDevice a/d1") || !strings.Contains(message, `"mine"`) {
+	if message := w.state("b", "d1").Message; strings.Contains(message, "d1") || !strings.Contains(message, `"mine"`) {
 		t.Errorf("message %q", message)
 	}
+	w.device("a", "d3", func(c *aranya.MQTTConfig) { c.ConnectPacket.ClientID = "mine" })
+	w.Eventually("refused", func() bool { return strings.Contains(w.state("a", "d3").Message, "EdgeDevice d1, which is older") })
 	w.Eventually("another broker does not matter", func() bool { return w.state("b", "elsewhere").Connected })
 	if n := len(w.live()); n != 2 || !w.state("a", "d1").Connected {
 		t.Errorf("%d connections; %+v", n, w.state("a", "d1"))
@@ -105,6 +107,7 @@ func TestClientIDConflict(t *testing.T) {
 	// The id is free when its last user has gone, or changed.
 	w.device("a", "d1", nil)
 	w.device("a", "d2", plain)
+	w.device("a", "d3", nil)
 	w.Eventually("its turn", func() bool { return w.state("b", "d1").Connected && w.state("a", "d2").Connected })
 	// A device alone may change the settings of its client.
 	w.device("b", "d1", func(c *aranya.MQTTConfig) { chosen(c); c.ConnectPacket.Username = "v" })
