@@ -39,6 +39,9 @@ const (
 	nodeTime = 15 * time.Second
 )
 
+// pace is how often what a device reports on itself is looked at. Of what it reports faster than that the last is.
+var pace = queue.Pace{Burst: 20, Every: time.Second}
+
 // Nodes is what the Controller needs of package node.
 type Nodes interface {
 	// Of returns the Node of an EdgeDevice that is being deleted, nil if it has none. It asks the
@@ -82,6 +85,8 @@ type Controller struct {
 	turn uint64
 	// links holds what happened on the links since the start, by device.
 	links map[types.NamespacedName]linkHistory
+	// spent holds what devices have used of their pace.
+	spent map[types.NamespacedName]queue.Spent
 }
 
 // linkHistory is what is to be told of a device's last link.
@@ -127,6 +132,7 @@ func New(config Config) (*Controller, error) {
 		queue:   queue.New[types.NamespacedName]("edgedevices", config.Clock),
 		start:   config.Clock.Now(),
 		links:   map[types.NamespacedName]linkHistory{},
+		spent:   map[types.NamespacedName]queue.Spent{},
 	}
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
 	_, nodeErr := config.NodeInformer.AddEventHandler(c.nodeHandler())
@@ -141,7 +147,11 @@ func (c *Controller) Run(ctx context.Context) {
 // Message implements links.MessageListener.
 func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	if _, ok := msg.GetMessage().(*edgeapi.DeviceMessage_NodeStatus); ok {
-		c.queue.AddAfter(links.Key(s.Device()), settle)
+		key := links.Key(s.Device())
+		c.mu.Lock()
+		wait := pace.Wait(c.spent[key], c.config.Clock.Now())
+		c.mu.Unlock()
+		c.queue.AddAfter(key, max(wait, settle))
 	}
 }
 
@@ -207,6 +217,7 @@ func (c *Controller) awaitsNode(key types.NamespacedName, ed *aranya.EdgeDevice)
 func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) error {
 	ed = ed.DeepCopy()
 	ed.Status = *status
+	c.spend(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
 	written, err := c.config.Edge.AranyaV1alpha1().EdgeDevices(ed.Namespace).UpdateStatus(ctx, ed, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -217,6 +228,14 @@ func (c *Controller) write(ctx context.Context, ed *aranya.EdgeDevice, status *a
 	c.written.Mutation(written)
 	c.setWritten(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}, written.ResourceVersion)
 	return nil
+}
+
+func (c *Controller) spend(key types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	spent := c.spent[key]
+	pace.Spend(&spent, c.config.Clock.Now())
+	c.spent[key] = spent
 }
 
 // tellConflict records an event when the Node of this name turns out to be somebody else's.
@@ -252,6 +271,7 @@ func (c *Controller) forget(key types.NamespacedName) {
 	}
 	c.mu.Lock()
 	delete(c.links, key)
+	delete(c.spent, key)
 	c.mu.Unlock()
 }
 

@@ -22,6 +22,7 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
@@ -264,7 +265,50 @@ func TestNodeNews(t *testing.T) {
 // toldQueue notes what is to be looked at later.
 type toldQueue struct {
 	workqueue.TypedRateLimitingInterface[types.NamespacedName]
-	keys []types.NamespacedName
+	keys  []types.NamespacedName
+	after []time.Duration
 }
 
-func (q *toldQueue) AddAfter(key types.NamespacedName, _ time.Duration) { q.keys = append(q.keys, key) }
+func (q *toldQueue) AddAfter(key types.NamespacedName, after time.Duration) {
+	q.keys, q.after = append(q.keys, key), append(q.after, after)
+}
+
+// What a device says of itself is looked at soon, unless it says something all the time.
+func TestPace(t *testing.T) {
+	client := fake.NewClientset()
+	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: links.NewTracker(clock, time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.queue.ShutDown()
+	told := &toldQueue{TypedRateLimitingInterface: c.queue}
+	c.queue = told
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
+	for i := range pace.Burst + 2 {
+		c.Message(link{device: deviceOf(ed)}, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{}})
+		if err := c.write(t.Context(), ed, &aranya.EdgeDeviceStatus{}); err != nil {
+			t.Fatal(err)
+		}
+		if want := max(settle, time.Duration(i+1-pace.Burst)*pace.Every); told.after[i] != want {
+			t.Errorf("the %d. time after %s, want %s", i+1, told.after[i], want)
+		}
+	}
+	if c.forget(deviceKey(ed)); len(c.spent) > 0 {
+		t.Error("remembered for ever")
+	}
+}
+
+// link is a session of which only the device is known.
+type link struct {
+	gateway.Session
+	device gateway.Device
+}
+
+func (l link) Device() gateway.Device { return l.device }
+
+func deviceKey(ed *aranya.EdgeDevice) types.NamespacedName {
+	return types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}
+}

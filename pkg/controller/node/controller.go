@@ -74,9 +74,15 @@ type Controller struct {
 	creating sets.Set[types.UID]
 	// settled holds what the Nodes of connected devices are up to date with.
 	settled map[types.NamespacedName]inputs
+	// spent holds what devices have used of the pace of their Nodes.
+	spent map[types.NamespacedName]queue.Spent
 	// problems holds, for devices whose Nodes cannot be brought up to date, why.
 	problems map[types.NamespacedName]Problem
 }
+
+// pace is how often the Node of one device is written because of what the device reports. What it reports faster than that
+// waits for its turn, and only the last of it is written.
+var pace = queue.Pace{Burst: 20, Every: time.Second}
 
 // inputs are what a Node is brought up to date with while its device is connected. Most events of Nodes tell
 // of aranya's own writes: as long as none of these is another, there is nothing to do.
@@ -113,8 +119,8 @@ func New(config Config) (*Controller, error) {
 		leases:  newLeases(config.Kube, config.Leases, config.Clock),
 		start:   config.Clock.Now(),
 		lost:    map[types.NamespacedName]loss{}, creating: sets.New[types.UID](), settled: map[types.NamespacedName]inputs{},
-		problems: map[types.NamespacedName]Problem{},
-		census:   census{clock: config.Clock, unseen: map[string]time.Time{}},
+		problems: map[types.NamespacedName]Problem{}, spent: map[types.NamespacedName]queue.Spent{},
+		census: census{clock: config.Clock, unseen: map[string]time.Time{}},
 	}
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
 	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
@@ -212,7 +218,7 @@ func (c *Controller) update(ctx context.Context, ed *aranya.EdgeDevice, key type
 	}
 	var again time.Duration
 	if session != nil {
-		err = c.online(ctx, ed, n, session)
+		again, err = c.online(ctx, ed, n, session)
 	} else {
 		again, err = c.offline(ctx, ed, n, key)
 	}
@@ -282,33 +288,42 @@ func (c *Controller) setCreating(uid types.UID, creating bool) {
 }
 
 // online brings the Node of a connected device up to date.
-func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, session gateway.Session) error {
+func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, session gateway.Session) (time.Duration, error) {
 	key, with := links.Key(session.Device()), inputs{session, c.config.Tracker.NodeStatus(session), ed.Generation, n.ResourceVersion}
 	c.mu.Lock()
-	done := c.settled[key] == with
+	done, wait := c.settled[key] == with, pace.Wait(c.spent[key], c.config.Clock.Now())
 	c.mu.Unlock()
-	if done {
-		return nil
+	switch {
+	case done:
+		return 0, nil
+	case wait > 0:
+		return wait, nil
 	}
 	reported, err := Decode(with.reported)
 	if err != nil {
-		return &unusable{err}
+		return 0, &unusable{err}
 	}
 	c.leases.start(n, false)
 	status := onlineStatus(ed, reported, &n.Status, endpoint{c.config.Address, c.config.Port}, metav1.NewTime(c.config.Clock.Now()))
-	if n, err = c.writeStatus(ctx, n, status); err != nil {
-		return err
+	current := n
+	if n, err = c.writeStatus(ctx, n, status); err == nil {
+		n, err = c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status))
 	}
-	if n, err = c.adjust(ctx, ed, n, reported.NodeInfo, isReady(&status)); err != nil {
-		return err
-	}
-	with.version = n.ResourceVersion
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if n != current { // it was written, or not for want of trying
+		spent := c.spent[key]
+		pace.Spend(&spent, c.config.Clock.Now())
+		c.spent[key] = spent
+	}
+	if err != nil {
+		return 0, err
+	}
+	with.version = n.ResourceVersion
 	if _, lost := c.lost[key]; !lost {
 		c.settled[key] = with
 	}
-	return nil
+	return 0, nil
 }
 
 // offline sets the Node of a device that is away to Unknown, once. As long as the device may come back
@@ -341,6 +356,7 @@ func (c *Controller) forget(key types.NamespacedName) {
 	delete(c.lost, key)
 	delete(c.settled, key)
 	delete(c.problems, key)
+	delete(c.spent, key)
 	c.mu.Unlock()
 	c.census.failed(key.Name) // if its Node came and went without being seen
 }

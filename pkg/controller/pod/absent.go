@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,6 +84,9 @@ func (c *Controller) forgetLoss(device gateway.Device, at time.Time) {
 	defer c.mu.Unlock()
 	if c.lost[device].Equal(at) {
 		delete(c.lost, device)
+		if !slices.ContainsFunc(c.states[device.Name], func(st *state) bool { return st.session.Device() == device }) {
+			delete(c.spent, device)
+		}
 	}
 }
 

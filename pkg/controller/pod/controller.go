@@ -23,6 +23,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	nodelisters "k8s.io/client-go/listers/node/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 
@@ -83,6 +84,8 @@ type Controller struct {
 	devices      workqueue.TypedRateLimitingInterface[gateway.Device]
 	// absent holds devices that are away, mirrors those whose mirror pods are to be looked at.
 	absent, mirrors workqueue.TypedRateLimitingInterface[gateway.Device]
+	// again holds by UID how soon a pod is sent again that its device has removed.
+	again *flowcontrol.Backoff
 
 	start time.Time
 
@@ -92,6 +95,8 @@ type Controller struct {
 	states map[string][]*state
 	// lost holds when devices in absent lost their last link; those that have had none are not in it.
 	lost map[gateway.Device]time.Time
+	// spent holds the allowances of devices that have a link, or had one until lately.
+	spent map[gateway.Device]*allowance
 }
 
 // key names a pod that is bound to a Node.
@@ -143,7 +148,10 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		start:   config.Clock.Now(),
 		states:  map[string][]*state{},
 		lost:    map[gateway.Device]time.Time{},
+		spent:   map[gateway.Device]*allowance{},
+		again:   flowcontrol.NewBackOff(minRunAgain, maxRunAgain),
 	}
+	c.again.Clock = config.Clock
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
 		for _, k := range users {
 			c.sync.Add(k)

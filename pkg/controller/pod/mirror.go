@@ -108,6 +108,10 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 	if static == nil {
 		return 0, nil // it has not said
 	}
+	now := c.config.Clock.Now()
+	if wait := st.spent.wait(now); wait > 0 {
+		return wait, nil
+	}
 	var errs []error
 	shown := map[types.UID]bool{}
 	for _, pod := range OnNode(c.indexer, device.Name) {
@@ -120,6 +124,7 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 			c.status.Add(keyOf(pod))
 			continue
 		}
+		st.spent.spend(now)
 		errs = append(errs, c.deleteMirror(ctx, pod)) // looked at again when it is gone
 	}
 	var soonest, again time.Duration
@@ -127,6 +132,7 @@ func (c *Controller) syncMirrors(ctx context.Context, device gateway.Device) (ti
 		if shown[hash] {
 			continue
 		}
+		st.spent.spend(now)
 		err := c.createMirror(ctx, mirror)
 		switch {
 		case apierrors.IsAlreadyExists(err) && !c.nameTaken(ctx, mirror):

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/queue"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
@@ -15,6 +16,7 @@ import (
 // says it holds, and ends with the link.
 type state struct {
 	session gateway.Session
+	spent   *allowance
 
 	mu sync.Mutex
 	// desired is set once the device was told which pods it should hold. Before that no other message
@@ -44,10 +46,12 @@ type podState struct {
 	removed bool
 	// finished is set once the deletion of the pod was completed in the cluster, which our informer may not have seen yet.
 	finished bool
+	// spent is what was used of its pace.
+	spent queue.Spent
 }
 
 func newState(s gateway.Session) *state {
-	st := &state{session: s, pods: map[types.UID]*podState{}}
+	st := &state{session: s, spent: &allowance{}, pods: map[types.UID]*podState{}}
 	for _, p := range s.Hello().GetPods() {
 		st.pods[types.UID(p.GetUid())] = &podState{held: true, digest: p.GetDigest(), volumesDigest: p.GetVolumesDigest()}
 	}
@@ -72,6 +76,11 @@ func (st *state) send(msg *edgeapi.ServerMessage) error {
 func (c *Controller) LinkUp(s gateway.Session) {
 	st := newState(s)
 	c.mu.Lock()
+	if spent := c.spent[s.Device()]; spent != nil {
+		st.spent = spent
+	} else {
+		c.spent[s.Device()] = st.spent
+	}
 	c.states[s.Device().Name] = append(c.othersLocked(s.Device()), st)
 	c.mu.Unlock()
 	c.devices.Add(s.Device())

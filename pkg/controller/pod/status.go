@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,6 +38,11 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		st.mu.Unlock()
 		return 0, nil
 	}
+	now := c.config.Clock.Now()
+	if wait := max(podPace.Wait(p.spent, now), st.spent.wait(now)); wait > 0 && (!p.removed || pod.DeletionTimestamp == nil) {
+		st.mu.Unlock()
+		return wait, nil
+	}
 	encoded, removed, generation := p.status, p.removed, p.generation
 	st.mu.Unlock()
 
@@ -50,7 +56,7 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		if reported.ObservedGeneration == 0 {
 			reported.ObservedGeneration = generation
 		}
-		*status = merge(pod, reported, metav1.NewTime(c.config.Clock.Now()))
+		*status = merge(pod, reported, metav1.NewTime(now))
 	}
 	if pod.DeletionTimestamp == nil && terminal(pod.Status.Phase) {
 		if err := c.end(st, pod); err != nil {
@@ -60,7 +66,10 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 	if removed && pod.DeletionTimestamp != nil && !terminal(status.Phase) {
 		// Nothing of it runs any more, if it ever did, and it does not end well without having said so.
 		status.Phase = corev1.PodFailed
-		settle(status, metav1.NewTime(c.config.Clock.Now()))
+		settle(status, metav1.NewTime(now))
+	}
+	if !apiequality.Semantic.DeepEqual(&pod.Status, status) {
+		st.spend(p, now)
 	}
 	if again, err := c.write(ctx, pod, status); again > 0 || err != nil {
 		return again, err
@@ -104,11 +113,12 @@ func (c *Controller) finish(ctx context.Context, st *state, p *podState, pod *co
 		if terminal(pod.Status.Phase) {
 			return nil
 		}
-		// It should still be there: begin anew.
+		// It should still be there: begin anew, ever later if it never stays.
 		st.mu.Lock()
 		delete(st.pods, pod.UID)
 		st.mu.Unlock()
-		c.sync.AddRateLimited(keyOf(pod))
+		c.again.Next(string(pod.UID), c.config.Clock.Now())
+		c.sync.AddAfter(keyOf(pod), c.again.Get(string(pod.UID)))
 		return nil
 	}
 	if len(pod.Finalizers) > 0 && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 {

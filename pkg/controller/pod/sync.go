@@ -51,6 +51,9 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	}
 
 	if !held {
+		if uid := string(k.uid); c.again.IsInBackOffSinceUpdate(uid, c.config.Clock.Now()) {
+			return c.again.Get(uid), nil
+		}
 		if c.leaving(device) {
 			return mirrorRetry, nil // its Node may stay after all
 		}
@@ -264,4 +267,5 @@ func (c *Controller) gone(k key) error {
 func (c *Controller) release(k key) {
 	c.objects.Use(k, nil)
 	c.tokens.Forget(k.uid)
+	c.again.DeleteEntry(string(k.uid))
 }
