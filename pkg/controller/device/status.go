@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,7 +131,8 @@ const (
 	maxMessage = 1024
 )
 
-func clip(s string, n int) string { return s[:min(len(s), n)] }
+// clip cuts untrusted text down to at most n bytes of valid UTF-8.
+func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }
 
 // Info converts what a device reports on itself, see node.Decode.
 func Info(reported *corev1.NodeStatus) *aranya.DeviceInfo {
