@@ -66,7 +66,10 @@ type Config struct {
 type Controller struct {
 	config   Config
 	services corelisters.ServiceLister
-	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	start    time.Time
+	// emptyAtStart is set if there was no EdgeDevice when Run was called.
+	emptyAtStart bool
+	queue        workqueue.TypedRateLimitingInterface[types.NamespacedName]
 }
 
 // New returns a Controller that does nothing until Run.
@@ -76,7 +79,7 @@ func New(config Config) (*Controller, error) {
 	}
 	c := &Controller{
 		config: config, services: corelisters.NewServiceLister(config.Services.GetIndexer()),
-		queue: queue.New[types.NamespacedName]("services", config.Clock),
+		queue: queue.New[types.NamespacedName]("services", config.Clock), start: config.Clock.Now(),
 	}
 	_, deviceErr := config.Devices.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(object any) {
@@ -131,7 +134,10 @@ func made(svc *corev1.Service) bool {
 }
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
-func (c *Controller) Run(ctx context.Context) { queue.Run(ctx, c.queue, workers, c.sync) }
+func (c *Controller) Run(ctx context.Context) {
+	c.emptyAtStart = len(c.config.Devices.GetIndexer().ListKeys()) == 0
+	queue.Run(ctx, c.queue, workers, c.sync)
+}
 
 // wanted is the Service that a device asks for, nil for none.
 func wanted(ed *aranya.EdgeDevice) *aranya.ServiceSpec {
@@ -159,6 +165,10 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 			c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict,
 				"Service %s exists already and is not this EdgeDevice's. It is not touched; the device gets its Service when that one is gone", key.Name)
 		}
+		return 0, nil
+	case svc != nil && ed == nil && c.emptyAtStart && svc.CreationTimestamp.Time.Before(c.start):
+		klog.FromContext(ctx).Info("Left the Service of an EdgeDevice that does not exist, because there was none at all at the start: restore the database, or delete the Service",
+			"service", klog.KObj(svc))
 		return 0, nil
 	case svc != nil && (spec == nil || svc.Annotations[aranya.AnnotationUID] != string(ed.UID)):
 		return 0, c.remove(ctx, svc) // its deletion leads here again

@@ -3,6 +3,7 @@ package service
 import (
 	"maps"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +30,10 @@ type world struct {
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
 	w := &world{controllertest.New(t, objects...)}
+	w.Kube.PrependReactor("create", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		action.(clienttesting.CreateAction).GetObject().(*corev1.Service).CreationTimestamp = metav1.Now() // as kube-apiserver does
+		return false, nil, nil
+	})
 	factory := informers.NewSharedInformerFactory(w.Kube, 0)
 	recorder := events.New(w.Ctx)
 	recorder.Start(events.Clients{Normal: w.Kube, Warning: w.Kube})
@@ -175,4 +180,25 @@ func TestForeignEndpointSliceIsNotTouched(t *testing.T) {
 			t.Errorf("%s of the foreign EndpointSlice", a.GetVerb())
 		}
 	}
+}
+
+// While the database of aranya is restored, what leads to its devices stays.
+func TestServicesOutliveAnEmptyDatabase(t *testing.T) {
+	made := func(name string, created time.Time) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(created),
+			Annotations: map[string]string{aranya.AnnotationUID: "u"}, Labels: map[string]string{aranya.LabelName: name, aranya.LabelNamespace: "ns"},
+		}}
+	}
+	now := time.Now()
+	w := newWorld(t, made("before", now.Add(-time.Hour)), made("since", now.Add(time.Hour)))
+	w.Eventually("what was made since is removed", func() bool { return w.service("since") == nil })
+	if w.service("before") == nil {
+		t.Error("what was there before is removed")
+	}
+	w.Edge.Add(device("before", "another", &aranya.ServiceSpec{}))
+	w.Eventually("it is replaced for another device", func() bool {
+		svc := w.service("before")
+		return svc != nil && svc.Annotations[aranya.AnnotationUID] == "another"
+	})
 }
