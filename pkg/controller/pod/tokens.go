@@ -94,6 +94,7 @@ func (c *tokenCache) request(ctx context.Context, pod *corev1.Pod, key tokenKey)
 	life := expires.Sub(now)
 	age := min(life*8/10, maxTokenAge)
 	age -= min(rand.N(tokenJitter), age/10)
+	age = max(age, tokenRetry) // the clock may be ahead of the cluster's by as much as the token lives
 	return issuedToken{token: response.Status.Token, refresh: now.Add(age), expires: expires}, nil
 }
 

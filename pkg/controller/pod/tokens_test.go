@@ -74,3 +74,31 @@ func TestTokens(t *testing.T) {
 		t.Error("a token is kept for more than a day")
 	}
 }
+
+// A clock that is ahead must not make a request of each look at a token.
+func TestTokensWithAClockThatIsAhead(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"by all of its life": time.Hour, "by nearly all": time.Hour - time.Second, "by more": 3 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktesting.NewFakePassiveClock(time.Unix(1_000_000, 0))
+			client := fake.NewClientset()
+			issued := 0
+			client.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
+				issued++
+				return true, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{
+					Token: "t", ExpirationTimestamp: metav1.NewTime(clock.Now().Add(time.Hour - ahead)),
+				}}, nil
+			})
+			c := newTokenCache(client, clock)
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}}
+			for range 2 {
+				_, refresh, err := c.Token(context.Background(), p, &corev1.ServiceAccountTokenProjection{Path: "token"})
+				if again := refresh.Sub(clock.Now()); err != nil || again < tokenRetry {
+					t.Errorf("replaced after %s, error %v", again, err)
+				}
+			}
+			if issued != 1 {
+				t.Errorf("%d were asked for", issued)
+			}
+		})
+	}
+}
