@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -22,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/features"
 	featurestesting "k8s.io/client-go/features/testing"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
@@ -43,6 +46,7 @@ type mainCluster struct {
 
 	mu      sync.Mutex
 	secrets map[string]*corev1.Secret
+	misses  map[string]int // how often a Secret was asked for that is not there
 }
 
 // newMainCluster returns the path of a kubeconfig file for a new one.
@@ -53,6 +57,7 @@ func newMainCluster(t *testing.T) (cluster *mainCluster, kubeconfig string) {
 		t:       t,
 		mapper:  testrestmapper.TestOnlyStaticRESTMapper(clientscheme.Scheme),
 		secrets: map[string]*corev1.Secret{},
+		misses:  map[string]int{},
 	}
 	server := httptest.NewTLSServer(cluster)
 	t.Cleanup(server.Close)
@@ -134,7 +139,34 @@ func (c *mainCluster) getSecret(w http.ResponseWriter, name string) {
 		respond(w, http.StatusOK, secret)
 		return
 	}
+	c.mu.Lock()
+	c.misses[name]++
+	c.mu.Unlock()
 	refuse(w, apierrors.NewNotFound(corev1.Resource("secrets"), name))
+}
+
+// missed waits until a Secret that is not there has been asked for so many times.
+func (c *mainCluster) missed(name string, times int) {
+	c.t.Helper()
+	if err := wait.PollUntilContextTimeout(c.t.Context(), 20*time.Millisecond, 60*time.Second, true, func(context.Context) (bool, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.misses[name] >= times, nil
+	}); err != nil {
+		c.t.Errorf("Secret %s was not asked for %d times: %v", name, times, err)
+	}
+}
+
+func (c *mainCluster) addSecret(secret *corev1.Secret) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secrets[secret.Name] = secret
+}
+
+func (c *mainCluster) deleteSecret(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.secrets, name)
 }
 
 func (c *mainCluster) secret(name string) *corev1.Secret {

@@ -42,6 +42,7 @@ type Server struct {
 
 	config      *ExtraConfig
 	controllers *controller.Controllers
+	authority   *gateway.Authority
 	gateway     *gateway.Gateway
 	kubelet     *kubelet.Kubelet
 	streaming   *streaming.Server
@@ -89,7 +90,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if err := s.addControllers(c, edge, edgeInformers); err != nil {
 		return nil, err
 	}
-	if err := s.addGateway(ctx, edgeInformers); err != nil {
+	if err := s.addGateway(ctx, c, edgeInformers); err != nil {
 		return nil, err
 	}
 	if err := s.addKubelet(c); err != nil {
@@ -144,10 +145,9 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 	return err
 }
 
-func (s *Server) addGateway(ctx context.Context, informers externalversions.SharedInformerFactory) error {
-	var authority *gateway.Authority
+func (s *Server) addGateway(ctx context.Context, c CompletedConfig, informers externalversions.SharedInformerFactory) error {
 	err := retry(ctx, "the device CA", func(ctx context.Context) (err error) {
-		authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace)
+		s.authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace, c.enrolledDevices)
 		return err
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *Server) addGateway(ctx context.Context, informers externalversions.Shar
 	s.ready.deviceCA.Store(true)
 	s.gateway, err = gateway.New(gateway.Config{
 		Listener:  s.config.GatewayListener,
-		Authority: authority,
+		Authority: s.authority,
 		Devices:   s.controllers.Directory(),
 		Handler:   s.controllers.Handler(),
 		Replica:   s.config.ReplicaName,
@@ -250,6 +250,7 @@ func (s *Server) startParts(ctx context.Context) {
 		defer s.ready.kubelet.Store(false)
 		return s.kubelet.Run(ctx)
 	}})
+	run("device-ca", func(ctx context.Context) { s.authority.KeepSecret(ctx, s.config.Kube) })
 	s.parts.start(ctx, part{"gateway", s.runGateway})
 }
 

@@ -44,6 +44,14 @@ type testServer struct {
 // serve runs a server until the end of the test, on an embedded etcd unless args say otherwise, and waits until it is ready.
 func serve(t *testing.T, cluster *mainCluster, kubeconfig, dir string, args ...string) *testServer {
 	t.Helper()
+	s := run(t, cluster, kubeconfig, dir, args...)
+	s.waitReady()
+	return s
+}
+
+// run starts a server as serve does, and waits for nothing.
+func run(t *testing.T, cluster *mainCluster, kubeconfig, dir string, args ...string) *testServer {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +66,6 @@ func serve(t *testing.T, cluster *mainCluster, kubeconfig, dir string, args ...s
 	s := &testServer{t: t, cluster: cluster, address: listener.Addr().String(), stop: cancel, stopped: make(chan error, 1)}
 	go func() { s.stopped <- Run(ctx, o) }()
 	t.Cleanup(cancel)
-	s.waitReady()
 	return s
 }
 

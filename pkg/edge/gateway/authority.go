@@ -18,6 +18,8 @@ import (
 	"net/url"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"arhat.dev/aranya/pkg/edge/identity"
 )
 
@@ -41,6 +43,8 @@ type Authority struct {
 	hash [sha256.Size]byte
 	// tokens authenticates enrolment tokens.
 	tokens tokenKey
+	// secret is what it was read from; nil if it is kept nowhere.
+	secret *corev1.Secret
 }
 
 // NewAuthority makes a CA that is kept nowhere.

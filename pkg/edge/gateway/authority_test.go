@@ -1,22 +1,29 @@
 package gateway
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"arhat.dev/aranya/pkg/edge/identity"
 )
+
+// NoDevices is for a first start.
+func NoDevices(context.Context) ([]types.NamespacedName, error) { return nil, nil }
 
 func TestLoadOrCreateAuthority(t *testing.T) {
 	client := fake.NewClientset()
@@ -24,7 +31,7 @@ func TestLoadOrCreateAuthority(t *testing.T) {
 	authorities := make([]*Authority, 8)
 	for i := range authorities {
 		group.Go(func() {
-			a, err := LoadOrCreateAuthority(t.Context(), client, "aranya-system")
+			a, err := LoadOrCreateAuthority(t.Context(), client, "aranya-system", NoDevices)
 			if err != nil {
 				t.Error(err)
 				return
@@ -85,7 +92,7 @@ func TestLoadAuthorityRefusesBadSecret(t *testing.T) {
 		secret := good.DeepCopy()
 		secret.Data = data
 		client := fake.NewClientset(secret)
-		_, err := LoadOrCreateAuthority(t.Context(), client, "ns")
+		_, err := LoadOrCreateAuthority(t.Context(), client, "ns", NoDevices)
 		if err == nil || !strings.Contains(err.Error(), "restore the Secret") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -101,7 +108,7 @@ func TestLoadAuthorityRefusesBadSecret(t *testing.T) {
 	client.PrependReactor("create", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("denied")
 	})
-	if _, err := LoadOrCreateAuthority(t.Context(), client, "ns"); err == nil || !strings.Contains(err.Error(), "ns/"+AuthoritySecret) {
+	if _, err := LoadOrCreateAuthority(t.Context(), client, "ns", NoDevices); err == nil || !strings.Contains(err.Error(), "ns/"+AuthoritySecret) {
 		t.Errorf("a failure to create: %v", err)
 	}
 }
@@ -139,6 +146,123 @@ func TestReplacedAuthority(t *testing.T) {
 	if _, err := a.verifyDevice(cert, time.Now()); err == nil {
 		t.Error("the certificate of a CA that is not trusted any more was accepted")
 	}
+}
+
+func TestLostAuthorityIsNotReplaced(t *testing.T) {
+	secret, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolled := []types.NamespacedName{{Namespace: "edge", Name: "device-1"}, {Namespace: "edge", Name: "device-2"}}
+	for name, test := range map[string]struct {
+		stored  []runtime.Object
+		devices []types.NamespacedName
+		err     error
+		want    []string // in the error; none is expected if nil
+	}{
+		"first start":             {},
+		"start":                   {stored: []runtime.Object{secret}, devices: enrolled},
+		"the Secret is lost":      {devices: enrolled, want: []string{"ns/aranya-device-ca", "2 enrolled devices", "edge/device-1", "restore the Secret"}},
+		"devices cannot be known": {err: errors.New("no leader"), want: []string{"ns/aranya-device-ca", "no leader"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(test.stored...)
+			_, err := LoadOrCreateAuthority(t.Context(), client, "ns", func(context.Context) ([]types.NamespacedName, error) {
+				return test.devices, test.err
+			})
+			if (err != nil) != (test.want != nil) {
+				t.Fatalf("error %v", err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error has no %q: %v", want, err)
+				}
+			}
+			_, missing := client.CoreV1().Secrets("ns").Get(t.Context(), AuthoritySecret, metav1.GetOptions{})
+			if (missing != nil) != (test.want != nil) {
+				t.Errorf("the Secret afterwards: %v", missing)
+			}
+		})
+	}
+}
+
+func TestKeepSecret(t *testing.T) {
+	first, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Labels = map[string]string{"app": "aranya"}
+	first.UID, first.ResourceVersion = "uid-1", "1"
+	trusting := first.DeepCopy()
+	trusting.Data[authorityTrustedKey] = first.Data[corev1.TLSCertKey]
+	broken := first.DeepCopy()
+	broken.Data = nil
+	for name, test := range map[string]struct {
+		stored []runtime.Object
+		want   *corev1.Secret // in the cluster afterwards, but for its identity
+		err    bool
+	}{
+		"there":     {stored: []runtime.Object{first}, want: first},
+		"changed":   {stored: []runtime.Object{trusting}, want: trusting},
+		"unusable":  {stored: []runtime.Object{broken}, want: broken, err: true},
+		"nowhere":   {want: first},
+		"elsewhere": {stored: []runtime.Object{&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: AuthoritySecret}}}, want: first},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(test.stored...)
+			kept, err := keepSecret(t.Context(), client, first)
+			if (err != nil) != test.err {
+				t.Fatalf("error %v", err)
+			}
+			stored, err := client.CoreV1().Secrets("ns").Get(t.Context(), AuthoritySecret, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(stored.Data, test.want.Data) || stored.Type != test.want.Type || !reflect.DeepEqual(stored.Labels, test.want.Labels) {
+				t.Errorf("the cluster has %+v", stored)
+			}
+			if !test.err && !reflect.DeepEqual(kept.Data, test.want.Data) {
+				t.Errorf("returned %+v", kept)
+			}
+		})
+	}
+}
+
+// A Secret that is deleted while the server runs comes back as it was last.
+func TestKeepSecretAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		a, err := LoadOrCreateAuthority(t.Context(), client, "ns", NoDevices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			a.KeepSecret(ctx, client)
+		}()
+		secrets := client.CoreV1().Secrets("ns")
+		secret, err := secrets.Get(ctx, AuthoritySecret, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret.Data[authorityTrustedKey] = secret.Data[corev1.TLSCertKey]
+		if _, err := secrets.Update(ctx, secret, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(keepInterval + time.Second) // of the bubble's clock
+		if err := secrets.Delete(ctx, AuthoritySecret, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(keepInterval)
+		again, err := secrets.Get(ctx, AuthoritySecret, metav1.GetOptions{})
+		if err != nil || !reflect.DeepEqual(again.Data, secret.Data) {
+			t.Errorf("after it was deleted: %v, error %v", again, err)
+		}
+		cancel()
+		<-done
+	})
 }
 
 func deviceCert(t *testing.T, a *Authority, lifetime time.Duration) *x509.Certificate {

@@ -17,7 +17,7 @@ const caNamespace = "aranya-system"
 func newCA(t *testing.T) *corev1.Secret {
 	t.Helper()
 	client := fake.NewClientset()
-	if _, err := gateway.LoadOrCreateAuthority(t.Context(), client, caNamespace); err != nil {
+	if _, err := gateway.LoadOrCreateAuthority(t.Context(), client, caNamespace, gateway.NoDevices); err != nil {
 		t.Fatal(err)
 	}
 	secret, err := client.CoreV1().Secrets(caNamespace).Get(t.Context(), gateway.AuthoritySecret, metav1.GetOptions{})
@@ -34,7 +34,7 @@ func authorityWith(t *testing.T, secret *corev1.Secret, trusted ...*corev1.Secre
 	for _, s := range trusted {
 		secret.Data["ca.crt"] = append(secret.Data["ca.crt"], s.Data[corev1.TLSCertKey]...)
 	}
-	a, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(secret), caNamespace)
+	a, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(secret), caNamespace, gateway.NoDevices)
 	if err != nil {
 		t.Fatal(err)
 	}
