@@ -48,7 +48,7 @@ func writeAtomically(dir string, files []file, gid *int64) error {
 		return errors.Join(err, os.RemoveAll(fresh))
 	}
 	tmp := filepath.Join(dir, newDataLink)
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.RemoveAll(tmp); err != nil { // left of an update that was cut off, or a subPath of that name
 		return err
 	}
 	if err := os.Symlink(filepath.Base(fresh), tmp); err != nil {
@@ -60,8 +60,8 @@ func writeAtomically(dir string, files []file, gid *int64) error {
 	return updateLinks(dir, files, filepath.Base(fresh))
 }
 
-// updateLinks makes the links that users see, and removes those and the data of before. It writes nothing
-// if all is as it should be.
+// updateLinks makes the links that users see, and removes those and the data of before. It leaves directories
+// that were made for a subPath, and writes nothing if all is as it should be.
 func updateLinks(dir string, files []file, current string) error {
 	want := map[string]bool{}
 	for _, f := range files {
@@ -88,7 +88,7 @@ func updateLinks(dir string, files []file, current string) error {
 	var errs []error
 	for _, entry := range entries {
 		name := entry.Name()
-		if name == dataLink || name == current || want[name] {
+		if name == dataLink || name == current || want[name] || (entry.IsDir() && !strings.HasPrefix(name, "..")) {
 			continue
 		}
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))

@@ -27,7 +27,7 @@ func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string
 	if filepath.IsAbs(subPath) {
 		return "", fmt.Errorf("subPath %q must not be absolute", subPath)
 	}
-	fd, err := openBeneath(mounted, subPath, !mounted.ReadOnly)
+	fd, err := openBeneath(mounted, subPath, true)
 	if err != nil {
 		return "", fmt.Errorf("subPath %q of volume %q: %w", subPath, volume, err)
 	}

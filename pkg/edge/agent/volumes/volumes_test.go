@@ -306,6 +306,53 @@ func TestSubPathIsMounted(t *testing.T) {
 	}
 }
 
+// A subPath that a volume with content does not have is an empty directory, and what the volume holds changes as before.
+func TestSubPathOfContent(t *testing.T) {
+	one := &edgeapi.File{Path: "d/f", Data: []byte("1"), Mode: 0o644}
+	two := &edgeapi.File{Path: "d/f", Data: []byte("2"), Mode: 0o644}
+	for _, test := range []struct {
+		subPath string
+		updates []*edgeapi.File // each is all that there is then
+		want    []string        // in the volume in the end
+	}{
+		{subPath: "x", want: []string{"x"}},
+		{subPath: "x/y", updates: []*edgeapi.File{one, one, two}, want: []string{"d", "x"}},
+		{subPath: "d/x", updates: []*edgeapi.File{one, two}, want: []string{"d"}},
+		{subPath: "..data_tmp/x", updates: []*edgeapi.File{one, two}, want: []string{"d"}},
+		{subPath: "x", updates: []*edgeapi.File{one, {Path: "x", Data: []byte("2"), Mode: 0o644}}, want: []string{"x"}},
+	} {
+		t.Run(test.subPath, func(t *testing.T) {
+			v, pod := newTest(t), podWith(configMap("c"))
+			mounted, err := v.Setup(pod, content("c"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; ; i++ {
+				path, err := v.SubPath(pod, mounted["c"], "c", "c0", 0, test.subPath)
+				if err != nil {
+					t.Fatalf("after %d updates: %v", i, err)
+				}
+				if info, err := os.Stat(path); err != nil || (info.IsDir() && len(names(t, path)) != 0) {
+					t.Errorf("%s is no empty directory: %v", path, err)
+				}
+				if i == len(test.updates) {
+					break
+				}
+				last := test.updates[i]
+				if _, err := v.Setup(pod, content("c", last)); err != nil {
+					t.Fatalf("update %d: %v", i, err)
+				}
+				if got := read(t, mounted["c"].Path, last.Path); got != string(last.Data) {
+					t.Errorf("after update %d: %q", i, got)
+				}
+			}
+			if got := names(t, mounted["c"].Path); !slices.Equal(got, test.want) {
+				t.Errorf("the volume has %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
 // What the host has mounted below a subPath stays mounted there, when a container is started again and at the end.
 func TestMountsBelowSubPath(t *testing.T) {
 	if os.Geteuid() != 0 {
