@@ -74,13 +74,12 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.w, r) }
 // CloseWrite half-closes the connection: the peer reads EOF.
 func (c *Conn) CloseWrite() error { return c.w.Close() }
 
-// Close ends the connection both ways. On the server it ends the stream; on the device the session
-// goes on until Stream.Finish.
+// Close ends the connection both ways. On the server it ends the stream. On the device the session goes on
+// until Stream.Finish, whose result is the end of what is sent: one that came before would look like a proper end.
 func (c *Conn) Close() error {
 	_ = c.r.Close()
-	if c.stream.device {
-		return c.w.Close()
+	if !c.stream.device {
+		c.stream.Close()
 	}
-	c.stream.Close()
 	return nil
 }

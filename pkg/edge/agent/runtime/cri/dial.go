@@ -48,7 +48,7 @@ func (c *client) DialPod(ctx context.Context, sandboxID string, port uint16) (ru
 	if err != nil {
 		return nil, fmt.Errorf("port-forward endpoint of the runtime: %w", err)
 	}
-	pc, err := newPodConn(conn, port)
+	pc, err := newPodConn(ctx, conn, port)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -66,7 +66,7 @@ type podConn struct {
 	closeOnce sync.Once
 }
 
-func newPodConn(conn httpstream.Connection, port uint16) (*podConn, error) {
+func newPodConn(ctx context.Context, conn httpstream.Connection, port uint16) (*podConn, error) {
 	headers := http.Header{}
 	headers.Set(v1.PortHeader, strconv.Itoa(int(port)))
 	headers.Set(v1.PortForwardRequestIDHeader, "0")
@@ -78,12 +78,7 @@ func newPodConn(conn httpstream.Connection, port uint16) (*podConn, error) {
 	if err := errorStream.Close(); err != nil { // nothing is sent on it from this end
 		return nil, err
 	}
-	headers.Set(v1.StreamType, v1.StreamTypeData)
-	data, err := conn.CreateStream(headers)
-	if err != nil {
-		return nil, err
-	}
-	pc := &podConn{conn: conn, data: data, failure: make(chan struct{})}
+	pc := &podConn{conn: conn, failure: make(chan struct{})}
 	go func() { // ends with the connection at the latest
 		defer close(pc.failure)
 		message, _ := io.ReadAll(io.LimitReader(errorStream, maxErrorMessage))
@@ -91,7 +86,19 @@ func newPodConn(conn httpstream.Connection, port uint16) (*podConn, error) {
 			pc.err = fmt.Errorf("port %d: %s", port, message)
 		}
 	}()
-	return pc, nil
+	headers.Set(v1.StreamType, v1.StreamTypeData)
+	if pc.data, err = conn.CreateStream(headers); err == nil {
+		return pc, nil
+	}
+	// A runtime that cannot connect resets the stream, maybe before it has accepted it.
+	select {
+	case <-pc.failure:
+		if pc.err != nil {
+			err = pc.err
+		}
+	case <-ctx.Done():
+	}
+	return nil, err
 }
 
 // Read returns the runtime's message as the error if that is why the data ended.
@@ -100,15 +107,8 @@ func (c *podConn) Read(p []byte) (int, error) {
 	if n > 0 || err == nil {
 		return n, nil
 	}
-	select {
-	case <-c.failure:
-	case <-c.conn.CloseChan():
-		select {
-		case <-c.failure:
-		default:
-			return 0, err
-		}
-	}
+	// The message may still be on its way through this process when the connection has ended.
+	<-c.failure
 	if c.err != nil {
 		return 0, c.err
 	}
