@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/kubectl/pkg/util/term"
 	utilexec "k8s.io/utils/exec"
 
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
 	aranyaclient "arhat.dev/aranya/pkg/generated/clientset/versioned/typed/aranya/v1alpha1"
@@ -39,7 +42,7 @@ func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		Short: "Work on edge devices: exec, attach, cp, logs, port-forward, proxy, top, token",
 		Long: `Work on edge devices as kubectl works on pods.
 
-Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"). With --pod, a command
+Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"), given as NAME or edgedevice/NAME. With --pod, a command
 works on a pod of the device, even if the device has no Node.`,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -168,8 +171,27 @@ func (c *client) edgeDevices() (aranyaclient.EdgeDeviceInterface, error) {
 	return client.EdgeDevices(namespace), nil
 }
 
+// deviceName is the name of the device that a user means by NAME or, as with kubectl, by TYPE/NAME.
+func deviceName(arg string) (string, error) {
+	kind, name, typed := strings.Cut(arg, "/")
+	if !typed {
+		kind, name = "edgedevice", arg
+	}
+	kind, group, qualified := strings.Cut(strings.ToLower(kind), ".")
+	isDevice := slices.Contains([]string{"edgedevice", "edgedevices", "ed"}, kind) &&
+		(!qualified || group == v1alpha1.GroupName || group == v1alpha1.SchemeGroupVersion.Version+"."+v1alpha1.GroupName)
+	if !isDevice || name == "" || len(content.IsPathSegmentName(name)) > 0 {
+		return "", fmt.Errorf("%q is not a device: give the name of an EdgeDevice, as NAME or edgedevice/NAME", arg)
+	}
+	return name, nil
+}
+
 // subresource is a request for a subresource of a device, with options as its query.
 func (c *client) subresource(verb, device, name string, options runtime.Object) (*rest.Request, error) {
+	device, err := deviceName(device)
+	if err != nil {
+		return nil, err
+	}
 	client, namespace, err := c.api()
 	if err != nil {
 		return nil, err

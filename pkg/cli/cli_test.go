@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,6 +45,68 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// commands are those that take a device, which stands for DEVICE.
+var commands = map[string][]string{
+	"exec":         {"exec", "DEVICE", "--", "ls"},
+	"attach":       {"attach", "DEVICE"},
+	"cp":           {"cp", "DEVICE:/a", "/nowhere/b"},
+	"logs":         {"logs", "DEVICE"},
+	"port-forward": {"port-forward", "DEVICE", ":80"},
+	"token":        {"token", "DEVICE"},
+	"top":          {"top", "DEVICE"},
+}
+
+// A device may be given with its type, as with kubectl; the server is asked for it by its name.
+func TestTypeAndName(t *testing.T) {
+	for name, command := range commands {
+		t.Run(name, func(t *testing.T) {
+			asked := make(chan string, 100)
+			server := func(w http.ResponseWriter, r *http.Request) {
+				asked <- r.URL.Path
+				w.WriteHeader(http.StatusNotFound)
+			}
+			for _, device := range []string{"device-1", "edgedevice/device-1", "edgedevices/device-1", "ed/device-1", "EdgeDevice/device-1",
+				"edgedevices.aranya.arhat.dev/device-1", "edgedevices.v1alpha1.aranya.arhat.dev/device-1"} {
+				_, _, stderr := run(t, server, withDevice(command, device)...)
+				select {
+				case path := <-asked:
+					if !strings.HasPrefix(path+"/", "/apis/aranya.arhat.dev/v1alpha1/namespaces/edge/edgedevices/device-1/") {
+						t.Errorf("%s: asked for %s", device, path)
+					}
+				default:
+					t.Errorf("%s: %s", device, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestOtherTypes(t *testing.T) {
+	server := func(_ http.ResponseWriter, r *http.Request) { t.Errorf("asked for %s", r.URL.Path) }
+	commands := maps.Clone(commands)
+	commands["proxy"] = []string{"proxy", "DEVICE", "80", "--port=0"}
+	delete(commands, "cp") // where it is a local path
+	for name, command := range commands {
+		t.Run(name, func(t *testing.T) {
+			for _, device := range []string{"pod/device-1", "edge/device-1", "ed/", "ed/a/b", "ed/..", "ed.apps/device-1", ""} {
+				code, stdout, stderr := run(t, server, withDevice(command, device)...)
+				want := "error: " + strconv.Quote(device) + " is not a device: give the name of an EdgeDevice, as NAME or edgedevice/NAME\n"
+				if code != 1 || stdout != "" || stderr != want {
+					t.Errorf("code %d, %q, %q", code, stdout, stderr)
+				}
+			}
+		})
+	}
+}
+
+func withDevice(command []string, device string) []string {
+	args := slices.Clone(command)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "DEVICE", device)
+	}
+	return args
 }
 
 func TestWarnings(t *testing.T) {

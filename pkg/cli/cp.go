@@ -85,11 +85,18 @@ func parsePaths(args []string) (device, from, to string, err error) {
 	return source + destination, from, to, nil
 }
 
-// cutDevice divides DEVICE:PATH. As with scp, a colon behind a slash is one of a local path.
+// cutDevice divides DEVICE:PATH. As with scp, a colon behind a slash is one of a local path, unless it is that of
+// TYPE/NAME.
 func cutDevice(arg string) (device, name string, ok bool) {
 	device, name, ok = strings.Cut(arg, ":")
-	if !ok || device == "" || strings.Contains(device, "/") {
+	if !ok || device == "" {
 		return "", "", false
+	}
+	if strings.Contains(device, "/") {
+		var err error
+		if device, err = deviceName(device); err != nil {
+			return "", "", false
+		}
 	}
 	return device, name, true
 }

@@ -14,6 +14,7 @@ func TestParsePaths(t *testing.T) {
 		"from a device":              {args: []string{"device-1:/etc/os-release", "/tmp/os-release"}, want: []string{"device-1", "/etc/os-release", ""}},
 		"to a device":                {args: []string{"./a", "device-1:b:c"}, want: []string{"device-1", "", "b:c"}},
 		"a local path with a colon":  {args: []string{"./a:b", "device-1:/b"}, want: []string{"device-1", "", "/b"}},
+		"a device with its type":     {args: []string{"ed/device-1:/a", "b"}, want: []string{"device-1", "/a", ""}},
 		"one argument":               {args: []string{"device-1:/a"}, err: "expected SOURCE and DESTINATION, got 1"},
 		"from a device to another":   {args: []string{"device-1:/a", "device-2:/a"}, err: "expected one of"},
 		"from here to here":          {args: []string{"a", "b"}, err: "expected one of"},

@@ -79,6 +79,10 @@ that match --accept-hosts are served, and no request whose Origin is another hos
 // proxyHandler hands requests for any path to the same path behind the proxy subresource. The Host must be one of
 // hosts: a name that a page's owner has resolve to this address is none.
 func (c *client) proxyHandler(scheme, device string, port uint16, hosts []*regexp.Regexp) (http.Handler, error) {
+	device, err := deviceName(device)
+	if err != nil {
+		return nil, err
+	}
 	target := fmt.Sprintf("%s:%s:%d", scheme, device, port)
 	request, err := c.subresource(http.MethodGet, target, "proxy", &v1alpha1.EdgeDeviceProxyOptions{})
 	if err != nil {

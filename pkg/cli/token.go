@@ -34,7 +34,11 @@ were issued for the EdgeDevice until then.`,
 		Args:                  oneDevice,
 		ValidArgsFunction:     c.completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			token, err := c.createToken(cmd, args[0], ttl)
+			device, err := deviceName(args[0])
+			if err != nil {
+				return err
+			}
+			token, err := c.createToken(cmd, device, ttl)
 			if err != nil {
 				return err
 			}
@@ -54,7 +58,7 @@ were issued for the EdgeDevice until then.`,
 				server = "HOST:PORT"
 			}
 			_, err = fmt.Fprintf(c.Out, "# Valid until %s, for one use. On the device:\narhat join --server %s --token %s%s\n",
-				token.Status.ExpirationTimestamp.Format(time.RFC3339), server, token.Status.Token, c.brokerFlags(cmd, args[0], server))
+				token.Status.ExpirationTimestamp.Format(time.RFC3339), server, token.Status.Token, c.brokerFlags(cmd, device, server))
 			return err
 		},
 	}

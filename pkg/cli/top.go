@@ -75,6 +75,9 @@ func (c *client) devices(cmd *cobra.Command, names []string, selector string, al
 	var devices []v1alpha1.EdgeDevice
 	client := clientset.AranyaV1alpha1().EdgeDevices(namespace)
 	for _, name := range names {
+		if name, err = deviceName(name); err != nil {
+			return nil, err
+		}
 		device, err := client.Get(cmd.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err
