@@ -20,6 +20,7 @@ type fakeRuntime struct {
 	removed    []string
 	stuck      string // cannot be removed
 	other      uint64 // bytes that are no images
+	nowhere    bool   // images lie on no file system
 }
 
 func (f *fakeRuntime) ListImages(context.Context, *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
@@ -35,6 +36,9 @@ func (f *fakeRuntime) Status(context.Context, bool) (*runtimeapi.StatusResponse,
 }
 
 func (f *fakeRuntime) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
+	if f.nowhere {
+		return &runtimeapi.ImageFsInfoResponse{}, nil
+	}
 	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/images"}}}}, nil
 }
 
@@ -88,6 +92,7 @@ func TestCollect(t *testing.T) {
 		}, removed: []string{"old-2"}},
 		{name: "too young", policy: GCPolicy{HighThresholdPercent: 85, LowThresholdPercent: 80, MinAge: time.Hour}, err: "freed 0 bytes"},
 		{name: "never", policy: GCPolicy{HighThresholdPercent: 100}, change: func(f *fakeRuntime) { f.other = 400 }},
+		{name: "no file system", policy: policy, change: func(f *fakeRuntime) { f.nowhere = true }},
 		{name: "too old", policy: GCPolicy{HighThresholdPercent: 100, MaxAge: 3 * time.Minute}, removed: []string{"old-1", "old-2"}},
 		{name: "not old enough", policy: GCPolicy{HighThresholdPercent: 100, MaxAge: time.Hour}},
 	} {

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -67,15 +66,7 @@ func (r *Runtime) RemoveImage(_ context.Context, image *runtimeapi.ImageSpec) er
 	return nil
 }
 
-// ImageFsInfo is a CRI call. Images take no space; the file system is that of the state directory.
+// ImageFsInfo is a CRI call. No file system holds images: to remove some, or a pod, would make no room for any.
 func (r *Runtime) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(r.options.StateDir, &st); err != nil {
-		return nil, status.Errorf(codes.Internal, "cannot read the file system of %s: %v", r.options.StateDir, err)
-	}
-	usage := []*runtimeapi.FilesystemUsage{{
-		Timestamp: now(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: r.options.StateDir},
-		UsedBytes: &runtimeapi.UInt64Value{}, InodesUsed: &runtimeapi.UInt64Value{},
-	}}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: usage, ContainerFilesystems: usage}, nil
+	return &runtimeapi.ImageFsInfoResponse{}, nil
 }
