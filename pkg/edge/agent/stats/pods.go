@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/kubelet/pkg/types"
+	"k8s.io/utils/ptr"
 )
 
 // rateOf turns a counter of CPU time into nano cores.
@@ -76,8 +77,12 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsapi.MemoryStats {
 	if m == nil {
 		return nil
 	}
+	available := valueOf(m.AvailableBytes)
+	if ptr.Deref(available, 0) == 0 { // as runtimes say it of a container without a limit
+		available = nil
+	}
 	return &statsapi.MemoryStats{
-		Time: timeOf(m.Timestamp), AvailableBytes: valueOf(m.AvailableBytes), UsageBytes: valueOf(m.UsageBytes), WorkingSetBytes: valueOf(m.WorkingSetBytes),
+		Time: timeOf(m.Timestamp), AvailableBytes: available, UsageBytes: valueOf(m.UsageBytes), WorkingSetBytes: valueOf(m.WorkingSetBytes),
 		RSSBytes: valueOf(m.RssBytes), PageFaults: valueOf(m.PageFaults), MajorPageFaults: valueOf(m.MajorPageFaults),
 	}
 }

@@ -101,6 +101,25 @@ func newCollector(t *testing.T, r runtime.Runtime) (*Collector, *clocktesting.Fa
 	return c, clock, root
 }
 
+// What is left of the memory is known of a container with a limit only.
+func TestAvailableMemory(t *testing.T) {
+	for name, test := range map[string]struct{ told, want *uint64 }{
+		"a limit":  {told: ptr.To[uint64](5), want: ptr.To[uint64](5)},
+		"no limit": {told: ptr.To[uint64](0)},
+		"not told": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			usage := &runtimeapi.MemoryUsage{WorkingSetBytes: value(7)}
+			if test.told != nil {
+				usage.AvailableBytes = value(*test.told)
+			}
+			if got := memoryStats(usage); !ptr.Equal(got.AvailableBytes, test.want) || *got.WorkingSetBytes != 7 {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
 func TestSummary(t *testing.T) {
 	r := &fakeRuntime{cpu: 1e9, at: 1e18, podErr: status.Error(codes.Unknown, "one has no cgroup")}
 	c, clock, root := newCollector(t, r)
