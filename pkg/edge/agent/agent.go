@@ -42,6 +42,7 @@ import (
 const (
 	dirPods      = "pods"
 	dirProcess   = "process"
+	dirSeccomp   = "seccomp"
 	fileLock     = "arhat.lock"
 	fileMemories = "welcome.json"
 	fileOwner    = "owner"
@@ -124,7 +125,8 @@ func (a *Agent) build(ctx context.Context) error {
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
-		Node: a.nodeInfo(), Sink: a.outbox, Admit: a.admit, AllowsHostPath: hostPaths(&a.config.Policy),
+		SeccompDir: seccompDir(a.config.StateDir),
+		Node:       a.nodeInfo(), Sink: a.outbox, Admit: a.admit, AllowsHostPath: hostPaths(&a.config.Policy),
 		RelistPeriod: a.seams.Period, ResolvConf: a.config.ResolvConf,
 		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
 		Cgroups: a.cgroups(owner), PodPIDs: *a.config.PodPidsLimit,
@@ -213,6 +215,17 @@ func (a *Agent) lockState() error {
 		return fmt.Errorf("another arhat works with the state directory %s: stop it, or give this one a stateDir of its own", a.config.StateDir)
 	}
 	return nil
+}
+
+// seccompDir is where localhost seccomp profiles lie: also where older agents looked for them, if they lie only there.
+func seccompDir(stateDir string) string {
+	dir, old := filepath.Join(stateDir, dirSeccomp), filepath.Join(stateDir, dirPods, dirSeccomp)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(old); err == nil {
+			return old
+		}
+	}
+	return dir
 }
 
 // cgroups are where those of pods are; nil if nothing here has the kernel confine its containers.

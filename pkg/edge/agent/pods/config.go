@@ -31,6 +31,8 @@ type Config struct {
 	// StateDir holds the record of the desired pods, their volumes, hosts files and termination
 	// messages. Required; created with mode 0700 if it does not exist.
 	StateDir string
+	// SeccompDir is where localhost seccomp profiles lie.
+	SeccompDir string
 	// Key seals the record of the desired pods. Required.
 	Key *seal.Key
 	// LogDir holds the containers' logs as <namespace>_<name>_<uid>/<container>/<restart>.log.

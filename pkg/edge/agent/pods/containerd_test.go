@@ -158,7 +158,7 @@ func (d *device) start() {
 	d.sink = newCollector()
 	d.manager, err = New(Config{
 		Runtime:  rt,
-		StateDir: filepath.Join(d.dir, "state"), Key: testKey(d.t),
+		StateDir: filepath.Join(d.dir, "state"), SeccompDir: filepath.Join(d.dir, "state", "seccomp"), Key: testKey(d.t),
 		LogDir:       filepath.Join(d.dir, "logs"),
 		Sink:         d.sink,
 		Node:         NodeInfo{Name: "device-1", HostIPs: []string{"192.0.2.7"}, Allocatable: d.allocatable},

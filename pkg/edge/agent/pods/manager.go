@@ -251,7 +251,7 @@ func (m *Manager) nodeConfig() *criconfig.Node {
 		MemoryCapacity: memory.Value(),
 		PodDNS:         m.node.PodDNS,
 		ResolvConf:     m.cfg.ResolvConf,
-		SeccompRoot:    filepath.Join(m.cfg.StateDir, "seccomp"),
+		SeccompRoot:    m.cfg.SeccompDir,
 		Owner:          m.cfg.Owner,
 		LogDir:         m.cfg.LogDir,
 	}
