@@ -20,7 +20,7 @@ import (
 )
 
 // memoryDir is a file system in memory.
-const memoryDir = "/dev/shm"
+var memoryDir = "/dev/shm"
 
 func main() {
 	// A line per device and link would be of no use; what matters is counted.
@@ -47,6 +47,9 @@ func newCommand() *cobra.Command {
 				o.Devices = 0
 			}
 			if err := in.read(&o); err != nil {
+				return err
+			}
+			if err := o.Validate(); err != nil { // before there is anything to clean up
 				return err
 			}
 			if o.Dir == "" {

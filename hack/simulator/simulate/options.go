@@ -53,7 +53,8 @@ type Options struct {
 
 var errNoServer = errors.New("server: aranya knows no address that devices can reach (--gateway-advertise-address); give one")
 
-func (o *Options) validate() error {
+// Validate says all that is wrong with the options.
+func (o *Options) Validate() error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch {

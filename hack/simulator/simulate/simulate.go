@@ -38,7 +38,7 @@ type simulation struct {
 // Run runs devices until ctx ends. The devices then stop, and the EdgeDevices that were created are
 // deleted, unless they are to be kept.
 func Run(ctx context.Context, o Options) (err error) {
-	if err := o.validate(); err != nil {
+	if err := o.Validate(); err != nil {
 		return err
 	}
 	s := &simulation{options: o, configs: map[string]*config.Configuration{}}

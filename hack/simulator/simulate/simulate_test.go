@@ -37,7 +37,7 @@ func TestValidate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := valid()
 			tt.change(&o)
-			err := o.validate()
+			err := o.Validate()
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
