@@ -23,6 +23,9 @@ import (
 // cleanupTime bounds the deletion of what was created.
 const cleanupTime = 5 * time.Minute
 
+// createTime bounds the creation of one EdgeDevice.
+const createTime = 10 * time.Second
+
 // simulation is devices that come up, or run.
 type simulation struct {
 	options Options
@@ -131,7 +134,10 @@ func (s *simulation) register(ctx context.Context, name string) (token, server s
 		return "", "", err
 	}
 	client := s.client.AranyaV1alpha1().EdgeDevices(s.options.Namespace)
-	switch _, err := client.Create(ctx, ed, metav1.CreateOptions{}); {
+	// To its end even if ctx ends: it must be known whether to delete it.
+	createCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTime)
+	defer cancel()
+	switch _, err := client.Create(createCtx, ed, metav1.CreateOptions{}); {
 	case err == nil:
 		s.mu.Lock()
 		s.created = append(s.created, name)

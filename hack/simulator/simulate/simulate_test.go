@@ -1,11 +1,17 @@
 package simulate
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 
 	"arhat.dev/aranya/hack/simulator/fakecri"
@@ -77,5 +83,48 @@ func TestTemplates(t *testing.T) {
 	}
 	if _, err := o.agent("sim-2", ""); err == nil || !errors.Is(err, errNoServer) {
 		t.Errorf("without an address: %v", err)
+	}
+}
+
+// An EdgeDevice whose creation is under way when the simulation is told to stop is deleted, too, one that was there not.
+func TestStopWhileCreating(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code    int // of the creation
+		deletes bool
+	}{
+		"created":  {http.StatusCreated, true},
+		"is there": {http.StatusConflict, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			deleted := false
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch {
+				case r.Method == http.MethodDelete:
+					deleted = true
+				case strings.HasSuffix(r.URL.Path, "/edgedevices"):
+					cancel()
+					if tt.code == http.StatusConflict {
+						w.WriteHeader(tt.code)
+						_, _ = io.WriteString(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "code": 409}`)
+						return
+					}
+					w.WriteHeader(tt.code)
+				}
+				_, _ = io.WriteString(w, `{"kind": "EdgeDevice", "apiVersion": "aranya.arhat.dev/v1alpha1", "metadata": {"name": "sim-0"}}`)
+			}))
+			defer server.Close()
+			o := valid()
+			o.Cluster = &rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}}
+			o.Devices, o.Dir, o.Out = 1, filepath.Join(t.TempDir(), "state"), io.Discard
+			if err := Run(ctx, o); err != nil {
+				t.Error(err)
+			}
+			server.Close() // all handlers have returned
+			if deleted != tt.deletes {
+				t.Errorf("deleted: %t", deleted)
+			}
+		})
 	}
 }
