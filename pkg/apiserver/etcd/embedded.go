@@ -160,9 +160,14 @@ func privateDir(dir string) error {
 // the socket of the other process before it looks at them, and then waits for ever.
 func lockDir(ctx context.Context, dir string) (*fileutil.LockedFile, error) {
 	var lock *fileutil.LockedFile
+	waiting := false
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, lockTimeout, true, func(context.Context) (done bool, err error) {
 		lock, err = fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 		if errors.Is(err, fileutil.ErrLocked) {
+			if !waiting {
+				klog.FromContext(ctx).Info("Another process uses the directory of the embedded etcd; waiting for it to end", "dir", dir, "patience", lockTimeout)
+				waiting = true
+			}
 			return false, nil
 		}
 		return err == nil, err

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"k8s.io/klog/v2"
 )
 
 func TestMain(m *testing.M) {
@@ -109,9 +111,14 @@ func TestTwoProcessesDoNotShareADirectory(t *testing.T) {
 	t.Cleanup(func() { lockTimeout = 10 * time.Second })
 	dir := shortDir(t)
 	client := newClient(t, startEmbedded(t, dir))
-	_, err := StartEmbedded(t.Context(), EmbeddedConfig{Dir: dir, QuotaBytes: quota})
+	var said []string
+	logger := funcr.New(func(_, args string) { said = append(said, args) }, funcr.Options{})
+	_, err := StartEmbedded(klog.NewContext(t.Context(), logger), EmbeddedConfig{Dir: dir, QuotaBytes: quota})
 	if err == nil || !strings.Contains(err.Error(), "another process uses the directory") {
 		t.Errorf("got %v", err)
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "waiting for it to end") || !strings.Contains(said[0], dir) {
+		t.Errorf("while it waited it said %q", said)
 	}
 	if _, err := client.Get(timeout(t), "/key"); err != nil {
 		t.Errorf("the first one was harmed: %v", err)
