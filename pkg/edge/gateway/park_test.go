@@ -214,7 +214,8 @@ func TestParkedDoesNotCome(t *testing.T) {
 
 // The certificate is renewed while the link is parked.
 func TestRenewalOfParked(t *testing.T) {
-	w := newParkedWorld(t, func(c *gateway.Config) { c.CertificateLifetime = 4 * time.Second })
+	// Long enough that the link is parked before the first renewal on a slow machine: few are allowed within a minute.
+	w := newParkedWorld(t, func(c *gateway.Config) { c.CertificateLifetime = 10 * time.Second })
 	expiry := func() time.Time {
 		ed, err := w.directory.Get("edge", "device-1")
 		if err != nil {
