@@ -102,6 +102,34 @@ func (r *rig) expect(verb string) {
 	}
 }
 
+// node returns the Node as it is in memory.
+func (r *rig) node() *corev1.Node {
+	r.t.Helper()
+	n, err := r.get(r.ed.Name)
+	if err != nil || n == nil {
+		r.t.Fatalf("Node: %v, error %v", n, err)
+	}
+	return n.DeepCopy()
+}
+
+// change has somebody change the Node, and memory know of it as it is then.
+func (r *rig) change(change func(*corev1.Node)) {
+	r.t.Helper()
+	n, err := r.kube.CoreV1().Nodes().Get(r.ctx, r.ed.Name, metav1.GetOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if change != nil {
+		change(n)
+		if n, err = r.kube.CoreV1().Nodes().Update(r.ctx, n, metav1.UpdateOptions{}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := r.nodes.Update(n); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // see puts the Node into memory, changed and at another version.
 func (r *rig) see(version string, change func(*corev1.Node)) {
 	r.t.Helper()

@@ -19,8 +19,11 @@ type record struct {
 	Annotations   []string `json:"annotations,omitempty"`
 	Taints        []string `json:"taints,omitempty"`
 	Unschedulable bool     `json:"unschedulable,omitempty"`
+	// Withheld is what the spec wants otherwise than somebody else has put it on the Node. It has to be told once.
+	Withheld []string `json:"withheld,omitempty"`
 }
 
+// recordOf returns the record of a Node that nobody else has put anything on.
 func recordOf(ed *aranya.EdgeDevice, w wish) record {
 	r := record{
 		Labels:        slices.Sorted(maps.Keys(ed.Spec.Node.Labels)),
@@ -34,6 +37,41 @@ func recordOf(ed *aranya.EdgeDevice, w wish) record {
 	return r
 }
 
+// withhold takes out of what the EdgeDevice wants, and returns the record without, what others have put on the Node:
+// who may write an EdgeDevice could else change that, or take it off by no longer wanting it.
+func withhold(n *corev1.Node, before, after record, w *wish) record {
+	keys := func(kind string, wanted, ours []string, have, want map[string]string) []string {
+		return slices.DeleteFunc(wanted, func(key string) bool {
+			value, there := have[key]
+			if !there || slices.Contains(ours, key) {
+				return false
+			}
+			if value != want[key] {
+				after.Withheld = append(after.Withheld, kind+" "+key)
+			}
+			delete(want, key)
+			return true
+		})
+	}
+	after.Labels = keys("label", after.Labels, before.Labels, n.Labels, w.labels)
+	after.Annotations = keys("annotation", after.Annotations, before.Annotations, n.Annotations, w.annotations)
+	w.taints = slices.DeleteFunc(w.taints, func(t corev1.Taint) bool {
+		i := slices.IndexFunc(n.Spec.Taints, func(have corev1.Taint) bool { return have.MatchTaint(&t) })
+		if i < 0 || slices.Contains(before.Taints, taintName(t)) {
+			return false
+		}
+		if n.Spec.Taints[i].Value != t.Value {
+			after.Withheld = append(after.Withheld, "taint "+taintName(t))
+		}
+		after.Taints = slices.DeleteFunc(after.Taints, func(name string) bool { return name == taintName(t) })
+		return true
+	})
+	if n.Spec.Unschedulable && !before.Unschedulable {
+		after.Unschedulable, w.unschedulable = false, false
+	}
+	return after
+}
+
 func (r record) encode() string {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -43,7 +81,7 @@ func (r record) encode() string {
 }
 
 // applied reads the record of a Node. One that was spoilt by somebody counts as empty: then what was
-// put on the Node before stays there.
+// put on the Node before stays there as it is.
 func applied(n *corev1.Node) record {
 	var r record
 	if json.Unmarshal([]byte(n.Annotations[aranya.AnnotationApplied]), &r) != nil {
@@ -63,10 +101,12 @@ var lifecycleTaints = sets.New(
 
 // drift returns a JSON merge patch that gives a Node what its EdgeDevice wants, and takes off what it
 // wanted formerly; nil if there is nothing to do. Labels, annotations, taints and a cordon of others
-// stay. If ready, the taints of Nodes that are not ready go.
-func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, ready bool, now metav1.Time) ([]byte, error) {
+// stay; withheld is what of these the EdgeDevice wants otherwise, if the patch is the first to say so. If ready, the
+// taints of Nodes that are not ready go.
+func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, ready bool, now metav1.Time) (patch []byte, withheld []string, err error) {
 	w := wishFor(ed, info)
-	before, after := applied(n), recordOf(ed, w)
+	before := applied(n)
+	after := withhold(n, before, recordOf(ed, w), &w)
 	w.annotations[aranya.AnnotationApplied] = after.encode()
 
 	metadata, spec := map[string]any{}, map[string]any{}
@@ -98,10 +138,17 @@ func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, re
 		spec["unschedulable"] = nil
 	}
 	if len(metadata) == 0 && len(spec) == 0 {
-		return nil, nil
+		return nil, nil, nil
+	}
+	if n.Annotations[aranya.AnnotationApplied] != after.encode() {
+		metadata["resourceVersion"] = n.ResourceVersion // or it may claim what somebody has just put there
+	}
+	if !slices.Equal(before.Withheld, after.Withheld) {
+		withheld = after.Withheld
 	}
 	metadata["uid"] = n.UID
-	return json.Marshal(map[string]any{"metadata": metadata, "spec": spec})
+	patch, err = json.Marshal(map[string]any{"metadata": metadata, "spec": spec})
+	return patch, withheld, err
 }
 
 // removingTaints are what a removal that was called off may have left.

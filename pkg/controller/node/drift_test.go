@@ -113,7 +113,7 @@ func TestDrift(t *testing.T) {
 			if tt.node != nil {
 				tt.node(n)
 			}
-			data, err := drift(n, device(tt.spec), linux, tt.ready, now)
+			data, _, err := drift(n, device(tt.spec), linux, tt.ready, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,6 +132,66 @@ func TestDrift(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// What others have put on a Node stays as it is, also once the EdgeDevice has wanted the same, or something else in
+// its place, and wants it no more.
+func TestDriftLeavesWhatOthersSet(t *testing.T) {
+	const effect = corev1.TaintEffectNoExecute
+	wanting := func(value string) aranya.NodeSpec {
+		return aranya.NodeSpec{
+			Labels: map[string]string{"x": value, "own": "1"}, Annotations: map[string]string{"x": value, "own": "1"},
+			Taints: []corev1.Taint{{Key: "x", Value: value, Effect: effect}, {Key: "own", Effect: effect}}, Unschedulable: true,
+		}
+	}
+	for name, tt := range map[string]struct {
+		spec     aranya.NodeSpec
+		withheld []string
+	}{
+		"the same": {spec: wanting("theirs")},
+		"another":  {spec: wanting("ours"), withheld: []string{"label x", "annotation x", "taint x:NoExecute"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.expect("create")
+			r.census.seen(r.ed.Name)
+			others := func(n *corev1.Node) {
+				n.Labels["x"], n.Annotations["x"], n.Spec.Unschedulable = "theirs", "theirs", true
+				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "x", Value: "theirs", Effect: effect})
+			}
+			r.change(others)
+			want := r.node()
+			for generation, spec := range []aranya.NodeSpec{tt.spec, tt.spec, {}} {
+				_, withheld, err := drift(r.node(), device(spec), corev1.NodeSystemInfo{}, true, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if first := generation == 0; first && !slices.Equal(withheld, tt.withheld) || !first && withheld != nil {
+					t.Errorf("generation %d: %q are withheld", generation, withheld)
+				}
+				r.ed.Spec.Node, r.ed.Generation = spec, int64(generation+1)
+				if _, _, err := r.sync(); err != nil {
+					t.Fatal(err)
+				}
+				r.change(nil)
+				n := r.node()
+				wanted := len(spec.Labels) > 0
+				tainted := slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "own" })
+				if n.Labels["own"] != spec.Labels["own"] || n.Annotations["own"] != spec.Annotations["own"] || tainted != wanted {
+					t.Errorf("generation %d: what nobody else has set should be there: %t: %+v %+v", generation, wanted, n.ObjectMeta, n.Spec)
+				}
+				if !wanted {
+					want.ResourceVersion, want.ManagedFields = n.ResourceVersion, n.ManagedFields
+					want.Annotations[aranya.AnnotationApplied] = n.Annotations[aranya.AnnotationApplied]
+					if diff := cmp.Diff(want, n); diff != "" {
+						t.Error(diff)
+					}
+				} else if n.Labels["x"] != "theirs" || n.Annotations["x"] != "theirs" || !slices.Contains(n.Spec.Taints, corev1.Taint{Key: "x", Value: "theirs", Effect: effect}) {
+					t.Errorf("generation %d: %+v %+v", generation, n.ObjectMeta, n.Spec)
+				}
 			}
 		})
 	}

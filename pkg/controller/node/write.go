@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,13 +38,17 @@ func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status cor
 // adjust gives the Node what its EdgeDevice wants in metadata and spec, if it differs. It returns the Node as it
 // is then.
 func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node, info corev1.NodeSystemInfo, ready bool) (*corev1.Node, error) {
-	data, err := drift(n, ed, info, ready, metav1.NewTime(c.config.Clock.Now()))
+	data, withheld, err := drift(n, ed, info, ready, metav1.NewTime(c.config.Clock.Now()))
 	if err != nil || data == nil {
 		return n, err
 	}
 	written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("adjust Node %s: %w", n.Name, err)
+	}
+	if len(withheld) > 0 {
+		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "NodeSpecWithheld", "The Node has from somebody else, with other values than "+
+			"spec.node wants: %s. These stay as they are until they are taken off the Node", strings.Join(withheld, ", "))
 	}
 	c.written.Mutation(written)
 	return written, nil
