@@ -16,6 +16,7 @@ func (s *Server) addKubelet(c CompletedConfig) (err error) {
 		Pods:           s.controllers.Pods(),
 		PodsOnNode:     s.controllers.PodsOnNode,
 		DeviceForNode:  s.controllers.DeviceForNode,
+		LastSeen:       s.controllers.LastSeen,
 		OnlyNode:       s.controllers.OnlyNode,
 		Streaming:      s.streaming,
 	})

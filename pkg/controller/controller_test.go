@@ -107,6 +107,13 @@ func TestDeviceGetsNode(t *testing.T) {
 	if ns, name, ok := c.controllers.DeviceForNode("d1"); !ok || ns != "edge" || name != "d1" {
 		t.Errorf("DeviceForNode: %s/%s %v", ns, name, ok)
 	}
+	eventually(t, "when the device was seen", func() bool {
+		seen, ok := c.controllers.LastSeen("edge", "d1")
+		return ok && seen.Equal(c.device("d1").Status.LastSeen.Time)
+	})
+	if _, ok := c.controllers.LastSeen("edge", "nobody"); ok {
+		t.Error("a device that does not exist was seen")
+	}
 }
 
 func TestOnlyNode(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -151,10 +152,14 @@ func (k *Kubelet) session(nodeName string) (gateway.Session, error) {
 		return nil, notFound(fmt.Sprintf("no edge device stands behind the Node %q", nodeName))
 	}
 	session, ok := k.config.Sessions.Session(namespace, name)
-	if !ok {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline", namespace, name))
+	if ok {
+		return session, nil
 	}
-	return session, nil
+	message := fmt.Sprintf("EdgeDevice %s/%s is offline", namespace, name)
+	if seen, ok := k.config.LastSeen(namespace, name); ok {
+		message += ", it was last seen at " + seen.UTC().Format(time.RFC3339)
+	}
+	return nil, apierrors.NewServiceUnavailable(message)
 }
 
 // writeError answers with the text of an error, as the kubelet does, and the code of an API status.
@@ -163,6 +168,9 @@ func writeError(w http.ResponseWriter, err error) {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Code != 0 {
 		code = int(status.Status().Code)
+	}
+	if code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout {
+		code = http.StatusBadGateway // clients drop the text of the others
 	}
 	http.Error(w, err.Error(), code)
 }

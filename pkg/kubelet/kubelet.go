@@ -46,6 +46,8 @@ type Config struct {
 	PodsOnNode func(nodeName string) []*corev1.Pod
 	// DeviceForNode returns the device that a Node stands for.
 	DeviceForNode func(nodeName string) (namespace, name string, ok bool)
+	// LastSeen says when a device was last connected, false if that is not known.
+	LastSeen func(namespace, name string) (time.Time, bool)
 	// OnlyNode returns the Node of a cluster that has no other of aranya's; empty in all other clusters.
 	OnlyNode func() string
 	// Streaming serves the upgraded connections. Its Shutdown is the business of its owner.
@@ -66,8 +68,8 @@ func New(config Config) (*Kubelet, error) {
 		return nil, errors.New("the kubelet endpoint needs Authenticator and Authorizer")
 	case config.Pods == nil, config.PodsOnNode == nil:
 		return nil, errors.New("the kubelet endpoint needs Pods and PodsOnNode")
-	case config.Sessions == nil, config.DeviceForNode == nil, config.OnlyNode == nil, config.Streaming == nil:
-		return nil, errors.New("the kubelet endpoint needs Sessions, DeviceForNode, OnlyNode and Streaming")
+	case config.Sessions == nil, config.DeviceForNode == nil, config.LastSeen == nil, config.OnlyNode == nil, config.Streaming == nil:
+		return nil, errors.New("the kubelet endpoint needs Sessions, DeviceForNode, LastSeen, OnlyNode and Streaming")
 	}
 	return &Kubelet{config: config}, nil
 }

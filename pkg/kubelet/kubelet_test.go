@@ -162,8 +162,11 @@ func start(t *testing.T, stats string) *endpoint {
 		Pods:          noList{corelisters.NewPodLister(pods), t},
 		PodsOnNode:    func(node string) []*corev1.Pod { return podsOnNode(t, pods, node) },
 		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, strings.HasPrefix(node, "device-") },
-		OnlyNode:      func() string { return e.only },
-		Streaming:     streams,
+		LastSeen: func(namespace, name string) (time.Time, bool) {
+			return time.Unix(1e6, 0), namespace == "edge" && name == "device-2"
+		},
+		OnlyNode:  func() string { return e.only },
+		Streaming: streams,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -367,7 +370,8 @@ func TestErrors(t *testing.T) {
 		{"bad bool", "admin", "GET", "/containerLogs/default/web/nginx?follow=maybe", nil, 400, `follow="maybe"`},
 		{"one stream", "admin", "GET", "/containerLogs/default/web/nginx?stream=Stderr", nil, 400, "use All"},
 		{"negative", "admin", "GET", "/containerLogs/default/web/nginx?limitBytes=-1", nil, 422, "limitBytes"},
-		{"offline", "kube-apiserver", "GET", "/containerLogs/default/victim/nginx", nil, 503, "edge/device-2 is offline"},
+		{"offline", "kube-apiserver", "GET", "/containerLogs/default/victim/nginx", nil, 502, "edge/device-2 is offline, it was last seen at 1970-01-12T13:46:40Z"},
+		{"never seen", "kube-apiserver", "GET", "/nodes/device-3/pods", nil, 502, "edge/device-3 is offline\n"},
 		{"log of a pod that waits", "admin", "GET", "/containerLogs/default/waiting/nginx", nil, 400, `container "nginx" in pod "waiting" is waiting to start: CreateContainerConfigError`},
 		{"exec into a pod that waits", "admin", "POST", "/exec/default/waiting/nginx?command=cat&output=1", spdyHeader, 404, `container not found ("nginx")`},
 		{"attach to a pod that waits", "admin", "POST", "/attach/default/waiting/nginx?output=1", spdyHeader, 404, `container not found ("nginx")`},
