@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -123,6 +124,41 @@ func TestReferenceOfARunningPodDisappears(t *testing.T) {
 			eventually(t, "the pod's change sent", func() bool { return len(s.runs()) == 1 })
 			if events := c.events("Pod", "p"); slices.Contains(events, "Failed") {
 				t.Errorf("events of a pod that runs: %v", events)
+			}
+		})
+	}
+}
+
+// A device has lost its record of a pod that runs there, and something that the pod refers to is gone: as it cannot be
+// sent again, its status stays.
+func TestReferenceOfALostPodIsMissing(t *testing.T) {
+	initialized := corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", ContainerID: "runtime://1"}}}
+	for name, tt := range map[string]struct {
+		from   func(*corev1.Pod)
+		status corev1.PodStatus
+		events []string
+	}{
+		"environment":        {from: withEnv, status: running(), events: []string{"FailedSync"}},
+		"volume":             {from: withVolume, status: running(), events: []string{"FailedMount", "FailedSync"}},
+		"initializing":       {from: withVolume, status: initialized, events: []string{"FailedMount", "FailedSync"}},
+		"environment and it": {from: withEnv, status: initialized, events: []string{"FailedSync"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed, pod := edgeDevice("d1"), edgePod("p", "d1", tt.from)
+			pod.Status = tt.status
+			c := newCluster(t, time.Hour, ed, pod)
+			s := c.connect(newSession(ed))
+			eventually(t, "told what is missing", func() bool {
+				got := c.events("Pod", "p")
+				slices.Sort(got)
+				return slices.Equal(slices.Compact(got), tt.events)
+			})
+			if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "1"), metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			if got := c.pod("p").Status; !apiequality.Semantic.DeepEqual(got, tt.status) {
+				t.Errorf("the status is %v, want %v", got, tt.status)
 			}
 		})
 	}

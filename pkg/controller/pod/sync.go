@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,9 +73,11 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 }
 
 // unresolved deals with a pod of which something is missing. What runs already keeps running with what
-// it got, and each of its volumes is kept up to date by itself, as with the kubelet.
+// it got, and each of its volumes is kept up to date by itself, as with the kubelet. That holds for a pod that
+// the device knows no more, as well: what it was doing when it was last heard of stays in its status.
 func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod, held bool, result *resolve.Result, err error) (time.Duration, error) {
 	missing := (*resolve.Unresolved)(nil)
+	ran := held || hasRun(pod)
 	switch {
 	case !errors.As(err, &missing):
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedMount", "%s", err)
@@ -82,13 +85,16 @@ func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod,
 			err = errors.Join(err, c.sendVolumes(st, pod, result))
 		}
 		return 0, err
-	case missing.OnlyPending(), held && missing.Pending:
+	case missing.OnlyPending(), ran && missing.Pending:
 		return 0, nil // looked at again when it was looked up
-	case !held:
+	case !ran:
 		return c.wait(ctx, pod, missing)
 	}
 	c.warnOfVolumes(pod, missing)
-	if pod.Status.ObservedGeneration < pod.Generation {
+	switch {
+	case !held:
+		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedSync", "The device has lost its record of the pod and is not sent it again yet: %v", missing)
+	case pod.Status.ObservedGeneration < pod.Generation:
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedSync", "The device is not told yet what changed in the pod: %v", missing)
 	}
 	again := remindAfter
@@ -96,6 +102,12 @@ func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod,
 		again = min(again, refresh)
 	}
 	return again, c.sendVolumes(st, pod, result)
+}
+
+// hasRun says whether containers of a pod have been created, by its status.
+func hasRun(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodRunning ||
+		slices.ContainsFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.ContainerID != "" })
 }
 
 // refreshAfter is how soon the first token of a pod should be replaced, 0 without tokens.
