@@ -3,6 +3,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,11 +12,16 @@ import (
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/record/util"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -41,6 +47,7 @@ const (
 	maxReason    = 128
 	maxMessage   = 1024
 	maxFieldPath = 512
+	maxAge       = 30 * 24 * time.Hour
 )
 
 // Clients write events. Each should have a limit of its own, so that the events of a thousand devices that
@@ -154,13 +161,50 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 	if reason == "" || !r.allowed(source{DeviceComponent, d.Namespace, d.Name, eventType}) {
 		return
 	}
+	at := happened(event.GetTimeMs(), time.Now())
 	if pod != nil {
-		r.from(NodeComponent, nodeName, eventType).Event(podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
+		r.past(NodeComponent, nodeName, at, podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
-	r.from(DeviceComponent, nodeName, eventType).Event(DeviceReference(d), eventType, reason, message)
+	r.past(DeviceComponent, nodeName, at, DeviceReference(d), eventType, reason, message)
 	if nodeName != "" {
-		r.from(NodeComponent, nodeName, eventType).Event(nodeReference(nodeName), eventType, reason, message)
+		r.past(NodeComponent, nodeName, at, nodeReference(nodeName), eventType, reason, message)
+	}
+}
+
+// happened is when something happened, as a device says: perhaps long ago, while it was away. One that says what cannot
+// be has a wrong clock.
+func happened(ms int64, now time.Time) time.Time {
+	if at := time.UnixMilli(ms); !at.After(now) && now.Sub(at) <= maxAge {
+		return at
+	}
+	return now
+}
+
+// dropper is what a recorder puts its events into.
+type dropper interface {
+	ActionOrDrop(action watch.EventType, object runtime.Object) (bool, error)
+}
+
+// past records an event as a record.EventRecorder does, but with the time at which it happened.
+func (r *Recorder) past(component, host string, at time.Time, about *corev1.ObjectReference, eventType, reason, message string) {
+	recorder := r.from(component, host, eventType)
+	queue, ok := recorder.(dropper)
+	if !ok {
+		recorder.Event(about, eventType, reason, message)
+		return
+	}
+	event := &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      util.GenerateEventName(about.Name, time.Now().UnixNano()),
+			Namespace: cmp.Or(about.Namespace, metav1.NamespaceDefault),
+		},
+		InvolvedObject: *about, Type: eventType, Reason: reason, Message: message,
+		FirstTimestamp: metav1.NewTime(at), LastTimestamp: metav1.NewTime(at), Count: 1,
+		Source: corev1.EventSource{Component: component, Host: host}, ReportingController: component, ReportingInstance: host,
+	}
+	if sent, err := queue.ActionOrDrop(watch.Added, event); err != nil || !sent {
+		klog.Background().Info("Dropped an event: too many are queued", "object", klog.KRef(about.Namespace, about.Name), "reason", reason, "err", err)
 	}
 }
 

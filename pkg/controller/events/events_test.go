@@ -35,11 +35,15 @@ func TestRecorder(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{NodeName: "d"}}
 	mirror := pod.DeepCopy()
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: strings.Repeat("1", 32)}
+	hourAgo := time.Now().Add(-time.Hour)
+	wasHourAgo := func(e corev1.Event) bool {
+		return e.FirstTimestamp.Unix() == hourAgo.Unix() && e.LastTimestamp.Equal(&e.FirstTimestamp)
+	}
 	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
 	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
 	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
 	r.Pod(mirror, corev1.EventTypeWarning, "InvalidStatus", "no status")
-	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full"})
+	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full", TimeMs: hourAgo.UnixMilli()})
 	r.FromDevice(device, "d", pod, &edgeapi.Event{Type: "Odd", Reason: "Started", Message: strings.Repeat("ü", 5000), FieldPath: "spec.containers{main}"})
 	r.FromDevice(device, "d", pod, &edgeapi.Event{Message: "no reason"})
 
@@ -50,10 +54,12 @@ func TestRecorder(t *testing.T) {
 		"Pod FailedMount": func(e corev1.Event) bool {
 			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet && e.InvolvedObject.UID == "pu"
 		},
-		"Pod InvalidStatus":       func(e corev1.Event) bool { return e.InvolvedObject.UID == types.UID(strings.Repeat("1", 32)) },
-		"EdgeDevice DiskPressure": func(e corev1.Event) bool { return e.Source.Component == DeviceComponent && e.Source.Host == "d" },
+		"Pod InvalidStatus": func(e corev1.Event) bool { return e.InvolvedObject.UID == types.UID(strings.Repeat("1", 32)) },
+		"EdgeDevice DiskPressure": func(e corev1.Event) bool {
+			return e.Source.Component == DeviceComponent && e.Source.Host == "d" && wasHourAgo(e)
+		},
 		"Node DiskPressure": func(e corev1.Event) bool {
-			return e.InvolvedObject.UID == "d" && e.Namespace == "default" && e.Source == byKubelet
+			return e.InvolvedObject.UID == "d" && e.Namespace == "default" && e.Source == byKubelet && wasHourAgo(e)
 		},
 		"Pod Started": func(e corev1.Event) bool {
 			return e.Type == "Normal" && len(e.Message) <= maxMessage && utf8.ValidString(e.Message) && e.InvolvedObject.FieldPath == "spec.containers{main}" && e.Source == byKubelet
@@ -159,6 +165,21 @@ func TestEventsOfOneDeviceAreLimited(t *testing.T) {
 	flood()
 	r.Device(gateway.Device{Namespace: "ns", Name: "other", UID: "o"}, corev1.EventTypeWarning, "Disconnected", "lost")
 	expect(3, "other")
+}
+
+func TestHappened(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for name, tt := range map[string]struct{ said, want time.Time }{
+		"just now":                  {now, now},
+		"while the device was away": {now.Add(-9 * 24 * time.Hour), now.Add(-9 * 24 * time.Hour)},
+		"by a clock that is fast":   {now.Add(time.Second), now},
+		"by one that was never set": {time.Unix(7, 0), now},
+		"not said":                  {time.UnixMilli(0), now},
+	} {
+		if got := happened(tt.said.UnixMilli(), now); !got.Equal(tt.want) {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
 }
 
 func TestClip(t *testing.T) {
