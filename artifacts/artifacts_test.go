@@ -286,7 +286,12 @@ func TestAuditSampleKeepsTokensOut(t *testing.T) {
 }
 
 func TestPoliciesAreBound(t *testing.T) {
-	for _, file := range []string{"samples/keep-pods-policy.yaml", "samples/namespace-taint-policy.yaml", "samples/node-proxy-policy.yaml", "ready-nodes-policy.yaml"} {
+	samples, err := filepath.Glob("samples/*-policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples = slices.DeleteFunc(samples, func(file string) bool { return file == "samples/audit-policy.yaml" })
+	for _, file := range append(samples, "ready-nodes-policy.yaml") {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -308,8 +313,8 @@ func TestPoliciesAreBound(t *testing.T) {
 	}
 }
 
-// The policy knows aranya by the service account that it runs as.
-func TestReadyNodesPolicyIsForAranya(t *testing.T) {
+// The policies know aranya by the service account that it runs as.
+func TestPoliciesKnowAranya(t *testing.T) {
 	pod := get[appsv1.Deployment](t, "aranya-apiserver")
 	conditions := get[admissionregistrationv1.MutatingAdmissionPolicy](t, "aranya-ready-nodes").Spec.MatchConditions
 	want := strconv.Quote(serviceaccount.MakeUsername(pod.Namespace, pod.Spec.Template.Spec.ServiceAccountName))
@@ -317,5 +322,12 @@ func TestReadyNodesPolicyIsForAranya(t *testing.T) {
 		return c.Expression == "request.userInfo.username == "+want
 	}) {
 		t.Errorf("no condition of the policy demands the user %s: %v", want, conditions)
+	}
+	pods, err := os.ReadFile("samples/pods-policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(pods), "request.userInfo.username != "+want) {
+		t.Errorf("samples/pods-policy.yaml does not leave out the user %s", want)
 	}
 }

@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,12 +12,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/test/framework/suite"
 )
 
@@ -150,3 +154,135 @@ func TestNodeProxyPolicy(t *testing.T) {
 		t.Errorf("kubectl exec: %q", out)
 	}
 }
+
+// The sample policy keeps pods off the devices of other namespaces, but for those whom an administrator lets.
+func TestPodsPolicy(t *testing.T) {
+	e := suite.Get(t)
+	suite.OnOneLink(t)
+	policy, err := os.ReadFile(filepath.Join(e.Cluster.State().Source, "artifacts", "samples", "pods-policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Apply(t, string(policy))
+	e.Apply(t, podsPolicyUsers)
+	const (
+		tenant, admin, aranya = "tenant", "", "system:serviceaccount:aranya-system:aranya-apiserver"
+		own, foreign          = "visitors", suite.Namespace
+	)
+	pods := func(as string) corev1client.PodInterface {
+		config := rest.CopyConfig(e.Config)
+		config.Impersonate.UserName = as
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client.CoreV1().Pods(own)
+	}
+	pod := func(change func(*corev1.PodSpec)) *corev1.Pod {
+		p := suite.Pod("nowhere", "host", "sleep", "1")
+		p.Namespace, p.Spec.Tolerations = own, nil
+		change(&p.Spec)
+		return p
+	}
+	tolerate := func(toleration corev1.Toleration) func(*corev1.PodSpec) {
+		return func(s *corev1.PodSpec) { s.Tolerations = append(s.Tolerations, toleration) }
+	}
+	of := func(namespace string) corev1.Toleration {
+		return corev1.Toleration{Key: v1alpha1.TaintNamespace, Operator: corev1.TolerationOpEqual, Value: namespace}
+	}
+	all := corev1.Toleration{Operator: corev1.TolerationOpExists}
+	dryRun := []string{metav1.DryRunAll}
+
+	stays, err := pods(admin).Create(t.Context(), pod(tolerate(of(foreign))), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(ctx context.Context, change func(*corev1.PodSpec)) error {
+		p, err := pods(tenant).Get(ctx, stays.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		p.Labels = map[string]string{"a": "b"}
+		change(&p.Spec)
+		_, err = pods(tenant).Update(ctx, p, metav1.UpdateOptions{DryRun: dryRun})
+		return err
+	}
+	for _, test := range []struct {
+		what    string
+		as      string
+		change  func(*corev1.PodSpec)
+		update  bool
+		refused string
+	}{
+		{what: "all taints", as: tenant, change: tolerate(all), refused: "spec.tolerations"},
+		{what: "of another namespace", as: tenant, change: tolerate(of(foreign)), refused: "spec.tolerations"},
+		{what: "of any namespace", as: tenant, change: tolerate(corev1.Toleration{Key: v1alpha1.TaintNamespace, Operator: corev1.TolerationOpExists}), refused: "spec.tolerations"},
+		{what: "a Node by its name", as: tenant, change: func(s *corev1.PodSpec) { s.NodeName = device }, refused: "spec.nodeName"},
+		{what: "all taints, later", as: tenant, change: tolerate(all), update: true, refused: "spec.tolerations"},
+		{what: "of its own namespace", as: tenant, change: tolerate(of(own))},
+		{what: "other taints", as: tenant, change: tolerate(corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists})},
+		{what: "what it had already", as: tenant, change: tolerate(of(own)), update: true},
+		{what: "an account that may", as: tenant, change: func(s *corev1.PodSpec) {
+			s.ServiceAccountName, s.Tolerations = "platform", []corev1.Toleration{all, of(foreign)}
+		}},
+		{what: "an administrator", as: admin, change: func(s *corev1.PodSpec) { s.NodeName, s.Tolerations = device, []corev1.Toleration{all} }},
+		{what: "aranya", as: aranya, change: func(s *corev1.PodSpec) { s.NodeName, s.Tolerations = device, []corev1.Toleration{all} }},
+	} {
+		suite.Eventually(t, 60*time.Second, test.what, func(ctx context.Context) error {
+			var err error
+			if test.update {
+				err = update(ctx, test.change)
+			} else {
+				_, err = pods(test.as).Create(ctx, pod(test.change), metav1.CreateOptions{DryRun: dryRun})
+			}
+			if test.refused == "" {
+				return err
+			}
+			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "aranya-pods") || !strings.Contains(err.Error(), test.refused) {
+				return errors.Join(errors.New("it is not refused"), err)
+			}
+			return nil
+		})
+	}
+}
+
+// podsPolicyUsers may create pods in a namespace that has no devices; those of the service account "platform" may go to others'.
+const podsPolicyUsers = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: visitors}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: platform, namespace: visitors}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: visitors}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: tenant, namespace: visitors}
+rules:
+- {apiGroups: [""], resources: [pods], verbs: [get, create, update]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: tenant, namespace: visitors}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tenant}
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: tenant}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: tolerate, namespace: visitors}
+rules:
+- {apiGroups: [aranya.arhat.dev], resources: [edgedevices], verbs: [tolerate]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: tolerate, namespace: visitors}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tolerate}
+subjects:
+- {kind: ServiceAccount, name: platform, namespace: visitors}
+`
