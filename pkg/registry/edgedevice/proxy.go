@@ -105,7 +105,7 @@ func (r *ProxyREST) Connect(ctx context.Context, id string, opts runtime.Object,
 	location := &url.URL{
 		Scheme: scheme,
 		Host:   proxyHost{uid: string(session.Device().UID), namespace: device.Namespace, name: device.Name}.address(port),
-		Path:   utilnet.JoinPreservingTrailingSlash("", options.Path),
+		Path:   utilnet.JoinPreservingTrailingSlash("/", options.Path), // without a path the handler would redirect
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.serve(w, req, location, responder)

@@ -305,16 +305,20 @@ func TestProxyOfSite(t *testing.T) {
 	if got := header.Get(v1alpha1.ProxyLocationHeader); code != http.StatusFound || got != "http://"+host+"/new" || header.Get("Location") != "" {
 		t.Errorf("redirected with %d and %v", code, header)
 	}
-	if _, _, body := get("/", host); body != `<a href="/page"></a>` {
-		t.Errorf("the page is %s", body)
+	for _, root := range []string{"", "/"} { // an aggregator lets no redirect pass from one to the other
+		if code, _, body := get(root, host); code != http.StatusOK || body != `<a href="/page"></a>` {
+			t.Errorf("proxy%s: %d: the page is %s", root, code, body)
+		}
 	}
 	// Others are led through the API.
 	prefix := a.url(device, "proxy", "").Path
 	if code, header, _ := get("/old", ""); code != http.StatusFound || !strings.HasSuffix(header.Get("Location"), prefix+"/new") {
 		t.Errorf("redirected with %d and %v", code, header)
 	}
-	if _, _, body := get("/", ""); body != `<a href="`+prefix+`/page"></a>` {
-		t.Errorf("the page is %s", body)
+	for _, root := range []string{"", "/"} {
+		if code, _, body := get(root, ""); code != http.StatusOK || body != `<a href="`+prefix+`/page"></a>` {
+			t.Errorf("proxy%s: %d: the page is %s", root, code, body)
+		}
 	}
 }
 
