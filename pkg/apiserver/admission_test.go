@@ -117,3 +117,73 @@ func TestNamespaceTaintPolicy(t *testing.T) {
 		t.Errorf("Run returned %v", err)
 	}
 }
+
+// The sample policies about EdgeDevices refuse what they are for, and leave what there was before them.
+func TestDevicePolicies(t *testing.T) {
+	device := func(name, broker string) *v1alpha1.EdgeDevice {
+		ed := &v1alpha1.EdgeDevice{ObjectMeta: objectMeta(name)}
+		if broker != "" {
+			ed.Spec.Connectivity = v1alpha1.Connectivity{Method: v1alpha1.ConnectivityMQTT, MQTTConfig: &v1alpha1.MQTTConfig{Server: broker}}
+		}
+		return ed
+	}
+	const ours, other = "broker.example.com:8883", "10.0.0.1:22"
+	for policy, tt := range map[string]struct {
+		old                *v1alpha1.EdgeDevice // is there before the policy
+		permitted, refused []*v1alpha1.EdgeDevice
+		message            string
+	}{
+		"brokers": {
+			old:       device("old", other),
+			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("old", ours), device("old", ""), device("new", ours), device("new", "")},
+			refused:   []*v1alpha1.EdgeDevice{device("new", other), device("new", "broker.example.com:88"), device("old", "10.0.0.1:23")},
+			message:   "none of the brokers that are permitted here",
+		},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			cluster, kubeconfig := newMainCluster(t)
+			dir, ctx := etcdDir(t), t.Context()
+			s := serve(t, cluster, kubeconfig, dir)
+			if _, err := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("edge").Create(ctx, tt.old, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.shutdown(); err != nil {
+				t.Fatal(err)
+			}
+			cluster.brings("../../artifacts/samples/" + policy + "-policy.yaml")
+			s = serve(t, cluster, kubeconfig, dir)
+			devices := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("edge")
+			try := func(ctx context.Context, ed *v1alpha1.EdgeDevice) error {
+				if ed.Name != "old" {
+					_, err := devices.Create(ctx, ed, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+					return err
+				}
+				found, err := devices.Get(ctx, ed.Name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				found.Spec = ed.Spec
+				_, err = devices.Update(ctx, found, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+				return err
+			}
+			for _, ed := range tt.refused {
+				// Policies that are new take effect after a moment.
+				var last error
+				if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 60*time.Second, true, func(ctx context.Context) (bool, error) {
+					last = try(ctx, ed)
+					return apierrors.IsForbidden(last) && strings.Contains(last.Error(), tt.message), nil
+				}); err != nil {
+					t.Fatalf("%s %+v is not refused: %v", ed.Name, ed.Spec.Connectivity, last)
+				}
+			}
+			for _, ed := range tt.permitted {
+				if err := try(ctx, ed); err != nil {
+					t.Errorf("%s %+v: %v", ed.Name, ed.Spec.Connectivity, err)
+				}
+			}
+			if err := s.shutdown(); err != nil {
+				t.Errorf("Run returned %v", err)
+			}
+		})
+	}
+}
