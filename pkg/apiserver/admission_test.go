@@ -139,6 +139,12 @@ func TestDevicePolicies(t *testing.T) {
 			refused:   []*v1alpha1.EdgeDevice{device("new", other), device("new", "broker.example.com:88"), device("old", "10.0.0.1:23")},
 			message:   "none of the brokers that are permitted here",
 		},
+		"names": {
+			old:       device("old", ""),
+			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("edge-1", "")},
+			refused:   []*v1alpha1.EdgeDevice{device("worker-1", ""), device("edge", ""), device("edgewise", "")},
+			message:   "the name must begin with edge-,",
+		},
 	} {
 		t.Run(policy, func(t *testing.T) {
 			cluster, kubeconfig := newMainCluster(t)
