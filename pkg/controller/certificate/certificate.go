@@ -24,6 +24,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/pod/objects"
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
 	"arhat.dev/aranya/pkg/controller/queue"
@@ -35,6 +36,10 @@ const (
 	workers = 2
 	// ReasonInvalid is the reason of the event on an EdgeDevice whose Secret cannot be used.
 	ReasonInvalid = "InvalidSecret"
+	// ReasonNotServed is that of one that comes second for a host name.
+	ReasonNotServed = "CertificateNotServed"
+	// ReasonExpired is that of one whose certificate clients refuse.
+	ReasonExpired = "CertificateExpired"
 )
 
 // Config of the Store.
@@ -59,7 +64,7 @@ type Store struct {
 
 // claim is what one device brings. Of two that claim a name, be it by a wildcard, the older device has it.
 type claim struct {
-	device      types.NamespacedName
+	device      gateway.Device
 	created     time.Time
 	certificate *tls.Certificate
 }
@@ -67,6 +72,9 @@ type claim struct {
 func byAge(a, b claim) int {
 	return cmp.Or(a.created.Compare(b.created), strings.Compare(a.device.String(), b.device.String()))
 }
+
+// eclipse is that of two claims one is not served.
+type eclipse struct{ of, by gateway.Device }
 
 // New returns a Store that is empty until Run. Its context ends all watches.
 func New(ctx context.Context, config Config) (*Store, error) {
@@ -161,18 +169,34 @@ func (s *Store) sync(_ context.Context, key types.NamespacedName) (time.Duration
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}
+	device := gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 	var certificate *tls.Certificate
 	if err == nil {
 		certificate, err = pair(secret)
 	}
 	if err != nil {
 		s.set(key, nil)
-		s.config.Events.Device(gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}, corev1.EventTypeWarning, ReasonInvalid,
+		s.config.Events.Device(device, corev1.EventTypeWarning, ReasonInvalid,
 			"Secret %s, named by spec.connectivity.grpcConfig.tlsSecretRef, cannot be used; the gateway's own certificate is served instead: %v", name, err)
 		return 0, nil
 	}
-	s.set(key, &claim{device: key, created: ed.CreationTimestamp.Time, certificate: certificate})
-	return 0, nil
+	for e, names := range s.set(key, &claim{device: device, created: ed.CreationTimestamp.Time, certificate: certificate}) {
+		by := "an EdgeDevice of another namespace" // which is not told who there is
+		if e.by.Namespace == e.of.Namespace {
+			by = "EdgeDevice " + e.by.Name
+		}
+		s.config.Events.Device(e.of, corev1.EventTypeWarning, ReasonNotServed,
+			"The certificate that spec.connectivity.grpcConfig.tlsSecretRef names is not served for %s: %s, which is older, has one for the same",
+			strings.Join(names, ", "), by)
+	}
+	left := certificate.Leaf.NotAfter.Sub(s.config.Clock.Now())
+	if left <= 0 {
+		s.config.Events.Device(device, corev1.EventTypeWarning, ReasonExpired,
+			"The certificate in Secret %s, named by spec.connectivity.grpcConfig.tlsSecretRef, expired at %s; it is served all the same, and clients refuse it",
+			name, certificate.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		return 0, nil
+	}
+	return left, nil // to tell when it has expired
 }
 
 func pair(secret *corev1.Secret) (*tls.Certificate, error) {
@@ -186,14 +210,23 @@ func pair(secret *corev1.Secret) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// set replaces what a device brings, by nothing if c is nil.
-func (s *Store) set(key types.NamespacedName, c *claim) {
+// set replaces what a device brings, by nothing if c is nil. It returns the names for which that is not served, and
+// those for which another one's is served no more.
+func (s *Store) set(key types.NamespacedName, c *claim) map[eclipse][]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	served := map[string]gateway.Device{}
+	if c != nil {
+		for _, name := range c.certificate.Leaf.DNSNames {
+			if claims := s.byName[strings.ToLower(name)]; len(claims) > 0 {
+				served[strings.ToLower(name)] = claims[0].device
+			}
+		}
+	}
 	if former, ok := s.claims[key]; ok {
 		for _, name := range former.certificate.Leaf.DNSNames {
 			name = strings.ToLower(name)
-			left := slices.DeleteFunc(slices.Clone(s.byName[name]), func(c claim) bool { return c.device == key })
+			left := slices.DeleteFunc(slices.Clone(s.byName[name]), func(c claim) bool { return links.Key(c.device) == key })
 			if s.byName[name] = left; len(left) == 0 {
 				delete(s.byName, name)
 			}
@@ -201,13 +234,21 @@ func (s *Store) set(key types.NamespacedName, c *claim) {
 		delete(s.claims, key)
 	}
 	if c == nil {
-		return
+		return nil
 	}
 	s.claims[key] = *c
+	eclipsed := map[eclipse][]string{}
 	for _, name := range c.certificate.Leaf.DNSNames {
 		name = strings.ToLower(name)
 		claims := append(slices.Clone(s.byName[name]), *c)
 		slices.SortStableFunc(claims, byAge)
 		s.byName[name] = claims
+		first := claims[0].device
+		if former, ok := served[name]; first != c.device {
+			eclipsed[eclipse{c.device, first}] = append(eclipsed[eclipse{c.device, first}], name)
+		} else if ok && links.Key(former) != key {
+			eclipsed[eclipse{former, first}] = append(eclipsed[eclipse{former, first}], name)
+		}
 	}
+	return eclipsed
 }

@@ -7,12 +7,16 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/controllertest"
@@ -26,14 +30,16 @@ type world struct {
 	*Store
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldAt(t, clock.RealClock{}) }
+
+func newWorldAt(t *testing.T, clock clock.WithTicker) *world {
 	t.Helper()
 	w := &world{World: controllertest.New(t)}
 	recorder := events.New(w.Ctx)
 	recorder.Start(events.Clients{Normal: w.Kube, Warning: w.Kube})
 	t.Cleanup(recorder.Stop)
 	var err error
-	if w.Store, err = New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Events: recorder}); err != nil {
+	if w.Store, err = New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Events: recorder, Clock: clock}); err != nil {
 		t.Fatal(err)
 	}
 	w.Start(w.Run)
@@ -132,6 +138,55 @@ func TestWildcardByAge(t *testing.T) {
 			w.Edge.Delete(device("older", time.Hour, "s"))
 			w.Eventually("inherited", func() bool { return w.serial("device.example.com") == 2 })
 		})
+	}
+}
+
+// told says whether an EdgeDevice has an event with this reason and part of a message.
+func (w *world) told(namespace, reason, message string) bool {
+	w.T.Helper()
+	list, err := w.Kube.CoreV1().Events(namespace).List(w.Ctx, metav1.ListOptions{})
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return slices.ContainsFunc(list.Items, func(e corev1.Event) bool { return e.Reason == reason && strings.Contains(e.Message, message) })
+}
+
+// Whoever comes second for a name is told so, whichever Secret comes first.
+func TestNameOfAnotherDevice(t *testing.T) {
+	for name, order := range map[string][]string{"the younger comes first": {"b", "a"}, "the older comes first": {"a", "b"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.Edge.Add(device("a", time.Hour, "s"))
+			w.Edge.Add(device("b", time.Minute, "s"))
+			for i, namespace := range order {
+				w.create(secret(t, namespace, int64(i+1), "device.example.com", namespace+".example.com"))
+				w.Eventually("known", func() bool { return w.serial(namespace+".example.com") == int64(i+1) })
+			}
+			w.Eventually("told", func() bool {
+				return w.told("b", ReasonNotServed, "not served for device.example.com: an EdgeDevice of another namespace, which is older")
+			})
+			if w.told("a", ReasonNotServed, "") || w.told("b", ReasonNotServed, "b.example.com") {
+				t.Error("a name that is served is told as well")
+			}
+		})
+	}
+}
+
+func TestExpiredCertificate(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Now())
+	w := newWorldAt(t, clock)
+	w.create(secret(t, "a", 1, "device.example.com"))
+	w.Edge.Add(device("a", time.Hour, "s"))
+	w.Eventually("served", func() bool { return w.serial("device.example.com") == 1 })
+	if w.told("a", ReasonExpired, "") {
+		t.Error("told before it has expired")
+	}
+	w.Eventually("told", func() bool {
+		clock.Step(time.Hour)
+		return w.told("a", ReasonExpired, "expired at")
+	})
+	if w.serial("device.example.com") != 1 {
+		t.Error("another certificate is served")
 	}
 }
 
