@@ -80,3 +80,31 @@ func TestPodIsEndedInTheCluster(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedPodThatTheDeviceHasForgotten has a device that has lost its records: what is left on it of a pod that
+// has ended is to stay until the pod is deleted, though what the pod was made from is gone.
+func TestEndedPodThatTheDeviceHasForgotten(t *testing.T) {
+	ed := edgeDevice("d1")
+	hasEnded := func(p *corev1.Pod) {
+		p.Status = ended(0)
+		p.Status.ContainerStatuses[0].ContainerID = "containerd://1"
+	}
+	rejected := func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "NodeAffinity"} }
+	c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("done", "d1", withEnv, withVolume, hasEnded), edgePod("rejected", "d1", rejected))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) > 0 })
+	if desired := s.desired()[0].Pods; len(desired) != 1 || desired[0].Uid != "uid-of-done" {
+		t.Errorf("desired: %v", desired)
+	}
+	sent := corev1.Pod{}
+	if err := sent.Unmarshal(s.runs()[0].Pod); err != nil {
+		t.Fatal(err)
+	}
+	if sent.Name != "done" || sent.Status.Phase != corev1.PodSucceeded || s.runs()[0].Digest == "" || len(s.runs()) > 1 {
+		t.Errorf("sent: %v", s.runs())
+	}
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "done", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked to drop it", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].Uid == "uid-of-done" })
+}

@@ -37,7 +37,7 @@ func running() corev1.PodStatus {
 	return corev1.PodStatus{
 		Phase: corev1.PodRunning, PodIP: "10.88.0.2", PodIPs: []corev1.PodIP{{IP: "10.88.0.2"}}, StartTime: &now,
 		Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "main", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "main", ContainerID: "runtime://2", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}}},
 	}
 }
 

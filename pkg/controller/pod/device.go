@@ -57,7 +57,7 @@ func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (tim
 			switch {
 			case p != nil && p.held:
 				message.Pods = append(message.Pods, &edgeapi.PodDigest{Uid: string(pod.UID), Digest: p.digest, VolumesDigest: p.volumesDigest})
-			case pod.DeletionTimestamp == nil && !terminal(pod.Status.Phase):
+			case pod.DeletionTimestamp == nil && (!terminal(pod.Status.Phase) || hasRun(pod)):
 				message.Pods = append(message.Pods, &edgeapi.PodDigest{Uid: string(pod.UID)})
 			default:
 				continue

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -100,6 +101,12 @@ func changed(old, pod *corev1.Pod) bool {
 // terminal says whether a pod will never run again.
 func terminal(phase corev1.PodPhase) bool {
 	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+}
+
+// hasRun says whether a container of a pod was ever made, so that something of it may lie on its device.
+func hasRun(pod *corev1.Pod) bool {
+	made := func(s corev1.ContainerStatus) bool { return s.ContainerID != "" }
+	return slices.ContainsFunc(pod.Status.InitContainerStatuses, made) || slices.ContainsFunc(pod.Status.ContainerStatuses, made)
 }
 
 // bound restricts a list to pods that are bound to a Node.

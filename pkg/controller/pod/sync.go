@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +47,9 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 		return 0, c.terminate(st, pod)
 	case terminal(pod.Status.Phase):
 		c.release(k)
+		if !held && hasRun(pod) {
+			return 0, c.sendEnded(st, pod)
+		}
 		return 0, c.end(st, pod)
 	}
 
@@ -102,12 +104,6 @@ func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod,
 		again = min(again, refresh)
 	}
 	return again, c.sendVolumes(st, pod, result)
-}
-
-// hasRun says whether containers of a pod have been created, by its status.
-func hasRun(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodRunning ||
-		slices.ContainsFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.ContainerID != "" })
 }
 
 // refreshAfter is how soon the first token of a pod should be replaced, 0 without tokens.
@@ -237,6 +233,16 @@ func (c *Controller) end(st *state, pod *corev1.Pod) error {
 	}
 	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
 	return c.sendDelete(st, p, keyOf(pod), max(grace, 1))
+}
+
+// sendEnded sends a pod that has ended to a device that does not know of it, because it has lost its record
+// of it for example: its containers and logs stay there until the pod is deleted.
+func (c *Controller) sendEnded(st *state, pod *corev1.Pod) error {
+	result, err := resolve.Ended(pod)
+	if err != nil {
+		return err
+	}
+	return c.send(st, pod, result)
 }
 
 // sendDelete asks the device to delete a pod, unless it was asked to be as quick before.

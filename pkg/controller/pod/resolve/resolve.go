@@ -144,13 +144,30 @@ func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
 
 	// Services come and go; they are neither part of the digest nor a reason to send a pod again.
 	r.addServiceEnv(plain)
+	return result, encode(message, plain, pod)
+}
+
+// Ended returns a pod that has ended as it is: nothing of it is started any more, and what it was resolved
+// from may be gone.
+func Ended(pod *corev1.Pod) (*Result, error) {
+	result := &Result{Message: &edgeapi.RunPod{Uid: string(pod.UID)}}
+	plain := strip(pod)
+	var err error
+	if result.Message.Digest, err = digest(plain, nil); err != nil {
+		return nil, err
+	}
+	return result, encode(result.Message, plain, pod)
+}
+
+// encode puts the pod, as it was resolved, into the message, with what of it is not part of the digest.
+func encode(message *edgeapi.RunPod, plain, pod *corev1.Pod) (err error) {
 	plain.ResourceVersion, plain.Generation = pod.ResourceVersion, pod.Generation
 	plain.CreationTimestamp, plain.OwnerReferences = pod.CreationTimestamp, pod.OwnerReferences
 	plain.Status = pod.Status
 	if message.Pod, err = plain.Marshal(); err != nil {
-		return nil, fmt.Errorf("encode pod: %w", err)
+		return fmt.Errorf("encode pod: %w", err)
 	}
-	return result, nil
+	return nil
 }
 
 // Keep makes the volumes that did not resolve count as what they were before.

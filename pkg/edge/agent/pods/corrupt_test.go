@@ -4,6 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	v1 "k8s.io/api/core/v1"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // A record that cannot be read is told of, keeps nothing else from running, and what runs of its pod is
@@ -38,6 +42,39 @@ func TestCorruptRecord(t *testing.T) {
 		}
 		if _, err := os.Stat(path + ".corrupt"); !os.IsNotExist(err) {
 			t.Errorf("what was set aside still lies there: %v", err)
+		}
+	})
+}
+
+// A pod that has ended and of which the record is lost comes again from the cloud, with the status that the
+// cluster has: nothing is started, and its log is there as before.
+func TestLostRecordOfAPodThatHasEnded(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("job", box("main"))
+		pod.Spec.RestartPolicy = v1.RestartPolicyOnFailure
+		a.run(pod)
+		id := a.runtime.running()["main"]
+		a.runtime.end(id, 0)
+		a.settle()
+		a.status(pod).DeepCopyInto(&pod.Status)
+		path, _, err := a.manager.ContainerLog(string(pod.UID), "main", false)
+		if err != nil || pod.Status.Phase != v1.PodSucceeded {
+			t.Fatalf("before: %v, phase %s", err, pod.Status.Phase)
+		}
+		a.stop()
+		if err := os.Truncate(filepath.Join(a.dir, "state", "desired", string(pod.UID)+".pod"), 0); err != nil {
+			t.Fatal(err)
+		}
+		a.start()
+		a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+		a.settle()
+		a.run(pod)
+		again, againID, err := a.manager.ContainerLog(string(pod.UID), "main", false)
+		if err != nil || again != path || againID != id {
+			t.Errorf("the log was %s of %s, and is %s of %s (%v)", path, id, again, againID, err)
+		}
+		if s := a.status(pod); s.Phase != v1.PodSucceeded || a.runtime.count("StartContainer") != 1 {
+			t.Errorf("phase %s after %d starts", s.Phase, a.runtime.count("StartContainer"))
 		}
 	})
 }
