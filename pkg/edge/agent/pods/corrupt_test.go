@@ -78,3 +78,49 @@ func TestLostRecordOfAPodThatHasEnded(t *testing.T) {
 		}
 	})
 }
+
+// A device that has rebooted, and has lost what it knew of the state of a pod, cannot tell whether that has ended.
+func TestLostStatus(t *testing.T) {
+	for policy, tt := range map[v1.RestartPolicy]struct {
+		starts int // of the container, before the cloud is heard
+		phase  v1.PodPhase
+	}{
+		v1.RestartPolicyAlways:    {2, v1.PodRunning},
+		v1.RestartPolicyOnFailure: {1, v1.PodSucceeded},
+		v1.RestartPolicyNever:     {1, v1.PodSucceeded},
+	} {
+		t.Run(string(policy), func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("p", box("main"))
+				pod.Spec.RestartPolicy = policy
+				a.run(pod)
+				if policy != v1.RestartPolicyAlways {
+					a.runtime.end(a.runtime.running()["main"], 0)
+					a.settle()
+				}
+				a.status(pod).DeepCopyInto(&pod.Status)
+				a.stop()
+				a.runtime.set(func() {
+					clear(a.runtime.containers)
+					clear(a.runtime.sandboxes)
+				})
+				if err := os.Truncate(filepath.Join(a.dir, "state", "desired", string(pod.UID)+".status"), 0); err != nil {
+					t.Fatal(err)
+				}
+				a.start()
+				a.settle()
+				a.restart() // it is still lost
+				if starts := a.runtime.count("StartContainer"); starts != tt.starts {
+					t.Errorf("started %d times without the cloud, want %d", starts, tt.starts)
+				}
+				a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+				a.run(pod)
+				a.restart()
+				a.manager.ResendStatuses()
+				if s := a.status(pod); s.Phase != tt.phase || a.runtime.count("StartContainer") != tt.starts {
+					t.Errorf("phase %s after %d starts, want %s after %d", s.Phase, a.runtime.count("StartContainer"), tt.phase, tt.starts)
+				}
+			})
+		})
+	}
+}

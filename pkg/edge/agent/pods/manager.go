@@ -124,6 +124,10 @@ func (m *Manager) restore() {
 			}
 			w.desired = desired
 		}
+		if w.desired != nil && record.Deletion == nil && m.store.LostStatus(uid) && !record.Pod.Static && mayEnd(w.desired.pod) {
+			logger.Info("Waiting for the cloud to say whether a pod has ended: its status was lost", "pod", klog.KObj(w.desired.pod), "podUID", uid)
+			continue
+		}
 		w.deletion = record.Deletion
 		w.restoreStatus(record.Status)
 		w.saved, w.savedDeletion = w.desired, w.deletion

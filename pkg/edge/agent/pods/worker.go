@@ -310,7 +310,12 @@ func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
 // all that it has of the pod with the power, or be told to remove it: then the status alone tells what may not run
 // again. What runs again in any case is not worth the wear of the disk.
 func outlastsPowerCut(pod *v1.Pod, s *v1.PodStatus) bool {
-	return podutil.IsTerminal(s.Phase) || slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
+	return podutil.IsTerminal(s.Phase) || mayEnd(pod)
+}
+
+// mayEnd tells whether a pod may come to its own end.
+func mayEnd(pod *v1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
 		return !podutil.ShouldRestart(pod, &c, 0)
 	})
 }

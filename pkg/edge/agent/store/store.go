@@ -201,6 +201,12 @@ func (s *Store) SetAside() ([]string, error) {
 	return uids, err
 }
 
+// LostStatus tells whether the last status of a pod was set aside.
+func (s *Store) LostStatus(uid string) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, uid+statusSuffix+corruptSuffix))
+	return err == nil
+}
+
 // decode fills in the part of the record that the suffix names.
 func (r *Record) decode(uid, suffix string, data []byte) error {
 	switch suffix {
