@@ -26,7 +26,7 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
 		reason, message, ok = w.permitted(p, nil)
 		if ok && w.admitted == nil && !w.hasRoom(p) {
-			if p.d.message.Static {
+			if p.d.message.Static || w.preempting {
 				return nil
 			}
 			reason, message, ok = w.noRoom.Reason, w.noRoom.Message, false
@@ -37,43 +37,54 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 		w.admitted = p.pod
 		return nil
 	}
+	w.waitsForRoom.Store(false)
 	w.m.release(w.uid)
 	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now)
 	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)
 	return w.rejected
 }
 
-// hasRoom tells whether the pod was granted what it asks for. A static one asks again: nobody makes another
-// in its place elsewhere, and what it replaces may still be stopping.
+// hasRoom tells whether the pod was granted what it asks for. A critical one makes others go for it, and asks
+// again when they are gone. So does a static one that waits: nobody makes another in its place elsewhere, and
+// what it replaces may still be stopping.
 func (w *worker) hasRoom(p *pass) bool {
-	if w.noRoom == nil || !p.d.message.Static {
+	if w.noRoom == nil || !p.d.message.Static && !podutil.IsCritical(p.pod) {
 		return w.noRoom == nil
 	}
+	if w.evicted() != nil { // for one that is more critical
+		return false
+	}
 	waited := w.waitsForRoom.Swap(true) // before it asks, so that it hears of all that is given back afterwards
-	w.noRoom = w.m.ledger.Claim(lastAllocation(p.pod, w.oldStatus(p.pod)).applyTo(p.pod))
+	pod := lastAllocation(p.pod, w.oldStatus(p.pod)).applyTo(p.pod)
+	w.noRoom = w.m.ledger.Claim(pod)
+	w.preempting = w.noRoom != nil && w.m.preempt(pod)
 	if w.noRoom == nil {
 		clear(w.reasons)
 		w.waitsForRoom.Store(false)
 		return true
 	}
-	if !waited {
+	if !waited && !w.preempting && p.d.message.Static {
 		p.event(v1.EventTypeWarning, w.noRoom.Reason, w.noRoom.Message)
 	}
 	return false
 }
 
-// awaitRoom reports a pod that waits for room, and stops what runs of it from when there was more.
+// awaitRoom reports a pod that waits for room, and stops what runs of it from when there was more, unless others
+// make room.
 func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) {
-	if err := p.stopForGood(ctx, false); err != nil {
-		return errorPeriod, err
+	clear(w.reasons)
+	if !w.preempting {
+		if err := p.stopForGood(ctx, false); err != nil {
+			return errorPeriod, err
+		}
+		if p.changed {
+			return 0, nil
+		}
+		podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+			w.reasons[c.Name] = status.Reason{Reason: w.noRoom.Reason, Message: w.noRoom.Message}
+			return true
+		})
 	}
-	if p.changed {
-		return 0, nil
-	}
-	podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
-		w.reasons[c.Name] = status.Reason{Reason: w.noRoom.Reason, Message: w.noRoom.Message}
-		return true
-	})
 	s := p.status()
 	if s.Phase == v1.PodPending {
 		s.StartTime = nil // its deadline does not run yet

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
@@ -21,10 +22,10 @@ const (
 
 // ousting is that a pod has to stop for good, though it stays on record.
 type ousting struct {
-	grace   int64 // seconds
-	message string
-	// disruption says that it is not the pod's own fault.
-	disruption bool
+	grace           int64 // seconds
+	reason, message string
+	// disruption is the message of the condition that says that it is not the pod's own fault, empty if it is.
+	disruption string
 }
 
 // ActivePods returns the pods that have not ended, with their last status. They are copies.
@@ -46,17 +47,52 @@ func (m *Manager) ActivePods() []*v1.Pod {
 
 // Evict stops a pod for good; its status says why. It does not wait.
 func (m *Manager) Evict(podUID string, graceSeconds int64, message string, disruption bool) {
-	w := m.worker(podUID)
-	if w == nil {
-		return
+	e := &ousting{grace: graceSeconds, reason: podutil.ReasonEvicted, message: message}
+	if disruption {
+		e.disruption = message
 	}
+	if w := m.worker(podUID); w != nil {
+		w.oust(func(*v1.Pod) *ousting { return e })
+	}
+}
+
+// preempt asks for room for a critical pod that others have, and stops those for good. It does not wait, and
+// tells whether there will be room.
+func (m *Manager) preempt(pod *v1.Pod) bool {
+	leaving := sets.New[string]()
+	for _, w := range m.all() {
+		w.mu.Lock()
+		if w.deletion != nil || w.eviction != nil {
+			leaving.Insert(w.uid)
+		}
+		w.mu.Unlock()
+	}
+	victims, ok := m.ledger.Preempt(pod, leaving)
+	for _, uid := range victims {
+		if w := m.worker(uid); w != nil {
+			w.oust(preempted)
+		}
+	}
+	return ok
+}
+
+// preempted is how a pod makes room for a critical one: in its own time.
+func preempted(pod *v1.Pod) *ousting {
+	return &ousting{
+		grace: gracePeriod(pod, nil, "", nil), reason: podutil.ReasonPreempting, message: "Preempted in order to admit critical pod",
+		disruption: "Pod was preempted by Kubelet to accommodate a critical pod.",
+	}
+}
+
+// oust stops the pod for good, unless it stops for another reason.
+func (w *worker) oust(how func(*v1.Pod) *ousting) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.desired == nil || w.deletion != nil || w.eviction != nil {
 		return
 	}
-	m.events.event(podUID, "", v1.EventTypeWarning, podutil.ReasonEvicted, message)
-	w.eviction = &ousting{grace: graceSeconds, message: message, disruption: disruption}
+	w.eviction = how(w.desired.pod)
+	w.m.events.event(w.uid, "", v1.EventTypeWarning, w.eviction.reason, w.eviction.message)
 	if w.interrupt != nil {
 		w.interrupt()
 	}
@@ -140,10 +176,10 @@ func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(er
 
 func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {
 	s := p.status()
-	s.Phase, s.Reason, s.Message = v1.PodFailed, podutil.ReasonEvicted, e.message
-	if e.disruption {
+	s.Phase, s.Reason, s.Message = v1.PodFailed, e.reason, e.message
+	if e.disruption != "" {
 		s.Conditions = append(s.Conditions, v1.PodCondition{
-			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: e.message,
+			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: e.disruption,
 			ObservedGeneration: p.pod.Generation, LastTransitionTime: metav1.NewTime(p.now).Rfc3339Copy(),
 		})
 	}

@@ -223,10 +223,10 @@ func (m *Manager) release(uid string) {
 	m.releaseLocked(uid)
 }
 
-func (m *Manager) releaseLocked(uid string) {
-	m.ledger.Release(uid)
+func (m *Manager) releaseLocked(podUID string) {
+	m.ledger.Release(podUID)
 	for _, w := range m.workers {
-		if w.waitsForRoom.Load() {
+		if w.uid != podUID && w.waitsForRoom.Load() {
 			w.wakeUp()
 		}
 	}

@@ -39,7 +39,7 @@ type worker struct {
 	uid string
 
 	wake chan struct{}
-	// waitsForRoom is set while a resize, or a static pod, waits for what other pods have.
+	// waitsForRoom is set while a resize, or a static or critical pod, waits for what other pods have.
 	waitsForRoom atomic.Bool
 
 	mu       sync.Mutex
@@ -63,6 +63,7 @@ type worker struct {
 	changedAt     time.Time                // when a pass has last done something
 	rejected      *v1.PodStatus
 	noRoom        *admission.Rejection // first set before the goroutine starts
+	preempting    bool                 // others are on their way out to make room
 	reasons       map[string]status.Reason
 	retryAt       map[string]time.Time // by container; "" is the sandbox
 	futureEnds    map[string]futureEnd // by container
@@ -263,7 +264,7 @@ func (w *worker) restoreStatus(s *v1.PodStatus) {
 	case s == nil:
 	case status.IsRejected(s):
 		w.rejected = s
-	case podutil.IsTerminal(s.Phase) && s.Reason == podutil.ReasonEvicted:
+	case podutil.IsTerminal(s.Phase) && (s.Reason == podutil.ReasonEvicted || s.Reason == podutil.ReasonPreempting):
 		w.eviction = &ousting{grace: minGrace} // to finish what was begun
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -36,6 +37,14 @@ type claim struct {
 	requests map[v1.ResourceName]int64
 	ports    []hostPort
 	qos      v1.PodQOSClass
+	critical bool
+	priority *int32
+}
+
+// shortage is a resource of which a pod asks for more than there is.
+type shortage struct {
+	name                               v1.ResourceName
+	requested, used, capacity, missing int64
 }
 
 type hostPort struct {
@@ -59,15 +68,15 @@ func (l *Ledger) SetAllocatable(list v1.ResourceList) {
 // Claim admits a pod and counts it until Release, or says why it cannot run. A pod that has a claim
 // replaces it.
 func (l *Ledger) Claim(pod *v1.Pod) *Rejection {
-	if os := pod.Spec.OS; os != nil && string(os.Name) != goruntime.GOOS {
+	if wrongOS(pod) {
 		return &Rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	wanted := claimOf(pod)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.allocatable != nil {
-		if r := l.insufficient(string(pod.UID), wanted); r != nil {
-			return r
+		if short := l.shortages(string(pod.UID), wanted, nil); len(short) > 0 {
+			return short[0].rejection()
 		}
 	}
 	if l.portTaken(string(pod.UID), wanted) {
@@ -75,6 +84,10 @@ func (l *Ledger) Claim(pod *v1.Pod) *Rejection {
 	}
 	l.claims[string(pod.UID)] = wanted
 	return nil
+}
+
+func wrongOS(pod *v1.Pod) bool {
+	return pod.Spec.OS != nil && string(pod.Spec.OS.Name) != goruntime.GOOS
 }
 
 // Release forgets a pod that holds nothing any more.
@@ -96,29 +109,35 @@ func (l *Ledger) CPU(class v1.PodQOSClass) (allocatable, requested int64) {
 	return amount(v1.ResourceCPU, l.allocatable[v1.ResourceCPU]), requested
 }
 
-// insufficient returns the first resource that there is too little of, in the kubelet's order.
-func (l *Ledger) insufficient(uid string, wanted claim) *Rejection {
+// shortages lists the resources that there is too little of, in the kubelet's order, when those are gone that
+// are leaving.
+func (l *Ledger) shortages(uid string, wanted claim, leaving sets.Set[string]) []shortage {
 	used := map[v1.ResourceName]int64{}
 	for other, c := range l.claims {
-		if other == uid {
+		if other == uid || leaving.Has(other) {
 			continue
 		}
 		for name, n := range c.requests {
 			used[name] += n
 		}
 	}
+	var short []shortage
 	for _, name := range order(wanted.requests) {
 		quantity, known := l.allocatable[name]
 		if !known && !mustBeKnown(name) {
 			continue
 		}
-		requested, capacity := wanted.requests[name], amount(name, quantity)
-		if requested > 0 && requested > capacity-used[name] {
-			return &Rejection{"OutOf" + string(name), fmt.Sprintf(
-				"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used[name], capacity)}
+		s := shortage{name: name, requested: wanted.requests[name], used: used[name], capacity: amount(name, quantity)}
+		if s.missing = s.requested - (s.capacity - s.used); s.requested > 0 && s.missing > 0 {
+			short = append(short, s)
 		}
 	}
-	return nil
+	return short
+}
+
+func (s shortage) rejection() *Rejection {
+	return &Rejection{"OutOf" + string(s.name), fmt.Sprintf(
+		"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.requested, s.used, s.capacity)}
 }
 
 // mustBeKnown tells whether a resource that the device does not have counts as zero. Others may be the
@@ -145,7 +164,7 @@ func order(requests map[v1.ResourceName]int64) []v1.ResourceName {
 }
 
 func claimOf(pod *v1.Pod) claim {
-	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}, qos: podutil.QOSClass(pod)}
+	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}, qos: podutil.QOSClass(pod), critical: podutil.IsCritical(pod), priority: pod.Spec.Priority}
 	for name, q := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
 		c.requests[name] = amount(name, q)
 	}

@@ -6,8 +6,11 @@ import (
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
-// ReasonEvicted is in the status of pods that had to make room.
-const ReasonEvicted = "Evicted"
+// Reasons in the status of pods that had to make room: for the device as a whole, or for a critical pod.
+const (
+	ReasonEvicted    = "Evicted"
+	ReasonPreempting = "Preempting"
+)
 
 // systemCriticalPriority is the least priority of pods that a cluster cannot do without.
 const systemCriticalPriority = 2000000000
