@@ -32,6 +32,7 @@ func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status cor
 		return nil, fmt.Errorf("write status of Node %s: %w", n.Name, err)
 	}
 	c.written.Mutation(written)
+	c.tellReboot(n, written)
 	return written, nil
 }
 
