@@ -247,13 +247,13 @@ func (c *Controllers) DeviceForNode(nodeName string) (namespace, name string, ok
 	return d.Namespace, d.Name, ok
 }
 
-// LastSeen says when a device was last connected, as of the last write of its EdgeDevice; false if that is not known.
-func (c *Controllers) LastSeen(namespace, name string) (time.Time, bool) {
+// LastSeen says when a device was last connected, as of the last write of its EdgeDevice; zero if that is not known.
+func (c *Controllers) LastSeen(namespace, name string) time.Time {
 	ed, err := c.devices.EdgeDevices(namespace).Get(name)
 	if err != nil || ed.Status.LastSeen == nil {
-		return time.Time{}, false
+		return time.Time{}
 	}
-	return ed.Status.LastSeen.Time, true
+	return ed.Status.LastSeen.Time
 }
 
 // OnlyNode returns the name of aranya's Node if there is one, and no other.

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -155,11 +154,7 @@ func (k *Kubelet) session(nodeName string) (gateway.Session, error) {
 	if ok {
 		return session, nil
 	}
-	message := fmt.Sprintf("EdgeDevice %s/%s is offline", namespace, name)
-	if seen, ok := k.config.LastSeen(namespace, name); ok {
-		message += ", it was last seen at " + seen.UTC().Format(time.RFC3339)
-	}
-	return nil, apierrors.NewServiceUnavailable(message)
+	return nil, gateway.NewLastSeenError(namespace, name, k.config.LastSeen(namespace, name))
 }
 
 // writeError answers with the text of an error, as the kubelet does, and the code of an API status.

@@ -46,8 +46,8 @@ type Config struct {
 	PodsOnNode func(nodeName string) []*corev1.Pod
 	// DeviceForNode returns the device that a Node stands for.
 	DeviceForNode func(nodeName string) (namespace, name string, ok bool)
-	// LastSeen says when a device was last connected, false if that is not known.
-	LastSeen func(namespace, name string) (time.Time, bool)
+	// LastSeen says when a device was last connected, zero if that is not known.
+	LastSeen func(namespace, name string) time.Time
 	// OnlyNode returns the Node of a cluster that has no other of aranya's; empty in all other clusters.
 	OnlyNode func() string
 	// Streaming serves the upgraded connections. Its Shutdown is the business of its owner.

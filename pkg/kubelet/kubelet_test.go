@@ -162,8 +162,11 @@ func start(t *testing.T, stats string) *endpoint {
 		Pods:          noList{corelisters.NewPodLister(pods), t},
 		PodsOnNode:    func(node string) []*corev1.Pod { return podsOnNode(t, pods, node) },
 		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, strings.HasPrefix(node, "device-") },
-		LastSeen: func(namespace, name string) (time.Time, bool) {
-			return time.Unix(1e6, 0), namespace == "edge" && name == "device-2"
+		LastSeen: func(namespace, name string) (seen time.Time) {
+			if namespace == "edge" && name == "device-2" {
+				seen = time.Unix(1e6, 0)
+			}
+			return seen
 		},
 		OnlyNode:  func() string { return e.only },
 		Streaming: streams,

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,15 @@ import (
 // NewOfflineError is the API status for a device that has no live link.
 func NewOfflineError(device Device) *apierrors.StatusError {
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is not connected", device))
+}
+
+// NewLastSeenError is that for one that was last seen at a time, which is zero if it is not known.
+func NewLastSeenError(namespace, name string, seen time.Time) *apierrors.StatusError {
+	message := fmt.Sprintf("EdgeDevice %s/%s is offline", namespace, name)
+	if !seen.IsZero() {
+		message += ", it was last seen at " + seen.UTC().Format(time.RFC3339)
+	}
+	return apierrors.NewServiceUnavailable(message)
 }
 
 // statusCodes are the HTTP codes of the reasons that a device may give.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/kubectl/pkg/cmd/util/podcmd"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -90,14 +90,11 @@ func (c *Connector) session(device *aranya.EdgeDevice) (gateway.Session, error) 
 	if ok && session.Device().UID == device.UID {
 		return session, nil
 	}
-	name := device.Namespace + "/" + device.Name
-	switch {
-	case device.Status.LastSeen != nil:
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline, it was last seen at %s", name, device.Status.LastSeen.UTC().Format(time.RFC3339)))
-	case device.Status.Certificate != nil:
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline", name))
+	seen := ptr.Deref(device.Status.LastSeen, metav1.Time{})
+	if seen.IsZero() && device.Status.Certificate == nil {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline: no agent has enrolled as this device yet", device.Namespace, device.Name))
 	}
-	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s is offline: no agent has enrolled as this device yet", name))
+	return nil, gateway.NewLastSeenError(device.Namespace, device.Name, seen.Time)
 }
 
 // allowed checks a switch of spec.host, which is on unless it was turned off.
