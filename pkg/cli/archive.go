@@ -10,6 +10,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/rand"
 )
 
 // archive writes a file or directory as a tar archive in which it has the given name. It tells of what is
@@ -76,22 +78,33 @@ func archiveContent(tw *tar.Writer, file string, size int64) error {
 // destination is where an archive goes: a name in a directory that nothing in the archive leads out of.
 type destination struct {
 	dir, name string
-	root      *os.Root // of dir, from the first entry on
-	skipped   func(name, what string)
+	// through says that what has the name stays, and is written to: a device, such as /dev/stdout, or a pipe.
+	through bool
+	root    *os.Root // of dir, from the first entry on
+	skipped func(name, what string)
 }
 
 // findDestination finds where something of the given name is copied to: into a directory that is there, or
-// to the path itself.
-func findDestination(local, name string) *destination {
+// to the path itself, or to what that leads to if it is a symbolic link.
+func findDestination(local, name string) (*destination, error) {
 	local = filepath.Clean(local)
-	dir, base := local, name
-	if info, err := os.Stat(local); err != nil || !info.IsDir() {
-		dir, base = filepath.Dir(local), filepath.Base(local)
+	info, err := os.Stat(local)
+	switch {
+	case err == nil && info.IsDir():
+		if name == "/" || name == ".." {
+			name = "."
+		}
+		return &destination{dir: local, name: name}, nil
+	case err == nil && info.Mode().IsRegular():
+		if local, err = filepath.EvalSymlinks(local); err != nil {
+			return nil, err
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		if to, err := os.Readlink(local); err == nil {
+			return nil, fmt.Errorf("%s is a symbolic link to %s, which does not exist", local, to)
+		}
 	}
-	if base == "/" || base == ".." {
-		base = "."
-	}
-	return &destination{dir: dir, name: base}
+	return &destination{dir: filepath.Dir(local), name: filepath.Base(local), through: err == nil && !info.Mode().IsRegular()}, nil
 }
 
 // open makes the directory if need be: not before there is something to put into it.
@@ -156,6 +169,9 @@ func (d *destination) place(entry, name string) (string, error) {
 // create creates what one entry of the archive is.
 func (d *destination) create(content io.Reader, header *tar.Header, local, name string) error {
 	mode := header.FileInfo().Mode()
+	if d.through && (header.Typeflag == tar.TypeDir || header.Typeflag == tar.TypeLink) {
+		return fmt.Errorf("%s is not a directory", filepath.Join(d.dir, d.name))
+	}
 	if header.Typeflag != tar.TypeDir {
 		if err := d.root.MkdirAll(filepath.Dir(local), 0o755); err != nil {
 			return err
@@ -185,11 +201,12 @@ func (d *destination) create(content io.Reader, header *tar.Header, local, name 
 }
 
 // write writes a file and puts it in place when it is whole.
-func (d *destination) write(content io.Reader, local string, perm fs.FileMode) (err error) {
-	temporary := local + ".kubectl-edge-cp"
-	if err := d.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+func (d *destination) write(content io.Reader, local string, perm fs.FileMode) error {
+	if d.through {
+		return d.writeThrough(content)
 	}
+	// Of a length of its own: that of the file may be the longest there is.
+	temporary := filepath.Join(filepath.Dir(local), ".kubectl-edge-"+rand.String(10))
 	f, err := d.root.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, perm)
 	if err != nil {
 		return err
@@ -202,4 +219,15 @@ func (d *destination) write(content io.Reader, local string, perm fs.FileMode) (
 		_ = d.root.Remove(temporary) // what failed is told
 	}
 	return err
+}
+
+// writeThrough writes a file to what the user has named. It may be a link to anywhere: it is not the device that has
+// named it.
+func (d *destination) writeThrough(content io.Reader) error {
+	f, err := os.OpenFile(filepath.Join(d.dir, d.name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }

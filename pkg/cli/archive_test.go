@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // tarOf is an archive of the given entries; those with content are files of the mode 0640.
@@ -31,6 +33,17 @@ func tarOf(t *testing.T, headers ...tar.Header) *bytes.Buffer {
 		t.Fatal(err)
 	}
 	return &buffer
+}
+
+// destinationOf is where something of the given name is copied to.
+func destinationOf(t *testing.T, local, name string) *destination {
+	t.Helper()
+	d, err := findDestination(local, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.close)
+	return d
 }
 
 // file is an entry with content.
@@ -90,8 +103,7 @@ func TestExtract(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			d := findDestination(dir+"/"+tc.local, "site")
-			defer d.close()
+			d := destinationOf(t, dir+"/"+tc.local, "site")
 			skipped := 0
 			d.skipped = func(string, string) { skipped++ }
 			err := d.extract(tarOf(t, tc.entries...), "site")
@@ -117,8 +129,7 @@ func TestExtractThroughLink(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "site")); err != nil {
 		t.Fatal(err)
 	}
-	d := findDestination(dir, "site")
-	defer d.close()
+	d := destinationOf(t, dir, "site")
 	if err := d.extract(tarOf(t, file("site/a", "A")), "site"); err == nil {
 		t.Error("no error")
 	}
@@ -135,8 +146,7 @@ func TestExtractCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := tarOf(t, file("a", strings.Repeat("x", 4096))).Bytes()
-	d := findDestination(target, "a")
-	defer d.close()
+	d := destinationOf(t, target, "a")
 	if err := d.extract(bytes.NewReader(whole[:2048]), "a"); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("error %v, want that the end is unexpected", err)
 	}
@@ -169,8 +179,7 @@ func TestArchive(t *testing.T) {
 	if err := archive(&buffer, source, "name", func(name, what string) { t.Errorf("left out: %s, %s", name, what) }); err != nil {
 		t.Fatal(err)
 	}
-	d := findDestination(filepath.Join(dir, "copy"), "name")
-	defer d.close()
+	d := destinationOf(t, filepath.Join(dir, "copy"), "name")
 	var skipped []string
 	d.skipped = func(name, _ string) { skipped = append(skipped, name) }
 	if err := d.extract(&buffer, "name"); err != nil {
@@ -184,5 +193,66 @@ func TestArchive(t *testing.T) {
 	}
 	if strings.Join(skipped, " ") != "name/link" {
 		t.Errorf("left out: %q", skipped)
+	}
+}
+
+// Symbolic links and devices that the user names stay, and what they lead to is written, as by kubectl cp.
+func TestExtractThroughWhatIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.WriteFile(path("target"), []byte("old"), 0o600), os.Symlink("target", path("link")),
+		os.Symlink("nowhere", path("dangling")), unix.Mkfifo(path("pipe"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan string, 1)
+	go func() {
+		content, err := os.ReadFile(path("pipe"))
+		if err != nil {
+			content = []byte(err.Error())
+		}
+		read <- string(content)
+	}()
+	for _, name := range []string{"link", "pipe"} {
+		if err := destinationOf(t, path(name), "site").extract(tarOf(t, file("./site", "new")), "site"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := <-read; got != "new" {
+		t.Errorf("through the pipe came %q", got)
+	}
+	if to, err := os.Readlink(path("link")); err != nil || to != "target" {
+		t.Errorf("the link leads to %q, error %v", to, err)
+	}
+	if content, err := os.ReadFile(path("target")); err != nil || string(content) != "new" {
+		t.Errorf("it leads to %q, error %v", content, err)
+	}
+	if info, err := os.Lstat(path("pipe")); err != nil || info.Mode().Type() != fs.ModeNamedPipe {
+		t.Errorf("the pipe has become %v, error %v", info, err)
+	}
+	for name, entry := range map[string]tar.Header{
+		"a directory": {Typeflag: tar.TypeDir, Name: "site"},
+		"a hard link": {Typeflag: tar.TypeLink, Name: "site", Linkname: "site/a"},
+	} {
+		if err := destinationOf(t, path("pipe"), "site").extract(tarOf(t, entry), "site"); err == nil || !strings.Contains(err.Error(), "not a directory") {
+			t.Errorf("%s to a pipe: error %v", name, err)
+		}
+	}
+	if _, err := findDestination(path("dangling"), "site"); err == nil || !strings.Contains(err.Error(), "nowhere, which does not exist") {
+		t.Errorf("error %v, want that the link leads nowhere", err)
+	}
+}
+
+// A file of the longest name that there may be, and one beside it that is named as if it were temporary.
+func TestExtractLongNames(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("n", 255)
+	if err := os.WriteFile(filepath.Join(dir, "a.kubectl-edge-cp"), []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := destinationOf(t, dir, ".").extract(tarOf(t, file("./a", "A"), file("./"+long, "L")), "."); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(t, dir); len(got) != 3 || got["a"] != "A" || got[long] != "L" || got["a.kubectl-edge-cp"] != "kept" {
+		t.Errorf("got %v", got)
 	}
 }

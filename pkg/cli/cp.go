@@ -32,8 +32,8 @@ func newCopyCommand(c *client) *cobra.Command {
 		Long: `Copy files and directories to and from a device's host, or a container of one of its pods.
 
 One of SOURCE and DESTINATION is DEVICE:PATH, the other one a local path; a local path with a colon begins
-with "./" or "/". What is copied into a directory that exists keeps its name. There must be a tar over there.
-Symbolic links are copied to a device as they are, and left out on the way from it.`,
+with "./" or "/". What is copied into a directory that exists keeps its name; SOURCE/. is what is in SOURCE. There
+must be a tar over there. Symbolic links are copied to a device as they are, and left out on the way from it.`,
 		Example: `  # A file from the device, whatever it is a link to
   kubectl edge cp -L device-1:/etc/os-release ./os-release
 
@@ -146,7 +146,7 @@ func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error 
 	target := remote
 	if r.follow {
 		var link bytes.Buffer
-		if err := r.run(ctx, nil, &link, "readlink", "-f", remote); errors.As(err, new(utilexec.ExitError)) {
+		if err := r.run(ctx, nil, &link, "readlink", "-f", "--", remote); errors.As(err, new(utilexec.ExitError)) {
 			return fmt.Errorf("%s leads to nothing on the device", remote) // readlink itself says nothing
 		} else if err != nil {
 			return err
@@ -154,7 +154,10 @@ func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error 
 		target = strings.TrimSuffix(link.String(), "\n")
 	}
 	dir, name := splitRemote(target)
-	destination := findDestination(local, path.Base(path.Clean(remote)))
+	destination, err := findDestination(local, baseOf(remote))
+	if err != nil {
+		return err
+	}
 	defer destination.close()
 	destination.skipped = func(name, what string) {
 		fmt.Fprintf(r.client.ErrOut, "warning: left out %s: %s\n", name, what)
@@ -168,8 +171,8 @@ func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error 
 		err := r.run(ctx, nil, writer, "tar", "-cf", "-", "-C", dir, "./"+name)
 		_ = writer.CloseWithError(err) // never fails
 	}()
-	err := destination.extract(reader, name) // or what tar has failed with
-	_ = reader.CloseWithError(err)           // never fails
+	err = destination.extract(reader, name) // or what tar has failed with
+	_ = reader.CloseWithError(err)          // never fails
 	cancel()
 	<-ended
 	return err
@@ -227,4 +230,13 @@ func splitRemote(remote string) (dir, name string) {
 		return remote, "."
 	}
 	return path.Dir(remote), name
+}
+
+// baseOf is the name under which what is copied from a device goes into a directory: as with cp, none if it ends in
+// "/.", which is what is in it.
+func baseOf(remote string) string {
+	if strings.HasSuffix(remote, "/.") {
+		return "."
+	}
+	return path.Base(path.Clean(remote))
 }

@@ -48,3 +48,13 @@ func TestSplitRemote(t *testing.T) {
 		}
 	}
 }
+
+func TestBaseOf(t *testing.T) {
+	for remote, want := range map[string]string{
+		"/etc/hosts": "hosts", "/etc/": "etc", "/etc/.": ".", ".": ".", "/": "/", "..": "..", "a/..": ".", "a/.b": ".b",
+	} {
+		if got := baseOf(remote); got != want {
+			t.Errorf("%q: got %q, want %q", remote, got, want)
+		}
+	}
+}
