@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/printers"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgescheme "arhat.dev/aranya/pkg/generated/clientset/versioned/scheme"
@@ -38,15 +39,17 @@ were issued for the EdgeDevice until then.`,
 			if err != nil {
 				return err
 			}
+			var printer printers.ResourcePrinter
+			if *print.OutputFormat != "" || *print.TemplatePrinterFlags.TemplateArgument != "" {
+				if printer, err = print.ToPrinter(); err != nil { // before there is a token that nobody gets to see
+					return err
+				}
+			}
 			token, err := c.createToken(cmd, device, ttl)
 			if err != nil {
 				return err
 			}
-			if *print.OutputFormat != "" {
-				printer, err := print.ToPrinter()
-				if err != nil {
-					return err
-				}
+			if printer != nil {
 				return printer.PrintObj(token, c.Out)
 			}
 			if tokenOnly {
@@ -65,7 +68,9 @@ were issued for the EdgeDevice until then.`,
 	cmd.Flags().DurationVar(&ttl, "ttl", time.Hour, "How long the token is valid, from 1m to 168h")
 	cmd.Flags().BoolVar(&tokenOnly, "token-only", false, "Print nothing but the token")
 	print.AddFlags(cmd)
-	cmd.MarkFlagsMutuallyExclusive("token-only", "output")
+	for _, flag := range []string{"output", "template"} {
+		cmd.MarkFlagsMutuallyExclusive("token-only", flag)
+	}
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(print.AllowedFormats(), cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return cmd
 }

@@ -61,3 +61,39 @@ func TestTokenPrintsHowToJoin(t *testing.T) {
 		})
 	}
 }
+
+func TestTokenOutput(t *testing.T) {
+	for name, test := range map[string]struct {
+		args      []string
+		want, err string
+		created   int
+	}{
+		"a template alone":     {args: []string{"--template", "{{.status.token}}"}, want: "secret", created: 1},
+		"a template of -o":     {args: []string{"-o", "go-template={{.status.token}}"}, want: "secret", created: 1},
+		"a format that is not": {args: []string{"-o", "table"}, err: "output format"},
+		"two outputs":          {args: []string{"--token-only", "--template", "x"}, err: "token-only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			created := 0
+			c := testClient(t, func(w http.ResponseWriter, _ *http.Request) {
+				created++
+				w.Header().Set("Content-Type", "application/json")
+				_ = json.NewEncoder(w).Encode(&v1alpha1.EnrollmentToken{
+					TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "EnrollmentToken"},
+					Status:   v1alpha1.EnrollmentTokenStatus{Token: "secret"}})
+			})
+			streams, _, out, _ := genericiooptions.NewTestIOStreams()
+			c.IOStreams = streams
+			cmd := newTokenCommand(c)
+			cmd.SilenceErrors, cmd.SilenceUsage = true, true
+			cmd.SetArgs(append([]string{"device-1"}, test.args...))
+			err := cmd.ExecuteContext(t.Context())
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("error %v, want %q", err, test.err)
+			}
+			if out.String() != test.want || created != test.created {
+				t.Errorf("printed %q with %d tokens created, want %q with %d", out, created, test.want, test.created)
+			}
+		})
+	}
+}
