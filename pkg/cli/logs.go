@@ -1,13 +1,14 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubectllogs "k8s.io/kubectl/pkg/cmd/logs"
 	"k8s.io/kubectl/pkg/util"
@@ -52,11 +53,11 @@ func newLogsCommand(c *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if ctx == nil {
-				ctx = context.Background()
+			err = kubectllogs.DefaultConsumeRequest(cmd.Context(), request, c.Out)
+			if isCutOff(err) {
+				return fmt.Errorf("the log was cut off; 'kubectl describe edgedevice %s' tells whether the device is connected", args[0])
 			}
-			return kubectllogs.DefaultConsumeRequest(ctx, request, c.Out)
+			return err
 		},
 	}
 	o.add(cmd)
@@ -70,6 +71,11 @@ func newLogsCommand(c *client) *cobra.Command {
 	cmd.Flags().Int64Var(&o.tail, "tail", -1, "Lines of recent log file to display. Defaults to -1, showing all log lines.")
 	cmd.Flags().Int64Var(&o.limitBytes, "limit-bytes", 0, "Maximum bytes of logs to return. Defaults to no limit.")
 	return cmd
+}
+
+// isCutOff says whether the server has aborted its response: with a log it means that the rest cannot be had.
+func isCutOff(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, new(http2.StreamError))
 }
 
 // toOptions checks the flags and turns them into the query of edgedevices/log.

@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/http2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -61,5 +66,41 @@ func TestLogsOptions(t *testing.T) {
 				t.Errorf("options (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A log whose rest cannot be had does not end as if it were complete, nor with words of the protocol.
+func TestLogsCutOff(t *testing.T) {
+	c := testClient(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "a line\n")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	streams, _, out, _ := genericiooptions.NewTestIOStreams()
+	c.IOStreams = streams
+	cmd := newLogsCommand(c)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs([]string{"device-1"})
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "the log was cut off") {
+		t.Errorf("error %v", err)
+	}
+	if out.String() != "a line\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+func TestIsCutOff(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"none":      {},
+		"HTTP/1.1":  {err: io.ErrUnexpectedEOF, want: true},
+		"HTTP/2":    {err: http2.StreamError{StreamID: 1, Code: http2.ErrCodeInternal}, want: true},
+		"forbidden": {err: apierrors.NewUnauthorized("no")},
+	} {
+		if got := isCutOff(test.err); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
