@@ -72,7 +72,7 @@ func (h *Host) Serve(ctx context.Context, request *edgeapi.OpenStream, s *stream
 	err := h.serve(ctx, request, s)
 	result := resultOf(err)
 	logger := klog.FromContext(ctx)
-	if result.Reason != "" {
+	if result.Reason != "" && ctx.Err() == nil { // else it was left, which is how logs that are followed end
 		logger.V(2).Info("A session ended with an error", "kind", fmt.Sprintf("%T", request.GetRequest()), "reason", result.Reason, "message", result.Message)
 	}
 	if err := s.Finish(result); err != nil {
