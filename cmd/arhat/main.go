@@ -86,7 +86,12 @@ func (f *flags) load() (*config.Configuration, error) {
 			*o.field = o.flag
 		}
 	}
-	return cfg, cfg.Finish()
+	if err := cfg.Finish(); err != nil && f.file != "" {
+		return nil, fmt.Errorf("%s: %w", f.file, err)
+	} else if err != nil {
+		return nil, err
+	}
+	return cfg, nil
 }
 
 func newJoinCommand() *cobra.Command {

@@ -35,10 +35,15 @@ func TestErrors(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	wrong := filepath.Join(state, "wrong.yaml")
+	if err := os.WriteFile(wrong, []byte("apiVersion: arhat.dev/v1alpha1\nkind: ArhatConfiguration\nserver: a:1\nreserved: {cpu: x}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		args []string
 		want string
 	}{
+		"value in a file":  {[]string{"run", "--config", wrong}, wrong + ": the configuration is not valid: reserved.cpu: Invalid value"},
 		"no server":        {[]string{"run"}, "server: Required value"},
 		"no file":          {[]string{"run", "--config", filepath.Join(state, "none.yaml")}, "none.yaml"},
 		"runtime":          {[]string{"run", "--server", "a:1", "--runtime", "docker"}, "runtime: Invalid value"},

@@ -88,6 +88,7 @@ func (a *Agent) build(ctx context.Context) error {
 	if err := a.lockState(); err != nil {
 		return err
 	}
+	a.warn(ctx)
 	// First of all, because without an identity nothing else is of use.
 	var err error
 	if a.seams.Enrol != nil {
@@ -141,6 +142,19 @@ func (a *Agent) build(ctx context.Context) error {
 		Pods: a.pods, Runtime: a.runtime, Summary: a.stats.Summary,
 	})
 	return nil
+}
+
+// warn tells of what is wrong with the configuration but may come right, and must not keep the device from connecting.
+func (a *Agent) warn(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	if a.seams.Dialer == nil {
+		if err := links.Check(a.config); err != nil {
+			logger.Error(err, "The device cannot connect as it is configured")
+		}
+	}
+	if ip := a.config.NodeIP; ip != "" && !node.HasAddress(ip) {
+		logger.Info("No interface of the device has the address that is configured as nodeIP. Pods are shown with it all the same", "nodeIP", ip)
+	}
 }
 
 func (a *Agent) newUplink() (*uplink.Client, error) {

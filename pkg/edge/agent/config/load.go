@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -50,7 +51,7 @@ func Load(path string) (*Configuration, error) {
 	if len(data) > maxFileSize {
 		return nil, fmt.Errorf("the configuration %s is larger than %d bytes", path, maxFileSize)
 	}
-	return Parse(data, filepath.Base(path))
+	return Parse(data, path)
 }
 
 // New is a configuration that says nothing yet.
@@ -66,7 +67,7 @@ func Parse(data []byte, name string) (*Configuration, error) {
 		Kind       string `yaml:"kind"`
 	}
 	if err := yaml.Unmarshal(data, &header); err != nil {
-		return nil, explain(name, err)
+		return nil, explain(name, data, err)
 	}
 	if header.APIVersion != APIVersion || header.Kind != Kind {
 		return nil, fmt.Errorf("%s: is %q of version %q, must begin with \"apiVersion: %s\" and \"kind: %s\"",
@@ -76,7 +77,7 @@ func Parse(data []byte, name string) (*Configuration, error) {
 	decoder.KnownFields(true)
 	c := &Configuration{}
 	if err := decoder.Decode(c); err != nil {
-		return nil, explain(name, err)
+		return nil, explain(name, data, err)
 	}
 	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: holds more than one YAML document, only one is allowed", name)
@@ -86,12 +87,13 @@ func Parse(data []byte, name string) (*Configuration, error) {
 
 var (
 	unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type .*$`)
-	typeName     = regexp.MustCompile(` into (\*?config\.\w+|\*?bool|int|string|\[\]string)$`)
+	typeName     = regexp.MustCompile(` into (\*?config\.\w+|struct \{.*\}|\*?bool|int|string|\[\]string)$`)
+	key          = regexp.MustCompile(`^[\s-]*(\w+)\s*:`)
 	lineError    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
 )
 
-// explain turns an error of the YAML library into one line per fault that names file, line and field.
-func explain(name string, err error) error {
+// explain turns an error of the YAML library about data into one line per fault that names file, line and field.
+func explain(name string, data []byte, err error) error {
 	var typeError *yaml.TypeError
 	faults := []string{err.Error()}
 	if errors.As(err, &typeError) {
@@ -105,12 +107,25 @@ func explain(name string, err error) error {
 			lines = append(lines, fmt.Sprintf("%s:%s: unknown field %q", name, m[1], m[2]))
 		case lineError.MatchString(fault):
 			m := lineError.FindStringSubmatch(fault)
-			lines = append(lines, fmt.Sprintf("%s:%s: %s", name, m[1], describeType(m[2])))
+			lines = append(lines, fmt.Sprintf("%s:%s: %s%s", name, m[1], keyOf(data, m[1], m[2]), describeType(m[2])))
 		default:
 			lines = append(lines, fmt.Sprintf("%s: %s", name, strings.TrimPrefix(fault, "yaml: ")))
 		}
 	}
 	return errors.New(strings.Join(lines, "\n"))
+}
+
+// keyOf is the key in a line, with a colon, or nothing if there is none or the fault names it.
+func keyOf(data []byte, line, fault string) string {
+	n, err := strconv.Atoi(line)
+	lines := bytes.Split(data, []byte("\n"))
+	if err != nil || n < 1 || n > len(lines) {
+		return ""
+	}
+	if m := key.FindSubmatch(lines[n-1]); m != nil && !strings.Contains(fault, strconv.Quote(string(m[1]))) {
+		return string(m[1]) + ": "
+	}
+	return ""
 }
 
 // describeType puts YAML's words in place of Go's.

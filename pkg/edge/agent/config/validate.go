@@ -26,8 +26,9 @@ func (c *Configuration) Validate() error {
 		errs = append(errs, validateAbsolute(c.StaticPodPath, field.NewPath("staticPodPath"))...)
 	}
 	if c.NodeIP != "" {
-		if addr, err := netip.ParseAddr(c.NodeIP); err != nil || addr.IsUnspecified() {
-			errs = append(errs, field.Invalid(field.NewPath("nodeIP"), c.NodeIP, "must be an IP address of the device"))
+		// As the kubelet has it.
+		if addr, err := netip.ParseAddr(c.NodeIP); err != nil || !addr.Unmap().IsGlobalUnicast() {
+			errs = append(errs, field.Invalid(field.NewPath("nodeIP"), c.NodeIP, "must be an IP address of the device, not of loopback, link-local or multicast"))
 		}
 	}
 	if c.ResolvConf != "" {

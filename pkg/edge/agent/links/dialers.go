@@ -18,10 +18,10 @@ import (
 // maxFile limits files with passwords, keys and CAs, in bytes.
 const maxFile = 1 << 20
 
-type dialerFunc func(ctx context.Context, address string) (*link.Conn, error)
-
-func (f dialerFunc) Dial(ctx context.Context, address string) (*link.Conn, error) {
-	return f(ctx, address)
+// checker is a dialer that needs files.
+type checker interface {
+	// check reads them, as for an attempt to connect.
+	check() error
 }
 
 // mqttDialer dials by an MQTT broker, and may keep the connection to it.
@@ -46,6 +46,11 @@ func (m *mqttDialer) Dial(ctx context.Context, address string) (*link.Conn, erro
 	return d.Dial(ctx, address)
 }
 
+func (m *mqttDialer) check() error {
+	_, err := brokerConfig(m.config, m.address, &m.tls)
+	return err
+}
+
 // Close implements io.Closer.
 func (m *mqttDialer) Close() error { return m.keeper.Close() }
 
@@ -58,15 +63,25 @@ func newDialer(cfg *config.Configuration, a config.Address, device identity.Devi
 	case a.Scheme == config.SchemeTCP:
 		return link.TCP{}
 	default:
-		files := &clientTLS{caFile: cfg.WebSocket.CAFile}
-		return dialerFunc(func(ctx context.Context, address string) (*link.Conn, error) {
-			config, err := files.config()
-			if err != nil {
-				return nil, err
-			}
-			return websocket.Dialer{TLS: config}.Dial(ctx, address)
-		})
+		return &webSocketDialer{tls: clientTLS{caFile: cfg.WebSocket.CAFile}}
 	}
+}
+
+// webSocketDialer dials through HTTPS.
+type webSocketDialer struct{ tls clientTLS }
+
+// Dial implements link.Dialer.
+func (w *webSocketDialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	config, err := w.tls.config()
+	if err != nil {
+		return nil, err
+	}
+	return websocket.Dialer{TLS: config}.Dial(ctx, address)
+}
+
+func (w *webSocketDialer) check() error {
+	_, err := w.tls.config()
+	return err
 }
 
 // brokerConfig reads what the configuration names.

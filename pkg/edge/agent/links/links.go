@@ -44,6 +44,21 @@ func New(cfg *config.Configuration, device identity.Device) *Links {
 	return l
 }
 
+// Check reads the files that the links of a configuration, which must be valid, need: a link that is there for when
+// another one fails is not used before, and then nobody reaches the device to mend it. The error names each link that
+// could not connect now.
+func Check(cfg *config.Configuration) error {
+	var errs []error
+	for _, l := range New(cfg, identity.Device{}).links {
+		if c, ok := l.Dialer.(checker); ok {
+			if err := c.check(); err != nil {
+				errs = append(errs, fmt.Errorf("by %s: %w", l.address, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // String lists the addresses.
 func (l *Links) String() string {
 	addresses := make([]string, len(l.links))

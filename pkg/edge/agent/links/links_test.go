@@ -207,3 +207,26 @@ func TestDialers(t *testing.T) {
 		}
 	}
 }
+
+// A link for when others fail is looked at before they do.
+func TestCheck(t *testing.T) {
+	const config = "server: a:1\nlinks: ['wss://b', 'mqtts://c']\n"
+	for name, test := range map[string]struct {
+		text string
+		want []string
+	}{
+		"nothing is named": {text: ""},
+		"files that are not there": {text: "websocket: {caFile: /does/not/exist}\nmqtt: {username: u, passwordFile: /nor/this}",
+			want: []string{"by wss://b:443: the CAs to trust: open /does/not/exist", "by mqtts://c:8883: the password for the MQTT broker: open /nor/this"}},
+	} {
+		err := Check(parse(t, config+test.text))
+		if len(test.want) == 0 && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, want := range test.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", name, err, want)
+			}
+		}
+	}
+}

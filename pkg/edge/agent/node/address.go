@@ -62,6 +62,22 @@ func source(probe string) (netip.Addr, bool) {
 	return addr, addr.IsValid()
 }
 
+// HasAddress says whether an interface of this machine has an address.
+func HasAddress(address string) bool {
+	wanted, err := netip.ParseAddr(address)
+	if err != nil {
+		return false
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr() == wanted.Unmap()
+	})
+}
+
 func usable(addr netip.Addr) bool {
 	return addr.IsGlobalUnicast() && !addr.IsLoopback()
 }

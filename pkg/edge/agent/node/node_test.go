@@ -356,3 +356,11 @@ func TestHostIPs(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestHasAddress(t *testing.T) {
+	for address, want := range map[string]bool{"127.0.0.1": true, "::ffff:127.0.0.1": true, "192.0.2.9": false, "x": false} {
+		if got := HasAddress(address); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}
