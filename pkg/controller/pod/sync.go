@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -124,7 +125,11 @@ func (c *Controller) send(st *state, pod *corev1.Pod, result *resolve.Result) er
 		return nil
 	}
 	if !p.held || p.digest != message.GetDigest() {
-		err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: message}})
+		run := message
+		if p.held && slices.Contains(st.session.Hello().GetFeatures(), edgeapi.FeatureKeptVolumes) {
+			run = p.withoutKept(result)
+		}
+		err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: run}})
 		if err != nil {
 			return c.unsent(st, pod, p, err)
 		}
@@ -187,6 +192,24 @@ func (p *podState) differs(volume string, result *resolve.Result) bool {
 		return p.volumesDigest != result.Message.GetVolumesDigest() || result.VolumeTokens[volume] != ""
 	}
 	return p.volumes[volume] != result.VolumeDigests[volume] || p.tokens[volume] != result.VolumeTokens[volume]
+}
+
+// withoutKept is the message for a device that holds the pod: volumes may be large, and what changes in a pod is a
+// label most often.
+func (p *podState) withoutKept(result *resolve.Result) *edgeapi.RunPod {
+	m := result.Message
+	run := &edgeapi.RunPod{
+		Uid: m.GetUid(), Pod: m.GetPod(), Digest: m.GetDigest(), VolumesDigest: m.GetVolumesDigest(),
+		RegistryCredentials: m.GetRegistryCredentials(),
+	}
+	for _, v := range m.GetVolumes() {
+		if p.differs(v.GetName(), result) {
+			run.Volumes = append(run.Volumes, v)
+		} else {
+			run.KeptVolumes = append(run.KeptVolumes, v.GetName())
+		}
+	}
+	return run
 }
 
 // unsent says what to do about a message that could not be queued: nothing if the link is over, since

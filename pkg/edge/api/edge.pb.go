@@ -1906,6 +1906,9 @@ type RunPod struct {
 	Digest              string                `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	VolumesDigest       string                `protobuf:"bytes,5,opt,name=volumes_digest,json=volumesDigest,proto3" json:"volumes_digest,omitempty"`
 	RegistryCredentials []*RegistryCredential `protobuf:"bytes,6,rep,name=registry_credentials,json=registryCredentials,proto3" json:"registry_credentials,omitempty"`
+	// Names of volumes that are not in volumes because the device has them, as they should be. Only for devices
+	// with the feature "kept-volumes".
+	KeptVolumes []string `protobuf:"bytes,7,rep,name=kept_volumes,json=keptVolumes,proto3" json:"kept_volumes,omitempty"`
 	// Only in the device's own record: the pod comes from its folder of static pods, not from the server.
 	Static        bool `protobuf:"varint,20,opt,name=static,proto3" json:"static,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1980,6 +1983,13 @@ func (x *RunPod) GetVolumesDigest() string {
 func (x *RunPod) GetRegistryCredentials() []*RegistryCredential {
 	if x != nil {
 		return x.RegistryCredentials
+	}
+	return nil
+}
+
+func (x *RunPod) GetKeptVolumes() []string {
+	if x != nil {
+		return x.KeptVolumes
 	}
 	return nil
 }
@@ -3536,14 +3546,15 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\t\n" +
 	"\aRenewal\"A\n" +
 	"\vDesiredPods\x122\n" +
-	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\x9a\x02\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1e.arhat.edge.v1alpha1.PodDigestR\x04pods\"\xbd\x02\n" +
 	"\x06RunPod\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\fR\x03pod\x129\n" +
 	"\avolumes\x18\x03 \x03(\v2\x1f.arhat.edge.v1alpha1.VolumeDataR\avolumes\x12\x16\n" +
 	"\x06digest\x18\x04 \x01(\tR\x06digest\x12%\n" +
 	"\x0evolumes_digest\x18\x05 \x01(\tR\rvolumesDigest\x12Z\n" +
-	"\x14registry_credentials\x18\x06 \x03(\v2'.arhat.edge.v1alpha1.RegistryCredentialR\x13registryCredentials\x12\x16\n" +
+	"\x14registry_credentials\x18\x06 \x03(\v2'.arhat.edge.v1alpha1.RegistryCredentialR\x13registryCredentials\x12!\n" +
+	"\fkept_volumes\x18\a \x03(\tR\vkeptVolumes\x12\x16\n" +
 	"\x06static\x18\x14 \x01(\bR\x06static\"\x83\x01\n" +
 	"\rUpdateVolumes\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +

@@ -1,8 +1,11 @@
 package pods
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
@@ -39,21 +42,33 @@ func newDesired(message *edgeapi.RunPod) (*desired, error) {
 
 // withVolumes returns the same pod with other content in the volumes that the update names.
 func (d *desired) withVolumes(u *edgeapi.UpdateVolumes) *desired {
-	next := &desired{pod: d.pod, volumes: map[string]*edgeapi.VolumeData{}}
-	for name, v := range d.volumes {
-		next.volumes[name] = v
-	}
+	volumes := maps.Clone(d.volumes)
 	for _, v := range u.Volumes {
-		next.volumes[v.Name] = v
+		volumes[v.Name] = v
 	}
-	next.message = &edgeapi.RunPod{
-		Uid: d.message.Uid, Pod: d.message.Pod, Digest: d.message.Digest, VolumesDigest: u.VolumesDigest,
+	return d.holding(volumes, u.VolumesDigest)
+}
+
+// keeping returns the same pod with the volumes that the message has left out because former, which may be nil, has
+// them. The error says which it has not.
+func (d *desired) keeping(former *desired) (*desired, error) {
+	volumes := maps.Clone(d.volumes)
+	for _, name := range d.message.KeptVolumes {
+		if former == nil || former.volumes[name] == nil {
+			return nil, fmt.Errorf("the device does not hold the volume %q of it", name)
+		}
+		volumes[name] = former.volumes[name]
+	}
+	return d.holding(volumes, d.message.VolumesDigest), nil
+}
+
+// holding returns the same pod with these volumes and no others.
+func (d *desired) holding(volumes map[string]*edgeapi.VolumeData, digest string) *desired {
+	return &desired{pod: d.pod, volumes: volumes, message: &edgeapi.RunPod{
+		Uid: d.message.Uid, Pod: d.message.Pod, Digest: d.message.Digest, VolumesDigest: digest,
 		RegistryCredentials: d.message.RegistryCredentials, Static: d.message.Static,
-	}
-	for _, v := range next.volumes {
-		next.message.Volumes = append(next.message.Volumes, v)
-	}
-	return next
+		Volumes: slices.Collect(maps.Values(volumes)),
+	}}
 }
 
 // Desired removes every pod that is not listed. The cluster does not know those any more, and may have given
@@ -99,6 +114,10 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		klog.Background().Info("Ignoring a pod from the cloud: the device has a static one of that UID", "podUID", r.Uid)
 		return
 	}
+	if len(r.KeptVolumes) > 0 {
+		m.runKeeping(w, d)
+		return
+	}
 	if w == nil {
 		if len(m.workers) >= maxPods {
 			m.events.event(r.Uid, "", v1.EventTypeWarning, "OutOfpods", fmt.Sprintf("the device already holds %d pods", maxPods))
@@ -112,6 +131,18 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		return
 	}
 	w.setDesired(d)
+}
+
+// runKeeping changes a pod of which the device holds volumes. If it does not, it has just removed the pod, which the
+// server will hear, and then send all of it.
+func (m *Manager) runKeeping(w *worker, d *desired) {
+	err := errors.New("the device does not hold it")
+	if w != nil {
+		err = w.setKeeping(d)
+	}
+	if err != nil {
+		klog.Background().Info("Ignoring a change of a pod", "pod", klog.KObj(d.pod), "podUID", d.pod.UID, "reason", err.Error())
+	}
 }
 
 // reasonInvalid is in the status of a pod that makes no sense.

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -280,6 +281,57 @@ func TestMissingVolumeContent(t *testing.T) {
 		if a.status(pod).Phase != v1.PodRunning {
 			t.Error("the pod does not run though the content has arrived")
 		}
+	})
+}
+
+// What a change of a pod leaves out of its volumes is what the device has; what the device has not is no change.
+func TestKeptVolumes(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		pod.Spec.Volumes = []v1.Volume{
+			{Name: "a", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}},
+			{Name: "b", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}},
+		}
+		send := func(digest string, kept []string, volumes ...*edgeapi.VolumeData) {
+			t.Helper()
+			data, err := pod.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.manager.RunPod(&edgeapi.RunPod{
+				Uid: string(pod.UID), Pod: data, Digest: digest, VolumesDigest: "v" + digest, Volumes: volumes, KeptVolumes: kept,
+			})
+			a.settle()
+		}
+		volume := func(name, content string) *edgeapi.VolumeData {
+			return &edgeapi.VolumeData{Name: name, Files: []*edgeapi.File{{Path: "f", Data: []byte(content), Mode: 0o644}}}
+		}
+		expect := func(digest, first, second string) {
+			t.Helper()
+			d := a.manager.worker(string(pod.UID)).desired
+			held := map[string]string{}
+			for _, v := range d.message.Volumes {
+				held[v.Name] = string(v.Files[0].Data)
+			}
+			if d.message.Digest != digest || d.message.VolumesDigest != "v"+digest || len(d.message.KeptVolumes) > 0 ||
+				!reflect.DeepEqual(held, map[string]string{"a": first, "b": second}) || len(d.volumes) != 2 {
+				t.Errorf("the device holds %v with the digests %s and %s", held, d.message.Digest, d.message.VolumesDigest)
+			}
+		}
+		send("0", []string{"a"}, volume("b", "1"))
+		if a.manager.worker(string(pod.UID)) != nil {
+			t.Fatal("a pod with a volume that the device cannot have was taken")
+		}
+		send("1", nil, volume("a", "1"), volume("b", "1"))
+		expect("1", "1", "1")
+		pod.Labels = map[string]string{"changed": "yes"}
+		send("2", []string{"a"}, volume("b", "2"))
+		expect("2", "1", "2")
+		if got := a.manager.worker(string(pod.UID)).desired.pod.Labels["changed"]; got != "yes" {
+			t.Errorf("the pod has the label %q", got)
+		}
+		send("3", []string{"a", "c"}, volume("b", "3"))
+		expect("2", "1", "2")
 	})
 }
 

@@ -100,6 +100,12 @@ func (w *worker) isStatic() bool {
 // setDesired replaces what is wanted. A pod that has to go does not come back.
 func (w *worker) setDesired(d *desired) {
 	w.mu.Lock()
+	w.setDesiredLocked(d)
+	w.mu.Unlock()
+	w.wakeUp()
+}
+
+func (w *worker) setDesiredLocked(d *desired) {
 	w.desired = d
 	if w.deletion == nil && d.pod.DeletionTimestamp != nil {
 		w.deletion = deletionOf(d.pod, nil)
@@ -107,8 +113,18 @@ func (w *worker) setDesired(d *desired) {
 			w.interrupt()
 		}
 	}
+}
+
+// setKeeping is setDesired for a pod of which volumes are those that it has.
+func (w *worker) setKeeping(d *desired) error {
+	w.mu.Lock()
+	d, err := d.keeping(w.desired)
+	if err == nil {
+		w.setDesiredLocked(d)
+	}
 	w.mu.Unlock()
 	w.wakeUp()
+	return err
 }
 
 func (w *worker) updateVolumes(u *edgeapi.UpdateVolumes) {

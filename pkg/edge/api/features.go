@@ -1,0 +1,4 @@
+package api
+
+// FeatureKeptVolumes is what a device announces that takes RunPod.kept_volumes from what it holds.
+const FeatureKeptVolumes = "kept-volumes"
