@@ -1,17 +1,22 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/kubectl/pkg/cmd/attach"
 	"k8s.io/kubectl/pkg/cmd/exec"
+	"k8s.io/kubectl/pkg/cmd/util/podcmd"
 	"k8s.io/kubectl/pkg/util/term"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -79,6 +84,7 @@ func newExecCommand(c *client) *cobra.Command {
 			if err := pod.validate(); err != nil {
 				return err
 			}
+			c.tellContainer(cmd.Context(), pod, terminal.quiet)
 			options := func(o exec.StreamOptions) runtime.Object {
 				return &v1alpha1.EdgeDeviceExecOptions{
 					Stdin: o.Stdin, Stdout: o.Out != nil, Stderr: o.ErrOut != nil, TTY: o.TTY,
@@ -107,10 +113,11 @@ func newAttachCommand(c *client) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Args:                  oneDevice,
 		ValidArgsFunction:     c.completeDevices,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := pod.validate(); err != nil {
 				return err
 			}
+			c.tellContainer(cmd.Context(), pod, terminal.quiet)
 			options := func(o exec.StreamOptions) runtime.Object {
 				return &v1alpha1.EdgeDeviceAttachOptions{
 					Stdin: o.Stdin, Stdout: o.Out != nil, Stderr: o.ErrOut != nil, TTY: o.TTY,
@@ -123,6 +130,33 @@ func newAttachCommand(c *client) *cobra.Command {
 	terminal.add(cmd)
 	pod.add(cmd)
 	return cmd
+}
+
+// tellContainer tells, as kubectl does, which container it is if there are several and none is named. The server's
+// warning does not come over a connection that is upgraded. Who may not read the pod is not told.
+func (c *client) tellContainer(ctx context.Context, flags podFlags, quiet bool) {
+	if flags.pod == "" || flags.container != "" || quiet {
+		return
+	}
+	namespace, err := c.namespace()
+	if err != nil {
+		return
+	}
+	name := flags.pod
+	if before, after, ok := strings.Cut(name, "/"); ok {
+		namespace, name = before, after
+	}
+	config, err := c.config()
+	if err != nil {
+		return
+	}
+	core, err := corev1client.NewForConfig(config)
+	if err != nil {
+		return
+	}
+	if pod, err := core.Pods(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
+		_, _ = podcmd.FindOrDefaultContainerByName(pod, "", false, c.ErrOut) // the server finds it
+	}
 }
 
 // sizeQueue turns kubectl's terminal sizes into client-go's. The queue in it is nil if the output is no terminal.
