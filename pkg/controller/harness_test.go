@@ -41,6 +41,7 @@ type cluster struct {
 	kube        *kubefake.Clientset
 	edge        *edgefake.Clientset
 	controllers *Controllers
+	factory     externalversions.SharedInformerFactory
 
 	version       int // of Nodes
 	deviceVersion int // the same of EdgeDevices
@@ -56,6 +57,14 @@ func newCluster(t *testing.T, grace time.Duration, objects ...runtime.Object) *c
 
 func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, objects ...runtime.Object) *cluster {
 	t.Helper()
+	c := buildCluster(t, clock, grace, objects...)
+	c.run()
+	return c
+}
+
+// buildCluster returns a cluster whose controllers do not run yet.
+func buildCluster(t *testing.T, clock clock.WithTicker, grace time.Duration, objects ...runtime.Object) *cluster {
+	t.Helper()
 	var kube, edge []runtime.Object
 	for _, o := range objects {
 		if _, ok := o.(*aranya.EdgeDevice); ok {
@@ -66,6 +75,7 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	}
 	_, ctx := ktesting.NewTestContext(t)
 	ctx, cancel := context.WithCancel(ctx)
+	t.Cleanup(cancel)
 	c := &cluster{t: t, ctx: ctx, kube: kubefake.NewClientset(kube...), edge: edgefake.NewClientset(edge...), version: 1, deviceVersion: 1}
 	c.kube.PrependReactor("create", "nodes", admitNode)
 	c.kube.PrependReactor("patch", "nodes", c.versionNode)
@@ -74,10 +84,10 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	c.kube.PrependReactor("delete", "pods", c.deletePod)
 	c.edge.PrependReactor("update", "edgedevices", c.versionDevice)
 	c.edge.PrependReactor("update", "edgedevices", c.dropFinalized)
-	factory := externalversions.NewSharedInformerFactory(c.edge, 0)
+	c.factory = externalversions.NewSharedInformerFactory(c.edge, 0)
 	var err error
 	c.controllers, err = New(Config{
-		Kube: c.kube, Edge: c.edge, EdgeInformers: factory,
+		Kube: c.kube, Edge: c.edge, EdgeInformers: c.factory,
 		NodeAddress: "192.0.2.1", KubeletPort: 10250, Replica: "test", ReconnectGrace: grace, Clock: clock,
 		Disconnect: func(d gateway.Device, _ error) {
 			c.mu.Lock()
@@ -88,22 +98,28 @@ func newClusterAt(t *testing.T, clock clock.WithTicker, grace time.Duration, obj
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// run runs the controllers until the test ends.
+func (c *cluster) run() {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := c.controllers.Run(ctx); err != nil {
-			t.Errorf("Run: %v", err)
+			c.t.Errorf("Run: %v", err)
 		}
 	}()
-	t.Cleanup(func() {
+	c.t.Cleanup(func() {
 		cancel()
 		<-done
-		factory.Shutdown()
+		c.factory.Shutdown()
 	})
-	eventually(t, "informers synced", func() bool {
+	eventually(c.t, "informers synced", func() bool {
 		return c.controllers.HasSynced() && watched(c.kube.Actions(), "nodes", "pods") && watched(c.edge.Actions(), "edgedevices")
 	})
-	return c
 }
 
 // watched says whether informers watch these resources, and not only have listed them: a fake clientset tells a watch

@@ -46,20 +46,44 @@ func TestStoppingWritesNobodyOff(t *testing.T) {
 	}
 }
 
+// Devices can connect once aranya knows which there are, which may take longer than they have to come back.
 func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
-	ed := edgeDevice("d1")
-	ed.Status.Phase = aranya.EdgeDeviceOnline
-	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: "LinkUp"})
-	clock := clocktesting.NewFakeClock(time.Now())
-	c := newClusterAt(t, clock, time.Minute, ed, ownNode(ed), edgePod("p", "d1", func(p *corev1.Pod) { p.Status = running() }))
-	podReady := func() corev1.ConditionStatus { return c.pod("p").Status.Conditions[0].Status }
-	eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
-	clock.Step(59 * time.Second)
-	if c.ready("d1") != corev1.ConditionTrue || podReady() != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
-		t.Error("the device got no time to come back")
+	const podsReady = 40 * time.Second // stay so for longer than a device has here
+	for name, tt := range map[string]struct{ sync, grace time.Duration }{
+		"at once":                  {grace: time.Minute},
+		"informers that sync late": {sync: 2 * time.Minute, grace: 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("d1")
+			ed.Status.Phase = aranya.EdgeDeviceOnline
+			meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: "LinkUp"})
+			clock := clocktesting.NewFakeClock(time.Now().Truncate(time.Second)) // as precise as what is stored
+			c := buildCluster(t, clock, tt.grace, ed, ownNode(ed), edgePod("p", "d1", func(p *corev1.Pod) { p.Status = running() }))
+			clock.Step(tt.sync)
+			start := clock.Now()
+			c.run()
+			pod := func() corev1.PodCondition { return c.pod("p").Status.Conditions[0] }
+			node := func() corev1.NodeCondition { return c.node("d1").Status.Conditions[0] }
+			eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
+			clock.Step(tt.grace - time.Second)
+			if node().Status != corev1.ConditionTrue || pod().Status != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
+				t.Error("the device got no time to come back")
+			}
+			eventually(t, "given up", func() bool {
+				clock.Step(time.Second)
+				return node().Status == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline && pod().Status == corev1.ConditionFalse
+			})
+			connected := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceConnected)
+			for what, tt := range map[string]struct {
+				at    metav1.Time
+				after time.Duration
+			}{
+				"device": {connected.LastTransitionTime, tt.grace}, "Node": {node().LastTransitionTime, tt.grace}, "pod": {pod().LastTransitionTime, max(tt.grace, podsReady)},
+			} {
+				if after := tt.at.Sub(start); after < tt.after {
+					t.Errorf("%s given up %s after the start, want %s at least", what, after, tt.after)
+				}
+			}
+		})
 	}
-	eventually(t, "given up", func() bool {
-		clock.Step(time.Second)
-		return c.ready("d1") == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline && podReady() == corev1.ConditionFalse
-	})
 }

@@ -79,10 +79,10 @@ type Controller struct {
 	config  Config
 	written cache.MutationCache // of EdgeDevices
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
-	start   time.Time
 
-	mu   sync.Mutex
-	turn uint64
+	mu    sync.Mutex
+	start time.Time // devices cannot connect before Run, but while it begins
+	turn  uint64
 	// links holds what happened on the links since the start, by device.
 	links map[types.NamespacedName]linkHistory
 	// spent holds what devices have used of their pace.
@@ -141,7 +141,17 @@ func New(config Config) (*Controller, error) {
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
+	c.mu.Lock()
+	c.start = c.config.Clock.Now()
+	c.mu.Unlock()
 	queue.Run(ctx, c.queue, workers, c.sync)
+}
+
+// grace is how much longer a device may take to come back after the start.
+func (c *Controller) grace() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config.ReconnectGrace - c.config.Clock.Since(c.start)
 }
 
 // Message implements links.MessageListener.

@@ -43,7 +43,7 @@ func (c *Controller) LinkUp(s gateway.Session) {
 
 // returns says whether a device had a link until aranya was restarted.
 func (c *Controller) returns(device gateway.Device) bool {
-	if c.config.Clock.Since(c.start) >= c.config.ReconnectGrace {
+	if c.grace() <= 0 {
 		return false
 	}
 	ed, err := c.config.Lister.EdgeDevices(device.Namespace).Get(device.Name)

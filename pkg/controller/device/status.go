@@ -88,7 +88,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	history, known := c.links[key]
 	c.mu.Unlock()
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
-	wait := c.config.ReconnectGrace - c.config.Clock.Since(c.start)
+	wait := c.grace()
 	switch {
 	case wasConnected && c.config.Tracker.Stopping():
 		return c.config.ReconnectGrace // it is to go to the next aranya

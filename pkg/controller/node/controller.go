@@ -62,7 +62,7 @@ type Controller struct {
 	devices aranyalisters.EdgeDeviceLister
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	leases  *leases
-	start   time.Time
+	start   time.Time // devices cannot connect before Run
 	census  census
 	// emptyAtStart is set if there was no EdgeDevice when Run was called.
 	emptyAtStart bool
@@ -129,6 +129,7 @@ func New(config Config) (*Controller, error) {
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
+	c.start = c.config.Clock.Now()
 	c.emptyAtStart = len(c.config.Devices.GetIndexer().ListKeys()) == 0
 	var running sync.WaitGroup
 	running.Go(func() { queue.Run(ctx, c.queue, workers, c.sync) })

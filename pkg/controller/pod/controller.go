@@ -87,7 +87,7 @@ type Controller struct {
 	// again holds by UID how soon a pod is sent again that its device has removed.
 	again *flowcontrol.Backoff
 
-	start time.Time
+	start time.Time // devices cannot connect before Run
 
 	mu sync.Mutex
 	// states holds a record for each live link, by the name of the device: their Node has that name too, and no
@@ -168,6 +168,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.
 func (c *Controller) Run(ctx context.Context) {
+	c.start = c.config.Clock.Now()
 	defer c.objects.Close()
 	defer c.bundles.Close()
 	var running sync.WaitGroup
