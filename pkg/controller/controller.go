@@ -176,7 +176,7 @@ func (c *Controllers) build() (err error) {
 	if c.pod, err = pod.New(ctx, pod.Config{
 		Kube: c.config.Kube, Pods: c.podInformer, Nodes: c.nodeInformer, Services: c.kube.Core().V1().Services().Lister(),
 		RuntimeClasses: c.kube.Node().V1().RuntimeClasses().Lister(),
-		Devices:        c.devices, Owner: c.owner, Events: c.recorder, Clock: c.config.Clock,
+		Devices:        c.deviceInformer, Owner: c.owner, Events: c.recorder, Clock: c.config.Clock,
 	}); err != nil {
 		return err
 	}

@@ -270,3 +270,37 @@ func TestNodeDisabled(t *testing.T) {
 	s = c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "stale"}))
 	eventually(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
 }
+
+// A device that has never got a Node, and is not to get one any more, has no pods from then on.
+func TestNodeDisabledWithoutNode(t *testing.T) {
+	for name, tt := range map[string]struct {
+		foreign bool
+		reason  string
+	}{
+		"another's Node": {foreign: true, reason: aranya.ReasonConflict},
+		"refused":        {reason: aranya.ReasonNodeRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("d1")
+			c := newCluster(t, time.Hour, ed)
+			if tt.foreign {
+				if err := c.kube.Tracker().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "d1", UID: "foreign", ResourceVersion: "1"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.kube.PrependReactor("create", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "d1", errors.New("not here"))
+			})
+			s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "stale"}))
+			eventually(t, "told why there is no Node", func() bool {
+				ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+				return ready != nil && ready.Reason == tt.reason
+			})
+			if len(s.desired()) > 0 {
+				t.Error("told which pods to hold while it may still get a Node")
+			}
+			c.change("d1", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
+			eventually(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
+		})
+	}
+}

@@ -35,7 +35,7 @@ func TestAbsent(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
 	nodes := informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
 	c, err := New(t.Context(), Config{
-		Kube: client, Pods: NewInformer(client), Nodes: nodes, Clock: clock,
+		Kube: client, Pods: NewInformer(client), Nodes: nodes, Devices: edgeDevices(), Clock: clock,
 		Owner: func(string) (gateway.Device, bool) { return device, true },
 	})
 	if err != nil {

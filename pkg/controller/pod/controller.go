@@ -60,7 +60,7 @@ type Config struct {
 	Services corelisters.ServiceLister
 	// RuntimeClasses are resolved to the handlers that devices know.
 	RuntimeClasses nodelisters.RuntimeClassLister
-	Devices        aranyalisters.EdgeDeviceLister
+	Devices        cache.SharedIndexInformer
 	// Owner returns the EdgeDevice that a Node stands for; false for a foreign Node.
 	Owner  func(nodeName string) (gateway.Device, bool)
 	Events *events.Recorder
@@ -69,14 +69,15 @@ type Config struct {
 
 // Controller brings pods to devices. It is a links.Listener.
 type Controller struct {
-	config   Config
-	lister   corelisters.PodLister
-	indexer  cache.Indexer
-	written  cache.MutationCache // of pods
-	resolver *resolve.Resolver
-	objects  *objects.Manager[key]
-	bundles  *bundles.Manager
-	tokens   *tokenCache
+	config      Config
+	lister      corelisters.PodLister
+	indexer     cache.Indexer
+	written     cache.MutationCache // of pods
+	resolver    *resolve.Resolver
+	edgeDevices aranyalisters.EdgeDeviceLister
+	objects     *objects.Manager[key]
+	bundles     *bundles.Manager
+	tokens      *tokenCache
 
 	// sync holds pods to compare with what the device holds, status those to compare with what the
 	// device reported, and devices those whose pods are to be looked at anew.
@@ -135,21 +136,22 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		config.Clock = clock.RealClock{}
 	}
 	c := &Controller{
-		config:  config,
-		lister:  corelisters.NewPodLister(config.Pods.GetIndexer()),
-		indexer: config.Pods.GetIndexer(),
-		written: queue.Written(config.Pods.GetIndexer()),
-		tokens:  newTokenCache(config.Kube, config.Clock),
-		sync:    queue.New[key]("pods", config.Clock),
-		status:  queue.New[key]("pod_statuses", config.Clock),
-		devices: queue.New[gateway.Device]("pod_devices", config.Clock),
-		absent:  queue.New[gateway.Device]("absent_devices", config.Clock),
-		mirrors: queue.New[gateway.Device]("mirror_pods", config.Clock),
-		start:   config.Clock.Now(),
-		states:  map[string][]*state{},
-		lost:    map[gateway.Device]time.Time{},
-		spent:   map[gateway.Device]*allowance{},
-		again:   flowcontrol.NewBackOff(minRunAgain, maxRunAgain),
+		config:      config,
+		lister:      corelisters.NewPodLister(config.Pods.GetIndexer()),
+		indexer:     config.Pods.GetIndexer(),
+		written:     queue.Written(config.Pods.GetIndexer()),
+		edgeDevices: aranyalisters.NewEdgeDeviceLister(config.Devices.GetIndexer()),
+		tokens:      newTokenCache(config.Kube, config.Clock),
+		sync:        queue.New[key]("pods", config.Clock),
+		status:      queue.New[key]("pod_statuses", config.Clock),
+		devices:     queue.New[gateway.Device]("pod_devices", config.Clock),
+		absent:      queue.New[gateway.Device]("absent_devices", config.Clock),
+		mirrors:     queue.New[gateway.Device]("mirror_pods", config.Clock),
+		start:       config.Clock.Now(),
+		states:      map[string][]*state{},
+		lost:        map[gateway.Device]time.Time{},
+		spent:       map[gateway.Device]*allowance{},
+		again:       flowcontrol.NewBackOff(minRunAgain, maxRunAgain),
 	}
 	c.again.Clock = config.Clock
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {
@@ -163,7 +165,8 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 	}
 	_, podErr := config.Pods.AddEventHandler(c.podHandler())
 	_, nodeErr := config.Nodes.AddEventHandler(c.nodeHandler())
-	return c, errors.Join(podErr, nodeErr)
+	_, deviceErr := config.Devices.AddEventHandler(c.deviceHandler())
+	return c, errors.Join(podErr, nodeErr, deviceErr)
 }
 
 // Run works until ctx ends, and returns when all workers have. The informers must have synced.

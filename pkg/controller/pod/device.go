@@ -22,13 +22,6 @@ func (c *Controller) nodeChanged(name string) {
 	}
 }
 
-// DeviceChanged looks at the pods of a device anew, for example because its EdgeDevice changed.
-func (c *Controller) DeviceChanged(device gateway.Device) {
-	if c.state(device) != nil {
-		c.devices.Add(device)
-	}
-}
-
 // syncDevice tells a device, once per link, which pods it should hold, and has each of them looked
 // at. Until its Node is there it is not known which pods are the device's, and nothing is said.
 func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (time.Duration, error) {
@@ -90,7 +83,7 @@ func (c *Controller) syncDevice(ctx context.Context, device gateway.Device) (tim
 
 // withoutNode says whether a device is not to have a Node, and has none: then it has no pods.
 func (c *Controller) withoutNode(device gateway.Device) bool {
-	ed, err := c.config.Devices.EdgeDevices(device.Namespace).Get(device.Name)
+	ed, err := c.edgeDevices.EdgeDevices(device.Namespace).Get(device.Name)
 	if apierrors.IsNotFound(err) {
 		return false
 	}

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
 // podHandler notices what happens to pods. Pods on foreign Nodes are nobody's business here; a pod
@@ -79,6 +81,19 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 				object = unknown.Obj
 			}
 			notice(object)
+		},
+	}
+}
+
+// deviceHandler notices that a device is not to have a Node any more: if it has none, no Node tells of that.
+func (c *Controller) deviceHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(*aranya.EdgeDevice)
+			ed, ok2 := after.(*aranya.EdgeDevice)
+			if ok1 && ok2 && old.Spec.Node.Disabled != ed.Spec.Node.Disabled {
+				c.nodeChanged(ed.Name)
+			}
 		},
 	}
 }

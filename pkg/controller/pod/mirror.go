@@ -162,7 +162,7 @@ const mirrorRetry = 2 * time.Second
 
 // leaving says whether a device is being deleted, or is not to have a Node any more: its pods are to go.
 func (c *Controller) leaving(device gateway.Device) bool {
-	ed, err := c.config.Devices.EdgeDevices(device.Namespace).Get(device.Name)
+	ed, err := c.edgeDevices.EdgeDevices(device.Namespace).Get(device.Name)
 	return err != nil || ed.UID != device.UID || ed.DeletionTimestamp != nil || ed.Spec.Node.Disabled
 }
 

@@ -7,23 +7,33 @@ import (
 
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 )
 
 func newStates(t testing.TB) *Controller {
 	t.Helper()
 	client := fake.NewClientset()
 	nodes := informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
-	c, err := New(t.Context(), Config{Kube: client, Pods: NewInformer(client), Nodes: nodes, Clock: clocktesting.NewFakeClock(time.Unix(1000, 0))})
+	c, err := New(t.Context(), Config{
+		Kube: client, Pods: NewInformer(client), Nodes: nodes, Devices: edgeDevices(), Clock: clocktesting.NewFakeClock(time.Unix(1000, 0)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.objects.Close)
 	t.Cleanup(c.bundles.Close)
 	return c
+}
+
+// edgeDevices is an informer that knows of none.
+func edgeDevices() cache.SharedIndexInformer {
+	return externalversions.NewSharedInformerFactory(edgefake.NewClientset(), 0).Aranya().V1alpha1().EdgeDevices().Informer()
 }
 
 // Devices of one name in several namespaces have a link each, and a device one at a time.
