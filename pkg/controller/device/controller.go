@@ -91,6 +91,8 @@ type Controller struct {
 
 // linkHistory is what is to be told of a device's last link.
 type linkHistory struct {
+	// uid is that of the EdgeDevice whose link it was.
+	uid types.UID
 	// turn tells apart the links of a device.
 	turn uint64
 	// since is when it was noticed.
@@ -187,9 +189,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		}
 		return c.finalize(ctx, ed)
 	}
-	c.mu.Lock()
-	history, linked := c.links[key]
-	c.mu.Unlock()
+	history, linked := c.history(deviceOf(ed))
 	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && c.awaitsNode(key, ed) {
 		return wait, nil // the Node, once it is there, leads here at once
 	}

@@ -28,12 +28,10 @@ func factsOf(s gateway.Session) uint64 {
 func (c *Controller) LinkUp(s gateway.Session) {
 	key := links.Key(s.Device())
 	facts := factsOf(s)
-	c.mu.Lock()
-	former, known := c.links[key]
-	c.mu.Unlock()
+	former, known := c.history(s.Device())
 	// The stored status tells of this link already if it tells of the lost one and not of its loss.
 	back := former.down && !former.announced && former.was
-	c.remember(key, linkHistory{facts: facts, announced: back && former.facts == facts})
+	c.remember(key, linkHistory{uid: s.Device().UID, facts: facts, announced: back && former.facts == facts})
 	if !back && (known || !c.returns(s.Device())) {
 		info := s.Info()
 		c.config.Events.Device(s.Device(), corev1.EventTypeNormal, "Connected", "The device connected over %s from %s to replica %s", info.Method, host(info.RemoteAddress), info.Replica)
@@ -53,14 +51,24 @@ func (c *Controller) returns(device gateway.Device) bool {
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	key := links.Key(device)
-	c.mu.Lock()
-	former := c.links[key]
-	c.mu.Unlock()
+	former, _ := c.history(device)
 	c.remember(key, linkHistory{
-		down: true, lost: lost.Message(), lastSeen: lost.LastSeen, lostAt: lost.At,
+		uid: device.UID, down: true, lost: lost.Message(), lastSeen: lost.LastSeen, lostAt: lost.At,
 		facts: former.facts, was: former.announced && !former.down,
 	})
 	c.queue.AddAfter(key, settle)
+}
+
+// history returns what happened on a device's last link since the start. That of a former EdgeDevice of the name is none of
+// its.
+func (c *Controller) history(device gateway.Device) (history linkHistory, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	history, known = c.links[links.Key(device)]
+	if history.uid != device.UID {
+		return linkHistory{}, false
+	}
+	return history, known
 }
 
 // remember keeps what happened on a device's link. Calls for one device come in order.

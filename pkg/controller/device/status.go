@@ -84,9 +84,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	} else {
 		set.condition(aranya.NeverConnected())
 	}
-	c.mu.Lock()
-	history, known := c.links[key]
-	c.mu.Unlock()
+	history, known := c.history(deviceOf(ed))
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
 	wait := c.grace()
 	switch {

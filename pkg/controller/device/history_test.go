@@ -1,0 +1,64 @@
+package device
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
+	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
+	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+)
+
+// An EdgeDevice that is created again under its name, as by "kubectl replace --force", knows nothing of the links of the
+// former one, which end when it is there already.
+func TestLinksOfAFormerEdgeDevice(t *testing.T) {
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", Generation: 1}}
+	for name, tt := range map[string]struct {
+		uid  types.UID
+		want string // reason of the condition Connected
+	}{
+		"former":  {uid: "former", want: aranya.NeverConnected().Reason},
+		"its own": {uid: "u", want: aranya.ReasonDisconnected},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(ed)
+			devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+			if err := devices.Informer().GetIndexer().Add(ed); err != nil {
+				t.Fatal(err)
+			}
+			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+			clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+			recorder := events.New(t.Context())
+			defer recorder.Stop()
+			c, err := New(Config{
+				Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock,
+				Tracker: links.NewTracker(clock, time.Hour), Events: recorder,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.queue.ShutDown()
+			c.LinkDown(gateway.Device{Namespace: "ns", Name: "d", UID: tt.uid}, links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
+			if _, err := c.sync(t.Context(), deviceKey(ed)); err != nil {
+				t.Fatal(err)
+			}
+			got, err := client.AranyaV1alpha1().EdgeDevices("ns").Get(t.Context(), "d", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			connected := findCondition(got.Status.Conditions, aranya.EdgeDeviceConnected)
+			if seen := got.Status.LastSeen != nil; connected.Reason != tt.want || seen != (tt.uid == ed.UID) {
+				t.Errorf("condition %+v, last seen %v", connected, got.Status.LastSeen)
+			}
+		})
+	}
+}
