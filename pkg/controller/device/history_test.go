@@ -13,6 +13,7 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
@@ -62,3 +63,33 @@ func TestLinksOfAFormerEdgeDevice(t *testing.T) {
 		})
 	}
 }
+
+// What is stored of a device that has been silent since is when it was heard of, not when it is written.
+func TestLastSeen(t *testing.T) {
+	client := fake.NewClientset()
+	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	tracker := links.NewTracker(clock, time.Hour)
+	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.queue.ShutDown()
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
+	heard := clock.Now()
+	tracker.SessionStarted(silent{link{device: deviceOf(ed)}, heard})
+	clock.Step(25 * time.Minute)
+	if status, _ := c.status(t.Context(), ed); !status.LastSeen.Time.Equal(heard) {
+		t.Errorf("stored as seen %s after it was", status.LastSeen.Sub(heard))
+	}
+}
+
+// silent is a link over which nothing came since a time.
+type silent struct {
+	link
+	since time.Time
+}
+
+func (s silent) Hello() *edgeapi.Hello { return &edgeapi.Hello{NodeStatus: &edgeapi.NodeStatus{}} }
+func (s silent) Info() gateway.Info    { return gateway.Info{Method: "mqtt", LastSeen: s.since} }

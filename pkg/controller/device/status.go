@@ -113,7 +113,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 // something else changes.
 func (c *Controller) facts(ctx context.Context, s gateway.Session, status *aranya.EdgeDeviceStatus) {
 	status.AgentVersion = clip(s.Hello().GetAgentVersion(), maxVersion)
-	status.LastSeen = &metav1.Time{Time: c.config.Clock.Now()}
+	status.LastSeen = &metav1.Time{Time: s.Info().LastSeen}
 	reported, err := node.Decode(c.config.Tracker.NodeStatus(s))
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "The device reports something unusable about itself")
