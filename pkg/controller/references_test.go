@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -206,4 +207,31 @@ func TestImmutableConfigMapIsReplaced(t *testing.T) {
 	if run := s.runs()[1]; run.Uid != "uid-of-new" || string(run.Volumes[0].Files[0].Data) != "2" {
 		t.Errorf("sent: %v", run)
 	}
+}
+
+// A pod for which no token is to be had waits as on any Node, and the user is told in the words of the kubelet.
+func TestPodWithoutToken(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	c.kube.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewNotFound(corev1.Resource("serviceaccounts"), "x")
+	})
+	if _, err := c.kube.CoreV1().Pods("edge").Create(c.ctx, edgePod("p", "d1", withToken), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.connect(newSession(ed))
+	eventually(t, "status of a pod that waits for its volumes", func() bool {
+		status := c.pod("p").Status
+		return status.StartTime != nil && len(status.Conditions) == 5 && len(status.ContainerStatuses) == 1 &&
+			status.ContainerStatuses[0].State.Waiting != nil && status.ContainerStatuses[0].State.Waiting.Reason == "ContainerCreating"
+	})
+	eventually(t, "event", func() bool {
+		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
+			return e.Reason == "FailedMount" && e.Message == `MountVolume.SetUp failed for volume "token" : failed to fetch token: serviceaccounts "x" not found`
+		})
+	})
 }

@@ -87,6 +87,10 @@ func (c *Controller) unresolved(ctx context.Context, st *state, pod *corev1.Pod,
 		if held && result != nil {
 			err = errors.Join(err, c.sendVolumes(st, pod, result))
 		}
+		if !ran {
+			_, failed := c.writeWaiting(ctx, pod, nil)
+			err = errors.Join(err, failed)
+		}
 		return 0, err
 	case missing.OnlyPending(), ran && missing.Pending:
 		return 0, nil // looked at again when it was looked up

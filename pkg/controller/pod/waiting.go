@@ -30,12 +30,17 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 	if len(missing.Volumes) > 0 || missing.Sandbox != nil {
 		failures = nil // the kubelet does not get to the containers before volumes and sandbox are there
 	}
-	now := metav1.NewTime(c.config.Clock.Now())
-	status := merge(pod, waitingStatus(pod, failures, now), now)
-	if again, err := c.write(ctx, pod, &status); again > 0 || err != nil {
+	if again, err := c.writeWaiting(ctx, pod, failures); again > 0 || err != nil {
 		return again, err
 	}
 	return remindAfter, nil
+}
+
+// writeWaiting has the status of a pod that the device does not have say that it waits.
+func (c *Controller) writeWaiting(ctx context.Context, pod *corev1.Pod, failures map[string]string) (again time.Duration, err error) {
+	now := metav1.NewTime(c.config.Clock.Now())
+	status := merge(pod, waitingStatus(pod, failures, now), now)
+	return c.write(ctx, pod, &status)
 }
 
 // warnOfVolumes tells the user what is missing for the volumes of a pod.

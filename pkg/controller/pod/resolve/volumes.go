@@ -48,7 +48,7 @@ func (r *Resolver) volumes(ctx context.Context, pod *corev1.Pod, result *Result,
 			continue
 		}
 		if tokenErr := (*tokenError)(nil); errors.As(err, &tokenErr) {
-			failed = fmt.Errorf("volume %q: %w", v.Name, tokenErr.err)
+			failed = fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, tokenErr.err)
 			continue
 		}
 		if err != nil {
@@ -166,7 +166,7 @@ func (e *tokenError) Error() string { return e.err.Error() }
 func (r *Resolver) token(ctx context.Context, pod *corev1.Pod, c *content, source *corev1.ServiceAccountTokenProjection, mode *int32, result *Result) error {
 	token, refresh, err := r.Tokens.Token(ctx, pod, source)
 	if err != nil {
-		return &tokenError{err: fmt.Errorf("request a token for service account %q: %w", pod.Spec.ServiceAccountName, err)}
+		return &tokenError{err: fmt.Errorf("failed to fetch token: %w", err)}
 	}
 	result.refreshAt(refresh)
 	c.add(source.Path, []byte(token), mode)
