@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -76,10 +78,14 @@ func refused(err error) bool {
 	if !errors.As(err, &status) {
 		return false
 	}
-	switch code := status.Status().Code; code {
+	s := status.Status()
+	switch s.Code {
 	case http.StatusNotFound, http.StatusConflict, http.StatusTooManyRequests:
 		return false
+	case http.StatusInternalServerError:
+		// What goes wrong in etcd has no reason, such as an election. Neither has what a webhook calls so itself.
+		return s.Reason == metav1.StatusReasonInternalError || strings.HasPrefix(s.Message, "admission webhook ")
 	default:
-		return code >= http.StatusBadRequest && code <= http.StatusInternalServerError
+		return s.Code >= http.StatusBadRequest && s.Code < http.StatusInternalServerError
 	}
 }

@@ -8,8 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	webhookerrors "k8s.io/apiserver/pkg/admission/plugin/webhook/errors"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	clienttesting "k8s.io/client-go/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -26,6 +29,8 @@ func TestProblem(t *testing.T) {
 	}{
 		"a policy":                   {err: apierrors.NewForbidden(nodes, "n", errors.New("no Nodes here")), reason: aranya.ReasonNodeRefused},
 		"a webhook":                  {err: apierrors.NewInternalError(errors.New("failed calling webhook: no Nodes here")), reason: aranya.ReasonNodeRefused},
+		"a webhook that says 500":    {err: webhookerrors.ToStatusErr("hook", &metav1.Status{Code: 500, Message: "no Nodes here"}), reason: aranya.ReasonNodeRefused},
+		"etcd elects a leader":       {err: &apierrors.StatusError{ErrStatus: *responsewriters.ErrorToAPIStatus(errors.New("etcdserver: leader changed"))}},
 		"invalid":                    {err: apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Node").GroupKind(), "no Nodes here", nil), reason: aranya.ReasonNodeInvalid, again: invalidRetry},
 		"it exists already":          {err: apierrors.NewAlreadyExists(nodes, "n")},
 		"the API server has no time": {err: apierrors.NewTooManyRequests("later", 1)},
