@@ -45,6 +45,15 @@ func TestMissingReferences(t *testing.T) {
 		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
 			statuses[0].State.Waiting.Message == `configmap "cm" not found`
 	})
+	eventually(t, "event on the container", func() bool {
+		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
+			return e.Reason == "Failed" && e.Message == `Error: configmap "cm" not found` && e.InvolvedObject.FieldPath == "spec.containers{main}"
+		})
+	})
 	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
 		t.Error("the pod is not held back")
 	}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -118,8 +119,21 @@ func (r *Recorder) Node(name, eventType, reason, format string, args ...any) {
 
 // Pod records an event on a pod that is bound to a Node: one that the kubelet there would record.
 func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args ...any) {
-	if r.allowed(source{NodeComponent, "", pod.Spec.NodeName, eventType}) {
-		r.from(NodeComponent, pod.Spec.NodeName, eventType).Event(podReference(pod, ""), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+	r.pod(podReference(pod, ""), pod.Spec.NodeName, eventType, reason, fmt.Sprintf(format, args...))
+}
+
+// Container records an event on a container of such a pod, or on an init container.
+func (r *Recorder) Container(pod *corev1.Pod, name, eventType, reason, format string, args ...any) {
+	list := "containers"
+	if slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name }) {
+		list = "initContainers"
+	}
+	r.pod(podReference(pod, fmt.Sprintf("spec.%s{%s}", list, name)), pod.Spec.NodeName, eventType, reason, fmt.Sprintf(format, args...))
+}
+
+func (r *Recorder) pod(about *corev1.ObjectReference, nodeName, eventType, reason, message string) {
+	if r.allowed(source{NodeComponent, "", nodeName, eventType}) {
+		r.from(NodeComponent, nodeName, eventType).Event(about, eventType, reason, clip(message, maxMessage))
 	}
 }
 

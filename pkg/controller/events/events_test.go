@@ -32,7 +32,9 @@ func TestRecorder(t *testing.T) {
 	defer r.Stop()
 	r.Start(Clients{Normal: client, Warning: client})
 
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{NodeName: "d"}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{
+		NodeName: "d", InitContainers: []corev1.Container{{Name: "setup"}}, Containers: []corev1.Container{{Name: "main"}},
+	}}
 	mirror := pod.DeepCopy()
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: strings.Repeat("1", 32)}
 	hourAgo := time.Now().Add(-time.Hour)
@@ -42,6 +44,9 @@ func TestRecorder(t *testing.T) {
 	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
 	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
 	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
+	for _, name := range []string{"main", "setup"} {
+		r.Container(pod, name, corev1.EventTypeWarning, "Failed-"+name, "Error: %s", name)
+	}
 	r.Pod(mirror, corev1.EventTypeWarning, "InvalidStatus", "no status")
 	r.FromDevice(device, "d", nil, &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "full", TimeMs: hourAgo.UnixMilli()})
 	r.FromDevice(device, "d", pod, &edgeapi.Event{Type: "Odd", Reason: "Started", Message: strings.Repeat("ü", 5000), FieldPath: "spec.containers{main}"})
@@ -52,7 +57,13 @@ func TestRecorder(t *testing.T) {
 			return e.Message == "over grpc" && e.Source.Component == Component && e.InvolvedObject.UID == "u" && e.Namespace == "ns"
 		},
 		"Pod FailedMount": func(e corev1.Event) bool {
-			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet && e.InvolvedObject.UID == "pu"
+			return e.Type == "Warning" && e.Message == "no volume" && e.Source == byKubelet && e.InvolvedObject.UID == "pu" && e.InvolvedObject.FieldPath == ""
+		},
+		"Pod Failed-main": func(e corev1.Event) bool {
+			return e.Message == "Error: main" && e.Source == byKubelet && e.InvolvedObject.FieldPath == "spec.containers{main}"
+		},
+		"Pod Failed-setup": func(e corev1.Event) bool {
+			return e.Message == "Error: setup" && e.Source == byKubelet && e.InvolvedObject.FieldPath == "spec.initContainers{setup}"
 		},
 		"Pod InvalidStatus": func(e corev1.Event) bool { return e.InvolvedObject.UID == types.UID(strings.Repeat("1", 32)) },
 		"EdgeDevice DiskPressure": func(e corev1.Event) bool {

@@ -22,8 +22,8 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 		c.config.Events.Pod(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", missing.Sandbox)
 	}
 	if len(missing.Volumes) == 0 && missing.Sandbox == nil {
-		for _, message := range missing.Containers {
-			c.config.Events.Pod(pod, corev1.EventTypeWarning, "Failed", "Error: %s", message)
+		for name, message := range missing.Containers {
+			c.config.Events.Container(pod, name, corev1.EventTypeWarning, "Failed", "Error: %s", message)
 		}
 	}
 	failures := missing.Containers
