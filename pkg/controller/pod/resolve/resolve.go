@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -99,9 +101,8 @@ func (u *Unresolved) Error() string {
 	case len(u.Volumes) > 0:
 		return u.Volumes[0]
 	case len(u.Containers) > 0:
-		for name, message := range u.Containers {
-			return fmt.Sprintf("container %q: %s", name, message)
-		}
+		name := slices.Sorted(maps.Keys(u.Containers))[0] // always the same, as events are told apart by their text
+		return fmt.Sprintf("container %q: %s", name, u.Containers[name])
 	}
 	return ErrPending.Error()
 }

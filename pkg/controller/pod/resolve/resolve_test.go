@@ -321,3 +321,13 @@ func TestRuntimeClass(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What is told of a pod is one event that happens again only if it always reads the same.
+func TestUnresolvedNamesTheSameContainer(t *testing.T) {
+	missing := &Unresolved{Containers: map[string]string{"b": "lacks b", "a": "lacks a", "c": "lacks c"}}
+	for range 50 {
+		if got, want := missing.Error(), `container "a": lacks a`; got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+}
