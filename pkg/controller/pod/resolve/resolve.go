@@ -107,7 +107,7 @@ func (u *Unresolved) Error() string {
 	return ErrPending.Error()
 }
 
-// add sorts an error into u. It returns whether there was one.
+// pending tells whether an error says that something is still being looked up, and notes that.
 func (u *Unresolved) pending(err error) bool {
 	if errors.Is(err, ErrPending) {
 		u.Pending = true
