@@ -149,8 +149,10 @@ func serveLogs(w http.ResponseWriter, req *request, session gateway.Session, con
 	if _, err := out.Write(nil); err != nil {
 		return
 	}
-	if _, err := io.Copy(out, r); err != nil && req.Context().Err() == nil {
+	if _, err := io.Copy(out, r); err != nil && !errors.Is(err, context.Canceled) {
 		klog.FromContext(req.Context()).V(2).Info("A container log ended early", "pod", klog.KObj(req.podObject), "container", req.container, "err", err)
+		// It is too late for a code. The kubelet, too, ends the body with the text of the error.
+		fmt.Fprintln(out, err)
 	}
 }
 

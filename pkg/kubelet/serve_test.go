@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/portforward"
@@ -132,30 +131,36 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-func TestShutdownEndsFollowedLogs(t *testing.T) {
-	e := start(t, summary)
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.url+"/containerLogs/default/web/nginx?follow=true", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer reader")
-	response, err := e.transport.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if _, err := response.Body.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	e.cancel()
-	if _, err := io.ReadAll(response.Body); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Error(err)
-	}
-	select {
-	case err := <-e.result:
-		e.result <- err
-	case <-time.After(testTimeout):
-		t.Fatal("Run does not return")
+// The code of the response is sent when a log breaks off: without a word at its end, it would look complete.
+func TestLogThatBreaksOff(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func(*endpoint)
+		want string
+	}{
+		"the link is lost":        {func(e *endpoint) { e.session.Close(errors.New("the link is lost")) }, "EdgeDevice edge/device-1: the session was cut off"},
+		"the server is shut down": {func(e *endpoint) { e.cancel() }, errShutdown.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, summary)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.url+"/containerLogs/default/web/nginx?follow=true", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer reader")
+			response, err := e.transport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			if _, err := response.Body.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			test.end(e)
+			body, err := io.ReadAll(response.Body)
+			if err != nil || !strings.Contains(string(body), test.want) {
+				t.Errorf("the log ended with %q, %v", body, err)
+			}
+		})
 	}
 }
 
