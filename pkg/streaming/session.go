@@ -153,10 +153,13 @@ func (c *trackedConn) linger() {
 	if !ok {
 		return
 	}
-	if half.CloseWrite() != nil || c.Conn.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+	// Not a deadline: over TLS, CloseWrite waits for a write that is under way, and sets a deadline of its own.
+	timer := time.AfterFunc(lingerTimeout, c.abort)
+	defer timer.Stop()
+	if half.CloseWrite() != nil {
 		return
 	}
-	// It ends with the client's close, or with the deadline.
+	// It ends with the client's close, or with ours.
 	_, _ = io.Copy(io.Discard, c.Conn)
 }
 
