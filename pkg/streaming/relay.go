@@ -66,11 +66,17 @@ func (r *relaying) sent(err error) {
 		_ = r.conn.Close()
 	default: // the other direction sees the end as well
 	}
-	r.end(nil)
+	r.end()
 }
 
 // received is called when the other side has.
 func (r *relaying) received(err error) {
+	r.mu.Lock()
+	// Before the client can react. Writing may be the first to notice that it has reset its stream.
+	if !r.reset && !errors.Is(err, io.ErrClosedPipe) {
+		r.err = err
+	}
+	r.mu.Unlock()
 	r.conn.Close()
 	r.client.Close()
 	// The client usually closes when it sees the end.
@@ -83,14 +89,11 @@ func (r *relaying) received(err error) {
 		})
 	}
 	r.mu.Unlock()
-	r.end(err)
+	r.end()
 }
 
-func (r *relaying) end(err error) {
+func (r *relaying) end() {
 	r.mu.Lock()
-	if err != nil && !r.reset {
-		r.err = err
-	}
 	r.open--
 	over := r.open == 0
 	if over && r.late != nil {
