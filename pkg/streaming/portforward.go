@@ -38,7 +38,7 @@ func (s *Server) ServePortForward(w http.ResponseWriter, r *http.Request, opts P
 // UpgradePortForward is to ServePortForward as UpgradeCommand is to ServeCommand.
 func (s *Server) UpgradePortForward(w http.ResponseWriter, r *http.Request, opts PortForwardOptions, dial DialFunc) (serve func()) {
 	return s.upgrade(w, r, func(w *trackedWriter, r *http.Request) func() {
-		f := &forwarder{ctx: r.Context(), name: opts.Name, dial: dial, slots: make(chan struct{}, s.config.MaxConnections)}
+		f := &forwarder{ctx: r.Context(), name: opts.Name, dial: dial, halfClose: s.config.halfCloseTimeout, slots: make(chan struct{}, s.config.MaxConnections)}
 		serve := f.upgrade(w, r, opts, s.config)
 		if serve == nil {
 			return nil
@@ -78,6 +78,8 @@ type forwarder struct {
 	ctx  context.Context
 	name string
 	dial DialFunc
+	// halfClose is how long a connection lasts that has ended in one direction.
+	halfClose time.Duration
 	// slots bounds the connections that are open at a time.
 	slots chan struct{}
 }
@@ -102,7 +104,7 @@ func (f *forwarder) begin(port int32, client io.ReadWriteCloser, over func(error
 		return
 	}
 	stop := context.AfterFunc(f.ctx, func() { conn.Close() })
-	relay(client, conn, func(err error) {
+	relay(client, conn, f.halfClose, func(err error) {
 		stop()
 		conn.Close()
 		<-f.slots

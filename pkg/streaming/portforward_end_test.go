@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/tools/portforward"
 )
@@ -34,6 +35,35 @@ func TestPortForwardClosesWhatIsReset(t *testing.T) {
 				if message, err := io.ReadAll(failure); err != nil || len(message) > 0 {
 					t.Errorf("reported %q, %v", message, err)
 				}
+			}
+		})
+	}
+}
+
+// A connection whose client has hung up ends, also if the other side would go on sending: kubectl only tells that it
+// sends no more. The session goes on.
+func TestPortForwardEndsWhatNobodyReads(t *testing.T) {
+	for name, newDialer := range forwardDialers {
+		t.Run(name, func(t *testing.T) {
+			d := &dialer{address: chatter(t)}
+			_, u := newForwardServer(t, Config{halfCloseTimeout: time.Millisecond}, d.dial)
+			address, stop := forward(t, newDialer(t, u), 8080, io.Discard)
+			for range 2 {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(conn, make([]byte, 1<<10)); err != nil {
+					t.Fatal(err)
+				}
+				if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+				conn.Close()
+			}
+			if err := stop(); err != nil {
+				t.Error(err)
 			}
 		})
 	}

@@ -74,6 +74,27 @@ func (c *countedConn) ReadFrom(r io.Reader) (int64, error) {
 
 // echo answers each connection with the SHA-256 of what it got before the EOF.
 func echo(t *testing.T) string {
+	return listen(t, func(conn net.Conn) {
+		sum := sha256.New()
+		if _, err := io.Copy(sum, conn); err == nil {
+			_, _ = conn.Write(sum.Sum(nil))
+		}
+	})
+}
+
+// chatter sends to each connection until it is closed.
+func chatter(t *testing.T) string {
+	return listen(t, func(conn net.Conn) {
+		for data := make([]byte, 1<<10); ; {
+			if _, err := conn.Write(data); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// listen has connections served, which are closed afterwards.
+func listen(t *testing.T, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -88,10 +109,7 @@ func echo(t *testing.T) string {
 			}
 			group.Go(func() error {
 				defer conn.Close()
-				sum := sha256.New()
-				if _, err := io.Copy(sum, conn); err == nil {
-					_, _ = conn.Write(sum.Sum(nil))
-				}
+				serve(conn)
 				return nil
 			})
 		}

@@ -11,9 +11,10 @@ import (
 	"arhat.dev/aranya/pkg/streaming/spdy"
 )
 
-// halfCloseTimeout is how long a client may keep sending to a connection that the other side has
-// closed.
-const halfCloseTimeout = 10 * time.Second
+// defaultHalfCloseTimeout is how long a connection lasts once either side has sent all that it has to say. A client
+// that hangs up cannot be told from one that goes on reading: kubectl half-closes its stream either way. Container
+// runtimes leave a second; links to devices are slower.
+const defaultHalfCloseTimeout = 10 * time.Second
 
 // Forwarder is a reader that writes what comes by itself, and needs no goroutine that waits for it. Forward
 // returns at once; done is called once, with the error that io.Copy would return.
@@ -34,22 +35,23 @@ func Forward(w io.Writer, r io.Reader, done func(error)) {
 }
 
 // relay copies both ways until conn has nothing more to say or the client resets its stream, and calls over then,
-// with the error of reading from conn. The client may close its sending side first. A relay at rest has no goroutine
-// if both ends are Forwarders.
-func relay(client io.ReadWriteCloser, conn Conn, over func(error)) {
-	r := &relaying{client: client, conn: conn, over: over, open: 2}
+// with the error of reading from conn. The client may close its sending side first, and then has halfClose left to
+// read. A relay at rest has no goroutine if both ends are Forwarders.
+func relay(client io.ReadWriteCloser, conn Conn, halfClose time.Duration, over func(error)) {
+	r := &relaying{client: client, conn: conn, halfClose: halfClose, over: over, open: 2}
 	Forward(conn, client, r.sent)
 	Forward(client, conn, r.received)
 }
 
 type relaying struct {
-	client io.ReadWriteCloser
-	conn   Conn
-	over   func(error)
+	client    io.ReadWriteCloser
+	conn      Conn
+	halfClose time.Duration
+	over      func(error)
 
 	mu    sync.Mutex
 	open  int   // directions that are not over
-	reset bool  // by the client: what follows from that is no error
+	reset bool  // by either end: what follows from that is no error
 	err   error // of reading from conn
 	late  *time.Timer
 }
@@ -60,10 +62,7 @@ func (r *relaying) sent(err error) {
 	case err == nil:
 		_ = r.conn.CloseWrite()
 	case errors.Is(err, spdy.ErrReset):
-		r.mu.Lock()
-		r.reset = true
-		r.mu.Unlock()
-		_ = r.conn.Close()
+		r.cut()
 	default: // the other direction sees the end as well
 	}
 	r.end()
@@ -79,25 +78,29 @@ func (r *relaying) received(err error) {
 	r.mu.Unlock()
 	r.conn.Close()
 	r.client.Close()
-	// The client usually closes when it sees the end.
-	r.mu.Lock()
-	if r.open == 2 {
-		r.late = time.AfterFunc(halfCloseTimeout, func() {
-			if stream, ok := r.client.(httpstream.Stream); ok {
-				_ = stream.Reset()
-			}
-		})
-	}
-	r.mu.Unlock()
 	r.end()
 }
 
+// cut ends both directions.
+func (r *relaying) cut() {
+	r.mu.Lock()
+	r.reset = true
+	r.mu.Unlock()
+	_ = r.conn.Close()
+	if stream, ok := r.client.(httpstream.Stream); ok {
+		_ = stream.Reset()
+	}
+}
+
+// end is called once for each direction. The other usually follows.
 func (r *relaying) end() {
 	r.mu.Lock()
 	r.open--
 	over := r.open == 0
-	if over && r.late != nil {
+	if over {
 		r.late.Stop()
+	} else {
+		r.late = time.AfterFunc(r.halfClose, r.cut)
 	}
 	r.mu.Unlock()
 	if over {

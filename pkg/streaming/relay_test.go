@@ -54,7 +54,7 @@ func TestRelayReports(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conn := source{io.MultiReader(strings.NewReader("some data"), iotest.ErrReader(test.readErr))}
 			over := make(chan error, 1)
-			relay(&resettingClient{reset: make(chan struct{}), writeErr: test.writeErr}, conn, func(err error) { over <- err })
+			relay(&resettingClient{reset: make(chan struct{}), writeErr: test.writeErr}, conn, testTimeout, func(err error) { over <- err })
 			if err := <-over; !errors.Is(err, test.want) {
 				t.Errorf("reported %v, want %v", err, test.want)
 			}

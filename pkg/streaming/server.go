@@ -33,6 +33,8 @@ type Config struct {
 	// MaxConnections is how many connections one port-forward session may hold open at a time. 256
 	// if 0.
 	MaxConnections int
+
+	halfCloseTimeout time.Duration // shorter in tests
 }
 
 // Server serves streaming sessions and knows all that are open. They live on hijacked connections,
@@ -58,6 +60,9 @@ func NewServer(config Config) *Server {
 	}
 	if config.MaxConnections <= 0 {
 		config.MaxConnections = defaultMaxConnections
+	}
+	if config.halfCloseTimeout <= 0 {
+		config.halfCloseTimeout = defaultHalfCloseTimeout
 	}
 	return &Server{config: config, sessions: map[*session]struct{}{}}
 }
