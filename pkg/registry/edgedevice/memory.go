@@ -68,5 +68,9 @@ func (f finalizedFromMemory) Get(ctx context.Context, key string, options storag
 
 // Delete implements rest.GracefulDeleter.
 func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	if options != nil && options.Preconditions != nil {
+		// They are first checked against what was read: not what the watch cache knew a moment ago.
+		return r.Store.Delete(ctx, name, validate, options)
+	}
 	return r.deleter.Delete(ctx, name, validate, options)
 }

@@ -121,6 +121,28 @@ func TestDeletionWithOutdatedMemory(t *testing.T) {
 	}
 }
 
+// A precondition that is met is not refused because the watch cache lags behind.
+func TestDeletionWithPreconditions(t *testing.T) {
+	for name, precondition := range map[string]func(current *aranya.EdgeDevice) *metav1.Preconditions{
+		"UID": func(d *aranya.EdgeDevice) *metav1.Preconditions { return &metav1.Preconditions{UID: &d.UID} },
+		"resourceVersion": func(d *aranya.EdgeDevice) *metav1.Preconditions {
+			return &metav1.Preconditions{ResourceVersion: &d.ResourceVersion}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			storage, ctx := newTestStorage(t, nil)
+			reads := countReads(storage)
+			current := storage.mustCreate(ctx, t, newDevice(t, "device"))
+			reads.remembered = current.DeepCopy()
+			reads.remembered.UID, reads.remembered.ResourceVersion = "former", "1"
+			object, gone, err := storage.EdgeDevice.Delete(ctx, "device", rest.ValidateAllObjectFunc, &metav1.DeleteOptions{Preconditions: precondition(current)})
+			if err != nil || gone || object.(*aranya.EdgeDevice).DeletionTimestamp == nil {
+				t.Errorf("deletion of what is as it should be: %v, gone %v, error %v", object, gone, err)
+			}
+		})
+	}
+}
+
 func TestRecent(t *testing.T) {
 	storage, ctx := newTestStorage(t, nil)
 	reads := countReads(storage)
