@@ -155,7 +155,9 @@ func TestSilentWhenAsked(t *testing.T) {
 				time.Sleep(time.Minute)
 				before := pings.Load()
 				dead.Store(!heard)
-				_, err := s.OpenStream(t.Context(), &edgeapi.OpenStream{})
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				_, err := s.OpenStream(ctx, &edgeapi.OpenStream{})
 				if over := s.isOver(); err == nil || over == heard {
 					t.Errorf("the session is over: %t; opening the stream: %v", over, err)
 				}

@@ -26,8 +26,8 @@ type Session interface {
 	// next session. ErrTooLarge says that the message can never be sent. The message must not be
 	// modified afterwards.
 	Send(msg *edgeapi.ServerMessage) error
-	// OpenStream asks the device to open a stream and waits until it is there. The caller must close
-	// the stream. The id in req is set by OpenStream. Errors are API statuses
+	// OpenStream asks the device to open a stream and waits until it is there, or ctx ends. The caller must
+	// close the stream. The id in req is set by OpenStream. Errors other than that of ctx are API statuses
 	// (k8s.io/apimachinery/pkg/api/errors), fit for the user.
 	OpenStream(ctx context.Context, req *edgeapi.OpenStream) (*stream.Stream, error)
 	// Info is the current state of the link.

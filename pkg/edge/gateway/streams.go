@@ -21,9 +21,6 @@ import (
 	"arhat.dev/aranya/pkg/edge/stream"
 )
 
-// openTime is how long a device may take to open a stream, and how long the id is good.
-const openTime = 30 * time.Second
-
 // pendingStreams are the streams that devices were asked to open.
 type pendingStreams struct {
 	mu   sync.Mutex
@@ -127,15 +124,11 @@ func (s *session) await(ctx context.Context, req *edgeapi.OpenStream, pending *p
 		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("EdgeDevice %s does not keep up with what it was sent; try again", s.device), 1)
 	}
 	s.expect(asked)
-	timer := time.NewTimer(openTime)
-	defer timer.Stop()
 	select {
 	case st := <-pending.arrived:
 		return st, nil
 	case <-s.done:
 		return nil, NewOfflineError(s.device)
-	case <-timer.C:
-		return nil, apierrors.NewTimeoutError(fmt.Sprintf("EdgeDevice %s did not answer within %s", s.device, openTime), 1)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

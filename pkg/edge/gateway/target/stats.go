@@ -24,7 +24,7 @@ const (
 
 // Stats asks the device for the resource usage of itself and its pods.
 func Stats(ctx context.Context, session gateway.Session, onlyCPUAndMemory bool) (*stats.Summary, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, statsTimeout, fmt.Errorf("no complete answer within %v", statsTimeout))
+	ctx, cancel := withTimeout(ctx, session, statsTimeout, "sent no complete statistics")
 	defer cancel()
 	r, err := output(ctx, session, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Stats{
 		Stats: &edgeapi.Stats{OnlyCpuAndMemory: onlyCPUAndMemory},

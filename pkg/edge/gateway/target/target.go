@@ -24,20 +24,25 @@ const openTimeout = 30 * time.Second
 
 // open opens a stream on the session. ctx bounds the opening only.
 func open(ctx context.Context, session gateway.Session, req *edgeapi.OpenStream) (*stream.Stream, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("the device did not answer within %v", openTimeout))
+	ctx, cancel := withTimeout(ctx, session, openTimeout, "did not answer")
 	defer cancel()
 	s, err := session.OpenStream(ctx, req)
 	if err == nil {
 		return s, nil
 	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return nil, err
 	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
 	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: %v", session.Device(), err))
+}
+
+// withTimeout bounds what a device is asked for. The cause is the API status for a device that takes longer.
+func withTimeout(ctx context.Context, session gateway.Session, timeout time.Duration, failed string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, timeout, apierrors.NewTimeoutError(fmt.Sprintf("EdgeDevice %s %s within %v", session.Device(), failed, timeout), 1))
 }
 
 // broken is the API status for a stream that ended without a result.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -117,19 +118,46 @@ func TestRefusalIsAnAPIStatus(t *testing.T) {
 }
 
 func TestDeviceThatDoesNotAnswer(t *testing.T) {
-	release := make(chan struct{})
-	s := newSession(t, func(ctx context.Context, _ *edgeapi.OpenStream, _ *stream.Stream) {
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
+	exec := func(ctx context.Context, s gateway.Session) error {
+		_, err := Exec(ctx, s, nil, []string{"cat"}, streaming.Options{Stdout: true})
+		return err
+	}
+	stats := func(ctx context.Context, s gateway.Session) error {
+		_, err := Stats(ctx, s, false)
+		return err
+	}
+	for name, test := range map[string]struct {
+		begins bool
+		call   func(context.Context, gateway.Session) error
+		want   string
+	}{
+		"a command":             {false, exec, "EdgeDevice edge/device-1 did not answer within 30s"},
+		"statistics":            {false, stats, "within 30s"},
+		"statistics that begin": {true, stats, "EdgeDevice edge/device-1 sent no complete statistics within 30s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSession(t, func(ctx context.Context, _ *edgeapi.OpenStream, s *stream.Stream) {
+					if test.begins {
+						_ = s.Ready() // an error means that the server is gone
+					}
+					<-ctx.Done()
+				})
+				if err := test.call(t.Context(), s); !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %s", err, test.want)
+				}
+			})
+		})
+	}
+}
+
+func TestClientThatDoesNotWait(t *testing.T) {
+	s := newSession(t, func(ctx context.Context, _ *edgeapi.OpenStream, _ *stream.Stream) { <-ctx.Done() })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
 	if _, err := Exec(ctx, s, nil, []string{"cat"}, streaming.Options{Stdout: true}); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("got %v", err)
 	}
-	close(release)
 	closed(t, s)
 }
 
