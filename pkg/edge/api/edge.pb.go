@@ -2752,12 +2752,15 @@ type Log struct {
 	Follow     bool         `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
 	Previous   bool         `protobuf:"varint,6,opt,name=previous,proto3" json:"previous,omitempty"`
 	Timestamps bool         `protobuf:"varint,7,opt,name=timestamps,proto3" json:"timestamps,omitempty"`
-	// Unix time in nanoseconds, 0: from the beginning.
+	// Unix time in nanoseconds, 0: from the beginning. For an agent that does not know since_seconds, what that
+	// asks for by the server's clock.
 	SinceNs int64 `protobuf:"varint,8,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
 	// Negative: all.
 	TailLines int64 `protobuf:"varint,9,opt,name=tail_lines,json=tailLines,proto3" json:"tail_lines,omitempty"`
 	// Negative: no limit.
-	LimitBytes    int64 `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	LimitBytes int64 `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// How far to go back by the device's own clock, 0: since_ns counts.
+	SinceSeconds  int64 `protobuf:"varint,11,opt,name=since_seconds,json=sinceSeconds,proto3" json:"since_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2873,6 +2876,13 @@ func (x *Log) GetTailLines() int64 {
 func (x *Log) GetLimitBytes() int64 {
 	if x != nil {
 		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *Log) GetSinceSeconds() int64 {
+	if x != nil {
+		return x.SinceSeconds
 	}
 	return 0
 }
@@ -3607,7 +3617,7 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x03 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x10\n" +
-	"\x03tty\x18\x05 \x01(\bR\x03tty\"\xc5\x02\n" +
+	"\x03tty\x18\x05 \x01(\bR\x03tty\"\xea\x02\n" +
 	"\x03Log\x12A\n" +
 	"\tcontainer\x18\x01 \x01(\v2!.arhat.edge.v1alpha1.ContainerRefH\x00R\tcontainer\x12\x16\n" +
 	"\x05agent\x18\x02 \x01(\bH\x00R\x05agent\x12\x14\n" +
@@ -3623,7 +3633,8 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"tail_lines\x18\t \x01(\x03R\ttailLines\x12\x1f\n" +
 	"\vlimit_bytes\x18\n" +
 	" \x01(\x03R\n" +
-	"limitBytesB\b\n" +
+	"limitBytes\x12#\n" +
+	"\rsince_seconds\x18\v \x01(\x03R\fsinceSecondsB\b\n" +
 	"\x06source\"G\n" +
 	"\x04Dial\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x12\n" +

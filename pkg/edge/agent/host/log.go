@@ -22,6 +22,10 @@ const maxStderr = 4096
 
 func (h *Host) log(ctx context.Context, r *edgeapi.Log, s *stream.Stream) error {
 	closeStdin(s)
+	if seconds := r.GetSinceSeconds(); seconds > 0 {
+		// A clock that is not set yet may have begun later than that: then it is all.
+		r.SinceNs = max(0, time.Now().Add(-time.Duration(seconds)*time.Second).UnixNano())
+	}
 	switch source := r.GetSource().(type) {
 	case *edgeapi.Log_Container:
 		return h.logContainer(ctx, source.Container, r, s)

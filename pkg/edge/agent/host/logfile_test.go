@@ -190,9 +190,14 @@ func TestAgentLog(t *testing.T) {
 		change func(*edgeapi.Log)
 		want   string
 	}{
-		"all":        {func(*edgeapi.Log) {}, "entry 0\n  more of 0\nentry 1\n  more of 1\nentry 2\n  more of 2\n"},
-		"tail":       {func(l *edgeapi.Log) { l.TailLines = 2 }, "entry 2\n  more of 2\n"},
-		"since":      {func(l *edgeapi.Log) { l.SinceNs = at.Add(time.Second).UnixNano() }, "entry 1\n  more of 1\nentry 2\n  more of 2\n"},
+		"all":   {func(*edgeapi.Log) {}, "entry 0\n  more of 0\nentry 1\n  more of 1\nentry 2\n  more of 2\n"},
+		"tail":  {func(l *edgeapi.Log) { l.TailLines = 2 }, "entry 2\n  more of 2\n"},
+		"since": {func(l *edgeapi.Log) { l.SinceNs = at.Add(time.Second).UnixNano() }, "entry 1\n  more of 1\nentry 2\n  more of 2\n"},
+		// SinceNs is by another clock, of which these requests come from the future and from the past.
+		"long ago": {func(l *edgeapi.Log) {
+			l.SinceNs, l.SinceSeconds = at.Add(time.Hour).UnixNano(), int64(time.Since(at).Hours()+1)*3600
+		}, "entry 0\n  more of 0\nentry 1\n  more of 1\nentry 2\n  more of 2\n"},
+		"of late":    {func(l *edgeapi.Log) { l.SinceNs, l.SinceSeconds = 1, 1 }, ""},
 		"timestamps": {func(l *edgeapi.Log) { l.TailLines, l.Timestamps = 2, true }, "2026-01-02T03:04:07Z entry 2\n  more of 2\n"},
 		"limit":      {func(l *edgeapi.Log) { l.LimitBytes = 5 }, "entry"},
 	} {

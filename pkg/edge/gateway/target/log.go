@@ -41,7 +41,7 @@ func (o *LogOptions) Validate() field.ErrorList {
 	return errs
 }
 
-// maxSinceSeconds, a century, keeps the arithmetic below in range. No log is older.
+// maxSinceSeconds, a century, keeps the arithmetic below and that of devices in range. No log is older.
 const maxSinceSeconds = 100 * 365 * 24 * 3600
 
 // Request returns the options in the terms of the protocol. They name no log.
@@ -49,7 +49,8 @@ func (o *LogOptions) Request(now time.Time) *edgeapi.Log {
 	log := &edgeapi.Log{Follow: o.Follow, Previous: o.Previous, Timestamps: o.Timestamps, TailLines: -1, LimitBytes: -1}
 	switch {
 	case o.SinceSeconds != nil:
-		log.SinceNs = max(1, now.Add(-time.Duration(min(*o.SinceSeconds, maxSinceSeconds))*time.Second).UnixNano())
+		log.SinceSeconds = min(*o.SinceSeconds, maxSinceSeconds)
+		log.SinceNs = max(1, now.Add(-time.Duration(log.SinceSeconds)*time.Second).UnixNano())
 	case o.SinceTime != nil && o.SinceTime.Unix() > 0:
 		log.SinceNs = o.SinceTime.UnixNano()
 	}

@@ -238,7 +238,7 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.ReplaceAll(string(buffer[:n]), " ", "")
-	for _, want := range []string{`"unit":"ssh.service"`, `"follow":true`, `"timestamps":true`, `"sinceNs":"999940000000000"`, `"tailLines":"5"`, `"limitBytes":"99"`} {
+	for _, want := range []string{`"unit":"ssh.service"`, `"follow":true`, `"timestamps":true`, `"sinceNs":"999940000000000"`, `"sinceSeconds":"60"`, `"tailLines":"5"`, `"limitBytes":"99"`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the device got %s without %s", got, want)
 		}
