@@ -29,8 +29,13 @@ func Exec(ctx context.Context, session gateway.Session, container *Container, co
 	}}})
 }
 
-// Attach attaches to a running container, or to a login shell of the host if container is nil.
+// Attach attaches to a running container, or to a login shell of the host if container is nil. Whether a container
+// has a terminal was decided when it was created.
 func Attach(ctx context.Context, session gateway.Session, container *Container, opts streaming.Options) (*Command, error) {
+	if container != nil {
+		opts.TTY = container.tty()
+		opts.Stderr = opts.Stderr && !opts.TTY // a terminal has one output
+	}
 	return start(ctx, session, container, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
 		Container: container.reference(session),
 		Stdin:     opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,

@@ -36,6 +36,24 @@ func uidOnDevice(session gateway.Session, pod *corev1.Pod) string {
 	return string(staticpod.UIDOnDevice(pod, session.Device().Namespace))
 }
 
+// tty tells whether the container's own process has a terminal.
+func (c *Container) tty() bool {
+	spec := &c.Pod.Spec
+	for _, containers := range [][]corev1.Container{spec.Containers, spec.InitContainers} {
+		for i := range containers {
+			if containers[i].Name == c.Name {
+				return containers[i].TTY
+			}
+		}
+	}
+	for i := range spec.EphemeralContainers {
+		if container := &spec.EphemeralContainers[i]; container.Name == c.Name {
+			return container.TTY
+		}
+	}
+	return false
+}
+
 // commandError is the API status for a command that has not begun.
 func (c *Container) commandError(err error) error {
 	if c == nil || !apierrors.IsNotFound(err) {

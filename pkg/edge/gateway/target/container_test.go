@@ -1,6 +1,7 @@
 package target
 
 import (
+	"context"
 	"net/http"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway/target/fakedevice"
+	"arhat.dev/aranya/pkg/edge/stream"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -90,6 +92,45 @@ func TestLogOfAbsentPod(t *testing.T) {
 			}
 			_, err := Log(t.Context(), s, &Container{Pod: pod, Name: test.container}, &edgeapi.Log{Previous: test.previous})
 			isStatus(t, err, http.StatusBadRequest, test.want)
+		})
+	}
+}
+
+// Who attaches to a container gets the terminal that its process has, or none, whatever the client asks for.
+func TestAttachTakesTTYOfContainer(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		InitContainers:      []corev1.Container{{Name: "setup"}},
+		Containers:          []corev1.Container{{Name: "plain"}, {Name: "terminal", TTY: true}},
+		EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", TTY: true}}},
+	}}
+	plain := streaming.Options{Stdin: true, Stdout: true, Stderr: true}
+	terminal := streaming.Options{Stdin: true, Stdout: true, TTY: true}
+	for name, test := range map[string]struct {
+		container   *Container
+		asked, want streaming.Options
+	}{
+		"a terminal of one with none":    {&Container{pod, "plain"}, terminal, streaming.Options{Stdin: true, Stdout: true}},
+		"no terminal of one with none":   {&Container{pod, "setup"}, plain, plain},
+		"no terminal of one with one":    {&Container{pod, "terminal"}, plain, terminal},
+		"no terminal of a debugging one": {&Container{pod, "debug"}, plain, terminal},
+		"a terminal of the host":         {nil, terminal, terminal},
+		"no terminal of the host":        {nil, plain, plain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := make(chan streaming.Options, 1)
+			s := newSession(t, func(_ context.Context, req *edgeapi.OpenStream, s *stream.Stream) {
+				a := req.GetAttach()
+				got <- streaming.Options{Stdin: a.GetStdin(), Stdout: a.GetStdout(), Stderr: a.GetStderr(), TTY: a.GetTty()}
+				_ = s.Finish(&edgeapi.Result{}) // an error means that the server is gone
+			})
+			command, err := Attach(t.Context(), s, test.container, test.asked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			command.Close()
+			if got := <-got; got != test.want {
+				t.Errorf("the device was asked for %+v, want %+v", got, test.want)
+			}
 		})
 	}
 }
