@@ -123,7 +123,10 @@ func TestLogThatIsNotThere(t *testing.T) {
 		"new": {v1.PodStatus{}, "waiting to start: ContainerCreating", "not running: ContainerCreating"},
 		"waiting": {v1.PodStatus{Phase: v1.PodPending, ContainerStatuses: []v1.ContainerStatus{{
 			Name: "main", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CreateContainerError", Message: "bad mount"}},
-		}}}, "waiting to start: CreateContainerError: bad mount", "not running: CreateContainerError: bad mount"},
+		}}}, "waiting to start: CreateContainerError", "not running: CreateContainerError: bad mount"},
+		"image is not there": {v1.PodStatus{Phase: v1.PodPending, ContainerStatuses: []v1.ContainerStatus{{
+			Name: "main", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "Back-off pulling image"}},
+		}}}, "waiting to start: trying and failing to pull image", "not running: ImagePullBackOff: Back-off pulling image"},
 		"rejected": {v1.PodStatus{Phase: v1.PodFailed, Reason: "SysctlForbidden"}, "not available", "not running: the pod has ended"},
 		"evicted": {v1.PodStatus{Phase: v1.PodFailed, Reason: podutil.ReasonEvicted, ContainerStatuses: []v1.ContainerStatus{{
 			Name: "main", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Error", ExitCode: 137}},

@@ -9,6 +9,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	"arhat.dev/aranya/pkg/edge/agent/stats"
+	"arhat.dev/aranya/pkg/edge/waiting"
 )
 
 // ErrNotFound says that a pod, or a container of it, is not on the device.
@@ -138,7 +139,7 @@ func (m *Manager) ContainerLog(podUID, container string, previous bool) (path, c
 	case !previous && len(found) > 0:
 		return found[0].path, found[0].id, nil
 	case !previous:
-		return "", "", fmt.Errorf("container %q in pod %q is %s", container, pod.Name, describeWithoutLog(last, container))
+		return "", "", withoutLog(last, container, pod.Name)
 	case len(found) > 0 && found[0].ended && isWaiting(last, container):
 		return found[0].path, found[0].id, nil // it has ended and waits for its next start
 	case len(found) > 1:
@@ -163,16 +164,19 @@ func isWaiting(s *v1.PodStatus, name string) bool {
 	return cs != nil && cs.State.Waiting != nil
 }
 
-// describeWithoutLog says, in the kubelet's words, why a container has no log.
-func describeWithoutLog(s *v1.PodStatus, name string) string {
+// withoutLog says, in the kubelet's words, why a container has no log.
+func withoutLog(s *v1.PodStatus, name, pod string) error {
 	cs := containerStatus(s, name)
+	reason := describeState(s, name)
 	switch {
 	case cs == nil && podutil.IsTerminal(s.Phase): // it was rejected
-		return "not available"
+		return fmt.Errorf("container %q in pod %q is not available", name, pod)
 	case cs != nil && cs.State.Terminated != nil:
-		return "terminated"
+		return fmt.Errorf("container %q in pod %q is terminated", name, pod)
+	case cs != nil && cs.State.Waiting != nil:
+		reason = cs.State.Waiting.Reason // without the message
 	}
-	return "waiting to start: " + describeState(s, name)
+	return errors.New(waiting.NoLog(name, pod, reason))
 }
 
 // describeState says in a few words what a container is doing.

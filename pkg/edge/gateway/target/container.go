@@ -12,6 +12,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
+	"arhat.dev/aranya/pkg/edge/waiting"
 )
 
 // Container is a container of a pod of the API. A nil one is the device's host.
@@ -72,7 +73,7 @@ func (c *Container) logError(session gateway.Session, err error, previous bool) 
 	if reason := c.waitingReason(); previous {
 		message = fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, c.Pod.Name)
 	} else if reason != "" {
-		message = fmt.Sprintf("container %q in pod %q is waiting to start: %s", c.Name, c.Pod.Name, reason)
+		message = waiting.NoLog(c.Name, c.Pod.Name, reason)
 	}
 	return apierrors.NewBadRequest(message)
 }

@@ -59,7 +59,7 @@ func TestLogOfAbsentPod(t *testing.T) {
 		},
 		"ephemeral container waits": {
 			container: "debug", status: corev1.PodStatus{EphemeralContainerStatuses: []corev1.ContainerStatus{{Name: "debug", State: waiting("ErrImagePull")}}},
-			want: `container "debug" in pod "web" is waiting to start: ErrImagePull`,
+			want: `container "debug" in pod "web" is waiting to start: image can't be pulled`,
 		},
 		"no status yet":       {container: "main", noInit: true, want: `container "main" in pod "web" is waiting to start: ContainerCreating`},
 		"no status, but init": {container: "main", want: `container "main" in pod "web" is waiting to start: PodInitializing`},
