@@ -157,7 +157,7 @@ func parseNodeRoute(path string) route {
 		r.subresources = []string{"log"}
 	case "flagz":
 		r.subresources = []string{"configz"}
-	case "allocatedpods":
+	case "allocatedPods":
 		r.subresources = []string{"pods", "proxy"}
 	case "debug", "cri", "containerLogs", "exec", "attach", "run", "portForward":
 		r.subresources = []string{"proxy"}

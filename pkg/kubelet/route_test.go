@@ -31,7 +31,7 @@ func TestParseRoute(t *testing.T) {
 		"/metrics":                     {action: actionUnsupported, subresources: []string{"metrics"}},
 		"/metrics/cadvisor":            {action: actionUnsupported, subresources: []string{"metrics"}},
 		"/nodes/n/runningpods/":        {action: actionRunningPods, node: "n", subresources: []string{"pods", "proxy"}},
-		"/allocatedpods":               {action: actionUnsupported, subresources: []string{"pods", "proxy"}},
+		"/allocatedPods":               {action: actionUnsupported, subresources: []string{"pods", "proxy"}},
 		"/debug/pprof/heap":            {action: actionUnsupported, subresources: proxy},
 		"/":                            {subresources: proxy},
 		"":                             {subresources: proxy},
