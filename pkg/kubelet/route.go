@@ -159,14 +159,10 @@ func parseNodeRoute(path string) route {
 		r.subresources = []string{"configz"}
 	case "allocatedPods":
 		r.subresources = []string{"pods", "proxy"}
-	case "debug", "cri", "containerLogs", "exec", "attach", "run", "portForward":
+	case "debug", "cri":
 		r.subresources = []string{"proxy"}
-	default:
+	default: // also an incomplete path of something that there is
 		r.action, r.subresources = actionUnknown, []string{"proxy"}
-	}
-	if first == "containerLogs" || first == "exec" || first == "attach" || first == "run" || first == "portForward" {
-		// An incomplete path of something that there is.
-		r.action = actionUnknown
 	}
 	return r
 }
