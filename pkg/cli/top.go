@@ -8,16 +8,16 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/client-go/tools/pager"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
 
-const (
-	unknown  = "<unknown>"
-	pageSize = 500
-)
+const unknown = "<unknown>"
 
 func newTopCommand(c *client) *cobra.Command {
 	var selector string
@@ -59,7 +59,7 @@ TOTAL-OUT are what the device itself has counted since its agent started, as of 
 	return cmd
 }
 
-// devices gets the named devices, or lists page by page.
+// devices gets the named devices, or lists them all.
 func (c *client) devices(cmd *cobra.Command, names []string, selector string, allNamespaces bool) ([]v1alpha1.EdgeDevice, error) {
 	namespace, err := c.namespace()
 	if err != nil {
@@ -84,14 +84,20 @@ func (c *client) devices(cmd *cobra.Command, names []string, selector string, al
 		}
 		devices = append(devices, *device)
 	}
-	options := metav1.ListOptions{LabelSelector: selector, Limit: pageSize}
-	for more := len(names) == 0; more; more = options.Continue != "" {
-		page, err := client.List(cmd.Context(), options)
+	if len(names) == 0 {
+		// It lists anew, in one piece, if a page comes too late.
+		list, _, err := pager.New(pager.SimplePageFunc(func(options metav1.ListOptions) (runtime.Object, error) {
+			return client.List(cmd.Context(), options)
+		})).List(cmd.Context(), metav1.ListOptions{LabelSelector: selector})
 		if err != nil {
 			return nil, err
 		}
-		devices = append(devices, page.Items...)
-		options.Continue = page.Continue
+		if err := meta.EachListItem(list, func(device runtime.Object) error {
+			devices = append(devices, *device.(*v1alpha1.EdgeDevice))
+			return nil
+		}); err != nil {
+			return nil, err
+		}
 	}
 	sort.Slice(devices, func(i, j int) bool {
 		a, b := &devices[i], &devices[j]

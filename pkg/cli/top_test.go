@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -41,5 +43,48 @@ func TestPrintTop(t *testing.T) {
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What is listed page by page is complete also if the server has forgotten the first page before the last is asked for.
+func TestTopLists(t *testing.T) {
+	const first, second = `{"metadata":{"name":"a"}}`, `{"metadata":{"name":"b"}}`
+	list := func(next string, items ...string) string {
+		return fmt.Sprintf(`{"kind":"EdgeDeviceList","apiVersion":"aranya.arhat.dev/v1alpha1","metadata":{"continue":%q},"items":[%s]}`, next, strings.Join(items, ","))
+	}
+	const expired = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}`
+	for name, answer := range map[string]func(limit, next string) (int, string){
+		"in pages": func(_, next string) (int, string) {
+			if next == "" {
+				return http.StatusOK, list("b", first)
+			}
+			return http.StatusOK, list("", second)
+		},
+		"again": func(limit, next string) (int, string) {
+			switch {
+			case next != "":
+				return http.StatusGone, expired
+			case limit != "":
+				return http.StatusOK, list("b", first)
+			}
+			return http.StatusOK, list("", first, second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := run(t, func(w http.ResponseWriter, r *http.Request) {
+				query := r.URL.Query()
+				if query.Get("labelSelector") != "x=y" {
+					t.Errorf("asked for %s", r.URL)
+				}
+				status, body := answer(query.Get("limit"), query.Get("continue"))
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_, _ = w.Write([]byte(body))
+			}, "top", "-l", "x=y", "--no-headers")
+			lines := strings.Split(strings.TrimSpace(stdout), "\n")
+			if code != 0 || len(lines) != 2 || !strings.HasPrefix(lines[0], "a ") || !strings.HasPrefix(lines[1], "b ") {
+				t.Errorf("code %d, %q, %q", code, stdout, stderr)
+			}
+		})
 	}
 }
