@@ -22,6 +22,7 @@ import (
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/gateway/target"
 )
 
@@ -175,7 +176,7 @@ func (r *ProxyREST) dialDevice(ctx context.Context, address string) (net.Conn, e
 	}
 	session, ok := r.c.Sessions.Session(host.namespace, host.name)
 	if !ok || string(session.Device().UID) != host.uid {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline", host.namespace, host.name))
+		return nil, gateway.NewLastSeenError(host.namespace, host.name, time.Time{})
 	}
 	conn, err := target.Dialer(session, target.Address{})(ctx, port)
 	if err != nil {
