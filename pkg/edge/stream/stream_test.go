@@ -205,8 +205,6 @@ func TestResultBeforeReady(t *testing.T) {
 	}
 }
 
-// A reader that stalls stops the sender after a bounded amount, and what was sent is there when it
-// reads on.
 // Output that comes before StreamReady does not keep the server from seeing that the session has begun.
 func TestOutputBeforeReady(t *testing.T) {
 	p := newPair(t, true)
@@ -228,6 +226,8 @@ func TestOutputBeforeReady(t *testing.T) {
 	}
 }
 
+// A reader that stalls stops the sender after a bounded amount, and what was sent is there when it
+// reads on.
 func TestStalledReader(t *testing.T) {
 	p := newPair(t, false)
 	const total = 64 << 20
