@@ -5,44 +5,33 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/client-go/tools/pager"
 
-	"arhat.dev/aranya/pkg/apis/aranya"
-	"arhat.dev/aranya/pkg/apis/aranya/scheme"
-	"arhat.dev/aranya/pkg/registry/edgedevice"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 )
 
-// enrolledDevices returns the EdgeDevices with a certificate that has not expired. It reads them from etcd
-// itself: the API is not served before the device CA is there.
-func (c CompletedConfig) enrolledDevices(ctx context.Context) ([]types.NamespacedName, error) {
-	options, err := c.Generic.RESTOptionsGetter.GetRESTOptions(aranya.Resource("edgedevices"), &aranya.EdgeDevice{})
-	if err != nil {
-		return nil, err
-	}
-	options.Decorator = generic.UndecoratedStorage
-	storage, err := edgedevice.NewStorage(scheme.Scheme, options, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer storage.EdgeDevice.Destroy()
-	object, err := storage.EdgeDevice.List(request.WithNamespace(ctx, ""), &internalversion.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	list, ok := object.(*aranya.EdgeDeviceList)
-	if !ok {
-		return nil, fmt.Errorf("listing EdgeDevices gave a %T", object)
-	}
+// enrolledDevices returns the EdgeDevices with a certificate that has not expired. The API is not served before
+// the device CA is there, so edge must read from the storage.
+func enrolledDevices(ctx context.Context, edge versioned.Interface) ([]types.NamespacedName, error) {
+	// In pages: until the watch cache is filled, only these are read from etcd instead of being refused.
+	list := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return edge.AranyaV1alpha1().EdgeDevices(metav1.NamespaceAll).List(ctx, options)
+	})
 	var enrolled []types.NamespacedName
 	now := time.Now()
-	for i := range list.Items {
-		ed := &list.Items[i]
+	err := list.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+		ed, ok := object.(*v1alpha1.EdgeDevice)
+		if !ok {
+			return fmt.Errorf("listing EdgeDevices gave a %T", object)
+		}
 		if certificate := ed.Status.Certificate; certificate != nil && now.Before(certificate.NotAfter.Time) {
 			enrolled = append(enrolled, types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
 		}
-	}
-	return enrolled, nil
+		return nil
+	})
+	return enrolled, err
 }

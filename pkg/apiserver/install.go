@@ -12,22 +12,17 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/registry/edgedevice"
-	"arhat.dev/aranya/pkg/registry/edgedevice/direct"
 )
 
-// installAPI serves the API group, and lets edge use its storage.
-func (s *Server) installAPI(c CompletedConfig, edge *direct.Client) error {
-	devices, err := edgedevice.NewStorage(scheme.Scheme, c.Generic.RESTOptionsGetter, newLiveStatus(s.gateway))
-	if err != nil {
-		return err
-	}
+// installAPI serves the API group.
+func (s *Server) installAPI(c CompletedConfig, devices *edgedevice.Storage) error {
+	devices.EdgeDevice.SetLiveStatus(newLiveStatus(s.gateway))
 	// With metav1.ParameterCodec the options of connect requests would be unknown.
 	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = s.resources(c, devices)
 	if err := s.Generic.InstallAPIGroup(&group); err != nil {
 		return fmt.Errorf("install the API %s: %w", v1alpha1.SchemeGroupVersion, err)
 	}
-	edge.SetStorage(devices)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -15,12 +16,14 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 	"arhat.dev/aranya/pkg/kubelet"
+	"arhat.dev/aranya/pkg/registry/edgedevice"
 	"arhat.dev/aranya/pkg/registry/edgedevice/direct"
 	"arhat.dev/aranya/pkg/streaming"
 )
@@ -82,7 +85,16 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 		streaming: streaming.NewServer(streaming.Config{}),
 		events:    record.NewBroadcaster(record.WithContext(context.WithoutCancel(ctx))),
 	}
-	edge, err := c.directClient()
+	devices, err := edgedevice.NewStorage(scheme.Scheme, c.Generic.RESTOptionsGetter)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			devices.EdgeDevice.Destroy()
+		}
+	}()
+	edge, err := c.directClient(devices)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +102,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if err := s.addControllers(c, edge, edgeInformers); err != nil {
 		return nil, err
 	}
-	if err := s.addGateway(ctx, c, edgeInformers); err != nil {
+	if err := s.addGateway(ctx, c, edge, edgeInformers); err != nil {
 		return nil, err
 	}
 	if err := s.addKubelet(c); err != nil {
@@ -108,7 +120,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if s.Generic, err = c.Generic.New("aranya-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, fmt.Errorf("set up the API server: %w", err)
 	}
-	if err := s.installAPI(c, edge); err != nil {
+	if err := s.installAPI(c, devices); err != nil {
 		s.Generic.Destroy()
 		return nil, err
 	}
@@ -117,7 +129,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 
 // directClient is a client of our own API that acts as the server itself. Nothing but priority and
 // fairness limits it, from which it is exempt.
-func (c CompletedConfig) directClient() (*direct.Client, error) {
+func (c CompletedConfig) directClient(devices *edgedevice.Storage) (*direct.Client, error) {
 	config := restclient.CopyConfig(c.Generic.LoopbackClientConfig)
 	config.QPS = -1
 	config.UserAgent = userAgent()
@@ -125,7 +137,7 @@ func (c CompletedConfig) directClient() (*direct.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for our own API: %w", err)
 	}
-	return direct.New(client), nil
+	return direct.New(client, devices), nil
 }
 
 func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) (err error) {
@@ -145,9 +157,10 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 	return err
 }
 
-func (s *Server) addGateway(ctx context.Context, c CompletedConfig, informers externalversions.SharedInformerFactory) error {
+func (s *Server) addGateway(ctx context.Context, c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) error {
+	enrolled := func(ctx context.Context) ([]types.NamespacedName, error) { return enrolledDevices(ctx, edge) }
 	err := retry(ctx, "the device CA", func(ctx context.Context) (err error) {
-		s.authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace, c.enrolledDevices)
+		s.authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace, enrolled)
 		return err
 	})
 	if err != nil {

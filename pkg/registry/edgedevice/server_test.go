@@ -42,7 +42,7 @@ func newTestServer(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec), nil)
+	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,8 @@ type Storage struct {
 	Status     *StatusREST
 }
 
-// NewStorage returns the storage of EdgeDevices. live may be nil; reads then show what is stored.
-func NewStorage(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, live LiveStatus) (*Storage, error) {
+// NewStorage returns the storage of EdgeDevices. Without SetLiveStatus reads show what is stored.
+func NewStorage(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter) (*Storage, error) {
 	strategy := newStrategy(scheme)
 	store := &genericregistry.Store{
 		NewFunc:                   func() runtime.Object { return &aranya.EdgeDevice{} },
@@ -62,7 +62,7 @@ func NewStorage(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, li
 	statusStore.UpdateStrategy = statusStrategy{strategy}
 	statusStore.ResetFieldsStrategy = statusStrategy{strategy}
 
-	devices := &REST{Store: store, deleter: deleter(store), live: live}
+	devices := &REST{Store: store, deleter: deleter(store)}
 	return &Storage{
 		EdgeDevice: devices,
 		Status:     &StatusREST{devices: devices, store: &statusStore},
@@ -87,6 +87,9 @@ func (*REST) ShortNames() []string { return []string{"ed"} }
 
 // Categories of the resource, for "kubectl get aranya".
 func (*REST) Categories() []string { return []string{"aranya"} }
+
+// SetLiveStatus has reads show the live status. It must be called before the first of them, if at all.
+func (r *REST) SetLiveStatus(live LiveStatus) { r.live = live }
 
 // Get returns an EdgeDevice with its live status.
 func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {

@@ -52,10 +52,11 @@ func newTestStorage(t *testing.T, live LiveStatus) (*Storage, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec), live)
+	storage, err := NewStorage(scheme.Scheme, storagetest.Options(t, codec))
 	if err != nil {
 		t.Fatal(err)
 	}
+	storage.EdgeDevice.SetLiveStatus(live)
 	t.Cleanup(storage.EdgeDevice.Destroy)
 	storagetest.WaitReady(t, storage.EdgeDevice.Store)
 	ctx := genericapirequest.WithNamespace(t.Context(), "edge")

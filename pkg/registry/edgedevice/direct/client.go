@@ -3,7 +3,6 @@ package direct
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,37 +24,31 @@ import (
 )
 
 // Client is a versioned.Interface whose Get, List, Watch, Update and UpdateStatus of EdgeDevices go to
-// the storage. Reads show what is stored, without the live status. Before SetStorage everything goes to
-// the loopback client.
+// the storage. Reads show what is stored, without the live status.
 type Client struct {
 	versioned.Interface
-	storage atomic.Pointer[edgedevice.Storage]
+	storage *edgedevice.Storage
 }
 
-// New returns a Client that uses loopback, which must act as the server, for all other calls.
-func New(loopback versioned.Interface) *Client { return &Client{Interface: loopback} }
-
-// SetStorage sets where EdgeDevices are stored.
-func (c *Client) SetStorage(storage *edgedevice.Storage) { c.storage.Store(storage) }
+// New returns a Client of storage that uses loopback, which must act as the server, for all other calls.
+func New(loopback versioned.Interface, storage *edgedevice.Storage) *Client {
+	return &Client{Interface: loopback, storage: storage}
+}
 
 // AranyaV1alpha1 implements versioned.Interface.
 func (c *Client) AranyaV1alpha1() typed.AranyaV1alpha1Interface {
-	return group{c.Interface.AranyaV1alpha1(), c}
+	return group{c.Interface.AranyaV1alpha1(), c.storage}
 }
 
 type group struct {
 	typed.AranyaV1alpha1Interface
-	client *Client
+	storage *edgedevice.Storage
 }
 
 // EdgeDevices implements typed.AranyaV1alpha1Interface.
 func (g group) EdgeDevices(namespace string) typed.EdgeDeviceInterface {
 	loopback := g.AranyaV1alpha1Interface.EdgeDevices(namespace)
-	storage := g.client.storage.Load()
-	if storage == nil {
-		return loopback
-	}
-	return &devices{EdgeDeviceInterface: loopback, namespace: namespace, storage: storage}
+	return &devices{EdgeDeviceInterface: loopback, namespace: namespace, storage: g.storage}
 }
 
 type devices struct {

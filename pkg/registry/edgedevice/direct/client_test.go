@@ -29,15 +29,13 @@ func newDevices(t *testing.T) (*edgedevice.Storage, typed.EdgeDeviceInterface) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storage, err := edgedevice.NewStorage(scheme.Scheme, storagetest.Options(t, codec), nil)
+	storage, err := edgedevice.NewStorage(scheme.Scheme, storagetest.Options(t, codec))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(storage.EdgeDevice.Destroy)
 	storagetest.WaitReady(t, storage.EdgeDevice.Store)
-	client := New(fake.NewClientset())
-	client.SetStorage(storage)
-	return storage, client.AranyaV1alpha1().EdgeDevices("edge")
+	return storage, New(fake.NewClientset(), storage).AranyaV1alpha1().EdgeDevices("edge")
 }
 
 // requestContext is that of a call to the storage.
@@ -233,12 +231,4 @@ func next(t *testing.T, w watch.Interface) string {
 		t.Fatal("no event came")
 	}
 	return ""
-}
-
-// TestBeforeStorage has calls go to the API as long as there is no storage.
-func TestBeforeStorage(t *testing.T) {
-	client := New(fake.NewClientset(&v1alpha1.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "api"}}))
-	if _, err := client.AranyaV1alpha1().EdgeDevices("edge").Get(t.Context(), "api", metav1.GetOptions{}); err != nil {
-		t.Error(err)
-	}
 }

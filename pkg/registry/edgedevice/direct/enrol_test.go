@@ -36,8 +36,7 @@ func TestTokenIsUsedOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		client := New(fake.NewClientset())
-		client.SetStorage(storage)
+		client := New(fake.NewClientset(), storage)
 		replicas[i] = device.Directory{Lister: aranyalisters.NewEdgeDeviceLister(cached), Client: client}
 	}
 	enrol := func(n int, token time.Time) error {
