@@ -267,20 +267,34 @@ func TestBindingsRefer(t *testing.T) {
 	}
 }
 
-// TestAuditSampleKeepsTokensOut would fail if another rule came before the one for tokens.
-func TestAuditSampleKeepsTokensOut(t *testing.T) {
+// TestAuditSample would fail if another rule came before the one for tokens, or if the rules took from the policy that
+// they are copied into what is not aranya's.
+func TestAuditSample(t *testing.T) {
 	loaded, err := policy.LoadPolicyFromFile("samples/audit-policy.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	const next = audit.LevelRequestResponse // of the rules that follow there
+	loaded.Rules = append(loaded.Rules, audit.PolicyRule{Level: next})
 	evaluator := policy.NewPolicyRuleEvaluator(loaded)
-	for subresource, want := range map[string]audit.Level{"token": audit.LevelMetadata, "exec": audit.LevelMetadata, "": audit.LevelRequest} {
+	for _, c := range []struct {
+		user, verb, group, resource, subresource string
+		want                                     audit.Level
+	}{
+		{"alice", "create", "aranya.arhat.dev", "edgedevices", "token", audit.LevelMetadata},
+		{"alice", "create", "aranya.arhat.dev", "edgedevices", "exec", audit.LevelMetadata},
+		{"alice", "get", "aranya.arhat.dev", "edgedevices", "log", audit.LevelMetadata},
+		{"alice", "create", "aranya.arhat.dev", "edgedevices", "", audit.LevelRequest},
+		{"alice", "list", "aranya.arhat.dev", "edgedevices", "", audit.LevelNone},
+		{"alice", "get", "", "secrets", "", next},
+		{"system:apiserver", "create", "rbac.authorization.k8s.io", "clusterroles", "", next},
+	} {
 		got := evaluator.EvaluatePolicyRule(&authorizer.AttributesRecord{
-			User: &user.DefaultInfo{Name: "alice"}, Verb: "create", ResourceRequest: true, APIGroup: "aranya.arhat.dev", APIVersion: "v1alpha1",
-			Namespace: "edge", Resource: "edgedevices", Subresource: subresource, Name: "camera-1",
+			User: &user.DefaultInfo{Name: c.user}, Verb: c.verb, ResourceRequest: true, APIGroup: c.group, APIVersion: "v1",
+			Namespace: "edge", Resource: c.resource, Subresource: c.subresource, Name: "camera-1",
 		})
-		if got.Level != want {
-			t.Errorf("edgedevices/%s is recorded at level %s, want %s", subresource, got.Level, want)
+		if got.Level != c.want {
+			t.Errorf("%s by %s of %s/%s is recorded at level %s, want %s", c.verb, c.user, c.resource, c.subresource, got.Level, c.want)
 		}
 	}
 }
