@@ -141,9 +141,9 @@ func TestDevicePolicies(t *testing.T) {
 		},
 		"names": {
 			old:       device("old", ""),
-			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("edge-1", "")},
-			refused:   []*v1alpha1.EdgeDevice{device("worker-1", ""), device("edge", ""), device("edgewise", "")},
-			message:   "the name must begin with edge-,",
+			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("edge.1", "")},
+			refused:   []*v1alpha1.EdgeDevice{device("worker-1", ""), device("edge", ""), device("edge-eu.1", "")},
+			message:   `the name must begin with "edge.",`,
 		},
 	} {
 		t.Run(policy, func(t *testing.T) {
