@@ -127,6 +127,11 @@ func TestDevicePolicies(t *testing.T) {
 		}
 		return ed
 	}
+	withPassword := func(ed *v1alpha1.EdgeDevice, secret string) *v1alpha1.EdgeDevice {
+		packet := &ed.Spec.Connectivity.MQTTConfig.ConnectPacket
+		packet.Username, packet.Password = "aranya", &v1alpha1.LocalSecretReference{Name: secret}
+		return ed
+	}
 	const ours, other = "broker.example.com:8883", "10.0.0.1:22"
 	for policy, tt := range map[string]struct {
 		old                *v1alpha1.EdgeDevice // is there before the policy
@@ -134,10 +139,12 @@ func TestDevicePolicies(t *testing.T) {
 		message            string
 	}{
 		"brokers": {
-			old:       device("old", other),
-			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("old", ours), device("old", ""), device("new", ours), device("new", "")},
-			refused:   []*v1alpha1.EdgeDevice{device("new", other), device("new", "broker.example.com:88"), device("old", "10.0.0.1:23")},
-			message:   "none of the brokers that are permitted here",
+			old: device("old", other),
+			permitted: []*v1alpha1.EdgeDevice{device("old", other), device("old", ours), device("old", ""), device("new", ours), device("new", ""),
+				withPassword(device("old", ours), "broker")},
+			refused: []*v1alpha1.EdgeDevice{device("new", other), device("new", "broker.example.com:88"), device("old", "10.0.0.1:23"),
+				withPassword(device("old", other), "database")},
+			message: "none of the brokers that are permitted here",
 		},
 		"names": {
 			old:       device("old", ""),
