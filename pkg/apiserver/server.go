@@ -120,11 +120,14 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if s.Generic, err = c.Generic.New("aranya-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, fmt.Errorf("set up the API server: %w", err)
 	}
-	if err := s.installAPI(c, devices); err != nil {
+	if err = s.installAPI(c, devices); err == nil {
+		err = s.addHooks()
+	}
+	if err != nil {
 		s.Generic.Destroy()
 		return nil, err
 	}
-	return s, s.addHooks()
+	return s, nil
 }
 
 // directClient is a client of our own API that acts as the server itself. Nothing but priority and
