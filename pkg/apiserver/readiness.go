@@ -19,12 +19,10 @@ type readiness struct {
 	callersKnown func() bool
 	gateway      atomic.Bool
 	kubelet      atomic.Bool
-	deviceCA     atomic.Bool
 }
 
 func (r *readiness) checks() []healthz.HealthChecker {
 	return []healthz.HealthChecker{
-		check("device-ca", r.deviceCA.Load, "the device CA is not loaded"),
 		check("edgedevice-informer-sync", r.devicesSynced, "the EdgeDevices are not known yet"),
 		check("front-proxy-ca", r.callersKnown, "the CA of kube-apiserver's proxy certificate is not loaded"),
 		check("gateway", r.gateway.Load, "the gateway does not serve devices"),

@@ -15,7 +15,7 @@ func TestReadinessIsHonest(t *testing.T) {
 		callersKnown:  func() bool { return *state["front-proxy-ca"] },
 	}
 	set := map[string]func(bool){
-		"device-ca": r.deviceCA.Store, "gateway": r.gateway.Store, "kubelet-endpoint": r.kubelet.Store,
+		"gateway": r.gateway.Store, "kubelet-endpoint": r.kubelet.Store,
 		"edgedevice-informer-sync": func(v bool) { *state["edgedevice-informer-sync"] = v },
 		"front-proxy-ca":           func(v bool) { *state["front-proxy-ca"] = v },
 	}

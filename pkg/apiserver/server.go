@@ -169,7 +169,6 @@ func (s *Server) addGateway(ctx context.Context, c CompletedConfig, edge version
 	if err != nil {
 		return err
 	}
-	s.ready.deviceCA.Store(true)
 	s.gateway, err = gateway.New(gateway.Config{
 		Listener:  s.config.GatewayListener,
 		Authority: s.authority,

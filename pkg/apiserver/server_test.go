@@ -153,7 +153,7 @@ func TestServer(t *testing.T) {
 	cluster, kubeconfig := newMainCluster(t)
 	s := serve(t, cluster, kubeconfig, dir)
 
-	for _, name := range []string{"etcd", "device-ca", "edgedevice-informer-sync", "gateway", "kubelet-endpoint", "informer-sync", "front-proxy-ca"} {
+	for _, name := range []string{"etcd", "edgedevice-informer-sync", "gateway", "kubelet-endpoint", "informer-sync", "front-proxy-ca"} {
 		if _, body := s.get("/readyz?verbose", ""); !strings.Contains(body, "[+]"+name+" ok") {
 			t.Errorf("readyz does not ask for %s:\n%s", name, body)
 		}
