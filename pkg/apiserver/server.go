@@ -28,13 +28,13 @@ import (
 	"arhat.dev/aranya/pkg/streaming"
 )
 
-const (
-	// stopTimeout is how long sessions and controllers may take to end once the server is told to stop.
-	stopTimeout = 20 * time.Second
-	// sessionTimeout is how much of that sessions may take. Then they are cut: a client that does not read
-	// what it is sent would never hear why they end.
-	sessionTimeout = 3 * time.Second
-)
+// stopTimeout is how long sessions and controllers may take to end once the server is told to stop. Tests
+// have less patience.
+var stopTimeout = 20 * time.Second
+
+// sessionTimeout is how much of that sessions may take. Then they are cut: a client that does not read
+// what it is sent would never hear why they end.
+const sessionTimeout = 3 * time.Second
 
 // errShutdown is what users are told whose sessions end with the server.
 var errShutdown = errors.New("aranya-apiserver is shutting down")
@@ -52,6 +52,7 @@ type Server struct {
 	events      record.EventBroadcaster
 	ready       *readiness
 	parts       parts
+	stopErr     error // of preShutdown, for Run
 }
 
 type completedConfig struct {
@@ -223,11 +224,15 @@ func (s *Server) addHooks() error {
 	}); err != nil {
 		return err
 	}
-	return s.Generic.AddPreShutdownHook("stop-aranya", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		return s.stopParts(ctx, sessionTimeout)
-	})
+	return s.Generic.AddPreShutdownHook("stop-aranya", s.preShutdown)
+}
+
+// preShutdown leaves its error to Run: that of a hook would end the shutdown before requests and audit have drained.
+func (s *Server) preShutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	s.stopErr = s.stopParts(ctx, sessionTimeout)
+	return nil
 }
 
 // stopParts stops what startParts started. First the users' sessions, which end with a reason of their own
@@ -301,7 +306,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	return err
+	return errors.Join(err, s.stopErr)
 }
 
 // portOf returns the port that a listener got.

@@ -6,9 +6,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apiserver/pkg/audit"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	restclient "k8s.io/client-go/rest"
+
+	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/streaming"
 )
 
@@ -50,4 +57,49 @@ func TestStopDoesNotWaitForStalledClients(t *testing.T) {
 	}
 	<-drained
 	<-ended
+}
+
+// auditLog knows whether it was shut down, before which it may hold what is not written yet.
+type auditLog struct {
+	audit.Backend
+	complete bool
+}
+
+func (l *auditLog) Shutdown() { l.complete = true }
+
+// TestStuckPartDoesNotCutTheShutdown would fail if the server ended with requests that are served and audit that is not
+// written because one of its parts did not stop.
+func TestStuckPartDoesNotCutTheShutdown(t *testing.T) {
+	defer func(d time.Duration) { stopTimeout = d }(stopTimeout)
+	stopTimeout = 10 * time.Millisecond
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &auditLog{Backend: audit.Union()}
+	config := genericapiserver.NewRecommendedConfig(scheme.Codecs)
+	config.LoopbackClientConfig = &restclient.Config{}
+	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
+	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: listener}
+	config.AuditBackend = log
+	generic, err := config.Complete().New("test", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Generic: generic, streaming: streaming.NewServer(streaming.Config{})}
+	if err := generic.AddPreShutdownHook("stop-aranya", s.preShutdown); err != nil {
+		t.Fatal(err)
+	}
+	end := make(chan struct{})
+	defer close(end)
+	s.parts.start(t.Context(), part{"stuck", func(context.Context) error { <-end; return nil }})
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ctx); err == nil || !strings.Contains(err.Error(), "stuck did not stop in time") {
+		t.Errorf("Run returned %v", err)
+	}
+	if !log.complete {
+		t.Error("the audit log was not shut down")
+	}
 }
