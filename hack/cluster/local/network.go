@@ -203,6 +203,9 @@ func publishNamespace(name string, pid int) error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return err
 	}
+	if err := shareNames(); err != nil {
+		return fmt.Errorf("make %s a mount point: %w", netnsDir, err)
+	}
 	path := filepath.Join(netnsDir, name)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
@@ -213,6 +216,28 @@ func publishNamespace(name string, pid int) error {
 		return fmt.Errorf("name the network namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// shareNames makes the directory of names a mount point whose mounts are seen in all mount namespaces, as the first
+// "ip netns add" after a boot does. If that came after us, it would hide the mounts of our names, which nobody could
+// remove any more.
+func shareNames() error {
+	dir, err := os.Open(netnsDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil { // as "ip netns add" does
+		return err
+	}
+	share := func() error { return unix.Mount("", netnsDir, "", unix.MS_SHARED|unix.MS_REC, "") }
+	if err := share(); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if err := unix.Mount(netnsDir, netnsDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return share()
 }
 
 // disconnect removes what connect made. It is no error if that is gone.

@@ -7,13 +7,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"arhat.dev/aranya/hack/cluster/supervisor"
 )
@@ -122,6 +125,43 @@ func TestDeviceNetwork(t *testing.T) {
 	}
 	if network.Firewall && dial(d.Address, inside) == nil {
 		t.Error("the device can be dialled")
+	}
+}
+
+// A name can be removed although somebody has run "ip netns add" since it was given.
+func TestNamesBesideOthers(t *testing.T) {
+	if !isRoot() {
+		t.Skip("only root can make network namespaces")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip(err)
+	}
+	d := Device{NetworkNamespace: "aranya-test"}
+	steps := []func() error{
+		// A machine that has just started, as far as it matters here.
+		func() error { return unix.Unshare(unix.CLONE_NEWNS) },
+		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return unix.Mount("run", "/run", "tmpfs", 0, "") },
+
+		func() error { return publishNamespace(d.NetworkNamespace, os.Getpid()) },
+		func() error { return exec.Command("ip", "netns", "add", "other").Run() },
+		func() error { return disconnect(&d) },
+		func() error { return publishNamespace(d.NetworkNamespace, os.Getpid()) },
+		func() error { return disconnect(&d) },
+	}
+	failed := make(chan error)
+	go func() {
+		defer close(failed)
+		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		for i, step := range steps {
+			if err := step(); err != nil {
+				failed <- fmt.Errorf("step %d: %w", i, err)
+				return
+			}
+		}
+	}()
+	if err := <-failed; err != nil {
+		t.Error(err)
 	}
 }
 
