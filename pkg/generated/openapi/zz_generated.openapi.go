@@ -1115,7 +1115,7 @@ func schema_pkg_apis_aranya_v1alpha1_EdgeDeviceStatus(ref common.ReferenceCallba
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions of the device: Enrolled, Connected, NodeReady.",
+							Description: "conditions of the device: Enrolled, Connected, NodeReady, and BrokerConnected with the method mqtt.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

@@ -193,7 +193,7 @@ type EdgeDeviceStatus struct {
 	// +optional
 	Phase EdgeDevicePhase `json:"phase,omitempty" protobuf:"bytes,1,opt,name=phase,casttype=EdgeDevicePhase"`
 
-	// conditions of the device: Enrolled, Connected, NodeReady.
+	// conditions of the device: Enrolled, Connected, NodeReady, and BrokerConnected with the method mqtt.
 	// +optional
 	// +patchMergeKey=type
 	// +patchStrategy=merge

@@ -16,7 +16,7 @@ import (
 type EdgeDeviceStatusApplyConfiguration struct {
 	// phase is a one-word summary: Pending (never enrolled), Online or Offline.
 	Phase *aranyav1alpha1.EdgeDevicePhase `json:"phase,omitempty"`
-	// conditions of the device: Enrolled, Connected, NodeReady.
+	// conditions of the device: Enrolled, Connected, NodeReady, and BrokerConnected with the method mqtt.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// agentVersion is the version of the arhat agent on the device.
 	AgentVersion *string `json:"agentVersion,omitempty"`
