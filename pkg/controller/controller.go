@@ -233,9 +233,6 @@ func (c *Controllers) PodsOnNode(nodeName string) []*corev1.Pod {
 	return pod.OnNode(c.podInformer.GetIndexer(), nodeName)
 }
 
-// Nodes lists the Nodes of the cluster, from memory.
-func (c *Controllers) Nodes() corelisters.NodeLister { return c.nodeLister }
-
 // Directory finds EdgeDevices and records their certificates, for the gateway.
 func (c *Controllers) Directory() device.Directory {
 	return device.Directory{Lister: c.devices, Client: c.config.Edge}

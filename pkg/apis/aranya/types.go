@@ -182,17 +182,6 @@ const (
 	EdgeDeviceOffline EdgeDevicePhase = "Offline"
 )
 
-// Types of conditions of an EdgeDevice.
-const (
-	// EdgeDeviceEnrolled is True once a certificate was issued to the device's agent.
-	EdgeDeviceEnrolled = "Enrolled"
-	// EdgeDeviceConnected is True while the device has a live link.
-	EdgeDeviceConnected = "Connected"
-	// EdgeDeviceNodeReady mirrors the Ready condition of the device's Node. It is False with the
-	// reason NodeNameConflict if a Node of that name exists that aranya does not own.
-	EdgeDeviceNodeReady = "NodeReady"
-)
-
 // EdgeDeviceStatus is what aranya knows of a device.
 type EdgeDeviceStatus struct {
 	Phase              EdgeDevicePhase

@@ -127,13 +127,6 @@ func (m *Manager[U]) renewLocked(ref resolve.Reference, it *item[U]) *item[U] {
 	return fresh
 }
 
-// Len is the number of watched objects.
-func (m *Manager[U]) Len() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.items)
-}
-
 // ConfigMap implements resolve.Objects for ConfigMaps in use.
 func (m *Manager[U]) ConfigMap(namespace, name string) (*corev1.ConfigMap, error) {
 	object, err := m.get(resolve.Reference{Namespace: namespace, Name: name})

@@ -70,6 +70,13 @@ func (h *harness) wasTold(user string) bool {
 	return slices.Contains(h.told, user)
 }
 
+// inUse counts the objects that somebody uses.
+func (h *harness) inUse() int {
+	h.Manager.mu.Lock()
+	defer h.Manager.mu.Unlock()
+	return len(h.items)
+}
+
 // watches counts the watch requests for ConfigMaps.
 func (h *harness) watches() int {
 	n := 0
@@ -117,11 +124,11 @@ func TestSharedUntilReleased(t *testing.T) {
 		}
 	}
 	h.Use("p1", nil)
-	if h.Len() != 1 {
+	if h.inUse() != 1 {
 		t.Error("released while in use")
 	}
 	h.Use("p2", nil)
-	if h.Len() != 0 {
+	if h.inUse() != 0 {
 		t.Error("not released")
 	}
 }
