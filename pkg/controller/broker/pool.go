@@ -151,11 +151,8 @@ func New(ctx context.Context, config Config) (*Pool, error) {
 }
 
 func (p *Pool) notice(object any) {
-	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = last.Obj
-	}
-	if ed, ok := object.(*aranya.EdgeDevice); ok {
-		p.queue.Add(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+	if name, err := cache.DeletionHandlingObjectToName(object); err == nil {
+		p.queue.Add(name.AsNamespacedName())
 	}
 }
 

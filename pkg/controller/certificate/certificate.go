@@ -109,11 +109,8 @@ func New(ctx context.Context, config Config) (*Store, error) {
 }
 
 func (s *Store) notice(object any) {
-	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = last.Obj
-	}
-	if ed, ok := object.(*aranya.EdgeDevice); ok {
-		s.queue.Add(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
+	if name, err := cache.DeletionHandlingObjectToName(object); err == nil {
+		s.queue.Add(name.AsNamespacedName())
 	}
 }
 

@@ -105,11 +105,8 @@ func New(config Config) (*Controller, error) {
 }
 
 func (c *Controller) notice(object any) {
-	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = last.Obj
-	}
-	if meta, ok := object.(metav1.Object); ok {
-		c.queue.Add(types.NamespacedName{Namespace: meta.GetNamespace(), Name: meta.GetName()})
+	if name, err := cache.DeletionHandlingObjectToName(object); err == nil {
+		c.queue.Add(name.AsNamespacedName())
 	}
 }
 
