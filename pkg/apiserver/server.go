@@ -103,7 +103,7 @@ func (c CompletedConfig) New(ctx context.Context) (server *Server, err error) {
 	if err := s.addControllers(c, edge, edgeInformers); err != nil {
 		return nil, err
 	}
-	if err := s.addGateway(ctx, c, edge, edgeInformers); err != nil {
+	if err := s.addGateway(ctx, edge, edgeInformers); err != nil {
 		return nil, err
 	}
 	if err := s.addKubelet(c); err != nil {
@@ -161,7 +161,7 @@ func (s *Server) addControllers(c CompletedConfig, edge versioned.Interface, inf
 	return err
 }
 
-func (s *Server) addGateway(ctx context.Context, c CompletedConfig, edge versioned.Interface, informers externalversions.SharedInformerFactory) error {
+func (s *Server) addGateway(ctx context.Context, edge versioned.Interface, informers externalversions.SharedInformerFactory) error {
 	enrolled := func(ctx context.Context) ([]types.NamespacedName, error) { return enrolledDevices(ctx, edge) }
 	err := retry(ctx, "the device CA", func(ctx context.Context) (err error) {
 		s.authority, err = gateway.LoadOrCreateAuthority(ctx, s.config.Kube, s.config.Namespace, enrolled)
