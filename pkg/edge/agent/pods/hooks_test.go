@@ -13,9 +13,11 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilexec "k8s.io/utils/exec"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // TestHTTPHook asks for a hook: that it was asked for is what counts, not the answer.
@@ -103,6 +105,36 @@ func TestPostStartFails(t *testing.T) {
 			t.Errorf("got %v", s)
 		}
 	})
+}
+
+// TestPreStopWithoutGrace stops pods that are given no time at all: a preStop hook still has its second.
+func TestPreStopWithoutGrace(t *testing.T) {
+	for name, stop := range map[string]func(a *agent, pod *v1.Pod){
+		"deleted by force":                 func(a *agent, pod *v1.Pod) { a.delete(pod, 0) },
+		"not listed any more":              func(a *agent, _ *v1.Pod) { a.manager.Desired(&edgeapi.DesiredPods{}) },
+		"evicted":                          func(a *agent, pod *v1.Pod) { a.manager.Evict(string(pod.UID), 0, "no room", false) },
+		"overdue":                          func(*agent, *v1.Pod) { time.Sleep(time.Minute) },
+		"the others of its pod have ended": func(a *agent, _ *v1.Pod) { a.runtime.end(a.runtime.running()["main"], 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				sidecar := box("sidecar")
+				sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+				sidecar.Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}}
+				pod := newPod("p", box("main"))
+				pod.Spec.InitContainers = []v1.Container{sidecar}
+				pod.Spec.RestartPolicy = v1.RestartPolicyNever
+				pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](0)
+				pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](60)
+				a.run(pod)
+				stop(a, pod)
+				a.settle()
+				if len(a.runtime.running()) != 0 || a.runtime.count("ExecSync") != 1 {
+					t.Errorf("its hook was run %d times, and %v still run; want once, and none", a.runtime.count("ExecSync"), a.runtime.running())
+				}
+			})
+		})
+	}
 }
 
 // TestLongReasons has it take very long, and in no encoding, to say why a container waits: a status must fit into

@@ -18,6 +18,9 @@ import (
 // minGrace is what even a container without a grace period gets between the signals, in seconds.
 const minGrace = 2
 
+// minPodGrace is what even a pod that has to go at once gets, in seconds: its preStop hooks are run.
+const minPodGrace = 1
+
 // stopAll stops what runs of a pod that starts nothing any more, and reads what has become of it. Meanwhile
 // its readiness probes go on, and what they find is reported: what a pod that takes its time to stop does
 // not serve any more goes elsewhere.
@@ -73,7 +76,8 @@ func (p *pass) killPod(ctx context.Context, grace *int64) error {
 			kills = append(kills, kill{instance: c})
 		}
 	}
-	if err := p.killContainers(ctx, kills, grace); err != nil {
+	seconds := max(gracePeriod(p.pod, nil, "", grace), minPodGrace)
+	if err := p.killContainers(ctx, kills, &seconds); err != nil {
 		return err
 	}
 	var errs []error
