@@ -62,6 +62,25 @@ func TestDeletionWhileTheNodeIsMade(t *testing.T) {
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
+// The generation of a pod grows with its deletion; its status is to tell of that.
+func TestGenerationOfDeletedPod(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
+	s := c.connect(newSession(ed))
+	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
+	if d := s.deletes()[0]; d.Generation != 2 {
+		t.Errorf("got %v, want generation 2", d)
+	}
+	status := running()
+	status.ObservedGeneration = 2
+	c.report(s, c.pod("p"), status)
+	eventually(t, "deletion observed", func() bool { return c.pod("p").Status.ObservedGeneration == 2 })
+}
+
 func TestDeletionOfAbsentDevice(t *testing.T) {
 	ed := edgeDevice("d1")
 	ed.Finalizers = []string{aranya.FinalizerNode}

@@ -184,7 +184,7 @@ func (c *cluster) versionNode(action clienttesting.Action) (bool, runtime.Object
 	return true, n, c.kube.Tracker().Update(gvr, n, "")
 }
 
-// deletePod gives pods their grace period, as kube-apiserver does.
+// deletePod gives pods their grace period, and another generation with it, as kube-apiserver does.
 func (c *cluster) deletePod(action clienttesting.Action) (bool, runtime.Object, error) {
 	deletion := action.(clienttesting.DeleteActionImpl)
 	grace := ptr.Deref(deletion.DeleteOptions.GracePeriodSeconds, 30)
@@ -196,6 +196,9 @@ func (c *cluster) deletePod(action clienttesting.Action) (bool, runtime.Object, 
 		return true, nil, err
 	}
 	pod := object.(*corev1.Pod).DeepCopy()
+	if pod.DeletionTimestamp == nil {
+		pod.Generation++
+	}
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now()}, &grace
 	return true, pod, c.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, deletion.Namespace)
 }

@@ -243,7 +243,7 @@ func (c *Controller) terminate(st *state, pod *corev1.Pod) error {
 		return nil
 	}
 	grace := ptr.Deref(pod.DeletionGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
-	return c.sendDelete(st, p, keyOf(pod), grace)
+	return c.sendDelete(st, p, keyOf(pod), grace, pod.Generation)
 }
 
 // end has a device stop a pod of which somebody else has said that it has ended, as the kubelet does. Of
@@ -259,7 +259,7 @@ func (c *Controller) end(st *state, pod *corev1.Pod) error {
 		return nil
 	}
 	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
-	return c.sendDelete(st, p, keyOf(pod), max(grace, 1))
+	return c.sendDelete(st, p, keyOf(pod), max(grace, 1), 0)
 }
 
 // sendEnded sends a pod that has ended to a device that does not know of it, because it has lost its record
@@ -272,13 +272,14 @@ func (c *Controller) sendEnded(st *state, pod *corev1.Pod) error {
 	return c.send(st, pod, result)
 }
 
-// sendDelete asks the device to delete a pod, unless it was asked to be as quick before.
-func (c *Controller) sendDelete(st *state, p *podState, k key, grace int64) error {
+// sendDelete asks the device to delete a pod, unless it was asked to be as quick before. Its status is to tell
+// of this generation then, unless that is 0.
+func (c *Controller) sendDelete(st *state, p *podState, k key, grace, generation int64) error {
 	if p.deleting && p.grace <= grace {
 		return nil
 	}
 	err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_DeletePod{DeletePod: &edgeapi.DeletePod{
-		Uid: string(k.uid), Namespace: k.namespace, Name: k.name, GracePeriodSeconds: grace,
+		Uid: string(k.uid), Namespace: k.namespace, Name: k.name, GracePeriodSeconds: grace, Generation: generation,
 	}}})
 	if err != nil && !errors.Is(err, gateway.ErrClosed) {
 		return err
@@ -299,7 +300,7 @@ func (c *Controller) gone(k key) error {
 		if p := st.pods[k.uid]; p != nil && st.desired {
 			if !p.held || p.removed {
 				delete(st.pods, k.uid)
-			} else if err := c.sendDelete(st, p, k, 0); err != nil {
+			} else if err := c.sendDelete(st, p, k, 0, 0); err != nil {
 				failed = err
 			}
 		}

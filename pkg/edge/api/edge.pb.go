@@ -2275,8 +2275,11 @@ type DeletePod struct {
 	Namespace          string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name               string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	GracePeriodSeconds int64                  `protobuf:"varint,4,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3" json:"grace_period_seconds,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// metadata.generation of the pod, which its deletion has raised: that of the statuses from then on. 0 if
+	// the device goes by the pod that it was sent.
+	Generation    int64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeletePod) Reset() {
@@ -2333,6 +2336,13 @@ func (x *DeletePod) GetName() string {
 func (x *DeletePod) GetGracePeriodSeconds() int64 {
 	if x != nil {
 		return x.GracePeriodSeconds
+	}
+	return 0
+}
+
+func (x *DeletePod) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
 	}
 	return 0
 }
@@ -3585,12 +3595,15 @@ const file_pkg_edge_api_edge_proto_rawDesc = "" +
 	"\x0eidentity_token\x18\x04 \x01(\tR\ridentityToken\x12%\n" +
 	"\x0eregistry_token\x18\x05 \x01(\tR\rregistryToken\x12\x1d\n" +
 	"\n" +
-	"secret_uid\x18\x06 \x01(\tR\tsecretUid\"\x81\x01\n" +
+	"secret_uid\x18\x06 \x01(\tR\tsecretUid\"\xa1\x01\n" +
 	"\tDeletePod\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
-	"\x14grace_period_seconds\x18\x04 \x01(\x03R\x12gracePeriodSeconds\"\xa2\x02\n" +
+	"\x14grace_period_seconds\x18\x04 \x01(\x03R\x12gracePeriodSeconds\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x03R\n" +
+	"generation\"\xa2\x02\n" +
 	"\n" +
 	"OpenStream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +

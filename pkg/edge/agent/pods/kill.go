@@ -40,8 +40,7 @@ func (p *pass) stopAll(ctx context.Context, grace *int64) error {
 	return nil
 }
 
-// reportUntil reports a pod that is being stopped each time that its worker is woken. As long as it is not
-// stopped it has not ended.
+// reportUntil reports a pod that is being stopped each time that its worker is woken.
 func (p *pass) reportUntil(ctx context.Context, stopped <-chan error) error {
 	woken := false
 	for {
@@ -54,17 +53,22 @@ func (p *pass) reportUntil(ctx context.Context, stopped <-chan error) error {
 		case <-p.w.wake:
 			woken = true
 		}
-		if p.d == nil || p.w.rejected != nil {
-			continue // there is nothing to tell of it
-		}
 		current := *p // the other goroutine has p
 		current.now = p.w.m.cfg.Clock.Now()
-		s, old := current.status(), p.w.oldStatus(p.pod)
-		if podutil.IsTerminal(s.Phase) && !podutil.IsTerminal(old.Phase) {
-			s.Phase, s.Reason, s.Message = old.Phase, old.Reason, old.Message
-		}
-		p.w.report(ctx, p.pod, s)
+		current.reportStopping(ctx)
 	}
+}
+
+// reportStopping reports a pod that is being stopped. As long as it is not stopped it has not ended.
+func (p *pass) reportStopping(ctx context.Context) {
+	if p.d == nil || p.w.rejected != nil {
+		return // there is nothing to tell of it
+	}
+	s, old := p.status(), p.w.oldStatus(p.pod)
+	if podutil.IsTerminal(s.Phase) && !podutil.IsTerminal(old.Phase) {
+		s.Phase, s.Reason, s.Message = old.Phase, old.Reason, old.Message
+	}
+	p.w.report(ctx, p.pod, s)
 }
 
 // killPod stops all containers, at the same time but for sidecars, and then the sandboxes. grace takes

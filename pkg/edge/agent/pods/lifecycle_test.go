@@ -210,6 +210,48 @@ func TestDeletionSurvivesRestart(t *testing.T) {
 	})
 }
 
+// TestGenerationOfDeletion deletes a pod that takes its time to stop: that its deletion was seen is told at once.
+func TestGenerationOfDeletion(t *testing.T) {
+	for name, tt := range map[string]struct {
+		sent, want int64
+		restart    bool
+	}{
+		"told":                            {sent: 2, want: 2},
+		"told before the agent's restart": {sent: 2, want: 2, restart: true},
+		"older aranya":                    {sent: 0, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("slow", box("main"))
+				a.run(pod)
+				check := func(when string, phase v1.PodPhase) {
+					t.Helper()
+					s := a.status(pod)
+					if s.Phase != phase || s.ObservedGeneration != tt.want {
+						t.Errorf("%s: got %s with observedGeneration %d, want %s with %d", when, s.Phase, s.ObservedGeneration, phase, tt.want)
+					}
+					for _, c := range s.Conditions {
+						if c.ObservedGeneration != tt.want {
+							t.Errorf("%s: got %v, want observedGeneration %d", when, c, tt.want)
+						}
+					}
+				}
+				block := make(chan struct{})
+				a.runtime.set(func() { a.runtime.stopBlock = block })
+				a.manager.DeletePod(&edgeapi.DeletePod{Uid: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, GracePeriodSeconds: 300, Generation: tt.sent})
+				a.settle()
+				check("while it stops", v1.PodRunning)
+				if tt.restart {
+					a.restart()
+				}
+				close(block)
+				a.settle()
+				check("in the end", v1.PodFailed)
+			})
+		})
+	}
+}
+
 func TestCgroupParent(t *testing.T) {
 	for driver, want := range map[runtimeapi.CgroupDriver]string{
 		runtimeapi.CgroupDriver_CGROUPFS: "", runtimeapi.CgroupDriver_SYSTEMD: "arhat.slice",

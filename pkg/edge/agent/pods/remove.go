@@ -27,6 +27,7 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 		if w.resize.granted != nil {
 			p.pod = w.resize.granted.applyTo(d.pod)
 		}
+		p.pod = ofGeneration(p.pod, deletion.Generation)
 	} else {
 		p.pod = remains(deletion)
 	}
@@ -34,6 +35,9 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	w.m.puller.Forget(w.uid)
 	if err := p.read(ctx); err != nil {
 		return false, err
+	}
+	if p.st.AnyRunning() {
+		p.reportStopping(ctx) // that its deletion was seen
 	}
 	if err := p.stopAll(ctx, &deletion.GracePeriodSeconds); err != nil {
 		return false, err
@@ -79,6 +83,16 @@ func remains(deletion *edgeapi.DeletePod) *v1.Pod {
 	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: deletion.Namespace, Name: deletion.Name, UID: types.UID(deletion.Uid),
 	}}
+}
+
+// ofGeneration returns the pod as of a later generation. Its deletion raises that, and changes nothing else.
+func ofGeneration(pod *v1.Pod, generation int64) *v1.Pod {
+	if generation <= pod.Generation {
+		return pod
+	}
+	changed := *pod
+	changed.Generation = generation
+	return &changed
 }
 
 // finalStatus reports how the containers ended, and returns it for the last message as well.
