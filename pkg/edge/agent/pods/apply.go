@@ -86,8 +86,8 @@ func (p *pass) containerEvent(name, eventType, reason, message string) {
 // waiting tells whether what failed may not be tried again yet.
 func (p *pass) waiting(name string) bool {
 	at, ok := p.w.retryAt[name]
-	if ok && p.now.Before(at) {
-		p.later(at.Sub(p.now))
+	if ok && p.now().Before(at) {
+		p.later(at.Sub(p.now()))
 		return true
 	}
 	delete(p.w.retryAt, name)
@@ -96,7 +96,7 @@ func (p *pass) waiting(name string) bool {
 
 // failed makes sure that what failed is not tried again at once.
 func (p *pass) failed(name string, after time.Duration) {
-	p.w.retryAt[name] = p.w.m.cfg.Clock.Now().Add(after)
+	p.w.retryAt[name] = p.now().Add(after)
 	p.later(after)
 }
 

@@ -180,7 +180,7 @@ func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {
 	if e.disruption != "" {
 		s.Conditions = append(s.Conditions, v1.PodCondition{
 			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: e.disruption,
-			ObservedGeneration: p.pod.Generation, LastTransitionTime: metav1.NewTime(p.now).Rfc3339Copy(),
+			ObservedGeneration: p.pod.Generation, LastTransitionTime: metav1.NewTime(p.now()).Rfc3339Copy(),
 		})
 	}
 	return s

@@ -54,7 +54,6 @@ func (p *pass) reportUntil(ctx context.Context, stopped <-chan error) error {
 			woken = true
 		}
 		current := *p // the other goroutine has p
-		current.now = p.w.m.cfg.Clock.Now()
 		current.reportStopping(ctx)
 	}
 }
@@ -123,8 +122,8 @@ func (p *pass) killContainer(ctx context.Context, k kill, override *int64, turns
 		message = "Stopping container " + k.instance.Name
 	}
 	p.containerEvent(k.instance.Name, v1.EventTypeNormal, "Killing", message)
-	deadline := p.w.m.cfg.Clock.Now().Add(time.Duration(gracePeriod(p.pod, c, k.reason, override)) * time.Second)
-	left := func() time.Duration { return deadline.Sub(p.w.m.cfg.Clock.Now()) }
+	deadline := p.now().Add(time.Duration(gracePeriod(p.pod, c, k.reason, override)) * time.Second)
+	left := func() time.Duration { return deadline.Sub(p.now()) }
 	if c != nil && left() > 0 {
 		p.preStop(ctx, c, k.instance, left())
 	}

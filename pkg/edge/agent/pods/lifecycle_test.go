@@ -119,6 +119,39 @@ func TestDeletionLetsAStartFinish(t *testing.T) {
 	}
 }
 
+// TestTransitionAfterStopping has a pod take its time to stop: it was ready until it had.
+func TestTransitionAfterStopping(t *testing.T) {
+	for name, stop := range map[string]func(a *agent, pod *v1.Pod){
+		"deleted": func(a *agent, pod *v1.Pod) { a.delete(pod, 300) },
+		"evicted": func(a *agent, pod *v1.Pod) { a.manager.Evict(string(pod.UID), 300, "no room", true) },
+		"overdue": func(_ *agent, pod *v1.Pod) { time.Sleep(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("slow", box("main"))
+				pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](60)
+				a.run(pod)
+				block := make(chan struct{})
+				a.runtime.set(func() { a.runtime.stopBlock = block })
+				stop(a, pod)
+				time.Sleep(5 * time.Minute)
+				stopped := metav1.Now().Rfc3339Copy()
+				close(block)
+				a.settle()
+				s := a.status(pod)
+				if s.Phase != v1.PodFailed {
+					t.Fatalf("got %v, want it failed", s)
+				}
+				for _, c := range s.Conditions {
+					if c.Type != v1.PodInitialized && c.LastTransitionTime.Before(&stopped) {
+						t.Errorf("got %v, want a transition when it had stopped, at %v", c, stopped)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestReadinessWhileStopping has containers that take their time to stop: those whose readiness probe fails
 // must be seen to be unready, and one that says that it is ready still counts.
 func TestReadinessWhileStopping(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // terminate makes a pod go: containers, sandboxes, volumes, logs and the record of it, and tells the
 // cloud when nothing is left. It goes on where it was interrupted.
 func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.DeletePod) (done bool, err error) {
-	p := &pass{w: w, d: d, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
+	p := &pass{w: w, d: d, node: w.m.nodeConfig(), next: resyncPeriod}
 	if d != nil {
 		p.pod = d.pod
 		if w.resize.granted != nil {

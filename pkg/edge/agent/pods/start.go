@@ -101,7 +101,7 @@ func (s *starter) start(ctx context.Context, c *v1.Container, target string) (st
 		} // else it is started again as after a crash
 		return false, fmt.Errorf("start container %s: %w", c.Name, err)
 	}
-	instance.State, instance.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, s.w.m.cfg.Clock.Now()
+	instance.State, instance.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, s.now()
 	s.w.addToView(instance)
 	s.containerEvent(c.Name, v1.EventTypeNormal, "Started", "Container started")
 	delete(s.w.reasons, c.Name)
@@ -148,7 +148,7 @@ func (s *starter) inBackOff(c *v1.Container) bool {
 		return false
 	}
 	wait := backOff.Get(key)
-	s.later(end.Add(wait).Sub(s.now))
+	s.later(end.Add(wait).Sub(s.now()))
 	s.containerEvent(c.Name, v1.EventTypeWarning, "BackOff",
 		fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podutil.Describe(s.pod)))
 	s.refuse(c, reasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podutil.Describe(s.pod)))
@@ -165,12 +165,13 @@ func (s *starter) noteStart(c *v1.Container) {
 // endOf is when a container ended. If that is in the future, because the clock was set back since, it is
 // when it was first seen to have ended: nothing waits until the clock has caught up.
 func (s *starter) endOf(instance *state.Container) time.Time {
-	if !instance.FinishedAt.After(s.now) {
+	now := s.now()
+	if !instance.FinishedAt.After(now) {
 		return instance.FinishedAt
 	}
 	known := s.w.futureEnds[instance.Name]
-	if known.id != instance.ID || known.seen.After(s.now) {
-		known = futureEnd{instance.ID, s.now}
+	if known.id != instance.ID || known.seen.After(now) {
+		known = futureEnd{instance.ID, now}
 		s.w.futureEnds[instance.Name] = known
 	}
 	return known.seen

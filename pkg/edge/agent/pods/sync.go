@@ -24,7 +24,6 @@ type pass struct {
 	pod  *v1.Pod
 	node *criconfig.Node
 	st   *state.Pod
-	now  time.Time
 	// runtimeName is part of the containers' ids.
 	runtimeName string
 	// changed is set when something was done: the state has to be read again.
@@ -33,12 +32,15 @@ type pass struct {
 	next time.Duration
 }
 
+// now is read anew each time: a pass may wait long for a container to stop.
+func (p *pass) now() time.Time { return p.w.m.cfg.Clock.Now() }
+
 // later makes the next pass happen after d at the latest.
 func (p *pass) later(d time.Duration) { p.next = min(p.next, max(d, 0)) }
 
 // sync brings the pod closer to what is wanted.
 func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
-	p := &pass{w: w, d: d, pod: d.pod, node: w.m.nodeConfig(), now: w.m.cfg.Clock.Now(), next: resyncPeriod}
+	p := &pass{w: w, d: d, pod: d.pod, node: w.m.nodeConfig(), next: resyncPeriod}
 	if err := p.learnFeatures(ctx); err != nil {
 		return runtimeDownPeriod, err
 	}
@@ -74,12 +76,12 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	w.report(ctx, d.pod, s)
 	err := p.apply(ctx)
 	if p.changed {
-		w.changedAt = p.now
+		w.changedAt = p.now()
 		return 0, err // what was done is seen, and reported, in the next pass
 	}
 	// What is started, and gone again before the runtime is looked at as a whole, goes unnoticed there.
-	if settled := w.changedAt.Add(2 * w.m.cfg.RelistPeriod); settled.After(p.now) {
-		p.later(settled.Sub(p.now))
+	if settled := w.changedAt.Add(2 * w.m.cfg.RelistPeriod); settled.After(p.now()) {
+		p.later(settled.Sub(p.now()))
 	}
 	w.report(ctx, d.pod, p.status())
 	return p.next, errors.Join(err, p.prune(ctx))
@@ -125,7 +127,7 @@ func (p *pass) status() *v1.PodStatus {
 		Resources: p.inForceOf, PodResources: p.podInForce(), Resize: p.resizeStatus(),
 		RestartingAll:     restartAllTrigger(p.pod, p.st),
 		RecursiveReadOnly: p.node.Features.RecursiveReadOnly,
-		Now:               p.now,
+		Now:               p.now(),
 	})
 }
 
@@ -135,7 +137,7 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 	if limit == nil || s.StartTime == nil {
 		return
 	}
-	left := s.StartTime.Add(time.Duration(*limit) * time.Second).Sub(p.now)
+	left := s.StartTime.Add(time.Duration(*limit) * time.Second).Sub(p.now())
 	if left > 0 {
 		p.later(left)
 		return
