@@ -67,7 +67,7 @@ func (p *pass) stopForGood(ctx context.Context, recreate bool) error {
 	if len(p.st.Sandboxes) == 0 || (!active && !recreate) {
 		return nil
 	}
-	if recreate && active {
+	if recreate {
 		p.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
 	p.changed = p.changed || active

@@ -158,6 +158,9 @@ func TestSandboxOfBeforeTheReboot(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("p", box("main"))
 		a.run(pod)
+		if a.sink.hasEvent("SandboxChanged") {
+			t.Errorf("got events %q of the first sandbox", a.sink.events)
+		}
 		a.stop()
 		a.runtime.set(func() { // the machine has rebooted: nothing runs
 			for _, s := range a.runtime.sandboxes {
@@ -173,6 +176,9 @@ func TestSandboxOfBeforeTheReboot(t *testing.T) {
 		}
 		if a.runtime.count("StopPodSandbox") == stopped {
 			t.Error("the old sandbox was not stopped: it keeps its address")
+		}
+		if !a.sink.hasEvent("Normal SandboxChanged : Pod sandbox changed, it will be killed and re-created.") {
+			t.Errorf("got events %q, want to be told of the new sandbox", a.sink.events)
 		}
 	})
 }
