@@ -9,6 +9,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 // killReason says why a container is killed; it decides about the grace period.
@@ -129,7 +130,7 @@ func actionsForNewSandbox(pod *v1.Pod, st *state.Pod, attempt uint32) actions {
 		c := &pod.Spec.Containers[i]
 		instance := st.Find(c.Name)
 		created = created || instance != nil
-		if instance != nil && instance.Exited() && instance.ExitCode == 0 && !podutil.ShouldRestart(pod, c, 0) {
+		if instance != nil && instance.Exited() && instance.ExitCode == 0 && !restartpolicy.ShouldRestart(pod, c, 0) {
 			continue
 		}
 		a.toStart = append(a.toStart, i)
@@ -208,7 +209,7 @@ func initActions(pod *v1.Pod, c *v1.Container, index int, instance *state.Contai
 		if instance.ExitCode == 0 {
 			return true, false
 		}
-		if !podutil.ShouldRestart(pod, c, instance.ExitCode) {
+		if !restartpolicy.ShouldRestart(pod, c, instance.ExitCode) {
 			return false, true
 		}
 	default:
@@ -262,7 +263,7 @@ func computeRegular(pod *v1.Pod, st *state.Pod, verdict func(*v1.Container, *sta
 		c := &pod.Spec.Containers[i]
 		instance := st.Find(c.Name)
 		if instance == nil || !instance.Running() {
-			if instance != nil && instance.Exited() && !podutil.ShouldRestart(pod, c, instance.ExitCode) {
+			if instance != nil && instance.Exited() && !restartpolicy.ShouldRestart(pod, c, instance.ExitCode) {
 				continue
 			}
 			if instance != nil && instance.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN {

@@ -13,6 +13,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 // restartAllTrigger returns a container of the sandbox of now whose exit makes all containers of the
@@ -21,7 +22,7 @@ func restartAllTrigger(pod *v1.Pod, st *state.Pod) *state.Container {
 	for _, containers := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
-			if instance := st.FindActive(c.Name); instance != nil && instance.Exited() && podutil.RestartsAll(c, instance.ExitCode) {
+			if instance := st.FindActive(c.Name); instance != nil && instance.Exited() && restartpolicy.RestartsAll(c, instance.ExitCode) {
 				return instance
 			}
 		}

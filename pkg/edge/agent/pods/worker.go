@@ -17,6 +17,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 const (
@@ -333,7 +334,7 @@ func outlastsPowerCut(pod *v1.Pod, s *v1.PodStatus) bool {
 // mayEnd tells whether a pod may come to its own end.
 func mayEnd(pod *v1.Pod) bool {
 	return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
-		return !podutil.ShouldRestart(pod, &c, 0)
+		return !restartpolicy.ShouldRestart(pod, &c, 0)
 	})
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"path/filepath"
-	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/kubelet/pkg/types"
@@ -104,46 +103,6 @@ func FieldPath(pod *v1.Pod, name string) string {
 		return path == ""
 	})
 	return path
-}
-
-// restartRule returns the first rule of the container that is about this exit code, or nil.
-func restartRule(c *v1.Container, exitCode int32) *v1.ContainerRestartRule {
-	for i := range c.RestartPolicyRules {
-		codes := c.RestartPolicyRules[i].ExitCodes
-		if codes == nil {
-			continue
-		}
-		in := slices.Contains(codes.Values, exitCode)
-		if (codes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn && in) || (codes.Operator == v1.ContainerRestartRuleOnExitCodesOpNotIn && !in) {
-			return &c.RestartPolicyRules[i]
-		}
-	}
-	return nil
-}
-
-// RestartsAll tells whether all containers of the pod start anew when this one has exited with the code.
-func RestartsAll(c *v1.Container, exitCode int32) bool {
-	rule := restartRule(c, exitCode)
-	return rule != nil && rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
-}
-
-// ShouldRestart tells whether a container that exited with the code runs again under the restart
-// policies of the pod and of the container.
-func ShouldRestart(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
-	if rule := restartRule(c, exitCode); rule != nil {
-		return rule.Action == v1.ContainerRestartRuleActionRestart || rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
-	}
-	policy := string(pod.Spec.RestartPolicy)
-	if c.RestartPolicy != nil {
-		policy = string(*c.RestartPolicy)
-	}
-	switch policy {
-	case string(v1.RestartPolicyNever):
-		return false
-	case string(v1.RestartPolicyOnFailure):
-		return exitCode != 0
-	}
-	return true
 }
 
 // IsTerminal tells whether a pod in that phase has ended for good.

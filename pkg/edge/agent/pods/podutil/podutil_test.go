@@ -45,47 +45,6 @@ func TestQOSClass(t *testing.T) {
 	}
 }
 
-func TestShouldRestart(t *testing.T) {
-	rules := []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestart,
-		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
-	for _, tc := range []struct {
-		name      string
-		policy    v1.RestartPolicy
-		container v1.Container
-		code      int32
-		want      bool
-	}{
-		{"always", v1.RestartPolicyAlways, v1.Container{}, 0, true},
-		{"not said", "", v1.Container{}, 0, true},
-		{"on failure, success", v1.RestartPolicyOnFailure, v1.Container{}, 0, false},
-		{"on failure, failure", v1.RestartPolicyOnFailure, v1.Container{}, 1, true},
-		{"never", v1.RestartPolicyNever, v1.Container{}, 1, false},
-		{"the container's own policy", v1.RestartPolicyNever, v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyAlways)}, 0, true},
-		{"a rule", v1.RestartPolicyNever, v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyNever), RestartPolicyRules: rules}, 42, true},
-		{"no rule for it", v1.RestartPolicyNever, v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyNever), RestartPolicyRules: rules}, 1, false},
-	} {
-		pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: tc.policy}}
-		if got := ShouldRestart(pod, &tc.container, tc.code); got != tc.want {
-			t.Errorf("%s: got %v", tc.name, got)
-		}
-	}
-}
-
-func TestRestartsAll(t *testing.T) {
-	c := &v1.Container{RestartPolicyRules: []v1.ContainerRestartRule{
-		{Action: v1.ContainerRestartRuleActionRestart, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{1}}},
-		{Action: v1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpNotIn, Values: []int32{0}}},
-	}}
-	for code, want := range map[int32]bool{0: false, 1: false, 2: true} {
-		if got := RestartsAll(c, code); got != want {
-			t.Errorf("%d: got %v, want what the first rule says that is about it", code, got)
-		}
-	}
-	if !ShouldRestart(&v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyNever}}, c, 2) {
-		t.Error("a container that starts with all the others is not started")
-	}
-}
-
 func TestFieldPath(t *testing.T) {
 	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "c"}},
 		EphemeralContainers: []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "e"}}}}}

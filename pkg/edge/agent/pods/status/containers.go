@@ -9,6 +9,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 const (
@@ -218,7 +219,7 @@ func startable(pod *v1.Pod, c *v1.Container, instance *state.Container) bool {
 	case !instance.Exited():
 		return true
 	}
-	return podutil.ShouldRestart(pod, c, instance.ExitCode)
+	return restartpolicy.ShouldRestart(pod, c, instance.ExitCode)
 }
 
 func anyRegularCreated(in Input) bool {

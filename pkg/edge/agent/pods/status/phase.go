@@ -4,6 +4,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 // counts are the containers of a pod by what they do.
@@ -124,7 +125,7 @@ func (n *counts) addRegular(pod *v1.Pod, c *v1.Container, cs *v1.ContainerStatus
 
 // restarts tells whether a container that has ended is started again.
 func restarts(pod *v1.Pod, c *v1.Container, end *v1.ContainerStateTerminated) bool {
-	return end.Reason == reasonRestartingAll || podutil.ShouldRestart(pod, c, end.ExitCode)
+	return end.Reason == reasonRestartingAll || restartpolicy.ShouldRestart(pod, c, end.ExitCode)
 }
 
 func find(statuses []v1.ContainerStatus, name string) *v1.ContainerStatus {
