@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 // deviceConditions are the conditions of a pod that its device owns. Others belong to the scheduler
@@ -18,10 +20,11 @@ var deviceConditions = sets.New(
 )
 
 // merge returns the status of a pod after its device reported on it, by the rules of the kubelet's
-// status manager: conditions and fields that are not the device's stay, times of transition go back
-// only with a change of the condition's status, the time of the start never changes, and a pod that has
-// ended stays so, as whoever said it first has said it. A later time with the same status is one that
-// went and came back while the device was away, or before it was written.
+// status manager: conditions and fields that are not the device's stay, and so does the end of a container
+// that may not start again; times of transition go back only with a change of the condition's status, the
+// time of the start never changes, and a pod that has ended stays so, as whoever said it first has said it.
+// A later time with the same status is one that went and came back while the device was away, or before it
+// was written.
 func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.PodStatus {
 	old := &pod.Status
 	if terminal(old.Phase) && !terminal(reported.Phase) {
@@ -29,6 +32,8 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	}
 	status := reported
 	cleanIPs(&status)
+	status.InitContainerStatuses = keepEnded(pod, pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses)
+	status.ContainerStatuses = keepEnded(pod, pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses)
 	status.Conditions = slices.Clone(status.Conditions)
 	if terminal(old.Phase) {
 		if status.Phase != old.Phase || old.Reason != "" || old.Message != "" {
@@ -47,6 +52,28 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	}
 	normalize(pod, &status)
 	return status
+}
+
+// keepEnded leaves the statuses of containers that have ended, and are not started again by their restart policies,
+// as they are until they have ended again: kube-apiserver takes no others. A pod that has lost its sandbox begins
+// anew all the same, with its init containers.
+func keepEnded(pod *corev1.Pod, containers []corev1.Container, old, reported []corev1.ContainerStatus) []corev1.ContainerStatus {
+	if restartpolicy.MayRestartAll(pod) {
+		return reported
+	}
+	kept := slices.Clone(reported)
+	for i := range kept {
+		name := kept[i].Name
+		before := slices.IndexFunc(old, func(s corev1.ContainerStatus) bool { return s.Name == name })
+		c := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == name })
+		if before < 0 || c < 0 || kept[i].State.Terminated != nil {
+			continue
+		}
+		if end := old[before].State.Terminated; end != nil && !restartpolicy.ShouldRestart(pod, &containers[c], end.ExitCode) {
+			kept[i] = old[before]
+		}
+	}
+	return kept
 }
 
 // cleanIPs leaves the addresses of a pod that usableIPs are. Services and pods/proxy lead to them.

@@ -130,6 +130,58 @@ func TestMerge(t *testing.T) {
 }
 
 // Services that select a pod lead to its addresses, and kube-apiserver connects to them.
+// TestMergeAfterLostSandbox has a pod begin anew with its init containers: kube-apiserver takes no status by which
+// a container that its restart policy does not start again has left its end behind.
+func TestMergeAfterLostSandbox(t *testing.T) {
+	ended := func(name string, exitCode int32) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, ContainerID: "runtime://1", Ready: exitCode == 0,
+			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exitCode}}}
+	}
+	again := func(name string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, ContainerID: "runtime://2", RestartCount: 1,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(50)}}}
+	}
+	restartAll := []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+	always := new(corev1.ContainerRestartPolicyAlways)
+	for name, tt := range map[string]struct {
+		policy    corev1.RestartPolicy
+		container corev1.Container
+		exitCode  int32
+		reported  corev1.ContainerStatus
+		kept      bool
+	}{
+		"always":                             {policy: corev1.RestartPolicyAlways, reported: again("c")},
+		"on failure, ended well":             {policy: corev1.RestartPolicyOnFailure, reported: again("c"), kept: true},
+		"on failure, failed":                 {policy: corev1.RestartPolicyOnFailure, exitCode: 1, reported: again("c")},
+		"never":                              {policy: corev1.RestartPolicyNever, exitCode: 1, reported: again("c"), kept: true},
+		"a policy of its own":                {policy: corev1.RestartPolicyNever, container: corev1.Container{RestartPolicy: always}, reported: again("c")},
+		"a container may restart all others": {policy: corev1.RestartPolicyNever, container: corev1.Container{RestartPolicyRules: restartAll}, reported: again("c")},
+		"it has ended again":                 {policy: corev1.RestartPolicyOnFailure, reported: ended("c", 3)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, init := range []bool{true, false} {
+				c := tt.container
+				c.Name = "c"
+				p := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: tt.policy}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}}}}
+				reported := corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{cond(corev1.PodInitialized, corev1.ConditionFalse, 50)}}
+				before, now := []corev1.ContainerStatus{ended("c", tt.exitCode)}, []corev1.ContainerStatus{tt.reported}
+				if init {
+					p.Spec.InitContainers, p.Status.InitContainerStatuses, reported.InitContainerStatuses = []corev1.Container{c}, before, now
+				} else {
+					p.Spec.Containers, p.Status.ContainerStatuses, reported.ContainerStatuses = []corev1.Container{c}, before, now
+				}
+				want := *reported.DeepCopy()
+				if tt.kept {
+					want.InitContainerStatuses, want.ContainerStatuses = p.Status.InitContainerStatuses, p.Status.ContainerStatuses
+				}
+				if diff := cmp.Diff(want, merge(p, reported, at(100))); diff != "" {
+					t.Errorf("init container: %t: %s", init, diff)
+				}
+			}
+		})
+	}
+}
+
 func TestMergeCleansIPs(t *testing.T) {
 	for name, tt := range map[string]struct{ reported, want []string }{
 		"none":                  {},

@@ -29,6 +29,20 @@ func RestartsAll(c *v1.Container, exitCode int32) bool {
 	return rule != nil && rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
 }
 
+// MayRestartAll tells whether there is a container whose exit can make all containers of the pod start anew.
+func MayRestartAll(pod *v1.Pod) bool {
+	for _, containers := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			if slices.ContainsFunc(containers[i].RestartPolicyRules, func(r v1.ContainerRestartRule) bool {
+				return r.Action == v1.ContainerRestartRuleActionRestartAllContainers
+			}) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // ShouldRestart tells whether a container that exited with the code runs again under the restart
 // policies of the pod and of the container.
 func ShouldRestart(pod *v1.Pod, c *v1.Container, exitCode int32) bool {

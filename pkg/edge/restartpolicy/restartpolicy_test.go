@@ -47,3 +47,22 @@ func TestRestartsAll(t *testing.T) {
 		t.Error("a container that starts with all the others is not started")
 	}
 }
+
+func TestMayRestartAll(t *testing.T) {
+	with := func(action v1.ContainerRestartRuleAction) []v1.Container {
+		return []v1.Container{{Name: "a"}, {Name: "b", RestartPolicyRules: []v1.ContainerRestartRule{{Action: action}}}}
+	}
+	for name, tc := range map[string]struct {
+		spec v1.PodSpec
+		want bool
+	}{
+		"no rule":           {v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}, false},
+		"another rule":      {v1.PodSpec{Containers: with(v1.ContainerRestartRuleActionRestart)}, false},
+		"a container":       {v1.PodSpec{Containers: with(v1.ContainerRestartRuleActionRestartAllContainers)}, true},
+		"an init container": {v1.PodSpec{InitContainers: with(v1.ContainerRestartRuleActionRestartAllContainers)}, true},
+	} {
+		if got := MayRestartAll(&v1.Pod{Spec: tc.spec}); got != tc.want {
+			t.Errorf("%s: got %t, want %t", name, got, tc.want)
+		}
+	}
+}
