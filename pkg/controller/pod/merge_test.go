@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -242,9 +243,19 @@ func TestScheduled(t *testing.T) {
 }
 
 func TestWaitingStatus(t *testing.T) {
+	list := func(name corev1.ResourceName, quantity string) corev1.ResourceList {
+		return corev1.ResourceList{name: resource.MustParse(quantity)}
+	}
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Generation: 7}, Spec: corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "init"}},
-		Containers:     []corev1.Container{{Name: "a", Image: "x"}, {Name: "b"}},
+		Containers: []corev1.Container{
+			{Name: "a", Image: "x", Resources: corev1.ResourceRequirements{Requests: list("cpu", "100m"), Limits: list("cpu", "1")}},
+			{Name: "b", Resources: corev1.ResourceRequirements{Requests: list("cpu", "50m")}, VolumeMounts: []corev1.VolumeMount{
+				{Name: "v", MountPath: "/rw"}, {Name: "v", MountPath: "/ro", ReadOnly: true},
+				{Name: "v", MountPath: "/rro", ReadOnly: true, RecursiveReadOnly: new(corev1.RecursiveReadOnlyEnabled)},
+				{Name: "v", MountPath: "/maybe", ReadOnly: true, RecursiveReadOnly: new(corev1.RecursiveReadOnlyIfPossible)},
+			}},
+		},
 	}}
 	status := waitingStatus(p, map[string]string{"b": "no such key"}, at(1))
 	if status.Phase != corev1.PodPending || !status.StartTime.Equal(new(at(1))) {
@@ -265,5 +276,21 @@ func TestWaitingStatus(t *testing.T) {
 	}
 	if got := findCondition(status.Conditions, corev1.PodInitialized).Message; got != "containers with incomplete status: [init]" {
 		t.Errorf("message: %s", got)
+	}
+	if got := findCondition(status.Conditions, corev1.PodReadyToStartContainers); got.Reason != "PodSandboxNotReady" || got.Message != "No Pod Sandbox found" {
+		t.Errorf("got %v, want what is missing", got)
+	}
+	if diff := cmp.Diff([]corev1.VolumeMountStatus{
+		{Name: "v", MountPath: "/rw"}, {Name: "v", MountPath: "/ro", ReadOnly: true, RecursiveReadOnly: new(corev1.RecursiveReadOnlyDisabled)},
+		{Name: "v", MountPath: "/rro", ReadOnly: true, RecursiveReadOnly: new(corev1.RecursiveReadOnlyEnabled)},
+		{Name: "v", MountPath: "/maybe", ReadOnly: true},
+	}, status.ContainerStatuses[1].VolumeMounts); diff != "" {
+		t.Errorf("mounts: %s", diff)
+	}
+	if diff := cmp.Diff(&corev1.ResourceRequirements{Requests: list("cpu", "150m"), Limits: list("cpu", "1")}, status.Resources); diff != "" {
+		t.Errorf("resources: %s", diff)
+	}
+	if diff := cmp.Diff(list("cpu", "150m"), status.AllocatedResources); diff != "" {
+		t.Errorf("allocated resources: %s", diff)
 	}
 }

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
 )
@@ -53,7 +55,11 @@ func (c *Controller) warnOfVolumes(pod *corev1.Pod, missing *resolve.Unresolved)
 // waitingStatus is the status of a pod whose containers cannot be created yet. Failures holds the
 // containers whose environment is incomplete.
 func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time) corev1.PodStatus {
-	status := corev1.PodStatus{Phase: corev1.PodPending, StartTime: &now, ObservedGeneration: pod.Generation}
+	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	status := corev1.PodStatus{
+		Phase: corev1.PodPending, StartTime: &now, ObservedGeneration: pod.Generation, AllocatedResources: requests,
+		Resources: &corev1.ResourceRequirements{Requests: requests, Limits: resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})},
+	}
 	waiting := "ContainerCreating"
 	if len(pod.Spec.InitContainers) > 0 {
 		waiting = "PodInitializing"
@@ -67,14 +73,14 @@ func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time)
 			started := false
 			*list = append(*list, corev1.ContainerStatus{
 				Name: containers[i].Name, Image: containers[i].Image,
-				State: corev1.ContainerState{Waiting: w}, Started: &started,
+				State: corev1.ContainerState{Waiting: w}, Started: &started, VolumeMounts: volumeMounts(&containers[i]),
 			})
 		}
 	}
 	add(&status.InitContainerStatuses, pod.Spec.InitContainers)
 	add(&status.ContainerStatuses, pod.Spec.Containers)
 	status.Conditions = []corev1.PodCondition{
-		{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse},
+		{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, Reason: "PodSandboxNotReady", Message: "No Pod Sandbox found"},
 		initialized(pod),
 		notReady(corev1.PodReady, pod),
 		notReady(corev1.ContainersReady, pod),
@@ -83,6 +89,20 @@ func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time)
 		status.Conditions[i].ObservedGeneration = pod.Generation
 	}
 	return status
+}
+
+// volumeMounts tells of the mounts of a container. Whether one is recursively read-only if that is possible is for
+// the device to say, which knows its runtime.
+func volumeMounts(c *corev1.Container) []corev1.VolumeMountStatus {
+	var out []corev1.VolumeMountStatus
+	for _, m := range c.VolumeMounts {
+		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if wanted := ptr.Deref(m.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled); m.ReadOnly && wanted != corev1.RecursiveReadOnlyIfPossible {
+			s.RecursiveReadOnly = &wanted
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func initialized(pod *corev1.Pod) corev1.PodCondition {
