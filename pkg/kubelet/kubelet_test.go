@@ -43,7 +43,7 @@ const summary = `{
 		"memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 1048576}},
 	"pods": [
 		{"podRef": {"name": "web", "namespace": "default", "uid": "uid-web"}, "startTime": "2026-01-01T00:00:00Z",
-		 "cpu": {"time": "2026-01-01T01:00:00Z", "usageCoreNanoSeconds": 1500000000},
+		 "cpu": {"time": "2026-01-01T01:00:00.25Z", "usageCoreNanoSeconds": 1500000000},
 		 "memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 4096},
 		 "containers": [
 			{"name": "nginx", "startTime": "2026-01-01T00:00:00Z",

@@ -195,7 +195,7 @@ func TestResourceMetrics(t *testing.T) {
 	for _, want := range []string{
 		"node_cpu_usage_seconds_total 2.5 1767229200000",
 		"node_memory_working_set_bytes 1.048576e+06 1767229200000",
-		`pod_cpu_usage_seconds_total{namespace="default",pod="web"} 1.5 1767229200000`,
+		`pod_cpu_usage_seconds_total{namespace="default",pod="web"} 1.5 1767229200250`,
 		`pod_memory_working_set_bytes{namespace="default",pod="web"} 4096 1767229200000`,
 		`container_cpu_usage_seconds_total{container="nginx",namespace="default",pod="web"} 1 1767229200000`,
 		`container_memory_working_set_bytes{container="nginx",namespace="default",pod="web"} 2048 1767229200000`,

@@ -6,7 +6,6 @@ package host
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -94,23 +93,6 @@ func (h *Host) serve(ctx context.Context, request *edgeapi.OpenStream, s *stream
 		return h.stats(ctx, r.Stats, s)
 	}
 	return failf(metav1.StatusReasonBadRequest, "the agent on this device does not know this kind of session: it is older than the server")
-}
-
-func (h *Host) stats(ctx context.Context, r *edgeapi.Stats, s *stream.Stream) error {
-	closeStdin(s)
-	summary, err := h.config.Summary(ctx, r.GetOnlyCpuAndMemory())
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(summary)
-	if err != nil {
-		return err
-	}
-	if err := s.Ready(); err != nil {
-		return err
-	}
-	_, err = s.Writer(edgeapi.Channel_STDOUT).Write(data)
-	return err
 }
 
 // closeStdin drops the input that a session has no use for.

@@ -2,7 +2,6 @@ package host
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
@@ -222,15 +220,6 @@ func TestAttachRunsLoginShell(t *testing.T) {
 				t.Errorf("got %q, %v", stdout, result)
 			}
 		})
-	}
-}
-
-func TestStats(t *testing.T) {
-	s := open(t, newHost(t), &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Stats{Stats: &edgeapi.Stats{}}})
-	stdout, _, result := s.finish()
-	summary := statsapi.Summary{}
-	if err := json.Unmarshal([]byte(stdout), &summary); err != nil || summary.Node.NodeName != "device-1" || result.GetReason() != "" {
-		t.Errorf("got %q, %v, %v", stdout, result, err)
 	}
 }
 
