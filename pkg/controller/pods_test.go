@@ -199,6 +199,40 @@ func TestForceDeletedPodIsDropped(t *testing.T) {
 	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds == 0 })
 }
 
+// A device stops a pod that was deleted by force when it is gone in the cluster already: what it tells of that is recorded,
+// but not what another device says.
+func TestEventsOfForceDeletedPod(t *testing.T) {
+	one, two := edgeDevice("d1"), edgeDevice("d2")
+	c := newCluster(t, time.Hour, one, two, edgePod("p", "d1"))
+	s1, s2 := c.connect(newSession(one)), c.connect(newSession(two))
+	eventually(t, "pod sent", func() bool { return len(s1.runs()) == 1 && c.node("d2") != nil })
+	uid := c.pod("p").UID
+	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "device asked", func() bool { return len(s1.deletes()) == 1 })
+	tell := func(s *session, reason string) {
+		c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
+			Event: &edgeapi.Event{PodUid: string(uid), FieldPath: "spec.containers{main}", Type: "Normal", Reason: reason, Message: "Stopping container main"},
+		}})
+	}
+	tell(s2, "Forged")
+	tell(s1, "Killing")
+	eventually(t, "event", func() bool { return slices.Contains(c.events("Pod", "p"), "Killing") })
+	if slices.Contains(c.events("Pod", "p"), "Forged") {
+		t.Error("a device reported on another's pod")
+	}
+	list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.Reason == "Killing" && e.InvolvedObject.UID != uid {
+			t.Errorf("the event is about %+v", e.InvolvedObject)
+		}
+	}
+}
+
 func TestDeviceReportsOnlyOnItsOwnPods(t *testing.T) {
 	one, two := edgeDevice("d1"), edgeDevice("d2")
 	c := newCluster(t, time.Hour, one, two, edgePod("p1", "d1"), edgePod("p2", "d2"))

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -87,6 +88,8 @@ type Controller struct {
 	absent, mirrors workqueue.TypedRateLimitingInterface[gateway.Device]
 	// again holds by UID how soon a pod is sent again that its device has removed.
 	again *flowcontrol.Backoff
+	// former holds by UID what identifies pods that have gone lately.
+	former *utilcache.LRUExpireCache
 
 	start time.Time // devices cannot connect before Run
 
@@ -152,6 +155,7 @@ func New(ctx context.Context, config Config) (*Controller, error) {
 		lost:        map[gateway.Device]time.Time{},
 		spent:       map[gateway.Device]*allowance{},
 		again:       flowcontrol.NewBackOff(minRunAgain, maxRunAgain),
+		former:      utilcache.NewLRUExpireCacheWithClock(maxFormer, config.Clock),
 	}
 	c.again.Clock = config.Clock
 	c.objects = objects.New(ctx, config.Kube, objects.DefaultLimit, func(users []key) {

@@ -29,6 +29,7 @@ func (c *Controller) podHandler() cache.ResourceEventHandler {
 				return
 			}
 			if old.UID != pod.UID {
+				c.remember(old)
 				c.sync.Add(keyOf(old))
 			}
 			if !c.ours(pod) {
@@ -46,6 +47,7 @@ func (c *Controller) podHandler() cache.ResourceEventHandler {
 				object = unknown.Obj
 			}
 			if pod, ok := object.(*corev1.Pod); ok {
+				c.remember(pod)
 				c.sync.Add(keyOf(pod))
 			}
 		},

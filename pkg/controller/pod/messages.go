@@ -13,7 +13,8 @@ import (
 const maxStatus = 256 << 10
 
 // Message implements links.MessageListener. A device is heard only about pods that are bound to its
-// own Node, and static pods of its own: what else it says is dropped.
+// own Node, and static pods of its own: what else it says is dropped, but for events of pods that have
+// gone lately.
 func (c *Controller) Message(s gateway.Session, msg *edgeapi.DeviceMessage) {
 	st := c.state(s.Device())
 	if st == nil || st.session != s {
@@ -79,6 +80,9 @@ func (c *Controller) event(st *state, event *edgeapi.Event) {
 		st.mu.Lock()
 		pod = st.static[uid] // that is not shown (yet)
 		st.mu.Unlock()
+	}
+	if pod == nil {
+		pod = c.formerOf(device, uid)
 	}
 	if pod == nil {
 		refused(st, uid, "event")
