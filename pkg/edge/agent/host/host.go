@@ -39,8 +39,8 @@ type Config struct {
 	Policy *config.Policy
 	// Shell is what attach to the host runs. Empty: the user's login shell.
 	Shell []string
-	// AgentLog is the agent's log file, each line of which begins with a time in RFC 3339. Empty if
-	// there is none.
+	// AgentLog is the agent's log file, each entry of which begins with a time in RFC 3339 or is JSON that begins
+	// with the key "time". Empty if there is none.
 	AgentLog string
 	Pods     Pods
 	Runtime  runtime.Runtime

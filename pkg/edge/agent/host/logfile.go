@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -215,7 +216,11 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// timedLines filters lines that begin with a time and a space, as the agent's log has them.
+// jsonTime is how lines of JSON in the agent's log begin.
+var jsonTime = []byte(`{"time":"`)
+
+// timedLines filters lines that begin with a time and a space, or are JSON that begins with a time, as the agent's log has
+// them.
 type timedLines struct {
 	w        io.Writer
 	since    int64 // Unix nanoseconds
@@ -247,12 +252,16 @@ func (t *timedLines) Write(p []byte) (int, error) {
 func (t *timedLines) flush() error {
 	line := t.line
 	t.line = t.line[:0]
-	if text, rest, ok := bytes.Cut(line, []byte(" ")); ok {
-		if at, err := time.Parse(time.RFC3339Nano, string(text)); err == nil {
-			t.passing = at.UnixNano() >= t.since
-			if !t.keepTime {
-				line = rest
-			}
+	text, rest, _ := bytes.Cut(line, []byte(" "))
+	if entry, ok := bytes.CutPrefix(line, jsonTime); ok {
+		text, _, _ = bytes.Cut(entry, []byte(`"`))
+		rest = line // as a whole
+	}
+	if at, err := time.Parse(time.RFC3339Nano, string(text)); err == nil {
+		t.passing = at.UnixNano() >= t.since
+		line = rest
+		if t.keepTime {
+			line = slices.Concat(text, []byte(" "), rest)
 		}
 	}
 	if !t.passing && t.since > 0 || len(line) == 0 {

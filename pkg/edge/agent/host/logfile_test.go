@@ -206,3 +206,30 @@ func TestAgentLog(t *testing.T) {
 		}
 	}
 }
+
+// TestAgentLogOfJSON has a log that was of text before.
+func TestAgentLogOfJSON(t *testing.T) {
+	h := newHost(t)
+	h.config.AgentLog = filepath.Join(t.TempDir(), "arhat.log")
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	one, two := `{"time":"2026-01-02T03:04:06.5Z","level":"INFO","msg":"one"}`+"\n", `{"time":"2026-01-02T03:04:07Z","level":"INFO","msg":"two"}`+"\n"
+	write(t, h.config.AgentLog, at.Format(time.RFC3339Nano)+" text\n"+one+two)
+	for name, tt := range map[string]struct {
+		since      time.Duration
+		timestamps bool
+		want       string
+	}{
+		"all":                  {want: "text\n" + one + two},
+		"since":                {since: 2 * time.Second, want: two},
+		"timestamps":           {timestamps: true, want: "2026-01-02T03:04:05Z text\n2026-01-02T03:04:06.5Z " + one + "2026-01-02T03:04:07Z " + two},
+		"timestamps and since": {since: 2 * time.Second, timestamps: true, want: "2026-01-02T03:04:07Z " + two},
+	} {
+		l := &edgeapi.Log{Source: &edgeapi.Log_Agent{Agent: true}, TailLines: -1, LimitBytes: -1, Timestamps: tt.timestamps}
+		if tt.since > 0 {
+			l.SinceNs = at.Add(tt.since).UnixNano()
+		}
+		if stdout, _, result := open(t, h, logRequest(l)).finish(); stdout != tt.want || result.GetReason() != "" {
+			t.Errorf("%s: got %q, %v", name, stdout, result)
+		}
+	}
+}

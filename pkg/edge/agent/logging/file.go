@@ -11,12 +11,13 @@ import (
 )
 
 // File is a log file that is renamed to <path>.1, <path>.2 and so on when it is full. Each write is
-// one entry and is preceded by the time in RFC 3339 and a space, so that readers can select by time.
-// It may be used concurrently.
+// one entry and is preceded by the time in RFC 3339 and a space, so that readers can select by time,
+// unless entries have it in themselves. It may be used concurrently.
 type File struct {
 	path     string
 	maxSize  int64
 	maxFiles int
+	bare     bool // without times
 
 	mu     sync.Mutex
 	closed bool
@@ -25,12 +26,13 @@ type File struct {
 	buffer []byte
 }
 
-// OpenFile opens a file for appending. maxSize is in bytes; maxFiles counts the file in use too.
-func OpenFile(path string, maxSize int64, maxFiles int) (*File, error) {
+// OpenFile opens a file for appending. maxSize is in bytes; maxFiles counts the file in use too; bare says that
+// entries are written as they are.
+func OpenFile(path string, maxSize int64, maxFiles int, bare bool) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f := &File{path: path, maxSize: maxSize, maxFiles: maxFiles}
+	f := &File{path: path, maxSize: maxSize, maxFiles: maxFiles, bare: bare}
 	return f, f.open()
 }
 
@@ -59,8 +61,10 @@ func (f *File) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	f.buffer = time.Now().AppendFormat(f.buffer[:0], time.RFC3339Nano)
-	f.buffer = append(f.buffer, ' ')
+	f.buffer = f.buffer[:0]
+	if !f.bare {
+		f.buffer = append(time.Now().AppendFormat(f.buffer, time.RFC3339Nano), ' ')
+	}
 	f.buffer = append(f.buffer, p...)
 	if f.size > 0 && f.size+int64(len(f.buffer)) > f.maxSize {
 		if err := f.rotate(); err != nil {

@@ -24,7 +24,7 @@ func Setup(c *config.Logging) (logr.Logger, io.Closer, error) {
 	var out io.Writer = os.Stderr
 	var file io.Closer = io.NopCloser(nil)
 	if !c.File.Disabled {
-		f, err := OpenFile(c.File.Path, c.File.MaxBytes(), c.File.MaxFiles)
+		f, err := OpenFile(c.File.Path, c.File.MaxBytes(), c.File.MaxFiles, c.Format == "json")
 		if err != nil {
 			return logr.Logger{}, nil, fmt.Errorf("cannot open the log file: %w (logging.file in arhat.yaml)", err)
 		}
@@ -54,9 +54,27 @@ func newLogger(c *config.Logging, out io.Writer, verbosity int) logr.Logger {
 func handler(format string, out io.Writer, level slog.Level) slog.Handler {
 	options := &slog.HandlerOptions{Level: level}
 	if format == "json" {
+		options.ReplaceAttr = nameLevel
 		return slog.NewJSONHandler(out, options)
 	}
 	return slog.NewTextHandler(out, options)
+}
+
+// infoVerbosity is up to which verbosity an entry is of the level info.
+var infoVerbosity = (&config.Logging{Level: "info"}).Verbosity()
+
+// nameLevel gives an entry one of the levels INFO, DEBUG and ERROR, and its verbosity by itself: the levels of slog
+// that stand for klog's verbosities have names such as DEBUG+2.
+func nameLevel(_ []string, a slog.Attr) slog.Attr {
+	level, ok := a.Value.Any().(slog.Level)
+	if !ok || a.Key != slog.LevelKey || level >= slog.LevelError {
+		return a
+	}
+	verbosity, name := -int(level), slog.LevelInfo
+	if verbosity > infoVerbosity {
+		name = slog.LevelDebug
+	}
+	return slog.Attr{Value: slog.GroupValue(slog.String(slog.LevelKey, name.String()), slog.Int("v", verbosity))}
 }
 
 // tee writes to both. A file that cannot be written must not silence standard error.

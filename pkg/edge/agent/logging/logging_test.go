@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 
 func TestFileIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log", "arhat.log")
-	f, err := OpenFile(path, 1000, 3)
+	f, err := OpenFile(path, 1000, 3, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestFileAfterFailure(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "arhat.log")
-			f, err := OpenFile(path, 100, 2)
+			f, err := OpenFile(path, 100, 2, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,11 +138,36 @@ func TestSetup(t *testing.T) {
 				return
 			}
 			for line := range strings.Lines(string(data)) {
-				_, entry, _ := strings.Cut(line, " ")
-				if !json.Valid([]byte(entry)) {
-					t.Errorf("%q is not JSON", entry)
+				if !json.Valid([]byte(line)) {
+					t.Errorf("%q is not JSON", line)
 				}
 			}
 		})
+	}
+}
+
+// TestLevels checks that entries of a verbosity have the level by which that is configured.
+func TestLevels(t *testing.T) {
+	out := &bytes.Buffer{}
+	logger := newLogger(&config.Logging{Format: "json", Level: "trace"}, out, 6)
+	for _, tt := range []struct {
+		log   func()
+		level string
+		v     any
+	}{
+		{func() { logger.Info("") }, "INFO", 0.},
+		{func() { logger.V(2).Info("") }, "INFO", 2.},
+		{func() { logger.V(3).Info("") }, "DEBUG", 3.},
+		{func() { logger.V(6).Info("") }, "DEBUG", 6.},
+		{func() { logger.Error(errors.New("reason"), "") }, "ERROR", nil},
+		{func() { logger.V(4).Error(errors.New("reason"), "") }, "ERROR", nil},
+		{func() { logger.WithValues("level", "high").Info("") }, "high", 0.}, // a key of its own, that comes later
+	} {
+		out.Reset()
+		tt.log()
+		entry := map[string]any{}
+		if err := json.Unmarshal(out.Bytes(), &entry); err != nil || entry["level"] != tt.level || entry["v"] != tt.v {
+			t.Errorf("got %s (%v), want level %s and v %v", out, err, tt.level, tt.v)
+		}
 	}
 }
