@@ -136,6 +136,23 @@ func TestEveryFileIsInstalledOrASample(t *testing.T) {
 	}
 }
 
+// Kubernetes is not to restart aranya, which would cut all links, because etcd is away; it is to send it no requests meanwhile.
+func TestProbes(t *testing.T) {
+	c := get[appsv1.Deployment](t, "aranya-apiserver").Spec.Template.Spec.Containers[0]
+	for name, tt := range map[string]struct {
+		probe *corev1.Probe
+		want  string
+	}{
+		"startup":   {c.StartupProbe, "/livez?exclude=etcd"},
+		"liveness":  {c.LivenessProbe, "/livez?exclude=etcd"},
+		"readiness": {c.ReadinessProbe, "/readyz"},
+	} {
+		if tt.probe == nil || tt.probe.HTTPGet == nil || tt.probe.HTTPGet.Path != tt.want {
+			t.Errorf("the %s probe is %+v, want one of %s", name, tt.probe, tt.want)
+		}
+	}
+}
+
 func TestServicesLeadToTheDeployment(t *testing.T) {
 	pod := get[appsv1.Deployment](t, "aranya-apiserver").Spec.Template
 	ports := map[string]bool{}

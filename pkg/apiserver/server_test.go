@@ -158,6 +158,9 @@ func TestServer(t *testing.T) {
 			t.Errorf("readyz does not ask for %s:\n%s", name, body)
 		}
 	}
+	if _, body := s.get("/livez?verbose&exclude=etcd", ""); !strings.Contains(body, "[+]etcd excluded: ok") || strings.Count(body, "etcd") > 1 {
+		t.Errorf("livez cannot be asked without etcd:\n%s", body)
+	}
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/healthz": 200, "/metrics": 403, "/apis/aranya.arhat.dev/v1alpha1/edgedevices": 403} {
 		if code, body := s.get(path, ""); code != want {
 			t.Errorf("GET %s without a token: %d, want %d: %s", path, code, want, body)
