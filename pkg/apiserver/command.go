@@ -57,6 +57,7 @@ the devices that dial in, and runs a Node for each of them in the main cluster.`
 // Run runs a server with options that are complete and valid, until ctx ends and the server has shut
 // down, or until a part of it fails.
 func Run(ctx context.Context, o *Options) error {
+	registerMetrics()
 	klog.FromContext(ctx).Info("Starting aranya-apiserver", "version", version.String(), "replica", o.ReplicaName)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -166,6 +166,15 @@ func TestServer(t *testing.T) {
 			t.Errorf("GET %s without a token: %d, want %d: %s", path, code, want, body)
 		}
 	}
+	_, metrics := s.get("/metrics", tokenUser)
+	for _, want := range []string{
+		"aranya_build_info{", "rest_client_requests_total{", "rest_client_request_duration_seconds_bucket{",
+		"\netcd_disk_wal_fsync_duration_seconds_count ", "\netcd_disk_backend_commit_duration_seconds_bucket{", "\netcd_mvcc_db_total_size_in_bytes ",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("there is no metric %q", want)
+		}
+	}
 	if code, _ := s.get("/version", "unknown"); code != http.StatusUnauthorized {
 		t.Errorf("an unknown token got %d", code)
 	}

@@ -89,6 +89,7 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 			// What is stored can be read nevertheless.
 			logger.Error(err, "The embedded etcd has reached its quota and refuses writes; could not give space back", "dir", cfg.Dir)
 		}
+		registerMetrics()
 		logger.Info("Embedded etcd is serving", "dir", cfg.Dir, "quotaBytes", cfg.QuotaBytes)
 		return e, nil
 	case err = <-e.etcd.Err():

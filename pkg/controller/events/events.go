@@ -22,6 +22,8 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/record/util"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
 
@@ -71,6 +73,19 @@ type source struct {
 	eventType       string
 }
 
+// Why events are dropped, as in the metric.
+const (
+	droppedPace  = "pace"
+	droppedQueue = "queue"
+)
+
+var dropped = metrics.NewCounterVec(&metrics.CounterOpts{
+	Name: "aranya_events_dropped_total", StabilityLevel: metrics.ALPHA,
+	Help: "Events that were not recorded, by why: too many from one source (pace), or too many at once (queue).",
+}, []string{"reason"})
+
+var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(dropped) })
+
 // Recorder records events. Events are dropped if they come faster than they can be written; warnings are
 // held apart from the others. All methods may be called concurrently and do not block.
 type Recorder struct {
@@ -83,6 +98,7 @@ type Recorder struct {
 
 // New returns a Recorder. What it gets before Start is lost. It ends with ctx.
 func New(ctx context.Context) *Recorder {
+	registerMetrics()
 	return &Recorder{
 		normal:  record.NewBroadcaster(record.WithContext(ctx)),
 		warning: record.NewBroadcaster(record.WithContext(ctx)),
@@ -150,6 +166,7 @@ func (r *Recorder) allowed(s source) bool {
 	}
 	now := r.now()
 	if pace.Wait(*spent, now) > 0 {
+		dropped.WithLabelValues(droppedPace).Inc()
 		return false
 	}
 	pace.Spend(spent, now)
@@ -218,6 +235,7 @@ func (r *Recorder) past(component, host string, at time.Time, about *corev1.Obje
 		Source: corev1.EventSource{Component: component, Host: host}, ReportingController: component, ReportingInstance: host,
 	}
 	if sent, err := queue.ActionOrDrop(watch.Added, event); err != nil || !sent {
+		dropped.WithLabelValues(droppedQueue).Inc()
 		klog.Background().Info("Dropped an event: too many are queued", "object", klog.KRef(about.Namespace, about.Name), "reason", reason, "err", err)
 	}
 }

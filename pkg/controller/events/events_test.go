@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/component-base/metrics/testutil"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -169,7 +170,18 @@ func TestEventsOfOneDeviceAreLimited(t *testing.T) {
 			}
 		}
 	}
+	count := func() float64 {
+		n, err := testutil.GetCounterMetricValue(dropped.WithLabelValues(droppedPace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := count()
 	flood()
+	if got, want := count()-before, float64(9*pace.Burst); got != want {
+		t.Errorf("counted %v events that were dropped, want %v", got, want)
+	}
 	r.Device(device, corev1.EventTypeWarning, "Disconnected", "told by aranya itself")
 	expect(pace.Burst, device.Name)
 	now = now.Add(3 * pace.Every)
