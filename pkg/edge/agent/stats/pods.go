@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/kubelet/pkg/types"
@@ -15,7 +16,7 @@ import (
 type rateOf func(id string, at time.Time, nanos uint64) *uint64
 
 // podsOf joins what the runtime tells about sandboxes and containers.
-func podsOf(sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, podStats []*runtimeapi.PodSandboxStats, rate rateOf) []statsapi.PodStats {
+func podsOf(sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, stats []*runtimeapi.ContainerStats, podStats []*runtimeapi.PodSandboxStats, now time.Time, rate rateOf) []statsapi.PodStats {
 	byID := map[string]*runtimeapi.ContainerStats{}
 	for _, s := range stats {
 		byID[s.GetAttributes().GetId()] = s
@@ -38,7 +39,7 @@ func podsOf(sandboxes []*runtimeapi.PodSandbox, containers []*runtimeapi.Contain
 			pod.Containers = append(pod.Containers, containerStats(c, s, rate))
 		}
 		slices.SortFunc(pod.Containers, func(a, b statsapi.ContainerStats) int { return cmp.Compare(a.Name, b.Name) })
-		complete(&pod, sandbox.Id, ofSandbox[sandbox.Id], rate)
+		complete(&pod, sandbox.Id, ofSandbox[sandbox.Id], now, rate)
 		pods = append(pods, pod)
 	}
 	slices.SortFunc(pods, func(a, b statsapi.PodStats) int {
@@ -56,7 +57,7 @@ func containerStats(c *runtimeapi.Container, s *runtimeapi.ContainerStats, rate 
 		Name: name, StartTime: timeOf(c.CreatedAt),
 		CPU: cpuStats(c.Id, s.Cpu, rate), Memory: memoryStats(s.Memory),
 	}
-	if layer := s.WritableLayer; layer != nil {
+	if layer := s.WritableLayer; layer.GetTimestamp() > 0 { // it has not been measured yet otherwise
 		result.Rootfs = &statsapi.FsStats{Time: timeOf(layer.Timestamp), UsedBytes: valueOf(layer.UsedBytes), InodesUsed: valueOf(layer.InodesUsed)}
 	}
 	return result
@@ -89,7 +90,7 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsapi.MemoryStats {
 
 // complete adds the figures of the pod as a whole: those of the runtime, or the sum of the
 // containers'.
-func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxStats, rate rateOf) {
+func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxStats, now time.Time, rate rateOf) {
 	pod.CPU, pod.Memory = cpuStats(id, s.GetCpu(), rate), memoryStats(s.GetMemory())
 	if pod.CPU == nil || pod.CPU.UsageCoreNanoSeconds == nil {
 		pod.CPU = sumCPU(pod.Containers)
@@ -104,7 +105,11 @@ func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxSt
 	if network.GetDefaultInterface() == nil {
 		return
 	}
-	pod.Network = &statsapi.NetworkStats{Time: timeOf(network.Timestamp), InterfaceStats: interfaceStats(network.DefaultInterface)}
+	at := timeOf(network.Timestamp)
+	if network.Timestamp == 0 { // as older versions of containerd say it
+		at = metav1.NewTime(now)
+	}
+	pod.Network = &statsapi.NetworkStats{Time: at, InterfaceStats: interfaceStats(network.DefaultInterface)}
 	for _, i := range append([]*runtimeapi.NetworkInterfaceUsage{network.DefaultInterface}, network.Interfaces...) {
 		pod.Network.Interfaces = append(pod.Network.Interfaces, interfaceStats(i))
 	}

@@ -188,7 +188,7 @@ func (c *Collector) summarize(now time.Time, sandboxes []*runtimeapi.PodSandbox,
 	}
 	summary := &statsapi.Summary{
 		Node: m.nodeStats(c.nodeName, now, samples[""].rate),
-		Pods: podsOf(sandboxes, containers, stats, podStats, rate),
+		Pods: podsOf(sandboxes, containers, stats, podStats, now, rate),
 	}
 	if complete {
 		c.samples = samples

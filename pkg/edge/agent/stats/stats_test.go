@@ -191,6 +191,40 @@ func TestPodStatsOfTheRuntime(t *testing.T) {
 	}
 }
 
+// TestNotMeasuredYet checks that nothing is said to have been measured in 1970: runtimes give 0 for the time of what they have
+// not measured yet, and containerd 1.6 for that of the network always.
+func TestNotMeasuredYet(t *testing.T) {
+	measured := time.Unix(1e9, 0)
+	for name, tt := range map[string]struct {
+		at     int64
+		want   time.Time
+		rootfs bool
+	}{
+		"measured":  {measured.UnixNano(), measured, true},
+		"not timed": {0, time.Unix(2e9, 0), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _, _ := newCollector(t, &fakeRuntime{at: tt.at, podStats: []*runtimeapi.PodSandboxStats{{
+				Attributes: &runtimeapi.PodSandboxAttributes{Id: "s1"},
+				Linux: &runtimeapi.LinuxPodSandboxStats{Network: &runtimeapi.NetworkUsage{
+					Timestamp: tt.at, DefaultInterface: &runtimeapi.NetworkInterfaceUsage{Name: "eth0"},
+				}},
+			}}})
+			s, err := c.Summary(t.Context(), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := s.Pods[0]
+			if got := p.Network.Time; !got.Time.Equal(tt.want) {
+				t.Errorf("the network was measured at %v, want %v", got, tt.want)
+			}
+			if rootfs := p.Containers[0].Rootfs; (rootfs != nil) != tt.rootfs {
+				t.Errorf("rootfs is %v", rootfs)
+			}
+		})
+	}
+}
+
 // TestWithoutRuntime checks that the device itself is still measured.
 func TestWithoutRuntime(t *testing.T) {
 	c, _, _ := newCollector(t, &fakeRuntime{err: errors.New("away")})
