@@ -126,7 +126,7 @@ func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, ar
 	}
 }
 
-// Node records an event on a Node whose EdgeDevice cannot have it.
+// Node records an event on a Node: of what its EdgeDevice cannot have, or has in other words.
 func (r *Recorder) Node(name, eventType, reason, format string, args ...any) {
 	if r.allowed(source{Component, "", name, eventType}) {
 		r.from(Component, "", eventType).Event(nodeReference(name), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))

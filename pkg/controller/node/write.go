@@ -33,6 +33,7 @@ func (c *Controller) writeStatus(ctx context.Context, n *corev1.Node, status cor
 	}
 	c.written.Mutation(written)
 	c.tellReboot(n, written)
+	c.tellReady(n, written)
 	return written, nil
 }
 

@@ -51,6 +51,9 @@ func (c *Controller) syncAbsent(ctx context.Context, device gateway.Device) (tim
 		ready.Reason, ready.Message = "NodeNotReady", "The device is not connected"
 		_, err := c.write(ctx, pod, status)
 		errs = append(errs, err)
+		if err == nil {
+			c.config.Events.Pod(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return 0, err

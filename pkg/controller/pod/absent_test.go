@@ -11,6 +11,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -35,7 +36,7 @@ func TestAbsent(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
 	nodes := informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
 	c, err := New(t.Context(), Config{
-		Kube: client, Pods: NewInformer(client), Nodes: nodes, Devices: edgeDevices(), Clock: clock,
+		Kube: client, Pods: NewInformer(client), Nodes: nodes, Devices: edgeDevices(), Clock: clock, Events: events.New(t.Context()),
 		Owner: func(string) (gateway.Device, bool) { return device, true },
 	})
 	if err != nil {
