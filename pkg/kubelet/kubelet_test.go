@@ -48,7 +48,8 @@ const summary = `{
 		 "containers": [
 			{"name": "nginx", "startTime": "2026-01-01T00:00:00Z",
 			 "cpu": {"time": "2026-01-01T01:00:00Z", "usageCoreNanoSeconds": 1000000000},
-			 "memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 2048}},
+			 "memory": {"time": "2026-01-01T01:00:00Z", "workingSetBytes": 2048},
+			 "swap": {"time": "2026-01-01T01:00:00Z", "swapAvailableBytes": 10, "swapUsageBytes": 3}},
 			{"name": "nginx", "startTime": "2026-01-01T00:00:00Z"},
 			{"name": "forged"}]},
 		{"podRef": {"name": "web", "namespace": "default", "uid": "uid-web"}, "startTime": "2026-01-01T00:00:00Z"},

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/ptr"
 )
 
 // Names and labels are those of the kubelet's own /metrics/resource: metrics-server and others go by
@@ -21,10 +22,11 @@ var (
 	podMemory = desc("pod_memory_working_set_bytes", "Current working set of the pod in bytes", podLabels)
 	podSwap   = desc("pod_swap_usage_bytes", "Current swap usage of the pod in bytes", podLabels)
 
-	containerCPU    = desc("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", containerLabels)
-	containerMemory = desc("container_memory_working_set_bytes", "Current working set of the container in bytes", containerLabels)
-	containerSwap   = desc("container_swap_usage_bytes", "Current swap usage of the container in bytes", containerLabels)
-	containerStart  = desc("container_start_time_seconds", "Start time of the container since unix epoch in seconds", containerLabels)
+	containerCPU       = desc("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", containerLabels)
+	containerMemory    = desc("container_memory_working_set_bytes", "Current working set of the container in bytes", containerLabels)
+	containerSwap      = desc("container_swap_usage_bytes", "Current swap usage of the container in bytes", containerLabels)
+	containerSwapLimit = desc("container_swap_limit_bytes", "Current swap limit of the container in bytes", containerLabels)
+	containerStart     = desc("container_start_time_seconds", "Start time of the container since unix epoch in seconds", containerLabels)
 
 	scrapeError = desc("resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", nil)
 )
@@ -60,6 +62,10 @@ func (m resourceMetrics) Collect(ch chan<- prometheus.Metric) {
 			}
 			seen[c.Name] = true
 			usage(ch, containerCPU, containerMemory, containerSwap, c.CPU, c.Memory, c.Swap, c.Name, name, namespace)
+			if s := c.Swap; s != nil && s.SwapAvailableBytes != nil {
+				limit := float64(*s.SwapAvailableBytes) + float64(ptr.Deref(s.SwapUsageBytes, 0))
+				ch <- prometheus.NewMetricWithTimestamp(s.Time.Time, prometheus.MustNewConstMetric(containerSwapLimit, prometheus.GaugeValue, limit, c.Name, name, namespace))
+			}
 			if c.StartTime.Unix() > 0 {
 				ch <- prometheus.MustNewConstMetric(containerStart, prometheus.GaugeValue, float64(c.StartTime.UnixNano())/float64(time.Second), c.Name, name, namespace)
 			}

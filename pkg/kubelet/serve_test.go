@@ -197,6 +197,8 @@ func TestResourceMetrics(t *testing.T) {
 		"node_memory_working_set_bytes 1.048576e+06 1767229200000",
 		`pod_cpu_usage_seconds_total{namespace="default",pod="web"} 1.5 1767229200250`,
 		`pod_memory_working_set_bytes{namespace="default",pod="web"} 4096 1767229200000`,
+		`container_swap_usage_bytes{container="nginx",namespace="default",pod="web"} 3 1767229200000`,
+		`container_swap_limit_bytes{container="nginx",namespace="default",pod="web"} 13 1767229200000`,
 		`container_cpu_usage_seconds_total{container="nginx",namespace="default",pod="web"} 1 1767229200000`,
 		`container_memory_working_set_bytes{container="nginx",namespace="default",pod="web"} 2048 1767229200000`,
 		`container_start_time_seconds{container="nginx",namespace="default",pod="web"} 1.7672256e+09`,

@@ -55,7 +55,12 @@ func containerStats(c *runtimeapi.Container, s *runtimeapi.ContainerStats, rate 
 	}
 	result := statsapi.ContainerStats{
 		Name: name, StartTime: timeOf(c.CreatedAt),
-		CPU: cpuStats(c.Id, s.Cpu, rate), Memory: memoryStats(s.Memory),
+		CPU: cpuStats(c.Id, s.Cpu, rate), Memory: memoryStats(s.Memory), IO: ioStats(s.Io),
+	}
+	if swap := s.Swap; swap != nil {
+		result.Swap = &statsapi.SwapStats{
+			Time: timeOf(swap.Timestamp), SwapAvailableBytes: valueOf(swap.SwapAvailableBytes), SwapUsageBytes: valueOf(swap.SwapUsageBytes),
+		}
 	}
 	if layer := s.WritableLayer; layer.GetTimestamp() > 0 { // it has not been measured yet otherwise
 		result.Rootfs = &statsapi.FsStats{Time: timeOf(layer.Timestamp), UsedBytes: valueOf(layer.UsedBytes), InodesUsed: valueOf(layer.InodesUsed)}
@@ -67,7 +72,7 @@ func cpuStats(id string, cpu *runtimeapi.CpuUsage, rate rateOf) *statsapi.CPUSta
 	if cpu == nil {
 		return nil
 	}
-	result := &statsapi.CPUStats{Time: timeOf(cpu.Timestamp), UsageCoreNanoSeconds: valueOf(cpu.UsageCoreNanoSeconds), UsageNanoCores: valueOf(cpu.UsageNanoCores)}
+	result := &statsapi.CPUStats{Time: timeOf(cpu.Timestamp), UsageCoreNanoSeconds: valueOf(cpu.UsageCoreNanoSeconds), UsageNanoCores: valueOf(cpu.UsageNanoCores), PSI: psiStats(cpu.Psi)}
 	if result.UsageNanoCores == nil && cpu.UsageCoreNanoSeconds != nil {
 		result.UsageNanoCores = rate(id, time.Unix(0, cpu.Timestamp), cpu.UsageCoreNanoSeconds.Value)
 	}
@@ -85,13 +90,32 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsapi.MemoryStats {
 	return &statsapi.MemoryStats{
 		Time: timeOf(m.Timestamp), AvailableBytes: available, UsageBytes: valueOf(m.UsageBytes), WorkingSetBytes: valueOf(m.WorkingSetBytes),
 		RSSBytes: valueOf(m.RssBytes), PageFaults: valueOf(m.PageFaults), MajorPageFaults: valueOf(m.MajorPageFaults),
+		PSI: psiStats(m.Psi),
 	}
+}
+
+func ioStats(io *runtimeapi.IoUsage) *statsapi.IOStats {
+	if io == nil {
+		return nil
+	}
+	return &statsapi.IOStats{Time: timeOf(io.Timestamp), PSI: psiStats(io.Psi)}
+}
+
+func psiStats(s *runtimeapi.PsiStats) *statsapi.PSIStats {
+	if s == nil {
+		return nil
+	}
+	data := func(d *runtimeapi.PsiData) statsapi.PSIData {
+		return statsapi.PSIData{Total: d.GetTotal(), Avg10: d.GetAvg10(), Avg60: d.GetAvg60(), Avg300: d.GetAvg300()}
+	}
+	return &statsapi.PSIStats{Full: data(s.Full), Some: data(s.Some)}
 }
 
 // complete adds the figures of the pod as a whole: those of the runtime, or the sum of the
 // containers'.
 func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxStats, now time.Time, rate rateOf) {
-	pod.CPU, pod.Memory = cpuStats(id, s.GetCpu(), rate), memoryStats(s.GetMemory())
+	pod.CPU, pod.Memory, pod.IO = cpuStats(id, s.GetCpu(), rate), memoryStats(s.GetMemory()), ioStats(s.GetIo())
+	pod.Swap = sumSwap(pod.Containers) // runtimes do not tell that of a pod as a whole
 	if pod.CPU == nil || pod.CPU.UsageCoreNanoSeconds == nil {
 		pod.CPU = sumCPU(pod.Containers)
 	}
@@ -148,6 +172,21 @@ func sumMemory(containers []statsapi.ContainerStats) *statsapi.MemoryStats {
 		sum.RSSBytes = add(sum.RSSBytes, c.Memory.RSSBytes)
 		sum.PageFaults = add(sum.PageFaults, c.Memory.PageFaults)
 		sum.MajorPageFaults = add(sum.MajorPageFaults, c.Memory.MajorPageFaults)
+	}
+	return sum
+}
+
+func sumSwap(containers []statsapi.ContainerStats) *statsapi.SwapStats {
+	var sum *statsapi.SwapStats
+	for _, c := range containers {
+		if c.Swap == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &statsapi.SwapStats{Time: c.Swap.Time}
+		}
+		sum.SwapAvailableBytes = add(sum.SwapAvailableBytes, c.Swap.SwapAvailableBytes)
+		sum.SwapUsageBytes = add(sum.SwapUsageBytes, c.Swap.SwapUsageBytes)
 	}
 	return sum
 }

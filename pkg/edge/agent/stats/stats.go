@@ -241,15 +241,15 @@ func (c *Collector) imageFs(ctx context.Context, now time.Time) *statsapi.Runtim
 	return &statsapi.RuntimeStats{ImageFs: fs}
 }
 
-// reduce leaves only CPU and memory.
+// reduce leaves only CPU and memory, with what of that is swapped out.
 func reduce(s *statsapi.Summary) {
 	s.Node = statsapi.NodeStats{NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory, Swap: s.Node.Swap}
 	for i := range s.Pods {
 		p := &s.Pods[i]
-		*p = statsapi.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, Containers: p.Containers, CPU: p.CPU, Memory: p.Memory}
+		*p = statsapi.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, Containers: p.Containers, CPU: p.CPU, Memory: p.Memory, Swap: p.Swap}
 		for j := range p.Containers {
 			k := &p.Containers[j]
-			*k = statsapi.ContainerStats{Name: k.Name, StartTime: k.StartTime, CPU: k.CPU, Memory: k.Memory}
+			*k = statsapi.ContainerStats{Name: k.Name, StartTime: k.StartTime, CPU: k.CPU, Memory: k.Memory, Swap: k.Swap}
 		}
 	}
 }

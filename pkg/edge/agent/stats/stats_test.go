@@ -29,6 +29,8 @@ type fakeRuntime struct {
 	at       int64
 	podStats []*runtimeapi.PodSandboxStats
 	podErr   error
+	swap     *runtimeapi.SwapUsage
+	psi      *runtimeapi.PsiStats
 	err      error
 }
 
@@ -53,8 +55,9 @@ func (f *fakeRuntime) ListContainers(context.Context, *runtimeapi.ContainerFilte
 func (f *fakeRuntime) ListContainerStats(context.Context, *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
 	stats := func(id string, cpu, memory uint64) *runtimeapi.ContainerStats {
 		return &runtimeapi.ContainerStats{
-			Attributes: &runtimeapi.ContainerAttributes{Id: id}, Cpu: &runtimeapi.CpuUsage{Timestamp: f.at, UsageCoreNanoSeconds: value(cpu)},
-			Memory:        &runtimeapi.MemoryUsage{Timestamp: f.at, WorkingSetBytes: value(memory)},
+			Attributes: &runtimeapi.ContainerAttributes{Id: id}, Cpu: &runtimeapi.CpuUsage{Timestamp: f.at, UsageCoreNanoSeconds: value(cpu), Psi: f.psi},
+			Memory: &runtimeapi.MemoryUsage{Timestamp: f.at, WorkingSetBytes: value(memory), Psi: f.psi},
+			Swap:   f.swap, Io: &runtimeapi.IoUsage{Timestamp: f.at, Psi: f.psi},
 			WritableLayer: &runtimeapi.FilesystemUsage{Timestamp: f.at, UsedBytes: value(7)},
 		}
 	}
@@ -222,6 +225,40 @@ func TestNotMeasuredYet(t *testing.T) {
 				t.Errorf("rootfs is %v", rootfs)
 			}
 		})
+	}
+}
+
+// TestSwapAndPressure checks that they are told as the runtime tells them, and swap of pods as the sum of their containers'.
+func TestSwapAndPressure(t *testing.T) {
+	psi := &runtimeapi.PsiStats{Full: &runtimeapi.PsiData{Total: 1, Avg10: 2, Avg60: 3, Avg300: 4}, Some: &runtimeapi.PsiData{Total: 5}}
+	want := statsapi.PSIStats{Full: statsapi.PSIData{Total: 1, Avg10: 2, Avg60: 3, Avg300: 4}, Some: statsapi.PSIData{Total: 5}}
+	c, _, _ := newCollector(t, &fakeRuntime{
+		swap: &runtimeapi.SwapUsage{Timestamp: 1e18, SwapAvailableBytes: value(10), SwapUsageBytes: value(3)}, psi: psi,
+		podStats: []*runtimeapi.PodSandboxStats{{
+			Attributes: &runtimeapi.PodSandboxAttributes{Id: "s1"}, Linux: &runtimeapi.LinuxPodSandboxStats{Io: &runtimeapi.IoUsage{Timestamp: 1e18, Psi: psi}},
+		}},
+	})
+	for _, reduced := range []bool{false, true} {
+		s, err := c.Summary(t.Context(), reduced)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod, container := s.Pods[0], s.Pods[0].Containers[0]
+		if got := container.Swap; got == nil || *got.SwapUsageBytes != 3 || *got.SwapAvailableBytes != 10 || got.Time.Unix() != 1e9 {
+			t.Errorf("swap of the container is %+v", got)
+		}
+		if got := pod.Swap; got == nil || *got.SwapUsageBytes != 6 || *got.SwapAvailableBytes != 20 || got.Time.Unix() != 1e9 {
+			t.Errorf("swap of the pod is %+v", got)
+		}
+		if container.CPU.PSI == nil || *container.CPU.PSI != want || container.Memory.PSI == nil || *container.Memory.PSI != want {
+			t.Errorf("pressure of the container is %+v and %+v", container.CPU.PSI, container.Memory.PSI)
+		}
+		if reduced {
+			continue
+		}
+		if container.IO == nil || *container.IO.PSI != want || pod.IO == nil || *pod.IO.PSI != want {
+			t.Errorf("pressure by IO is %+v, of the pod %+v", container.IO, pod.IO)
+		}
 	}
 }
 
