@@ -126,6 +126,9 @@ func (o *Options) validate() error {
 	}
 	programs := []string{"kubernetes", "cluster"}
 	if !o.KubernetesOnly {
+		if _, err := os.Stat(filepath.Join(o.Source, "artifacts", "kustomization.yaml")); err != nil {
+			return fmt.Errorf("%s is not the root of aranya's source tree: run this there, or name it with --source: %w", o.Source, err)
+		}
 		programs = append(programs, "aranya-apiserver", "arhat", "kubectl-edge")
 	}
 	for _, name := range programs {
