@@ -22,7 +22,8 @@ func (t TCP) Dial(ctx context.Context, address string) (*Conn, error) {
 	if timeout == 0 {
 		timeout = 20 * time.Second
 	}
-	d := net.Dialer{Timeout: timeout, KeepAlive: -1, KeepAliveConfig: noKeepAlive}
+	d := NetDialer()
+	d.Timeout = timeout
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
@@ -62,6 +63,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(noKeepAlive) // of a listener that was not opened by ListenTCP
+		if raw, err := tcp.SyscallConn(); err == nil {
+			limitUnsent(raw)
+		}
 	}
 	return NewConn(c, l.method), nil
 }

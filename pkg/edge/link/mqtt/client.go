@@ -17,6 +17,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/websocket"
 )
 
@@ -166,7 +167,7 @@ func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
 		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt"})
 	}
 	// MQTT has a keepalive of its own, whose pace the user chooses.
-	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", c.Server)
+	raw, err := link.NetDialer().DialContext(ctx, "tcp", c.Server)
 	if err != nil || c.TLS == nil {
 		return raw, err
 	}

@@ -77,7 +77,7 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 	defer cancel()
 	d := websocket.Dialer{
 		// Liveness is watched by what runs inside, at the pace that the user chose.
-		NetDialContext:  (&net.Dialer{KeepAlive: -1}).DialContext,
+		NetDialContext:  link.NetDialer().DialContext,
 		Proxy:           http.ProxyFromEnvironment,
 		TLSClientConfig: o.TLS,
 		ReadBufferSize:  readBuffer,
