@@ -177,6 +177,9 @@ func (p *peeked) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// NetConn returns what is below, as that of crypto/tls does.
+func (p *peeked) NetConn() net.Conn { return p.Conn }
+
 var errPeeked = errors.New("the ClientHello was read")
 
 // clientHello reads the ClientHello ahead. How long it may be is limited by crypto/tls.

@@ -205,7 +205,7 @@ func (p *pingState) check(now time.Time, interval, timeout time.Duration, conn *
 	}
 	if p.waiting {
 		silence := now.Sub(p.sent)
-		if silence >= timeout && now.Sub(write) >= timeout || silence >= silentTimeouts*timeout {
+		if silence >= timeout && now.Sub(conn.LastTaken()) >= timeout || silence >= silentTimeouts*timeout {
 			return now.Add(time.Hour), nil, fmt.Errorf("the device did not answer a ping for %s", silence.Round(time.Second))
 		}
 		return now.Add(max(timeout-silence, timeout/4)), nil, nil

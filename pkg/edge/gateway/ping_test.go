@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -122,6 +123,38 @@ func TestHeartbeat(t *testing.T) {
 				}
 				if s.sent < c.pings || s.sent > c.pings+3 && c.pings < 3 {
 					t.Errorf("%d pings, expected about %d", s.sent, c.pings)
+				}
+			})
+		})
+	}
+}
+
+// A ping behind much else on a slow link has time while the other end acknowledges what is before it.
+func TestSlowLink(t *testing.T) {
+	for name, layers := range map[string]func(net.Conn) net.Conn{
+		"tcp":   func(c net.Conn) net.Conn { return &peeked{Conn: c} },
+		"https": func(c net.Conn) net.Conn { return tls.Server(&peeked{Conn: c}, &tls.Config{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := link.ListenTCP(t.Context(), "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			device, err := link.TCP{}.Dial(t.Context(), l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			// The kernel has just heard of the other end, whatever the time is below.
+			synctest.Test(t, func(t *testing.T) {
+				s := newChecked(t, link.MethodGRPC)
+				s.conn.Load().Conn = link.NewConn(layers(device.Conn), link.MethodGRPC)
+				if !s.run(50*time.Second, nil) {
+					t.Errorf("ended while the device acknowledges what is sent: %v", s.reason)
+				}
+				if s.run(20*time.Second, nil) {
+					t.Error("a device that answers nothing is kept for ever")
 				}
 			})
 		})

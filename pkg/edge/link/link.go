@@ -155,5 +155,5 @@ func (c *Conn) BytesOut() int64 { return c.bytesOut.Load() }
 // LastRead is when bytes were last read; at first, when the connection was made.
 func (c *Conn) LastRead() time.Time { return atEpoch(c.lastRead.Load()) }
 
-// LastWrite is when the network last took bytes; at first, when the connection was made.
+// LastWrite is when bytes were last written; at first, when the connection was made.
 func (c *Conn) LastWrite() time.Time { return atEpoch(c.lastWrite.Load()) }

@@ -3,6 +3,7 @@ package link
 import (
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,4 +25,41 @@ func limitUnsent(c syscall.RawConn) {
 	_ = c.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 	})
+}
+
+// LastTaken is when the network last took bytes, as far as that can be told. What was written before may keep a slow
+// link busy for long until there is room for the next write; the other end of a TCP connection acknowledges it bit by bit.
+func (c *Conn) LastTaken() time.Time {
+	last := c.LastWrite()
+	raw := rawConn(c.Conn)
+	if raw == nil {
+		return last
+	}
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil { // not TCP
+			return
+		}
+		if acked := time.Now().Add(-time.Duration(info.Last_ack_recv) * time.Millisecond); acked.After(last) {
+			last = acked
+		}
+	})
+	return last
+}
+
+// rawConn is the socket below layers that have NetConn, as TLS does; nil if there is none.
+func rawConn(c net.Conn) syscall.RawConn {
+	for {
+		switch layer := c.(type) {
+		case syscall.Conn:
+			if raw, err := layer.SyscallConn(); err == nil {
+				return raw
+			}
+			return nil
+		case interface{ NetConn() net.Conn }:
+			c = layer.NetConn()
+		default:
+			return nil
+		}
+	}
 }

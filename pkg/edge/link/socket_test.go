@@ -1,10 +1,12 @@
 package link
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,4 +84,34 @@ func fill(t *testing.T, c net.Conn) (unsent uint32) {
 		t.Fatal(failed, err)
 	}
 	return info.Notsent_bytes
+}
+
+// What the other end acknowledges counts, also after the last write has returned, below whatever layers.
+func TestLastTaken(t *testing.T) {
+	l, err := ListenTCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	device, err := TCP{}.Dial(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	for name, tt := range map[string]struct {
+		network net.Conn
+		later   bool
+	}{
+		"tcp":       {device.Conn, true},
+		"tls":       {tls.Client(device.Conn, &tls.Config{}), true},
+		"no socket": {&parkable{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := NewConn(tt.network, MethodGRPC)
+			c.lastWrite.Add(-int64(time.Hour))
+			if taken := c.LastTaken(); taken.After(c.LastWrite()) != tt.later {
+				t.Errorf("last written at %s, taken at %s", c.LastWrite(), taken)
+			}
+		})
+	}
 }

@@ -27,6 +27,9 @@ type conn struct {
 	writeDeadline atomic.Pointer[time.Time]
 }
 
+// The socket below tells of how far what was written has come, see link.Conn.
+var _ interface{ NetConn() net.Conn } = &conn{}
+
 func newConn(ws *websocket.Conn) net.Conn { return &conn{Conn: ws} }
 
 // Read implements net.Conn. A clean close is io.EOF.
