@@ -58,6 +58,14 @@ func (r *Runtime) mountsOf(config *runtimeapi.ContainerConfig, spec *shim.Spec) 
 	return nil
 }
 
+// mountsDenied says why containers get no mounts, and what to do about it.
+func mountsDenied(err error) error {
+	if os.Geteuid() == 0 {
+		return fmt.Errorf("the agent runs as root, but the system does not let it mount (%w); give arhat CAP_SYS_ADMIN", err)
+	}
+	return fmt.Errorf("the agent does not run as root, and the system denies it user namespaces (%w); run arhat as root or allow unprivileged user namespaces", err)
+}
+
 // announceMounts makes do without mounts: the container finds the service account and the
 // termination log by variables. Other volumes are refused, because a program that does not find its
 // data might begin anew elsewhere.
@@ -65,7 +73,7 @@ func (r *Runtime) announceMounts(spec *shim.Spec) error {
 	for _, m := range spec.Mounts {
 		same := m.Source == m.Target
 		if !same && m.Target != serviceAccountPath && m.Target != terminationLog && m.Target != "/etc/hosts" && m.Target != "/etc/resolv.conf" {
-			return fmt.Errorf("a volume cannot be mounted at %s: the agent does not run as root, and the system denies it user namespaces (%w); run arhat as root or allow unprivileged user namespaces", m.Target, r.mountErr)
+			return fmt.Errorf("a volume cannot be mounted at %s: %w", m.Target, r.mountErr)
 		}
 		name := strings.Map(func(c rune) rune {
 			if c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' {

@@ -7,11 +7,13 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
@@ -206,6 +208,34 @@ func TestRunAsUser(t *testing.T) {
 	})
 }
 
+// Root need not be allowed to mount, as in most containers and in a hardened unit. Containers run all the same.
+func TestRootThatCannotMount(t *testing.T) {
+	needRoot(t)
+	runtime.LockOSThread() // it ends with the test, as nothing unlocks it
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var capabilities [2]unix.CapUserData
+	if err := unix.Capget(&header, &capabilities[0]); err != nil {
+		t.Fatal(err)
+	}
+	capabilities[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+	if err := unix.Capset(&header, &capabilities[0]); err != nil {
+		t.Fatal(err)
+	}
+	d := newDevice(t)
+	config := shell("cat $ARHAT_MOUNT_VAR_RUN_SECRETS_KUBERNETES_IO_SERVICEACCOUNT/token; echo ready; sleep 1000")
+	config.Mounts = []*runtimeapi.Mount{
+		{ContainerPath: serviceAccountPath, HostPath: files(t, map[string]string{"token": "t0ken\n"}), Readonly: true},
+	}
+	d.run(config)
+	if d.waitLog("ready"); !strings.Contains(d.log(), "t0ken") {
+		t.Errorf("the container says %s", d.log())
+	}
+	config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/etc/not-there/config", HostPath: t.TempDir()}}
+	if _, err := d.CreateContainer(t.Context(), d.sandbox, config, nil); err == nil || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
+		t.Errorf("another volume gave %v", err)
+	}
+}
+
 // TestUnprivileged runs the test below again as nobody.
 func TestUnprivileged(t *testing.T) {
 	needRoot(t)
@@ -268,7 +298,7 @@ func TestAsNobody(t *testing.T) {
 		}
 	}
 	t.Run("user namespace", func(t *testing.T) {
-		if err := shim.UserNamespaces(); err != nil {
+		if err := shim.CanMount(shim.MountUserNamespace); err != nil {
 			t.Skipf("the system denies it: %v", err)
 		}
 		d := newDevice(t)
@@ -280,7 +310,7 @@ func TestAsNobody(t *testing.T) {
 	})
 	t.Run("no namespaces", func(t *testing.T) {
 		d := newDevice(t)
-		d.mountMode, d.mountErr = shim.MountNone, os.ErrPermission
+		d.mountMode, d.mountErr = shim.MountNone, mountsDenied(os.ErrPermission)
 		d.run(config())
 		check(d)
 		if _, err := d.CreateContainer(t.Context(), d.sandbox, volume(), nil); err == nil || !strings.Contains(err.Error(), "run arhat as root") {

@@ -84,10 +84,10 @@ func New(ctx context.Context, options Options) (*Runtime, error) {
 	r.mountMode = shim.MountNamespace
 	if os.Geteuid() != 0 {
 		r.mountMode = shim.MountUserNamespace
-		if err := shim.UserNamespaces(); err != nil {
-			r.mountMode, r.mountErr = shim.MountNone, err
-			r.logger.Info("Containers get no mounts: the agent does not run as root, and user namespaces are not available", "reason", err)
-		}
+	}
+	if err := shim.CanMount(r.mountMode); err != nil {
+		r.mountMode, r.mountErr = shim.MountNone, mountsDenied(err)
+		r.logger.Info("Containers get no mounts", "reason", r.mountErr.Error())
 	}
 	if err := r.load(); err != nil {
 		return nil, errors.Join(err, r.Close(ctx))

@@ -143,9 +143,9 @@ func Reap(pid int) {
 	}
 }
 
-// UserNamespaces tells whether a user without privileges can have mounts of its own here.
-func UserNamespaces() error {
-	cmd := command(probeArgument, MountUserNamespace)
+// CanMount tells whether the system lets the agent give containers mounts in a way.
+func CanMount(mode MountMode) error {
+	cmd := command(probeArgument, mode)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w %s", err, strings.TrimSpace(string(output)))
 	}
