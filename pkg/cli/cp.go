@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/kubectl/pkg/cmd/exec"
+	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -138,7 +138,7 @@ func (r *remoteFiles) run(ctx context.Context, stdin io.Reader, stdout io.Writer
 	if err != nil {
 		return err
 	}
-	return (&exec.DefaultRemoteExecutor{}).ExecuteWithContext(ctx, request.URL(), config, stdin, stdout, r.client.ErrOut, false, nil)
+	return execute(ctx, request.URL(), config, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: r.client.ErrOut})
 }
 
 // copyFrom copies from the device. If that fails, files that were there before are as they were.

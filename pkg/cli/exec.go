@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/kubectl/pkg/cmd/attach"
 	"k8s.io/kubectl/pkg/cmd/exec"
 	"k8s.io/kubectl/pkg/cmd/util/podcmd"
 	"k8s.io/kubectl/pkg/util/term"
@@ -33,12 +29,9 @@ func (t *terminalFlags) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&t.quiet, "quiet", "q", false, "Only print output from the remote session")
 }
 
-// remote runs a session; it is how kubectl's executors for exec and attach look.
-type remote func(url *url.URL, config *rest.Config, stdin io.Reader, stdout, stderr io.Writer, tty bool, sizes remotecommand.TerminalSizeQueue) error
-
 // session connects the terminal with a subresource. The options are made once it is known whether
 // there is a terminal.
-func (c *client) session(device, name string, flags terminalFlags, options func(o exec.StreamOptions) runtime.Object, run remote) error {
+func (c *client) session(device, name string, flags terminalFlags, options func(o exec.StreamOptions) runtime.Object) error {
 	o := exec.StreamOptions{Stdin: flags.stdin, TTY: flags.tty, Quiet: flags.quiet, IOStreams: c.IOStreams}
 	tty := o.SetupTTY()
 	var sizes remotecommand.TerminalSizeQueue
@@ -56,7 +49,9 @@ func (c *client) session(device, name string, flags terminalFlags, options func(
 		return err
 	}
 	return tty.Safe(func() error {
-		return run(request.URL(), config, o.In, o.Out, o.ErrOut, tty.Raw, sizes)
+		return execute(context.Background(), request.URL(), config, remotecommand.StreamOptions{
+			Stdin: o.In, Stdout: o.Out, Stderr: o.ErrOut, Tty: tty.Raw, TerminalSizeQueue: sizes,
+		})
 	})
 }
 
@@ -91,7 +86,7 @@ func newExecCommand(c *client) *cobra.Command {
 					Pod: pod.pod, Container: pod.container, Command: args[1:],
 				}
 			}
-			return c.session(args[0], "exec", terminal, options, (&exec.DefaultRemoteExecutor{}).Execute)
+			return c.session(args[0], "exec", terminal, options)
 		},
 	}
 	terminal.add(cmd)
@@ -124,7 +119,7 @@ func newAttachCommand(c *client) *cobra.Command {
 					Pod: pod.pod, Container: pod.container,
 				}
 			}
-			return c.session(args[0], "attach", terminal, options, (&attach.DefaultRemoteAttach{}).Attach)
+			return c.session(args[0], "attach", terminal, options)
 		},
 	}
 	terminal.add(cmd)
