@@ -17,7 +17,6 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/websocket"
 )
 
@@ -164,10 +163,10 @@ func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
 		if c.TLS != nil {
 			u.Scheme = "wss"
 		}
-		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt"})
+		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt", NetDial: dialPatient})
 	}
 	// MQTT has a keepalive of its own, whose pace the user chooses.
-	raw, err := link.NetDialer().DialContext(ctx, "tcp", c.Server)
+	raw, err := dialPatient(ctx, "tcp", c.Server)
 	if err != nil || c.TLS == nil {
 		return raw, err
 	}

@@ -66,6 +66,8 @@ type Options struct {
 	Subprotocol string
 	// Timeout for one attempt, 0 for 20 s.
 	Timeout time.Duration
+	// NetDial makes the TCP connection. Default: that of link.NetDialer.
+	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // DialConn opens a WebSocket whose binary messages are a pipe of bytes.
@@ -73,11 +75,14 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 	if o.Timeout == 0 {
 		o.Timeout = dialTime
 	}
+	if o.NetDial == nil {
+		o.NetDial = link.NetDialer().DialContext
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	d := websocket.Dialer{
 		// Liveness is watched by what runs inside, at the pace that the user chose.
-		NetDialContext:  link.NetDialer().DialContext,
+		NetDialContext:  o.NetDial,
 		Proxy:           http.ProxyFromEnvironment,
 		TLSClientConfig: o.TLS,
 		ReadBufferSize:  readBuffer,
