@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -207,21 +208,36 @@ func publicKeyHash(csr *x509.CertificateRequest) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// pemBegin is what each block of PEM begins with.
+const pemBegin = "-----BEGIN "
+
+// parseCertificates returns the certificates of CAs in PEM, among which there may be text. It refuses what
+// pem.Decode would skip: each of them was meant to be trusted.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
-	for {
-		var block *pem.Block
-		block, data = pem.Decode(data)
-		if block == nil {
-			return certs, nil
+	for len(bytes.TrimSpace(data)) > 0 {
+		block, rest := pem.Decode(data)
+		where := fmt.Sprintf("after certificate %d", len(certs))
+		if len(certs) == 0 {
+			where = "at the beginning"
 		}
-		if block.Type != "CERTIFICATE" {
+		switch {
+		case block == nil:
+			return nil, fmt.Errorf("what is %s is no certificate in PEM: each begins with a line -----BEGIN CERTIFICATE-----, "+
+				"and is encoded in base64 once more only in the YAML of the Secret", where)
+		case bytes.Count(data[:len(data)-len(rest)], []byte(pemBegin)) != 1:
+			return nil, fmt.Errorf("the PEM %s is broken: look whether each -----BEGIN and -----END is on a line of its own", where)
+		case block.Type != "CERTIFICATE":
 			return nil, fmt.Errorf("found a %q where only certificates belong", block.Type)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
 		}
-		certs = append(certs, cert)
+		if !cert.IsCA {
+			return nil, fmt.Errorf("certificate %d, of %s, is not one of a CA", len(certs)+1, cert.Subject)
+		}
+		certs, data = append(certs, cert), rest
 	}
+	return certs, nil
 }

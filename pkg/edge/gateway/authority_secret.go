@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -59,7 +60,20 @@ func LoadOrCreateAuthority(ctx context.Context, client kubernetes.Interface, nam
 		return nil, fmt.Errorf("the device CA in Secret %s/%s cannot be used: %w; restore the Secret from a backup, "+
 			"or put a new CA there and enrol every device anew, see docs/security.md", namespace, AuthoritySecret, err)
 	}
+	a.log(ctx)
 	return a, nil
+}
+
+// log tells which CAs there are: whoever replaces the CA must know whether the next one is trusted.
+func (a *Authority) log(ctx context.Context) {
+	for i, cert := range a.bundle {
+		use := "trusted"
+		if i == 0 {
+			use = "in force"
+		}
+		klog.FromContext(ctx).Info("Device CA", "use", use, "subject", cert.Subject.String(),
+			"sha256", fmt.Sprintf("%x", sha256.Sum256(cert.Raw)), "notAfter", cert.NotAfter.UTC().Format(time.RFC3339))
+	}
 }
 
 // createAuthoritySecret creates the Secret of a new CA, or returns that of another replica that was first.

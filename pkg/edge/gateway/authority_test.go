@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"sync"
@@ -18,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"arhat.dev/aranya/pkg/edge/identity"
 )
@@ -110,6 +115,69 @@ func TestLoadAuthorityRefusesBadSecret(t *testing.T) {
 	})
 	if _, err := LoadOrCreateAuthority(t.Context(), client, "ns", NoDevices); err == nil || !strings.Contains(err.Error(), "ns/"+AuthoritySecret) {
 		t.Errorf("a failure to create: %v", err)
+	}
+}
+
+// What aranya cannot read in ca.crt would be missed only when the CA is replaced, by every device.
+func TestTrustedAuthorities(t *testing.T) {
+	current, err := newAuthoritySecret("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var certs []string
+	for range 2 {
+		other, err := newAuthoritySecret("ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs = append(certs, string(other.Data[corev1.TLSCertKey]))
+	}
+	a, err := authorityFromSecret(current, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: deviceCert(t, a, time.Hour).Raw}))
+	first, second := certs[0], certs[1]
+	for name, test := range map[string]struct {
+		data    string
+		trusted int
+		err     string // in the error; none is expected if empty
+	}{
+		"nothing":                   {},
+		"blank":                     {data: " \n"},
+		"one":                       {data: first, trusted: 1},
+		"two":                       {data: first + "\n" + second + "\n\n", trusted: 2},
+		"no newline at the end":     {data: strings.TrimSpace(first), trusted: 1},
+		"CRLF":                      {data: strings.ReplaceAll(first+second, "\n", "\r\n"), trusted: 2},
+		"text before each":          {data: "Certificate:\n    Data:\n" + first + "# next\n" + second, trusted: 2},
+		"base64 twice":              {data: base64.StdEncoding.EncodeToString([]byte(first)), err: "at the beginning is no certificate"},
+		"joined without a newline":  {data: strings.TrimSpace(first) + second, err: "-----BEGIN"},
+		"the second is cut off":     {data: first + second[:len(second)/2], err: "after certificate 1 is no certificate"},
+		"the first is cut off":      {data: first[:len(first)/2] + "\n" + second, err: "the PEM at the beginning is broken"},
+		"the second without a head": {data: first + second[len("-----BEGIN CERTIFICATE-----\n"):], err: "after certificate 1 is no certificate"},
+		"not a CA":                  {data: first + leaf, err: "certificate 2, of CN=edge/device-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			secret := current.DeepCopy()
+			secret.Data[authorityTrustedKey] = []byte(test.data)
+			logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+			a, err := LoadOrCreateAuthority(klog.NewContext(t.Context(), logger), fake.NewClientset(secret), "ns", NoDevices)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), "key ca.crt") || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil || len(a.bundle) != 1+test.trusted {
+				t.Fatalf("trusts %d, error %v", len(a.bundle), err)
+			}
+			logged := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
+			for _, cert := range a.bundle {
+				if hash := fmt.Sprintf("%x", sha256.Sum256(cert.Raw)); !strings.Contains(logged, hash) {
+					t.Errorf("%s is not in the log: %s", hash, logged)
+				}
+			}
+		})
 	}
 }
 
