@@ -79,6 +79,8 @@ func Run(ctx context.Context, o *Options) error {
 			case <-finished:
 			}
 		}()
+	} else if err := o.awaitEtcd(ctx); err != nil {
+		return err
 	}
 	config, err := o.Config(ctx)
 	if err != nil {

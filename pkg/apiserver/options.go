@@ -25,6 +25,8 @@ const (
 	defaultEtcdPrefix = "/registry/aranya.arhat.dev"
 	// defaultQuotaBytes is ample for 10,000 devices, whose objects are a few KiB each.
 	defaultQuotaBytes = 2 << 30
+	// minQuotaBytes is room for some hundred devices. With less than some pages etcd refuses its first write.
+	minQuotaBytes = 16 << 20
 
 	defaultNamespace   = "aranya-system"
 	defaultServiceName = "aranya-apiserver"

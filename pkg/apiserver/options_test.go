@@ -47,8 +47,20 @@ func TestOptionsValidate(t *testing.T) {
 			want: []string{"either --etcd-servers or --embedded-etcd-dir must be given"},
 		},
 		"quota": {
-			args: []string{"--node-address=192.0.2.1", "--embedded-etcd-quota-bytes=0"},
-			want: []string{"--embedded-etcd-quota-bytes must be more than 0"},
+			args: []string{"--node-address=192.0.2.1", "--embedded-etcd-quota-bytes=1"},
+			want: []string{"--embedded-etcd-quota-bytes must be 16777216 (16 MiB) or more, not 1"},
+		},
+		"half a key pair for etcd": {
+			args: []string{"--node-address=192.0.2.1", "--etcd-servers=https://etcd:2379", "--etcd-certfile=/tls.crt"},
+			want: []string{"--etcd-certfile and --etcd-keyfile must be given together"},
+		},
+		"no prefix": {
+			args: []string{"--node-address=192.0.2.1", "--etcd-prefix="},
+			want: []string{`--etcd-prefix: "" would put EdgeDevices among the keys of others`},
+		},
+		"a prefix of nothing": {
+			args: []string{"--node-address=192.0.2.1", "--etcd-servers=https://etcd:2379", "--etcd-prefix=/"},
+			want: []string{`--etcd-prefix: "/" would`},
 		},
 		"storage format": {
 			args: []string{"--node-address=192.0.2.1", "--storage-media-type=text/plain"},

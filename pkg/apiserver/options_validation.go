@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -62,18 +63,28 @@ func (o *Options) validateRecommended() []error {
 }
 
 func (o *Options) validateEtcd() []error {
-	if !o.embeddedEtcd() {
-		return o.Recommended.Etcd.Validate()
-	}
 	etcd := *o.Recommended.Etcd
 	transport := etcd.StorageConfig.Transport
-	etcd.StorageConfig.Transport.ServerList = []string{"embedded"} // filled in once it runs
+	if o.embeddedEtcd() {
+		etcd.StorageConfig.Transport.ServerList = []string{"embedded"} // filled in once it runs
+	}
 	errs := etcd.Validate()
+	if strings.Trim(etcd.StorageConfig.Prefix, "/") == "" {
+		errs = append(errs, fmt.Errorf("--etcd-prefix: %q would put EdgeDevices among the keys of others; the default is %s",
+			etcd.StorageConfig.Prefix, defaultEtcdPrefix))
+	}
+	if !o.embeddedEtcd() {
+		if (transport.CertFile == "") != (transport.KeyFile == "") {
+			errs = append(errs, errors.New("--etcd-certfile and --etcd-keyfile must be given together, or neither of them"))
+		}
+		return errs
+	}
 	if o.EmbeddedEtcdDir == "" {
 		errs = append(errs, errors.New("either --etcd-servers or --embedded-etcd-dir must be given"))
 	}
-	if o.EmbeddedEtcdQuotaBytes <= 0 {
-		errs = append(errs, fmt.Errorf("--embedded-etcd-quota-bytes must be more than 0, not %d", o.EmbeddedEtcdQuotaBytes))
+	if o.EmbeddedEtcdQuotaBytes < minQuotaBytes {
+		errs = append(errs, fmt.Errorf("--embedded-etcd-quota-bytes must be %d (16 MiB) or more, not %d: an etcd that is smaller takes no writes; "+
+			"the default is %d", minQuotaBytes, o.EmbeddedEtcdQuotaBytes, defaultQuotaBytes))
 	}
 	if transport.CertFile != "" || transport.KeyFile != "" || transport.TrustedCAFile != "" {
 		errs = append(errs, errors.New("--etcd-certfile, --etcd-keyfile and --etcd-cafile need --etcd-servers: the embedded etcd has no TLS"))

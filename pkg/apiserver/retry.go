@@ -9,8 +9,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// startupPatience is how long a start waits for the main cluster: longer than a kube-apiserver takes
-// to start, short enough for a supervisor to notice.
+// startupPatience is how long a start waits for the main cluster, and for an etcd of one's own: longer than
+// these take to start, short enough for a supervisor to notice.
 const startupPatience = 90 * time.Second
 
 // retry calls f until it succeeds. It gives up after a while, with f's last error, so that a start that
