@@ -59,6 +59,9 @@ the devices that dial in, and runs a Node for each of them in the main cluster.`
 func Run(ctx context.Context, o *Options) error {
 	registerMetrics()
 	klog.FromContext(ctx).Info("Starting aranya-apiserver", "version", version.String(), "replica", o.ReplicaName)
+	if err := o.checkFiles(); err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 

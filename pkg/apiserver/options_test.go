@@ -122,6 +122,24 @@ func TestOptionsValidate(t *testing.T) {
 	}
 }
 
+// A file that is not there is found before etcd is started, and whoever reads the error learns which flag is meant.
+func TestMissingFiles(t *testing.T) {
+	for _, flag := range []string{
+		"--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig", "--client-ca-file", "--requestheader-client-ca-file",
+		"--tls-cert-file", "--tls-private-key-file", "--etcd-cafile", "--etcd-certfile", "--etcd-keyfile", "--encryption-provider-config",
+		"--audit-policy-file", "--admission-control-config-file", "--tracing-config-file",
+	} {
+		dir := filepath.Join(t.TempDir(), "etcd")
+		err := Run(t.Context(), parse(t, flag+"=/none", "--node-address=192.0.2.1", "--embedded-etcd-dir="+dir))
+		if err == nil || !strings.Contains(err.Error(), flag+": open /none: no such file") {
+			t.Errorf("%s: error %v", flag, err)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s: etcd was started", flag)
+		}
+	}
+}
+
 func TestOptionsDefaults(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "")
 	o := parse(t, "--node-address=192.0.2.1", "--kubeconfig=/k", "--authorization-kubeconfig=/z")

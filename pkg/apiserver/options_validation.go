@@ -46,6 +46,39 @@ func (o *Options) Validate() error {
 	return utilerrors.NewAggregate(errs)
 }
 
+// checkFiles finds files that cannot be read, and names the flags they are from, before anything is started.
+func (o *Options) checkFiles() error {
+	r := o.Recommended
+	var errs []error
+	for _, file := range []struct{ flag, path string }{
+		{"--kubeconfig", o.CoreAPI.CoreAPIKubeconfigPath},
+		{"--authentication-kubeconfig", r.Authentication.RemoteKubeConfigFile},
+		{"--authorization-kubeconfig", r.Authorization.RemoteKubeConfigFile},
+		{"--client-ca-file", r.Authentication.ClientCert.ClientCA},
+		{"--requestheader-client-ca-file", r.Authentication.RequestHeader.ClientCAFile},
+		{"--tls-cert-file", r.SecureServing.ServerCert.CertKey.CertFile},
+		{"--tls-private-key-file", r.SecureServing.ServerCert.CertKey.KeyFile},
+		{"--etcd-cafile", r.Etcd.StorageConfig.Transport.TrustedCAFile},
+		{"--etcd-certfile", r.Etcd.StorageConfig.Transport.CertFile},
+		{"--etcd-keyfile", r.Etcd.StorageConfig.Transport.KeyFile},
+		{"--encryption-provider-config", r.Etcd.EncryptionProviderConfigFilepath},
+		{"--audit-policy-file", r.Audit.PolicyFile},
+		{"--admission-control-config-file", r.Admission.ConfigFile},
+		{"--tracing-config-file", r.Traces.ConfigFile},
+	} {
+		if file.path == "" {
+			continue
+		}
+		f, err := os.Open(file.path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", file.flag, err))
+			continue
+		}
+		_ = f.Close()
+	}
+	return utilerrors.NewAggregate(errs)
+}
+
 func (o *Options) validateRecommended() []error {
 	r := o.Recommended
 	var errs []error
