@@ -3,12 +3,14 @@ package controller
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
@@ -16,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/node"
 )
 
 func TestDeletionOfConnectedDevice(t *testing.T) {
@@ -139,6 +142,42 @@ func TestEmptyDatabase(t *testing.T) {
 	eventually(t, "Node of another device", func() bool { return c.node("d2") != nil })
 	if c.pod("p") == nil || c.node("d1") == nil || c.lease("d1") == nil {
 		t.Error("the Node of a device that is not in the database any more, or its pod or Lease, was removed")
+	}
+}
+
+// The same EdgeDevice created again, by whoever has its manifest, does not take the place of one that may be restored.
+func TestEmptyDatabaseFilledAnew(t *testing.T) {
+	c := newCluster(t, time.Hour, ownNode(edgeDevice("d1")), edgePod("p", "d1"))
+	eventually(t, "left", func() bool { return node.Left(c.node("d1")) })
+	ed := edgeDevice("d1")
+	ed.UID = "created-anew"
+	if err := c.edge.Tracker().Add(ed); err != nil {
+		t.Fatal(err)
+	}
+	c.connect(newSession(ed))
+	eventually(t, "conflict told", func() bool {
+		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
+		return ready != nil && ready.Reason == aranya.ReasonConflict && strings.Contains(ready.Message, "restore its database")
+	})
+	if c.pod("p") == nil || c.node("d1") == nil {
+		t.Error("the Node of the former EdgeDevice or its pod was removed")
+	}
+	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "d1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
+}
+
+// Without that, the Node of a former EdgeDevice goes, and nobody is told that it stays.
+func TestFormerNodeIsReplaced(t *testing.T) {
+	ed := edgeDevice("d1")
+	ed.UID = "created-anew"
+	c := newCluster(t, time.Hour, ed, ownNode(edgeDevice("d1")))
+	c.connect(newSession(ed))
+	eventually(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
+	eventually(t, "events", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDeleted") })
+	if slices.Contains(c.events("EdgeDevice", "d1"), aranya.ReasonConflict) {
+		t.Error("told of a conflict")
 	}
 }
 

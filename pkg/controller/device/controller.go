@@ -219,7 +219,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 // awaitsNode says whether a device has come that is about to get its first Node.
 func (c *Controller) awaitsNode(key types.NamespacedName, ed *aranya.EdgeDevice) bool {
 	n, conflict := c.node(ed)
-	return n == nil && !conflict && !ed.Spec.Node.Disabled && c.config.NodeProblem(key) == (node.Problem{}) && c.config.Tracker.Session(key, ed.UID) != nil
+	return n == nil && conflict == "" && !ed.Spec.Node.Disabled && c.config.NodeProblem(key) == (node.Problem{}) && c.config.Tracker.Session(key, ed.UID) != nil
 }
 
 // write replaces the stored status. It fails with a conflict if the EdgeDevice was changed since it was

@@ -98,14 +98,14 @@ func TestNodeReadyCondition(t *testing.T) {
 	for name, tt := range map[string]struct {
 		disabled bool
 		node     *corev1.Node
-		conflict bool
+		conflict string
 		problem  node.Problem
 		status   metav1.ConditionStatus
 		reason   string
 	}{
 		"none yet":      {status: metav1.ConditionFalse, reason: aranya.ReasonNoNode},
 		"disabled":      {disabled: true, status: metav1.ConditionFalse, reason: aranya.ReasonNodeDisabled},
-		"conflict":      {conflict: true, status: metav1.ConditionFalse, reason: aranya.ReasonConflict},
+		"conflict":      {conflict: "Node d exists already", status: metav1.ConditionFalse, reason: aranya.ReasonConflict},
 		"refused":       {problem: node.Problem{Reason: aranya.ReasonNodeRefused, Message: "no"}, status: metav1.ConditionFalse, reason: aranya.ReasonNodeRefused},
 		"not changed":   {node: ready, problem: node.Problem{Reason: aranya.ReasonNodeRefused}, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},
 		"mirrored":      {node: ready, status: metav1.ConditionUnknown, reason: "DeviceDisconnected"},

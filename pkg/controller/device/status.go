@@ -148,28 +148,41 @@ func Info(reported *corev1.NodeStatus) *aranya.DeviceInfo {
 	}
 }
 
-// node returns the Node of an EdgeDevice, and whether another one stands in its way.
-func (c *Controller) node(ed *aranya.EdgeDevice) (own *corev1.Node, conflict bool) {
+// node returns the Node of an EdgeDevice, or how another one stands in its way.
+func (c *Controller) node(ed *aranya.EdgeDevice) (own *corev1.Node, conflict string) {
 	object, exists, err := c.config.NodeInformer.GetIndexer().GetByKey(ed.Name)
 	if err != nil || !exists {
-		return nil, false
+		return nil, ""
 	}
 	n := object.(*corev1.Node)
-	if !node.Owned(n, ed) {
-		return nil, true
+	if node.Owned(n, ed) {
+		return n, ""
 	}
-	return n, false
+	return nil, conflictOf(ed, n)
+}
+
+// conflictOf says how a Node that is not an EdgeDevice's stands in its way, nothing if it is about to be removed.
+func conflictOf(ed *aranya.EdgeDevice, n *corev1.Node) string {
+	uid, former := node.Former(n, ed)
+	switch {
+	case !former:
+		return fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
+			"It is not touched; the device gets its Node when that one is gone. Or create the EdgeDevice under another name", n.Name)
+	case node.Left(n):
+		return fmt.Sprintf("Node %s stands for a former EdgeDevice of this name (UID %s). It is left with its pods, because there was no EdgeDevice at all "+
+			"when aranya started: restore its database, or delete the Node, and the device gets another one", n.Name, uid)
+	}
+	return ""
 }
 
 // nodeReady mirrors the Ready condition of the Node, or tells why there is none.
-func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict bool, problem node.Problem, set setCondition) {
+func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict string, problem node.Problem, set setCondition) {
 	const t = aranya.EdgeDeviceNodeReady
 	switch {
 	case n == nil && ed.Spec.Node.Disabled:
 		set.condition(aranya.NoNode(true))
-	case conflict:
-		set(t, metav1.ConditionFalse, aranya.ReasonConflict, fmt.Sprintf("Node %s exists already and is not this EdgeDevice's. "+
-			"It is not touched; the device gets its Node when that one is gone. Or create the EdgeDevice under another name", ed.Name))
+	case conflict != "":
+		set(t, metav1.ConditionFalse, aranya.ReasonConflict, conflict)
 	case n == nil && problem != node.Problem{}:
 		set(t, metav1.ConditionFalse, problem.Reason, problem.Message)
 	case n == nil:

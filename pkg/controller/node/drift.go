@@ -113,7 +113,11 @@ func drift(n *corev1.Node, ed *aranya.EdgeDevice, info corev1.NodeSystemInfo, re
 	if changes := mapChanges(n.Labels, w.labels, before.Labels); len(changes) > 0 {
 		metadata["labels"] = changes
 	}
-	if changes := mapChanges(n.Annotations, w.annotations, before.Annotations); len(changes) > 0 {
+	changes := mapChanges(n.Annotations, w.annotations, before.Annotations)
+	if Left(n) {
+		changes[aranya.AnnotationMissing] = nil // the EdgeDevice is back
+	}
+	if len(changes) > 0 {
 		metadata["annotations"] = changes
 	}
 	obsolete := sets.New(before.Taints...).Difference(sets.New(after.Taints...))

@@ -3,6 +3,7 @@ package node
 import (
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,63 @@ func TestOrphan(t *testing.T) {
 			_, err = r.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(r.ctx, r.ed.Name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) != test.gone || len(r.leases.active) > 0 == test.gone {
 				t.Errorf("read Lease: %v; renewed are %v", err, r.leases.active)
+			}
+		})
+	}
+}
+
+// Nodes that were left once are left by later starts too, though there are other EdgeDevices then, until their own
+// EdgeDevice is back. One that only has its name does not replace them either.
+func TestLeftNode(t *testing.T) {
+	for name, test := range map[string]struct {
+		emptyAtStart, left, made bool // made: since the start
+		change                   func(*aranya.EdgeDevice)
+		verb                     string
+		stays                    bool // as a Node that is left
+	}{
+		"none at all":              {emptyAtStart: true, verb: "patch", stays: true},
+		"none at all, again":       {emptyAtStart: true, left: true, stays: true},
+		"a later start":            {left: true, stays: true},
+		"made since":               {emptyAtStart: true, made: true, verb: "delete"},
+		"a later start, created":   {left: true, change: func(ed *aranya.EdgeDevice) { ed.UID = "new" }, stays: true},
+		"none at all, created":     {emptyAtStart: true, change: func(ed *aranya.EdgeDevice) { ed.UID = "new" }, verb: "patch", stays: true},
+		"created again":            {change: func(ed *aranya.EdgeDevice) { ed.UID = "new" }, verb: "delete"},
+		"made since, then created": {emptyAtStart: true, made: true, change: func(ed *aranya.EdgeDevice) { ed.UID = "new" }, verb: "delete"},
+		"restored":                 {left: true, change: func(*aranya.EdgeDevice) {}, verb: "patch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.config.Pods = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{PodIndex: IndexPod})
+			r.expect("create")
+			r.see("5", nil)
+			r.census.seen(r.ed.Name)
+			r.expect("")
+			r.change(func(n *corev1.Node) {
+				n.ResourceVersion = "6"
+				if !test.made {
+					n.CreationTimestamp = metav1.NewTime(r.start.Add(-time.Hour))
+				} else {
+					n.CreationTimestamp = metav1.NewTime(r.start.Add(time.Second))
+				}
+				if test.left {
+					n.Annotations[aranya.AnnotationMissing] = "2026-01-01T00:00:00Z"
+				}
+			})
+			r.emptyAtStart = test.emptyAtStart
+			if err := r.config.Devices.GetIndexer().Delete(r.ed); err != nil {
+				t.Fatal(err)
+			}
+			if test.change != nil {
+				ed := r.ed.DeepCopy()
+				test.change(ed)
+				if err := r.config.Devices.GetIndexer().Add(ed); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.expect(test.verb)
+			n, err := r.kube.CoreV1().Nodes().Get(r.ctx, r.ed.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) != (test.verb == "delete") || err == nil && Left(n) != test.stays {
+				t.Errorf("the Node is %v, error %v", n, err)
 			}
 		})
 	}

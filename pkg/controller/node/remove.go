@@ -52,7 +52,7 @@ func (c *Controller) retire(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 
 // removeOrphan removes the Node that an EdgeDevice has left behind, which went without its finalizer: nobody else
 // would. Its pods go by force, because its link is cut. That memory knows of no EdgeDevice is not enough, nor is a
-// database that was empty from the start: pods keep running while it is restored.
+// database that was empty at this start or a former one: pods keep running while it is restored.
 func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	n, err := c.get(key.Name)
 	if err != nil || n == nil {
@@ -61,10 +61,8 @@ func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName)
 	if owner, ok := Owner(n); !ok || links.Key(owner) != key {
 		return 0, nil
 	}
-	if c.emptyAtStart && n.CreationTimestamp.Time.Before(c.start) {
-		c.config.Events.Node(n.Name, corev1.EventTypeWarning, "EdgeDeviceMissing", "EdgeDevice %s, which the Node stands for, does not exist. "+
-			"The Node is left, because there was no EdgeDevice at all when aranya started: restore its database, or delete the Node", key)
-		return 0, nil
+	if left, err := c.keepLeft(ctx, n); left || err != nil {
+		return 0, err
 	}
 	_, err = c.config.Edge.AranyaV1alpha1().EdgeDevices(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	if err == nil {
@@ -78,6 +76,30 @@ func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName)
 	}
 	klog.FromContext(ctx).Info("Removing the Node of an EdgeDevice that went without its finalizer", "edgeDevice", key)
 	return 0, c.Delete(ctx, n)
+}
+
+// keepLeft says whether a Node is to be left though its EdgeDevice does not exist, and puts that on the Node.
+func (c *Controller) keepLeft(ctx context.Context, n *corev1.Node) (bool, error) {
+	if !Left(n) {
+		if !c.emptyAtStart || !n.CreationTimestamp.Time.Before(c.start) {
+			return false, nil
+		}
+		data, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"uid": n.UID, "annotations": map[string]any{aranya.AnnotationMissing: c.config.Clock.Now().UTC().Format(time.RFC3339)},
+		}})
+		if err != nil {
+			return false, err
+		}
+		written, err := c.config.Kube.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, data, metav1.PatchOptions{})
+		if err != nil {
+			return false, fmt.Errorf("annotate Node %s: %w", n.Name, err)
+		}
+		c.written.Mutation(written)
+	}
+	owner, _ := Owner(n)
+	c.config.Events.Node(n.Name, corev1.EventTypeWarning, "EdgeDeviceMissing", "EdgeDevice %s (UID %s), which the Node stands for, does not exist. "+
+		"The Node is left, because there was no EdgeDevice at all when aranya started: restore its database, or delete the Node", links.Key(owner), owner.UID)
+	return true, nil
 }
 
 // Drain deletes the pods on a Node that is to be removed. On a connected device they get up to 30 s to

@@ -99,14 +99,22 @@ func hasFinalizer(ed *aranya.EdgeDevice) bool {
 }
 
 // replaceFormer deals with a Node that is not this EdgeDevice's, or not any more. If it stands for a former EdgeDevice
-// of the same namespace and name, whose finalizer was taken off by force, it is removed. Any other is
-// never touched: the conflict shows in the condition NodeReady until that Node is gone.
+// of the same namespace and name, whose finalizer was taken off by force, it is removed; but not if that was lost with the
+// whole database, which may be restored. Any other is never touched: the conflict shows in the condition NodeReady until that
+// Node is gone.
 func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node) error {
 	c.leases.stop(n.Name, ed.UID)
-	owner, ok := Owner(n)
-	if !ok || owner.Namespace != ed.Namespace || owner.Name != ed.Name {
+	uid, former := Former(n, ed)
+	if !former {
 		return nil
 	}
-	klog.FromContext(ctx).Info("Removing the Node of a former EdgeDevice of this name", "formerUID", owner.UID)
-	return c.deleteNode(ctx, n)
+	if left, err := c.keepLeft(ctx, n); left || err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("Removing the Node of a former EdgeDevice of this name", "formerUID", uid)
+	if err := c.deleteNode(ctx, n); err != nil {
+		return err
+	}
+	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, which stood for a former EdgeDevice of this name (UID %s)", n.Name, uid)
+	return nil
 }

@@ -23,6 +23,9 @@ const (
 	// TaintRemoving is the key of the taint of a Node that is being removed, with its EdgeDevice or because
 	// spec.node.disabled is set. It says since when, and keeps new pods off but for those that tolerate every taint.
 	TaintRemoving = "arhat.dev/removing"
+	// AnnotationMissing is a Node annotation that says since when the Node is left though its EdgeDevice does not exist,
+	// because there was none at all when aranya started.
+	AnnotationMissing = "arhat.dev/edgedevice-missing-since"
 	// AnnotationResourceMetricsPath is a Node annotation that tells metrics-server where on the kubelet
 	// endpoint the metrics of this Node are.
 	AnnotationResourceMetricsPath = "metrics.k8s.io/resource-metrics-path"

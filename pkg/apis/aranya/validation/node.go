@@ -27,7 +27,7 @@ var (
 		"beta.kubernetes.io/arch", "beta.kubernetes.io/os",
 	)
 	// reservedAnnotations likewise.
-	reservedAnnotations = sets.New(v1alpha1.AnnotationUID, v1alpha1.AnnotationApplied, v1alpha1.AnnotationResourceMetricsPath)
+	reservedAnnotations = sets.New(v1alpha1.AnnotationUID, v1alpha1.AnnotationApplied, v1alpha1.AnnotationMissing, v1alpha1.AnnotationResourceMetricsPath)
 	// reservedTaints are put on and taken off by the control plane as the state of the Node changes.
 	reservedTaints = sets.New(
 		corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable,

@@ -82,10 +82,11 @@ func TestValidateNodeAndPod(t *testing.T) {
 		{
 			name: "annotations of aranya",
 			change: func(d *aranya.EdgeDevice) {
-				d.Spec.Node.Annotations = map[string]string{v1alpha1.AnnotationUID: "x", v1alpha1.AnnotationApplied: "{}", v1alpha1.AnnotationResourceMetricsPath: "/x", "a": "b"}
+				d.Spec.Node.Annotations = map[string]string{v1alpha1.AnnotationUID: "x", v1alpha1.AnnotationApplied: "{}", v1alpha1.AnnotationMissing: "x", v1alpha1.AnnotationResourceMetricsPath: "/x", "a": "b"}
 			},
 			want: []string{
 				"Forbidden|spec.node.annotations[arhat.dev/applied]|set by aranya",
+				"Forbidden|spec.node.annotations[arhat.dev/edgedevice-missing-since]|set by aranya",
 				"Forbidden|spec.node.annotations[arhat.dev/edgedevice-uid]|set by aranya",
 				"Forbidden|spec.node.annotations[metrics.k8s.io/resource-metrics-path]|set by aranya",
 			},
