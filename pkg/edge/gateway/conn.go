@@ -236,12 +236,45 @@ func newServerCredentials(g *Gateway) credentials.TransportCredentials {
 			if len(state.PeerCertificates) == 0 || selfIssued(state.PeerCertificates[0]) {
 				return nil
 			}
-			_, err := g.config.Authority.verifyDevice(state.PeerCertificates[0], time.Now())
-			return err
+			if _, err := g.config.Authority.verifyDevice(state.PeerCertificates[0], time.Now()); err != nil {
+				return &strangeCertificate{cert: state.PeerCertificates[0], err: err}
+			}
+			return nil
 		},
 		// A ticket would hold on to an identity. A full handshake is cheap at P-256.
 		SessionTicketsDisabled: true,
 	}}
+}
+
+// strangeCertificate is why a certificate is not one of a device.
+type strangeCertificate struct {
+	cert *x509.Certificate
+	err  error
+}
+
+func (e *strangeCertificate) Error() string {
+	var unknown x509.UnknownAuthorityError
+	if errors.As(e.err, &unknown) {
+		return "it is of a CA that is not trusted, or not any more"
+	}
+	return e.err.Error()
+}
+
+// logHandshake tells why a TLS handshake failed. Of certificates that are not accepted everybody should hear, but not as often
+// as anybody likes: their devices are shut out until they are enrolled anew.
+func (g *Gateway) logHandshake(dc *deviceConn, err error) {
+	var strange *strangeCertificate
+	if !errors.As(err, &strange) {
+		g.logger.V(4).Info("A TLS handshake failed", "remote", remoteAddress(dc), "reason", err.Error())
+		return
+	}
+	g.strange.Do(func() {
+		name := "none"
+		if device, err := identity.FromCertificate(strange.cert); err == nil {
+			name = device.String()
+		}
+		g.logger.Info("Refused a device certificate", "remote", remoteAddress(dc), "nameInIt", name, "reason", err.Error())
+	})
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -253,7 +286,7 @@ func (s *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	conn := tls.Server(dc, s.config)
 	if err := conn.Handshake(); err != nil {
 		refused.WithLabelValues(refusedHandshake).Inc()
-		s.gateway.logger.V(4).Info("A TLS handshake failed", "remote", remoteAddress(dc), "reason", err.Error())
+		s.gateway.logHandshake(dc, err)
 		_ = conn.Close()
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
 	"k8s.io/klog/v2"
@@ -48,6 +49,7 @@ type Gateway struct {
 	renewals  *renewalLimiter
 	takeovers *takeovers
 	anonymous atomic.Int64
+	strange   rate.Sometimes // has certificates logged that are not accepted
 	clock     tokenClock
 
 	registry  registry
@@ -77,6 +79,7 @@ func New(c Config) (*Gateway, error) {
 		failures:  newFailureLimiter(),
 		renewals:  newRenewalLimiter(),
 		takeovers: newTakeovers(),
+		strange:   rate.Sometimes{First: 20, Interval: time.Second},
 		running:   make(chan struct{}),
 	}
 	g.registry.init()

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -170,6 +171,7 @@ type world struct {
 	address   string
 	directory *directory
 	handler   *recorder
+	logger    *klog.Logger // what start uses, if set
 	stop      func()
 }
 
@@ -202,6 +204,9 @@ func (w *world) start(t testing.TB) {
 		address = "127.0.0.1:0"
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	if w.logger != nil {
+		ctx = klog.NewContext(ctx, *w.logger)
+	}
 	l, err := link.ListenTCP(ctx, address)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
@@ -264,6 +268,58 @@ func TestForeignCA(t *testing.T) {
 	_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})
 	if status.Code(err) != codes.Unavailable { // the handshake failed
 		t.Errorf("a certificate of another CA: %v", err)
+	}
+}
+
+// A device that has missed that its CA was replaced learns why it is refused, and so does the gateway's log.
+func TestReplacedCA(t *testing.T) {
+	secrets := map[string]*corev1.Secret{}
+	for _, name := range []string{"former", "next"} {
+		client := fake.NewClientset()
+		if _, err := gateway.LoadOrCreateAuthority(t.Context(), client, "ns", gateway.NoDevices); err != nil {
+			t.Fatal(err)
+		}
+		secret, err := client.CoreV1().Secrets("ns").Get(t.Context(), gateway.AuthoritySecret, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets[name] = secret
+	}
+	load := func(secret *corev1.Secret) *gateway.Authority {
+		a, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(secret), "ns", gateway.NoDevices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	former := secrets["former"].DeepCopy()
+	former.Data["ca.crt"] = secrets["next"].Data[corev1.TLSCertKey]
+	w := newWorld(t, func(c *gateway.Config) { c.Authority = load(former) })
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	w.stop()
+
+	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+	w.logger, w.config.Authority = &logger, load(secrets["next"])
+	w.start(t)
+	client, err := uplink.New(uplink.Config{Server: w.address, StateDir: dir, Handler: &device{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logger))
+	done := make(chan error, 1)
+	go func() { done <- client.Run(ctx) }()
+	logged := func(text string) bool {
+		return strings.Contains(logger.GetSink().(ktesting.Underlier).GetBuffer().String(), text)
+	}
+	eventually(t, "log of the device", func() bool {
+		return logged("The server refuses this device") && logged("of a device CA that the server does not trust, or not any more")
+	})
+	eventually(t, "log of the gateway", func() bool {
+		return logged("Refused a device certificate") && logged("edge/device-1") && logged("of a CA that is not trusted, or not any more")
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

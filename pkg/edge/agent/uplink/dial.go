@@ -43,6 +43,7 @@ const (
 type connection struct {
 	*grpc.ClientConn
 	raw     *link.Conn
+	tls     *tlsConn
 	traffic *traffic.Link // where its calls are counted
 	keys    *note.Keys    // for notes when the link is parked, nil if it cannot be
 }
@@ -80,7 +81,8 @@ func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error
 			return nil, err
 		}
 	}
-	once := &onceDialer{conn: conn}
+	watched := newTLSConn(conn)
+	once := &onceDialer{conn: watched}
 	client, err := grpc.NewClient("passthrough:///"+identity.GatewayName,
 		grpc.WithContextDialer(once.dial),
 		grpc.WithTransportCredentials(handshaken{}),
@@ -100,7 +102,7 @@ func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error
 		_ = conn.Close()
 		return nil, err
 	}
-	return &connection{ClientConn: client, raw: raw, traffic: counted, keys: keys}, nil
+	return &connection{ClientConn: client, raw: raw, tls: watched, traffic: counted, keys: keys}, nil
 }
 
 // close ends the link, whether gRPC took it over or not.
@@ -111,7 +113,7 @@ func (c *connection) close() {
 
 // onceDialer hands a connection to gRPC, which would otherwise reconnect on its own terms.
 type onceDialer struct {
-	conn *tls.Conn
+	conn *tlsConn
 	used atomic.Bool
 }
 
@@ -126,7 +128,7 @@ func (d *onceDialer) dial(context.Context, string) (net.Conn, error) {
 type handshaken struct{}
 
 func (handshaken) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, ok := c.(*tls.Conn)
+	conn, ok := c.(*tlsConn)
 	if !ok {
 		return nil, nil, errors.New("not a TLS connection")
 	}

@@ -29,7 +29,7 @@ func (c *Client) renewExpired(ctx context.Context) error {
 	}
 	defer conn.close()
 	if err := c.renew(ctx, conn); err != nil {
-		return err
+		return conn.tls.explain(err)
 	}
 	if chooser, ok := c.config.Dialer.(Chooser); ok {
 		chooser.Proven() // the same link is dialled next

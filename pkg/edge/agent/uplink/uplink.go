@@ -220,7 +220,8 @@ func (c *Client) once(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	defer conn.close()
-	return c.serve(ctx, conn)
+	connected, err = c.serve(ctx, conn)
+	return connected, conn.tls.explain(err)
 }
 
 // refusal is how little the server wants this device.
