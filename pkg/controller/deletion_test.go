@@ -122,6 +122,7 @@ func TestDeletionWhileDown(t *testing.T) {
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1"}}
 	c := newCluster(t, time.Hour, other, ownNode(ed), ownNode(other), lease, edgePod("p", "d1"))
 	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil })
+	eventually(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "RemovingNode") })
 	eventually(t, "finalizer put on another one", func() bool { return slices.Contains(c.device("d2").Finalizers, aranya.FinalizerNode) })
 	if c.node("d2") == nil {
 		t.Error("the Node of another device is gone")

@@ -71,10 +71,15 @@ func (c *Controller) removeOrphan(ctx context.Context, key types.NamespacedName)
 	if !apierrors.IsNotFound(err) {
 		return 0, fmt.Errorf("read EdgeDevice %s: %w", key, err)
 	}
+	if _, begun := removingSince(n); !begun {
+		klog.FromContext(ctx).Info("Removing the Node of an EdgeDevice that went without its finalizer", "edgeDevice", key)
+		owner, _ := Owner(n)
+		c.config.Events.Node(n.Name, corev1.EventTypeWarning, "RemovingNode", "The Node is removed with its pods, because EdgeDevice %s (UID %s), which it stands for, "+
+			"does not exist: it went without its finalizer, or a backup was restored that is older", key, owner.UID)
+	}
 	if again, err := c.Drain(ctx, n, false); err != nil || again > 0 {
 		return again, err
 	}
-	klog.FromContext(ctx).Info("Removing the Node of an EdgeDevice that went without its finalizer", "edgeDevice", key)
 	return 0, c.Delete(ctx, n)
 }
 
