@@ -68,7 +68,7 @@ func (c *Cluster) path(elem ...string) string {
 }
 
 // Kubeconfig is the administrator's kubeconfig file.
-func (c *Cluster) Kubeconfig() string { return c.path("kubeconfig") }
+func (c *Cluster) Kubeconfig() string { return c.path(kubeconfigFile) }
 
 // RESTConfig returns the administrator's client configuration.
 func (c *Cluster) RESTConfig() (*rest.Config, error) {

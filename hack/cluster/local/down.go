@@ -166,11 +166,15 @@ func containsVariable(environ, variable string) bool {
 	return false
 }
 
-// purge removes the files of the cluster but the lock, and nothing else that may lie in its directory.
+// purge removes the files of the cluster but the lock, and nothing else that may lie in its directory. The state goes
+// last: as long as it is there, the rest is known to be a cluster's.
 func (c *Cluster) purge() error {
 	var errs []error
-	for _, name := range append([]string{"kubeconfig", stateFile}, dirs...) {
+	for _, name := range contents() {
 		errs = append(errs, os.RemoveAll(c.path(name)))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.path(stateFile))
 }

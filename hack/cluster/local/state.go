@@ -79,9 +79,10 @@ type Device struct {
 }
 
 const (
-	stateFile = "state.json"
-	lockFile  = ".lock"
-	groupFile = "run"
+	stateFile      = "state.json"
+	lockFile       = ".lock"
+	groupFile      = "run"
+	kubeconfigFile = "kubeconfig"
 )
 
 // Cloud is the group of the programs of the cloud side, see PID.
@@ -105,6 +106,9 @@ func loadState(dir string) (*State, error) {
 	s := &State{}
 	if err := json.Unmarshal(data, s); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, stateFile), err)
+	}
+	if s.ID == "" {
+		return nil, fmt.Errorf("%s is not of a cluster; choose another directory", filepath.Join(dir, stateFile))
 	}
 	return s, nil
 }

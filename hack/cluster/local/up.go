@@ -20,7 +20,10 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	if err := makeDirs(o.Dir); err != nil {
+	if err := checkDir(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	unlock, err := lock(o.Dir)
@@ -44,6 +47,27 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 
 // dirs are what a cluster has in its directory, beside files.
 var dirs = []string{"bin", "etcd", "home", "kubeconfigs", "logs", "pki", groupFile, "aranya", "broker", "devices", "manifests"}
+
+// contents are all that a cluster has in its directory, but its state and the lock.
+func contents() []string { return append([]string{kubeconfigFile}, dirs...) }
+
+// checkDir refuses a directory without a cluster in which a cluster's files would get among those of others: with
+// the next cluster they would go.
+func checkDir(dir string) error {
+	if _, err := loadState(dir); !errors.Is(err, errNoCluster) {
+		return err
+	}
+	for _, name := range contents() {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("DIR=%s: there is no cluster, but %s is there already, which a cluster would replace; "+
+				"choose an empty directory or one that does not exist", dir, path)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
 
 func makeDirs(dir string) error {
 	for _, name := range dirs {
@@ -75,19 +99,33 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 		}
 		return c, true, nil
 	}
-	if state.Supervisors != nil {
+	if err := c.clear(); err != nil {
+		return nil, false, err
+	}
+	if err := c.renew(o); err != nil {
+		return nil, false, err
+	}
+	// The state comes first: whatever is in the directory without it is not a cluster's.
+	if err := state.save(o.Dir); err != nil {
+		return nil, false, err
+	}
+	return c, false, makeDirs(o.Dir)
+}
+
+// clear removes what is left of a cluster that is no more.
+func (c *Cluster) clear() error {
+	if c.state.Supervisors != nil {
 		// It was not brought down, or not all of it.
 		if err := c.stop(context.Background()); err != nil {
-			return nil, false, fmt.Errorf("clear away what is left of the last run: %w", err)
+			return fmt.Errorf("clear away what is left of the last run: %w", err)
 		}
 	}
-	// What is in the directory belongs to a cluster that is no more.
-	if err := c.purge(); err != nil {
-		return nil, false, err
-	}
-	if err := makeDirs(o.Dir); err != nil {
-		return nil, false, err
-	}
+	return c.purge() // nothing, if there never was one: see checkDir
+}
+
+// renew makes the state that of a cluster to be brought up.
+func (c *Cluster) renew(o *Options) (err error) {
+	state := c.state
 	state.Bin, state.Source, state.Runtime, state.Link, state.Etcd = o.Bin, o.Source, o.Runtime, o.Link, o.Etcd
 	state.ExtraArgs = o.ExtraArgs
 	state.NamespaceTaint = o.NamespaceTaint
@@ -96,15 +134,13 @@ func prepare(o *Options) (c *Cluster, running bool, err error) {
 	p := &state.Ports
 	*p = Ports{Kubelet: o.KubeletPort}
 	if err := freePorts(&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerManager, &p.Scheduler, &p.Aranya, &p.Gateway, &p.Kubelet, &p.Broker); err != nil {
-		return nil, false, err
+		return err
 	}
 	state.Network = nil
 	if isRoot() {
-		if state.Network, err = chooseNetwork(state.ID); err != nil {
-			return nil, false, err
-		}
+		state.Network, err = chooseNetwork(state.ID)
 	}
-	return c, false, state.save(o.Dir)
+	return err
 }
 
 func (c *Cluster) bringUp(ctx context.Context, o *Options, running bool) error {
