@@ -14,6 +14,7 @@ DIR ?= .run
 ONCE ?=
 RUN ?=
 BENCHTIME ?= 1s
+FUZZTIME ?= 20s
 SCENARIO ?=
 FOCUS ?=
 SKIP ?=
@@ -84,6 +85,10 @@ test: test-unit test-e2e test-chaos bench-smoke ## Run all tests; root installs 
 test-unit: packages ## Run the unit tests with the race detector (RUN=pattern)
 	@echo "Unit tests."
 	@go test -race -timeout 20m $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v -e '/test/e2e' -e '/test/chaos')
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for a while; make test runs their seeds only (FUZZTIME=20s RUN=pattern)
+	@hack/fuzz.sh "$(FUZZTIME)" '$(RUN)'
 
 .PHONY: test-e2e
 test-e2e: packages cluster-programs metrics-server ## Run the end-to-end tests with real components, once per link (RUN=pattern LINKS="grpc websocket mqtt")

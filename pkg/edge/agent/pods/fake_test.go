@@ -77,6 +77,11 @@ func (f *fakeRuntime) Version(context.Context, string) (*runtimeapi.VersionRespo
 	return &runtimeapi.VersionResponse{RuntimeName: "fake"}, nil
 }
 
+func (f *fakeRuntime) Status(context.Context, bool) (*runtimeapi.StatusResponse, error) {
+	defer f.enter("Status")()
+	return &runtimeapi.StatusResponse{}, f.down
+}
+
 func (f *fakeRuntime) RuntimeConfig(context.Context) (*runtimeapi.RuntimeConfigResponse, error) {
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: f.driver}}, nil
 }
