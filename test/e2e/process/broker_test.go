@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,19 +116,72 @@ func TestBrokerSeesNoSecret(t *testing.T) {
 	}
 }
 
+// seen are the messages that a client of the broker got, in their order.
+type seen struct {
+	mu       sync.Mutex
+	messages []paho.Message
+}
+
+func (s *seen) add(_ paho.Client, m paho.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.messages = append(s.messages, m)
+}
+
+// before returns all that came before a message with the payload, once that is there. To one client the broker passes
+// on what it gets from one other in order: what else could have come has.
+func (s *seen) before(t *testing.T, payload string) (messages []paho.Message) {
+	t.Helper()
+	suite.Eventually(t, time.Minute, "a message is seen at the broker", func(context.Context) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i, m := range s.messages {
+			if string(m.Payload()) == payload {
+				messages = slices.Clone(s.messages[:i])
+				return nil
+			}
+		}
+		return fmt.Errorf("%d others were", len(s.messages))
+	})
+	return messages
+}
+
+// publish has the broker take a message, which it acknowledges even if it drops it.
+func publish(t *testing.T, client paho.Client, topic, payload string) {
+	t.Helper()
+	if token := client.Publish(topic, 1, false, payload); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+		t.Fatalf("publish to %s: %v", topic, token.Error())
+	}
+}
+
 // TestBrokerConfinesDevices would fail if the ACL let a device read or write what is another's.
 func TestBrokerConfinesDevices(t *testing.T) {
 	e := withBroker(t)
-	got := make(chan string, 16)
-	client := brokerClient(t, e, "device-2", local.MessageNamespace+"/+/device-1/#", func(_ paho.Client, m paho.Message) { got <- m.Topic() })
-	if token := client.Publish(local.MessageNamespace+"/edge/device-1/down", 1, false, "x"); !token.WaitTimeout(30 * time.Second) {
-		t.Fatal("no answer from the broker")
+	const topics = local.MessageNamespace + "/" + local.Namespace + "/"
+	var all, got seen
+	brokerClient(t, e, local.BrokerObserver, "#", all.add)
+	intruder := brokerClient(t, e, "device-2", local.MessageNamespace+"/#", got.add)
+	// Neither aranya nor a device heeds what is no frame.
+	forbidden, marker := "forbidden-"+rand.Text(), "marker-"+rand.Text()
+	others := []string{topics + "device-1/down", topics + "device-1/up", topics + "device-2/down", local.MessageNamespace + "/status"}
+	for _, topic := range others {
+		publish(t, intruder, topic, forbidden)
 	}
-	e.Kubectl(t, "edge", "-n", suite.Namespace, "exec", device, "--", "true")
-	select {
-	case topic := <-got:
-		t.Errorf("device-2 got a message of %s", topic)
-	default:
+	publish(t, intruder, topics+"device-2/up", marker)
+	for _, m := range all.before(t, marker) {
+		if string(m.Payload()) == forbidden {
+			t.Errorf("device-2 has written to %s", m.Topic())
+		}
+	}
+
+	e.Kubectl(t, "edge", "-n", suite.Namespace, "exec", "device-1", "--", "true")
+	aranya := brokerClient(t, e, local.BrokerUser, topics+"+/up", func(paho.Client, paho.Message) {})
+	marker = "marker-" + rand.Text()
+	publish(t, aranya, topics+"device-2/down", marker)
+	for _, m := range got.before(t, marker) {
+		if topic := m.Topic(); topic != topics+"device-2/down" && topic != local.MessageNamespace+"/status" {
+			t.Errorf("device-2 got a message of %s", topic)
+		}
 	}
 }
 
