@@ -34,7 +34,7 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	cleanIPs(&status)
 	status.InitContainerStatuses = keepEnded(pod, pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses)
 	status.ContainerStatuses = keepEnded(pod, pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses)
-	status.Conditions = slices.Clone(status.Conditions)
+	status.Conditions = firstOfEachType(status.Conditions)
 	if terminal(old.Phase) {
 		if status.Phase != old.Phase || old.Reason != "" || old.Message != "" {
 			status.Reason, status.Message = old.Reason, old.Message
@@ -45,11 +45,12 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 		settle(&status, metav1.Time{}) // mergeConditions gives it a time, if it changes
 	}
 	applyGates(pod, &status)
-	status.Conditions = mergeConditions(old, &status, now)
 	keep(&status, old)
 	if pod.Spec.NodeName != "" {
-		setScheduled(&status, now)
+		old = old.DeepCopy()
+		setScheduled(old, status.ObservedGeneration, now)
 	}
+	status.Conditions = mergeConditions(old, &status, now)
 	normalize(pod, &status)
 	return status
 }
@@ -123,7 +124,7 @@ func usableIPs(ips []string) (usable []string) {
 
 // setScheduled says of a pod that has come to a Node that it has: with the generation that the Node has
 // seen, and also if no scheduler has brought it there.
-func setScheduled(status *corev1.PodStatus, now metav1.Time) {
+func setScheduled(status *corev1.PodStatus, generation int64, now metav1.Time) {
 	c := findCondition(status.Conditions, corev1.PodScheduled)
 	if c == nil {
 		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, LastTransitionTime: now})
@@ -132,7 +133,7 @@ func setScheduled(status *corev1.PodStatus, now metav1.Time) {
 	if c.Status != corev1.ConditionTrue {
 		c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionTrue, "", "", now
 	}
-	c.ObservedGeneration = status.ObservedGeneration
+	c.ObservedGeneration = generation
 }
 
 // keep takes over what is not the device's to say.
@@ -155,11 +156,12 @@ func keep(status, old *corev1.PodStatus) {
 	}
 }
 
+// mergeConditions puts those of others first, and keeps their order: a list in another order is another one to the API.
 func mergeConditions(old, reported *corev1.PodStatus, now metav1.Time) []corev1.PodCondition {
-	var merged []corev1.PodCondition
+	var others, device []corev1.PodCondition
 	for _, c := range old.Conditions {
 		if !deviceConditions.Has(c.Type) {
-			merged = append(merged, c)
+			others = append(others, c)
 		}
 	}
 	ended := !terminal(old.Phase) && terminal(reported.Phase)
@@ -173,14 +175,24 @@ func mergeConditions(old, reported *corev1.PodStatus, now metav1.Time) []corev1.
 		}
 		switch {
 		case deviceConditions.Has(c.Type):
-			merged = append(merged, c)
+			device = append(device, c)
 		case c.Type == corev1.DisruptionTarget && ended:
 			// Shared with controllers: the device says so when it has evicted the pod.
-			merged = slices.DeleteFunc(merged, func(m corev1.PodCondition) bool { return m.Type == c.Type })
-			merged = append(merged, c)
+			others = slices.DeleteFunc(others, func(m corev1.PodCondition) bool { return m.Type == c.Type })
+			others = append(others, c)
 		}
 	}
-	return merged
+	return append(others, device...)
+}
+
+// firstOfEachType copies conditions. A second one of a type, which the API knows no place for, is left out.
+func firstOfEachType(conditions []corev1.PodCondition) (first []corev1.PodCondition) {
+	for _, c := range conditions {
+		if findCondition(first, c.Type) == nil {
+			first = append(first, c)
+		}
+	}
+	return first
 }
 
 // settle sees to it that a pod that has ended is not ready.
