@@ -15,7 +15,7 @@ import (
 )
 
 // tarOf is an archive of the given entries; those with content are files of the mode 0640.
-func tarOf(t *testing.T, headers ...tar.Header) *bytes.Buffer {
+func tarOf(t testing.TB, headers ...tar.Header) *bytes.Buffer {
 	t.Helper()
 	var buffer bytes.Buffer
 	tw := tar.NewWriter(&buffer)
@@ -254,5 +254,55 @@ func TestExtractLongNames(t *testing.T) {
 	}
 	if got := tree(t, dir); len(got) != 3 || got["a"] != "A" || got[long] != "L" || got["a.kubectl-edge-cp"] != "kept" {
 		t.Errorf("got %v", got)
+	}
+}
+
+// FuzzExtract has a device send what it likes for a directory.
+func FuzzExtract(f *testing.F) {
+	for _, headers := range [][]tar.Header{
+		{{Typeflag: tar.TypeDir, Name: "site/", Mode: 0o700}, file("site/a", "A"), {Typeflag: tar.TypeLink, Name: "site/b", Linkname: "site/a"}, {Typeflag: tar.TypeSymlink, Name: "site/c", Linkname: ".."}, file("site/c/d", "D")},
+		{file("site/../../old", "X")},
+		{{Typeflag: tar.TypeLink, Name: "site/a", Linkname: "site/../../old"}, file("site/a", "A")},
+	} {
+		f.Add(tarOf(f, headers...).Bytes())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if inflates(data) {
+			return
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "old"), []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := destinationOf(t, filepath.Join(dir, "into", "new"), "site")
+		d.skipped = func(string, string) {}
+		_ = d.extract(bytes.NewReader(data), "site") // whatever comes of it, nothing else is touched
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			if entry.Name() != "old" && entry.Name() != "into" {
+				t.Errorf("%s is written outside", entry.Name())
+			}
+		}
+		if old, err := os.ReadFile(filepath.Join(dir, "old")); err != nil || string(old) != "old" {
+			t.Errorf("what is outside has become %q, %v", old, err)
+		}
+	})
+}
+
+// inflates says whether an archive has a file that is much larger than the archive, as a sparse one may be: it would fill
+// the disk.
+func inflates(data []byte) bool {
+	tr := tar.NewReader(bytes.NewReader(data))
+	for {
+		header, err := tr.Next()
+		if err != nil {
+			return false
+		}
+		if header.Size > 1<<20 {
+			return true
+		}
 	}
 }

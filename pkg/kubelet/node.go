@@ -80,17 +80,22 @@ func newPodList(n int) *corev1.PodList {
 	return &corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: make([]corev1.Pod, 0, n)}
 }
 
-// summary asks the device, and drops what it has no say in: pods that are not bound to its Node, and
-// containers that they do not have.
+// summary asks the device.
 func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.Session, onlyCPUAndMemory bool) (*stats.Summary, error) {
 	summary, err := target.Stats(ctx, session, onlyCPUAndMemory)
 	if err != nil {
 		return nil, err
 	}
-	pods := k.config.PodsOnNode(nodeName)
+	confine(summary, nodeName, session.Device().Namespace, k.config.PodsOnNode(nodeName))
+	return summary, nil
+}
+
+// confine drops what a device of a namespace has no say in: pods that are not bound to its Node, and containers that
+// they do not have.
+func confine(summary *stats.Summary, nodeName, namespace string, pods []*corev1.Pod) {
 	bound := make(map[stats.PodReference]*corev1.Pod, len(pods))
 	for _, pod := range pods {
-		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: string(staticpod.UIDOnDevice(pod, session.Device().Namespace))}] = pod
+		bound[stats.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: string(staticpod.UIDOnDevice(pod, namespace))}] = pod
 	}
 	summary.Node.NodeName = nodeName
 	kept := make([]stats.PodStats, 0, len(summary.Pods))
@@ -107,7 +112,6 @@ func (k *Kubelet) summary(ctx context.Context, nodeName string, session gateway.
 		kept = append(kept, summary.Pods[i])
 	}
 	summary.Pods = kept
-	return summary, nil
 }
 
 func (k *Kubelet) serveMetrics(w http.ResponseWriter, req *request, session gateway.Session) {
