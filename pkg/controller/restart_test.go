@@ -66,9 +66,6 @@ func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
 			node := func() corev1.NodeCondition { return c.node("d1").Status.Conditions[0] }
 			eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
 			clock.Step(tt.grace - time.Second)
-			if node().Status != corev1.ConditionTrue || pod().Status != corev1.ConditionTrue || c.device("d1").Status.Phase != aranya.EdgeDeviceOnline {
-				t.Error("the device got no time to come back")
-			}
 			eventually(t, "given up", func() bool {
 				clock.Step(time.Second)
 				return node().Status == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline && pod().Status == corev1.ConditionFalse
