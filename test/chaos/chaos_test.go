@@ -230,9 +230,9 @@ func (c *trial) recovered(t *testing.T, p plan, began time.Time) (s snapshot) {
 	case p.needsCut:
 		return s
 	case p.cut:
-		c.alone = append(c.alone, took)
+		c.alone.Add(took)
 	default:
-		c.linked = append(c.linked, took)
+		c.linked.Add(took)
 	}
 	if took > recoveryLimit {
 		t.Errorf("every pod was back after %s, which is more than %s", took, recoveryLimit)
@@ -273,7 +273,7 @@ func (c *trial) checkMarks(t *testing.T) {
 		switch pod.kind {
 		case once, completed:
 			if marks := c.marks(t, uid); marks != "ran\n" {
-				c.lost++
+				c.runAgain++
 				t.Errorf("%s pod %s has run again: %q", pod.kind, pod.name, marks)
 			}
 		case ordered:
@@ -308,7 +308,7 @@ func (c *trial) reconnected(t *testing.T, deleted *expected, after snapshot) {
 	}
 	now := c.settled(t, "after the reconnect")
 	c.provesLink(t)
-	c.reconnects = append(c.reconnects, time.Since(begin))
+	c.reconnects.Add(time.Since(begin))
 	if deleted != nil {
 		c.deletedMeanwhile++
 	}

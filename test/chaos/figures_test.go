@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"arhat.dev/aranya/hack/bench/measure"
 )
 
 // figures are what the trial has measured.
@@ -14,12 +16,13 @@ type figures struct {
 	faults  map[string]int
 	offline int
 	// recoveries without and with the cloud, from the start of the agent until every pod was back.
-	alone, linked []time.Duration
+	alone, linked measure.Samples
 	// reconnects, from the link's return until the cluster showed the truth.
-	reconnects []time.Duration
+	reconnects measure.Samples
 	// Restarts of healthy containers: by a fault that should have left them alone, and on reconnect.
 	restartedByFault, restartedOnReconnect int
-	lost, deletedMeanwhile                 int
+	// Of pods that have ended. One that is lost or runs twice fails its round.
+	runAgain, deletedMeanwhile int
 }
 
 func (f *figures) String() string {
@@ -28,21 +31,18 @@ func (f *figures) String() string {
 	for _, name := range slices.Sorted(maps.Keys(f.faults)) {
 		fmt.Fprintf(&b, "  %-34s %d\n", name, f.faults[name])
 	}
-	row(&b, "every pod back, without the cloud", f.alone)
-	row(&b, "every pod back, with the cloud", f.linked)
-	row(&b, "cluster shows the truth after that", f.reconnects)
+	row(&b, "every pod back, without the cloud", &f.alone)
+	row(&b, "every pod back, with the cloud", &f.linked)
+	row(&b, "cluster shows the truth after that", &f.reconnects)
 	fmt.Fprintf(&b, "restarts of healthy containers: %d by faults of others, %d on reconnect\n", f.restartedByFault, f.restartedOnReconnect)
-	fmt.Fprintf(&b, "pods lost, duplicated or run again: %d; removed because deleted meanwhile: %d\n", f.lost, f.deletedMeanwhile)
+	fmt.Fprintf(&b, "pods that had ended and have run again: %d; removed because deleted meanwhile: %d\n", f.runAgain, f.deletedMeanwhile)
 	return b.String()
 }
 
-func row(b *strings.Builder, what string, times []time.Duration) {
-	if len(times) == 0 {
+func row(b *strings.Builder, what string, times *measure.Samples) {
+	if times.Len() == 0 {
 		return
 	}
-	slices.Sort(times)
-	at := func(q float64) string {
-		return times[min(int(q*float64(len(times))), len(times)-1)].Round(10 * time.Millisecond).String()
-	}
-	fmt.Fprintf(b, "%-36s min %s, median %s, p99 %s, max %s (%d)\n", what, at(0), at(0.5), at(0.99), at(1), len(times))
+	at := func(q float64) time.Duration { return times.Quantile(q).Round(10 * time.Millisecond) }
+	fmt.Fprintf(b, "%-36s min %s, median %s, p99 %s, max %s (%d)\n", what, at(0), at(0.5), at(0.99), at(1), times.Len())
 }
