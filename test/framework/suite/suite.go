@@ -69,7 +69,7 @@ var (
 )
 
 // Main is called by TestMain: it brings the cluster up, runs the tests, takes the cluster down and
-// exits. Tests are skipped unless make runs them, or if they cannot run here.
+// exits. The cluster of a process that could not is taken down by the next one. Tests are skipped unless make runs them, or if they cannot run here.
 func Main(m *testing.M, config Config) {
 	os.Exit(run(m, config))
 }
@@ -83,10 +83,14 @@ func run(m *testing.M, config Config) (code int) {
 		skipReason = "only root can run devices with containers and networks of their own"
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", "aranya-e2e-")
+	if err := takeDownLeftovers(context.Background(), os.Stdout); err != nil {
+		return fail(err)
+	}
+	claim, err := newClaim()
 	if err != nil {
 		return fail(err)
 	}
+	dir := claim.dir
 	options, err := config.options(dir)
 	if err != nil {
 		return fail(err)
@@ -102,7 +106,7 @@ func run(m *testing.M, config Config) (code int) {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupted // nothing of the cluster may stay
-		_ = local.Down(context.Background(), dir, false, os.Stdout)
+		_ = claim.takeDown(context.Background(), false, os.Stdout)
 		os.Exit(130)
 	}()
 	if env, err = New(cluster); err == nil {
@@ -110,7 +114,7 @@ func run(m *testing.M, config Config) (code int) {
 	} else {
 		code = fail(err)
 	}
-	if err := local.Down(context.Background(), dir, code == 0, os.Stdout); err != nil {
+	if err := claim.takeDown(context.Background(), code == 0, os.Stdout); err != nil {
 		code = fail(err)
 	}
 	if code != 0 {
