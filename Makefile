@@ -135,7 +135,7 @@ bench-program: packages cluster-programs
 
 .PHONY: bench-go
 bench-go: ## Run the Go benchmarks (BENCHTIME=1s)
-	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$(go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/...)
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/...)
 
 ##@ Checks
 
