@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"arhat.dev/aranya/hack/program"
 	"arhat.dev/aranya/hack/simulator/simulate"
+	"arhat.dev/aranya/pkg/edge/agent/volumes"
 )
 
 // memoryDir is a file system in memory.
@@ -42,7 +44,7 @@ func newCommand() *cobra.Command {
 		Long: "Run simulated edge devices against an aranya: the real agent, with its link, mutual TLS and enrolment, over a container\n" +
 			"runtime that runs nothing. Ctrl-C ends the devices and deletes the EdgeDevices that were created.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if in.tokens != "" && !cmd.Flags().Changed("devices") {
 				o.Devices = 0
 			}
@@ -52,13 +54,15 @@ func newCommand() *cobra.Command {
 			if err := o.Validate(); err != nil { // before there is anything to clean up
 				return err
 			}
-			if o.Dir == "" {
-				dir, err := os.MkdirTemp(tempDir(), "aranya-simulator-")
-				if err != nil {
-					return err
-				}
-				o.Dir = dir
+			parent := cmp.Or(o.Dir, tempDir())
+			if err := os.MkdirAll(parent, 0o700); err != nil {
+				return err
 			}
+			// One of its own: it is removed, with all that is in it.
+			if o.Dir, err = os.MkdirTemp(parent, "aranya-simulator-"); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, volumes.RemoveAll(o.Dir)) }()
 			return simulate.Run(cmd.Context(), o)
 		},
 	}
@@ -77,7 +81,7 @@ func newCommand() *cobra.Command {
 	f.Float64Var(&o.Runtime.FailureRate, "failure-rate", 0, "part of the starts that fail, from 0 to 1")
 	f.StringVar(&o.Runtime.PodIP, "pod-ip", "192.0.2.1", "address of every pod")
 	f.BoolVar(&o.Keep, "keep", false, "leave the EdgeDevices in the end")
-	f.StringVar(&o.Dir, "dir", "", "directory for the devices' state, removed in the end; by default one in memory")
+	f.StringVar(&o.Dir, "dir", "", "where to make the directory for the devices' state, which is removed in the end; by default in memory")
 	f.DurationVar(&o.Period, "period", 10*time.Second, "how often to tell how the devices are")
 	return cmd
 }

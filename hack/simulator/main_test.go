@@ -31,3 +31,23 @@ func TestWrongFlag(t *testing.T) {
 		t.Errorf("left behind: %v, error %v", left, err)
 	}
 }
+
+// Of a directory that is the user's only what the simulator has made goes.
+func TestDirStays(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"tokens", "notes"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("nonsense"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := newCommand()
+	cmd.SetArgs([]string{"--tokens=" + filepath.Join(dir, "tokens"), "--server=gw:7443", "--dir=" + dir})
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "token 1") {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left are %v, error %v", left, err)
+	}
+}
