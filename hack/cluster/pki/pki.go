@@ -1,6 +1,6 @@
 // Package pki makes the certificates and keys of a development cluster: a certificate authority is
-// a pair of files, and so is each certificate. Files that exist are kept, so that a cluster comes up
-// again with the same identities. It is not meant for clusters that matter.
+// a pair of files, and so is each certificate. Files that exist are kept: what is added to a cluster that is
+// up belongs to the same authorities. It is not meant for clusters that matter.
 package pki
 
 import (

@@ -95,7 +95,8 @@ func (u *unit) spawn(svc *Service) (<-chan syscall.WaitStatus, error) {
 	return exited, nil
 }
 
-// terminate ends the process: SIGTERM first, SIGKILL to its whole group after the stop timeout.
+// terminate ends the process: SIGTERM first, SIGKILL after the stop timeout. What it has started lives on,
+// as after a crash: the pods of a device are to.
 func (u *unit) terminate(svc *Service, exited <-chan syscall.WaitStatus) {
 	timeout := svc.StopTimeout
 	if timeout <= 0 {
