@@ -24,11 +24,14 @@ mkdir -p "$(dirname "$output")"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "Building Kubernetes $version. This takes about 9 minutes on 2 cores, once."
-total=$(CGO_ENABLED=0 go list -deps . 2>"$log" | wc -l) || { cat "$log" >&2; exit 1; }
-: >"$log"
+if ! CGO_ENABLED=0 go list -deps . >"$log" 2>&1; then
+	cat "$log" >&2
+	exit 1
+fi
+total=$(grep -vc '^go: ' "$log")
 CGO_ENABLED=0 go build -v -trimpath -ldflags "$ldflags" -o "$output.tmp" . >"$log" 2>&1 &
 build=$!
-trap 'kill $build 2>/dev/null; rm -f "$log"' INT TERM
+trap 'kill $build 2>/dev/null; exit 130' INT TERM
 begin=$(date +%s)
 while kill -0 $build 2>/dev/null; do
 	sleep 1
