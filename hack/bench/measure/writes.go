@@ -43,44 +43,11 @@ func Scrape(ctx context.Context, client rest.Interface) (Metrics, error) {
 	return families, nil
 }
 
-// Sum adds up a counter or gauge over all of its series that have these labels, each with one of the
-// values given.
-func (m Metrics) Sum(name string, labels map[string][]string) float64 {
+// Gauge is the value of a gauge without labels.
+func (m Metrics) Gauge(name string) (float64, error) {
 	family := m[name]
-	if family == nil {
-		return 0
+	if family.GetType() != dto.MetricType_GAUGE || len(family.GetMetric()) != 1 {
+		return 0, fmt.Errorf("there is no gauge %s among the metrics, or it has labels", name)
 	}
-	var sum float64
-	for _, metric := range family.GetMetric() {
-		if matches(metric, labels) {
-			sum += metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + metric.GetUntyped().GetValue()
-		}
-	}
-	return sum
-}
-
-func matches(metric *dto.Metric, labels map[string][]string) bool {
-	for name, values := range labels {
-		found := false
-		for _, pair := range metric.GetLabel() {
-			if pair.GetName() != name {
-				continue
-			}
-			for _, value := range values {
-				found = found || pair.GetValue() == value
-			}
-		}
-		if !found {
-			return false
-		}
-	}
-	return true
-}
-
-// WriteVerbs are the verbs of apiserver_request_total that write.
-var WriteVerbs = []string{"POST", "PUT", "PATCH", "DELETE", "DELETECOLLECTION", "APPLY"}
-
-// Writes is the number of requests that wrote, as the API server counts them.
-func (m Metrics) Writes() float64 {
-	return m.Sum("apiserver_request_total", map[string][]string{"verb": WriteVerbs})
+	return family.GetMetric()[0].GetGauge().GetValue(), nil
 }

@@ -169,12 +169,15 @@ func liveMemory(ctx context.Context, direct *sessions) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &memory{
-		objects:    metrics.Sum("go_memstats_alloc_bytes", nil),
-		heap:       metrics.Sum("go_memstats_heap_inuse_bytes", nil),
-		stacks:     metrics.Sum("go_memstats_stack_inuse_bytes", nil),
-		goroutines: metrics.Sum("go_goroutines", nil),
-	}, nil
+	var m memory
+	for name, value := range map[string]*float64{
+		"go_memstats_alloc_bytes": &m.objects, "go_memstats_heap_inuse_bytes": &m.heap, "go_memstats_stack_inuse_bytes": &m.stacks, "go_goroutines": &m.goroutines,
+	} {
+		if *value, err = metrics.Gauge(name); err != nil {
+			return nil, err
+		}
+	}
+	return &m, nil
 }
 
 // collectGarbage of aranya. What is pooled survives the first collection, and stacks are halved once in each.

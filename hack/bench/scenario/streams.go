@@ -273,18 +273,11 @@ type streamUsage struct {
 // usage is measured when aranya has collected its garbage.
 func (b *streamBench) usage(ctx context.Context) (streamUsage, error) {
 	var u streamUsage
-	client := b.direct.client.Discovery().RESTClient()
-	if err := collectGarbage(ctx, client); err != nil {
-		return u, err
-	}
-	metrics, err := measure.Scrape(ctx, client)
+	m, err := liveMemory(ctx, b.direct)
 	if err != nil {
 		return u, err
 	}
-	u.goroutines = metrics.Sum("go_goroutines", nil)
-	u.stacks = int64(metrics.Sum("go_memstats_stack_inuse_bytes", nil))
-	u.live = int64(metrics.Sum("go_memstats_alloc_bytes", nil)) + u.stacks
-	u.heap = int64(metrics.Sum("go_memstats_heap_inuse_bytes", nil))
+	u.goroutines, u.stacks, u.live, u.heap = m.goroutines, int64(m.stacks), int64(m.objects)+int64(m.stacks), int64(m.heap)
 	process, err := measure.Process(b.aranya)
 	if err != nil {
 		return u, err
