@@ -154,7 +154,11 @@ verify: ## Check that generated code and go.mod are up to date and that everythi
 	cd hack/kubernetes && go mod tidy -diff
 	cd hack/metrics-server && go mod tidy -diff
 	cd hack/conformance && go mod tidy -diff
+	cd hack/tools && go mod tidy -diff
 	go vet ./...
+	@# Devices are of other architectures, where an int may have 32 bits.
+	GOARCH=arm go vet ./cmd/arhat
+	GOARCH=arm64 go vet ./cmd/arhat
 	hack/verify-codegen.sh
 
 .PHONY: clean
