@@ -102,7 +102,7 @@ CHAOS = ARANYA_CHAOS_ROUNDS="$(1)" ARANYA_CHAOS_SEED="$(SEED)" ARANYA_LINK=grpc 
 	CGO_ENABLED=0 go test -trimpath -v -count=1 -timeout 5h ./test/chaos
 
 .PHONY: test-chaos
-test-chaos: packages cluster-programs
+test-chaos: packages cluster-programs ## Run a few rounds of what make chaos does
 	@echo "A few rounds of link, agent, runtime and power failing at random; many by make chaos."
 	@$(call CHAOS,5)
 
