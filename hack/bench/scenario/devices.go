@@ -168,19 +168,7 @@ func poll(ctx context.Context, check func(context.Context) error) error {
 }
 
 func pollEach(ctx context.Context, period time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	for {
-		err := check(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, context.Cause(ctx))
-		case <-time.After(period):
-		}
-	}
+	return local.Poll(ctx, settleTimeout, period, check)
 }
 
 // nodeWatch follows the Nodes of simulated devices.

@@ -70,7 +70,7 @@ func (c *Cluster) ensureNamespace(ctx context.Context) error {
 	if _, err := client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	return poll(ctx, startTimeout, func(ctx context.Context) error {
+	return Poll(ctx, startTimeout, 100*time.Millisecond, func(ctx context.Context) error {
 		_, err := client.CoreV1().ServiceAccounts(Namespace).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})

@@ -63,9 +63,10 @@ func tail(path string) string {
 	return fmt.Sprintf("\nlog file %s ends with:\n%s", path, data)
 }
 
-// poll calls check until it returns nil, and returns its last error when the time is over.
-func poll(ctx context.Context, timeout time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// Poll calls check with a pause between until it returns nil. When the time is over, or ctx ends, it returns check's
+// last error and why it has given up.
+func Poll(ctx context.Context, timeout, period time.Duration, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not within %s", timeout))
 	defer cancel()
 	for {
 		err := check(ctx)
@@ -74,8 +75,8 @@ func poll(ctx context.Context, timeout time.Duration, check func(context.Context
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %w", timeout, err)
-		case <-time.After(100 * time.Millisecond):
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(period):
 		}
 	}
 }

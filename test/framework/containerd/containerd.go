@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -218,7 +219,7 @@ func killServer(dir string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dir, pidFile), err)
 	}
-	if args, _ := cmdline(pid); !contains(args, filepath.Join(dir, "config.toml")) {
+	if args, _ := cmdline(pid); !slices.Contains(args, filepath.Join(dir, "config.toml")) {
 		return os.Remove(filepath.Join(dir, pidFile))
 	}
 	if err := endProcess(pid); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,7 +91,7 @@ func shimsOf(socket string) ([]int, error) {
 			continue
 		}
 		args, err := cmdline(pid)
-		if err == nil && len(args) > 0 && strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && contains(args, socket) {
+		if err == nil && len(args) > 0 && strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && slices.Contains(args, socket) {
 			pids = append(pids, pid)
 		}
 	}
@@ -103,15 +104,6 @@ func cmdline(pid int) ([]string, error) {
 		return nil, err
 	}
 	return strings.Split(strings.TrimRight(string(data), "\x00"), "\x00"), nil
-}
-
-func contains(args []string, s string) bool {
-	for _, a := range args {
-		if a == s {
-			return true
-		}
-	}
-	return false
 }
 
 // childrenOf returns the processes that a shim looks after: each is the first of a container, or of
