@@ -80,10 +80,14 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
+	var proxy *url.URL // that is asked to connect, nil for none
 	d := websocket.Dialer{
 		// Liveness is watched by what runs inside, at the pace that the user chose.
-		NetDialContext:  o.NetDial,
-		Proxy:           http.ProxyFromEnvironment,
+		NetDialContext: o.NetDial,
+		Proxy: func(r *http.Request) (_ *url.URL, err error) {
+			proxy, err = http.ProxyFromEnvironment(r)
+			return proxy, err
+		},
 		TLSClientConfig: o.TLS,
 		ReadBufferSize:  readBuffer,
 		WriteBufferSize: writeBuffer,
@@ -95,7 +99,11 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 		defer response.Body.Close() // the library has it in memory
 	}
 	if err != nil {
-		return nil, explain(address, response, err)
+		err = explain(address, response, err)
+		if response == nil && proxy != nil { // which may be what has failed; the library tells only its status
+			err = fmt.Errorf("through the HTTP proxy %s: %w", proxy.Host, err)
+		}
+		return nil, err
 	}
 	if ws.Subprotocol() != o.Subprotocol {
 		_ = ws.Close()

@@ -175,7 +175,7 @@ func TestProxy(t *testing.T) {
 		t.Skip("run by TestProxyEnvironment")
 	}
 	_, err := Dialer{}.Dial(t.Context(), "wss://gateway.invalid")
-	if err == nil || !strings.Contains(err.Error(), "Forbidden") {
+	if err == nil || !strings.Contains(err.Error(), "through the HTTP proxy 127.0.0.1:") || !strings.Contains(err.Error(), ": Forbidden") {
 		t.Fatalf("the error is %v", err)
 	}
 }
