@@ -15,6 +15,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -38,6 +39,9 @@ func withToken(p *corev1.Pod) {
 
 func TestMissingReferences(t *testing.T) {
 	ed := edgeDevice("d1")
+	ed.Status.Device = &aranya.DeviceInfo{Addresses: []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: "d1"}, {Type: corev1.NodeInternalIP, Address: "10.0.0.7"},
+	}}
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withEnv))
 	s := c.connect(newSession(ed))
 	eventually(t, "status says what is missing", func() bool {
@@ -56,6 +60,9 @@ func TestMissingReferences(t *testing.T) {
 	})
 	if c.pod("p").Status.Phase != corev1.PodPending || len(s.runs()) > 0 {
 		t.Error("the pod is not held back")
+	}
+	if got := c.pod("p").Status; got.HostIP != "10.0.0.7" || len(got.HostIPs) != 1 {
+		t.Errorf("the pod is on %q, %v, want the address of the device", got.HostIP, got.HostIPs)
 	}
 	if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "$1"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -41,8 +41,28 @@ func (c *Controller) wait(ctx context.Context, pod *corev1.Pod, missing *resolve
 // writeWaiting has the status of a pod that the device does not have say that it waits.
 func (c *Controller) writeWaiting(ctx context.Context, pod *corev1.Pod, failures map[string]string) (again time.Duration, err error) {
 	now := metav1.NewTime(c.config.Clock.Now())
-	status := merge(pod, waitingStatus(pod, failures, now), now)
+	reported := waitingStatus(pod, failures, now)
+	reported.HostIPs = c.hostIPs(pod)
+	status := merge(pod, reported, now)
 	return c.write(ctx, pod, &status)
+}
+
+// hostIPs are the addresses of a pod's device, as it has told them itself.
+func (c *Controller) hostIPs(pod *corev1.Pod) (ips []corev1.HostIP) {
+	device, ok := c.config.Owner(pod.Spec.NodeName)
+	if !ok {
+		return nil
+	}
+	ed, err := c.edgeDevices.EdgeDevices(device.Namespace).Get(device.Name)
+	if err != nil || ed.Status.Device == nil {
+		return nil
+	}
+	for _, a := range ed.Status.Device.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			ips = append(ips, corev1.HostIP{IP: a.Address})
+		}
+	}
+	return ips
 }
 
 // warnOfVolumes tells the user what is missing for the volumes of a pod.
