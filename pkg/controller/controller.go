@@ -244,10 +244,16 @@ func (c *Controllers) DeviceForNode(nodeName string) (namespace, name string, ok
 	return d.Namespace, d.Name, ok
 }
 
-// LastSeen says when a device was last connected, as of the last write of its EdgeDevice; zero if that is not known.
+// LastSeen says when a device that is not connected was last heard of; zero if that is not known.
 func (c *Controllers) LastSeen(namespace, name string) time.Time {
 	ed, err := c.devices.EdgeDevices(namespace).Get(name)
-	if err != nil || ed.Status.LastSeen == nil {
+	if err != nil {
+		return time.Time{}
+	}
+	if seen, ok := c.device.LastSeen(gateway.Device{Namespace: namespace, Name: name, UID: ed.UID}); ok {
+		return seen
+	}
+	if ed.Status.LastSeen == nil {
 		return time.Time{}
 	}
 	return ed.Status.LastSeen.Time

@@ -3,6 +3,7 @@ package device
 import (
 	"hash/maphash"
 	"net"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -57,6 +58,13 @@ func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 		facts: former.facts, was: former.announced && !former.down,
 	})
 	c.queue.AddAfter(key, settle)
+}
+
+// LastSeen is when a device was last heard of on a link that was lost, which may not be stored yet; false if the last one
+// was not, or there was none since the start.
+func (c *Controller) LastSeen(device gateway.Device) (time.Time, bool) {
+	history, _ := c.history(device)
+	return history.lastSeen, history.down && !history.lastSeen.IsZero()
 }
 
 // history returns what happened on a device's last link since the start. That of a former EdgeDevice of the name is none of
