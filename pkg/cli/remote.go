@@ -44,11 +44,13 @@ type spdyWay struct {
 	closed bool
 }
 
-// RoundTrip implements http.RoundTripper. An API server that does not see that an upgrade was asked for, because that
+// RoundTrip implements http.RoundTripper. What breaks the connection may do so because of what it does not know. An API server that does not see that an upgrade was asked for, because that
 // was lost on the way, answers that it is a bad request.
 func (s *spdyWay) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := s.RoundTripper.RoundTrip(request)
-	if err == nil && response.StatusCode != http.StatusSwitchingProtocols {
+	if err != nil {
+		s.closed = true
+	} else if response.StatusCode != http.StatusSwitchingProtocols {
 		status := strings.HasPrefix(response.Header.Get("Content-Type"), "application/json")
 		s.closed = !status || response.StatusCode == http.StatusBadRequest
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"k8s.io/client-go/tools/remotecommand"
@@ -32,18 +33,27 @@ func TestProtocolOfSession(t *testing.T) {
 		"terminal":                   {piped, true, http.StatusNotFound, "application/json", kubectls},
 		"pipe":                       {piped, false, http.StatusNotFound, "application/json", []string{spdy}},
 		"a proxy that knows no SPDY": {piped, false, http.StatusForbidden, "text/html", append([]string{spdy}, kubectls...)},
+		"a proxy that hangs up":      {piped, false, 0, "", []string{spdy, webSocket}},
 		"upgrade lost on the way":    {piped, false, http.StatusBadRequest, "application/json", append([]string{spdy}, kubectls...)},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex // nothing orders what follows after a connection that was hung up
 			var tried []string
 			c := testClient(t, func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
 				tried = append(tried, r.Header.Get("Upgrade"))
+				mu.Unlock()
+				if tt.code == 0 {
+					panic(http.ErrAbortHandler)
+				}
 				w.Header().Set("Content-Type", tt.contentType)
 				w.WriteHeader(tt.code)
 			})
 			if err := runSession(c, remotecommand.StreamOptions{Stdin: tt.stdin, Stdout: io.Discard, Tty: tt.tty}); err == nil {
 				t.Error("it succeeded")
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(tried, tt.want) {
 				t.Errorf("tried %q, want %q", tried, tt.want)
 			}
