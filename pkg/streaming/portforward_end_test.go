@@ -88,10 +88,15 @@ func TestPortForwardBoundsConnections(t *testing.T) {
 	}
 }
 
-// establish sends a byte through a connection. Until it has arrived the client may still wait for its
-// streams to be accepted, and the SPDY library never gives up waiting on a connection that was cut then.
-func establish(t *testing.T, d *dialer, conn net.Conn) {
+// establish opens a forwarded connection and sends a byte through it. Until it has arrived the client may still wait for
+// its streams to be accepted, and the SPDY library never gives up waiting on a connection that was cut then.
+func establish(t *testing.T, d *dialer, address string) {
 	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
 	if _, err := conn.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +109,7 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 			d := &dialer{address: echo(t)}
 			s, u := newForwardServer(t, Config{}, d.dial)
 			address, stop := forward(t, newDialer(t, u), 8080, io.Discard)
-			conn, err := net.Dial("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			establish(t, d, conn)
+			establish(t, d, address)
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
@@ -125,12 +125,7 @@ func TestShutdownEndsPortForward(t *testing.T) {
 			d := &dialer{address: echo(t)}
 			s, u := newForwardServer(t, Config{}, d.dial)
 			address, stop := forward(t, newDialer(t, u), 8080, io.Discard)
-			conn, err := net.Dial("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			establish(t, d, conn)
+			establish(t, d, address)
 			shutdown(t, s)
 			if err := stop(); !errors.Is(err, portforward.ErrLostConnectionToPod) && err != nil {
 				t.Error(err)

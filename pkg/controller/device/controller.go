@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
@@ -250,8 +251,8 @@ func (c *Controller) spend(key types.NamespacedName) {
 
 // tellConflict records an event when the Node of this name turns out to be somebody else's.
 func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) {
-	after := findCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
-	before := findCondition(ed.Status.Conditions, aranya.EdgeDeviceNodeReady)
+	after := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
+	before := meta.FindStatusCondition(ed.Status.Conditions, aranya.EdgeDeviceNodeReady)
 	if after != nil && after.Reason == aranya.ReasonConflict && (before == nil || before.Reason != aranya.ReasonConflict) {
 		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, aranya.ReasonConflict, "%s", after.Message)
 	}
@@ -259,8 +260,8 @@ func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDevi
 
 // tellBroker records an event when the MQTT broker is lost, for another reason than before, or is back.
 func (c *Controller) tellBroker(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStatus) {
-	after := findCondition(status.Conditions, aranya.EdgeDeviceBrokerConnected)
-	before := findCondition(ed.Status.Conditions, aranya.EdgeDeviceBrokerConnected)
+	after := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceBrokerConnected)
+	before := meta.FindStatusCondition(ed.Status.Conditions, aranya.EdgeDeviceBrokerConnected)
 	switch {
 	case after == nil || before != nil && before.Status == after.Status && before.Message == after.Message:
 	case after.Status == metav1.ConditionFalse:

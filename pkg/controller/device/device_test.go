@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
@@ -165,7 +166,7 @@ func TestConnectedConditionOfADeviceThatIsAway(t *testing.T) {
 			ed.Generation = 5
 			status, _ = c.status(t.Context(), ed)
 			connected.ObservedGeneration = 5
-			if got := findCondition(status.Conditions, aranya.EdgeDeviceConnected); *got != connected {
+			if got := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceConnected); *got != connected {
 				t.Errorf("condition %+v, want %+v", *got, connected)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -60,7 +61,7 @@ func TestLinksOfAFormerEdgeDevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			connected := findCondition(got.Status.Conditions, aranya.EdgeDeviceConnected)
+			connected := meta.FindStatusCondition(got.Status.Conditions, aranya.EdgeDeviceConnected)
 			if seen := got.Status.LastSeen != nil; connected.Reason != tt.want || seen != (tt.uid == ed.UID) {
 				t.Errorf("condition %+v, last seen %v", connected, got.Status.LastSeen)
 			}

@@ -79,7 +79,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 		c.facts(ctx, s, status)
 		return 0
 	}
-	if connected := findCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected); connected != nil {
+	if connected := meta.FindStatusCondition(ed.Status.Conditions, aranya.EdgeDeviceConnected); connected != nil {
 		set.condition(*connected) // holds for the present generation, too, unless there is news of the link
 	} else {
 		set.condition(aranya.NeverConnected())
@@ -209,10 +209,6 @@ func same(stored, status *aranya.EdgeDeviceStatus) bool {
 		stored.ObservedGeneration == status.ObservedGeneration &&
 		apiequality.Semantic.DeepEqual(stored.Conditions, status.Conditions) &&
 		apiequality.Semantic.DeepEqual(stored.Device, status.Device)
-}
-
-func findCondition(conditions []metav1.Condition, t string) *metav1.Condition {
-	return meta.FindStatusCondition(conditions, t)
 }
 
 // lastState is the last known state of a deleted object.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	nodeutil "k8s.io/component-helpers/node/util"
 	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -280,12 +281,8 @@ func setCondition(status *corev1.NodeStatus, c corev1.NodeCondition, now metav1.
 }
 
 func condition(status *corev1.NodeStatus, t corev1.NodeConditionType) *corev1.NodeCondition {
-	for i := range status.Conditions {
-		if status.Conditions[i].Type == t {
-			return &status.Conditions[i]
-		}
-	}
-	return nil
+	_, c := nodeutil.GetNodeCondition(status, t)
+	return c
 }
 
 // Ready returns the Ready condition of a Node, nil if it has none.
