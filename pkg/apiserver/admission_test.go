@@ -200,3 +200,13 @@ func TestDevicePolicies(t *testing.T) {
 		})
 	}
 }
+
+// A cluster of Kubernetes 1.35 is one to serve.
+func TestClusterWithoutMutatingAdmissionPolicies(t *testing.T) {
+	cluster, kubeconfig := newMainCluster(t)
+	cluster.lacks = "mutatingadmissionpolicies"
+	s := serve(t, cluster, kubeconfig, etcdDir(t))
+	if _, err := s.client(tokenUser).AranyaV1alpha1().EdgeDevices("edge").Create(t.Context(), &v1alpha1.EdgeDevice{ObjectMeta: objectMeta("d")}, metav1.CreateOptions{}); err != nil {
+		t.Error(err)
+	}
+}

@@ -108,6 +108,9 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 	if err := o.addCertificates(ctx, kubeConfig, &config.Extra); err != nil {
 		return nil, err
 	}
+	if err := o.fitAdmission(ctx, kube); err != nil {
+		return nil, err
+	}
 	if err := o.applyGeneric(config.Generic); err != nil {
 		closeListener(o.Recommended.SecureServing.Listener)
 		return nil, err

@@ -43,6 +43,7 @@ type mainCluster struct {
 	t      *testing.T
 	mapper meta.RESTMapper
 	lists  map[string][]json.RawMessage // objects by kind
+	lacks  string                       // a resource that it does not serve
 
 	mu      sync.Mutex
 	secrets map[string]*corev1.Secret
@@ -182,7 +183,7 @@ func (c *mainCluster) list(w http.ResponseWriter, path []string) {
 		gvr.Group, gvr.Version = path[1], path[2]
 	}
 	kind, err := c.mapper.KindFor(gvr)
-	if err != nil {
+	if err != nil || gvr.Resource == c.lacks {
 		refuse(w, apierrors.NewNotFound(gvr.GroupResource(), ""))
 		return
 	}
