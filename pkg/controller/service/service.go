@@ -220,9 +220,11 @@ func (c *Controller) fill(svc *corev1.Service, ed *aranya.EdgeDevice, spec *aran
 	svc.Labels = with(svc.Labels, map[string]string{labelManagedBy: managedBy, aranya.LabelName: ed.Name, aranya.LabelNamespace: ed.Namespace})
 	svc.Annotations = annotations(svc.Annotations, spec.Annotations)
 	svc.Annotations[aranya.AnnotationUID] = string(ed.UID)
-	svc.OwnerReferences = []metav1.OwnerReference{{
-		APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice", Name: ed.Name, UID: ed.UID, Controller: ptr.To(true),
-	}}
+	// No EdgeDevice owns it, as it did formerly: with the database of EdgeDevices lost, the garbage collector
+	// would delete it.
+	svc.OwnerReferences = slices.DeleteFunc(svc.OwnerReferences, func(r metav1.OwnerReference) bool {
+		return r.APIVersion == aranya.SchemeGroupVersion.String() && r.Kind == "EdgeDevice"
+	})
 	svc.Spec.Type = corev1.ServiceType(spec.Type)
 	if svc.Spec.Type == "" {
 		svc.Spec.Type = corev1.ServiceTypeClusterIP

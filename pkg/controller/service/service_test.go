@@ -91,7 +91,7 @@ func TestServiceOfADevice(t *testing.T) {
 	if p := svc.Spec.Ports; svc.Spec.Type != corev1.ServiceTypeClusterIP || svc.Spec.Selector != nil || len(p) != 1 || p[0].Name != "grpc" || p[0].Port != 7443 {
 		t.Errorf("the Service is %+v", svc.Spec)
 	}
-	if svc.Annotations["a"] != "1" || svc.Annotations[aranya.AnnotationUID] != "1" || len(svc.OwnerReferences) != 1 {
+	if svc.Annotations["a"] != "1" || svc.Annotations[aranya.AnnotationUID] != "1" || len(svc.OwnerReferences) != 0 {
 		t.Errorf("the Service is %+v", svc.ObjectMeta)
 	}
 	if slice.Labels[discoveryv1.LabelServiceName] != "d" || slice.Endpoints[0].Addresses[0] != "192.0.2.1" || *slice.Ports[0].Name != "grpc" || *slice.Ports[0].Port != 7443 {
@@ -130,6 +130,20 @@ func own(name, uid string) *corev1.Service {
 		Namespace: "ns", Name: name, Annotations: map[string]string{aranya.AnnotationUID: uid},
 		Labels: map[string]string{aranya.LabelName: name, aranya.LabelNamespace: "ns"},
 	}}
+}
+
+// Former versions named the EdgeDevice as the owner.
+func TestServiceLosesItsOwner(t *testing.T) {
+	svc := own("d", "1")
+	svc.OwnerReferences = []metav1.OwnerReference{
+		{APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice", Name: "d", UID: "1"}, {APIVersion: "v1", Kind: "ConfigMap", Name: "others", UID: "2"},
+	}
+	w := newWorld(t, svc)
+	w.Edge.Add(device("d", "1", &aranya.ServiceSpec{}))
+	w.Eventually("only the owner that others have set is left", func() bool {
+		owners := w.service("d").OwnerReferences
+		return len(owners) == 1 && owners[0].Kind == "ConfigMap"
+	})
 }
 
 func TestServiceOfAFormerDevice(t *testing.T) {
