@@ -48,6 +48,13 @@ build: ## Build aranya-apiserver, arhat and kubectl-edge into .cache/bin (VERSIO
 	@$(GO_BUILD) -o $(BIN)/kubectl-edge ./cmd/kubectl-edge
 	@install -m 755 cmd/kubectl-edge/kubectl_complete-edge $(BIN)/
 
+.PHONY: agents
+agents: ## Build arhat for devices into .cache/bin: arhat-amd64, arhat-arm64 and arhat-arm (VERSION=v1.2.3)
+	@for arch in amd64 arm64 arm; do \
+		echo "Building arhat-$$arch."; \
+		GOOS=linux GOARCH=$$arch $(GO_BUILD) -o $(BIN)/arhat-$$arch ./cmd/arhat || exit; \
+	done
+
 .PHONY: cluster-programs
 cluster-programs: build
 	@$(GO_BUILD) -o $(BIN)/cluster ./hack/cluster
@@ -121,11 +128,11 @@ conformance: packages cluster-programs ## Run upstream Kubernetes' tests of pods
 	@$(BIN)/cluster conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs "$(or $(PROCS),6)"
 
 .PHONY: bench
-bench: bench-program ## Measure on real clusters (SCENARIO=all N=1000 LINK=grpc|websocket|mqtt CM=stock|fast)
+bench: bench-program ## Measure on real clusters (SCENARIO=name N=number LINK=grpc|websocket|mqtt CM=stock|fast; all scenarios if none is named)
 	@$(BIN)/bench --scenario "$(SCENARIO)" --n "$(N)" --link "$(LINK)" --controller-manager "$(CM)"
 
 .PHONY: bench-smoke
-bench-smoke: bench-program ## Check that the benchmarks work, with little of everything (SCENARIO=all)
+bench-smoke: bench-program ## Check that the benchmarks work, with little of everything (SCENARIO=name)
 	@echo "Benchmarks, for correctness only."
 	@$(BIN)/bench --smoke --scenario "$(SCENARIO)"
 

@@ -56,7 +56,7 @@ type flags struct {
 
 func (f *flags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (arhat.yaml)")
-	cmd.Flags().StringVar(&f.server, "server", "", "address of aranya's gateway, host:port, or wss://host[:port][/path], or of a broker, mqtt[s]://host[:port]")
+	cmd.Flags().StringVar(&f.server, "server", "", "address of aranya's gateway, host:port, or wss://host[:port][/path], or of a broker, mqtt[s]://host[:port] or mqtt+ws[s]://host[:port][/path]")
 	cmd.Flags().StringVar(&f.mqttNamespace, "mqtt-message-namespace", "", "prefix of the topics at an MQTT broker (default "+config.DefaultMessageNamespace+")")
 	cmd.Flags().StringVar(&f.mqttUsername, "mqtt-username", "", "user name for an MQTT broker")
 	cmd.Flags().StringVar(&f.mqttPasswordFile, "mqtt-password-file", "", "file with the password for an MQTT broker")

@@ -33,7 +33,8 @@ func newCopyCommand(c *client) *cobra.Command {
 
 One of SOURCE and DESTINATION is DEVICE:PATH, the other one a local path; a local path with a colon begins
 with "./" or "/". What is copied into a directory that exists keeps its name; SOURCE/. is what is in SOURCE. There
-must be a tar over there. Symbolic links are copied to a device as they are, and left out on the way from it.`,
+must be a tar over there, and a test (with -L a readlink). Symbolic links are copied to a device as they are, and left
+out on the way from it.`,
 		Example: `  # A file from the device, whatever it is a link to
   kubectl edge cp -L device-1:/etc/os-release ./os-release
 

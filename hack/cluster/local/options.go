@@ -133,7 +133,7 @@ func (o *Options) validate() error {
 	}
 	for _, name := range programs {
 		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
-			return fmt.Errorf("the program %s has not been built (make build builds it): %w", name, err)
+			return fmt.Errorf("the program %s has not been built (make cluster-programs builds it): %w", name, err)
 		}
 	}
 	return nil
