@@ -256,6 +256,7 @@ func (m *Manager) nodeConfig() *criconfig.Node {
 		PodDNS:         m.node.PodDNS,
 		ResolvConf:     m.cfg.ResolvConf,
 		SeccompRoot:    m.cfg.SeccompDir,
+		SELinux:        criconfig.SELinuxEnabled(),
 		Owner:          m.cfg.Owner,
 		LogDir:         m.cfg.LogDir,
 	}

@@ -63,6 +63,9 @@ type Mounted struct {
 	host     *hostPath // nil if it is not one
 }
 
+// IsHostPath tells whether the volume belongs to the device, and not to the pod.
+func (m *Mounted) IsHostPath() bool { return m.host != nil }
+
 // open opens (O_PATH) the volume.
 func (m *Mounted) open() (int, error) {
 	if m.host != nil {

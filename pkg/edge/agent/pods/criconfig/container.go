@@ -48,7 +48,7 @@ func Container(pod *v1.Pod, c *v1.Container, node *Node, instance Instance) (*ru
 	if err != nil {
 		return nil, err
 	}
-	termination, err := terminationMount(pod, c, instance.Files)
+	termination, err := terminationMount(pod, c, node, instance.Files)
 	if err != nil {
 		return nil, fmt.Errorf("termination message file: %w", err)
 	}

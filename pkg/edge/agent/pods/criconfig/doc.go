@@ -25,6 +25,8 @@ type Node struct {
 	UpstreamResolvConf string
 	// SeccompRoot is where localhost seccomp profiles lie.
 	SeccompRoot string
+	// SELinux is enabled: what pods mount gets their label.
+	SELinux bool
 	// CgroupParent of the pod's sandbox and containers, in the runtime's own notation.
 	CgroupParent string
 	// Owner marks what belongs to this agent.

@@ -38,7 +38,7 @@ func mounts(pod *v1.Pod, c *v1.Container, node *Node, files Files, podIPs []stri
 		if err != nil {
 			return nil, fmt.Errorf("hosts file: %w", err)
 		}
-		out = append(out, &runtimeapi.Mount{HostPath: path, ContainerPath: etcHosts})
+		out = append(out, &runtimeapi.Mount{HostPath: path, ContainerPath: etcHosts, SelinuxRelabel: node.SELinux})
 	}
 	return out, nil
 }
@@ -84,6 +84,7 @@ func volumeMount(pod *v1.Pod, c *v1.Container, node *Node, files Files, index in
 		ContainerPath:     containerPath,
 		Readonly:          vm.ReadOnly || volume.ReadOnly,
 		RecursiveReadOnly: recursive,
+		SelinuxRelabel:    node.SELinux && !volume.IsHostPath(),
 		Propagation:       propagation,
 		MountOptions:      vm.BindMountOptions,
 	}, nil
@@ -153,7 +154,7 @@ func TerminationDir(podDir, container string) string {
 }
 
 // terminationMount makes the file that a container may write its last words to.
-func terminationMount(pod *v1.Pod, c *v1.Container, files Files) (*runtimeapi.Mount, error) {
+func terminationMount(pod *v1.Pod, c *v1.Container, node *Node, files Files) (*runtimeapi.Mount, error) {
 	if c.TerminationMessagePath == "" {
 		return nil, nil
 	}
@@ -169,5 +170,7 @@ func terminationMount(pod *v1.Pod, c *v1.Container, files Files) (*runtimeapi.Mo
 	if err := f.Chmod(0o666); err != nil { // whatever user the container runs as
 		return nil, err
 	}
-	return &runtimeapi.Mount{HostPath: f.Name(), ContainerPath: filepath.Join("/", c.TerminationMessagePath)}, nil
+	return &runtimeapi.Mount{
+		HostPath: f.Name(), ContainerPath: filepath.Join("/", c.TerminationMessagePath), SelinuxRelabel: node.SELinux,
+	}, nil
 }
