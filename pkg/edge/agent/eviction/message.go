@@ -6,11 +6,12 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// message says in a pod's status why it had to go: what ran out, and which of its containers used more of
-// that than they asked for.
+// message says in a pod's status why it had to go: what ran out, and whether it as a whole, and which of its
+// containers, used more of that than they asked for.
 func message(pod *v1.Pod, s *statsapi.PodStats, t *Threshold, o Observation) string {
 	resource := kinds[t.Signal].resource
 	var b strings.Builder
@@ -18,6 +19,14 @@ func message(pod *v1.Pod, s *statsapi.PodStats, t *Threshold, o Observation) str
 	fmt.Fprintf(&b, "Threshold quantity: %s, available: %s. ", quantity(resource, t.Value.Of(o.Capacity)), quantity(resource, o.Available))
 	if s == nil {
 		return b.String()
+	}
+	exceeds := func(kind, name string, use int64, requests v1.ResourceList) {
+		if request := requests[resource]; use > request.Value() {
+			fmt.Fprintf(&b, "%s %s was using %s, request is %s, has larger consumption of %s. ", kind, name, binary(use), request.String(), resource)
+		}
+	}
+	if use, ok := usage(s, resource); ok && resource == v1.ResourceMemory && resourcehelper.IsPodLevelRequestsSet(pod) {
+		exceeds("Pod", pod.Name, use, pod.Spec.Resources.Requests)
 	}
 	for _, c := range slices.Concat(pod.Spec.Containers, pod.Spec.InitContainers) {
 		i := slices.IndexFunc(s.Containers, func(cs statsapi.ContainerStats) bool { return cs.Name == c.Name })
@@ -31,10 +40,7 @@ func message(pod *v1.Pod, s *statsapi.PodStats, t *Threshold, o Observation) str
 		case resource == v1.ResourceEphemeralStorage:
 			use = used(cs.Rootfs) + used(cs.Logs)
 		}
-		request := c.Resources.Requests[resource]
-		if use > request.Value() {
-			fmt.Fprintf(&b, "Container %s was using %s, request is %s, has larger consumption of %s. ", c.Name, binary(use), request.String(), resource)
-		}
+		exceeds("Container", c.Name, use, c.Resources.Requests)
 	}
 	return b.String()
 }

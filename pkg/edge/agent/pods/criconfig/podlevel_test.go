@@ -1,10 +1,14 @@
 package criconfig
 
 import (
+	"slices"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
 func list(cpu, memory string) v1.ResourceList {
@@ -79,5 +83,36 @@ func TestSandboxResources(t *testing.T) {
 	}
 	if o := config.Linux.Overhead; o.CpuShares != 256 || o.CpuQuota != 25000 || o.MemoryLimitInBytes != 64<<20 {
 		t.Errorf("got overhead %v", o)
+	}
+}
+
+// TestOOMScoreOfPodRequests has pods of which 1Gi is all the memory there is.
+func TestOOMScoreOfPodRequests(t *testing.T) {
+	with := func(requests v1.ResourceList) v1.Container {
+		return v1.Container{Resources: v1.ResourceRequirements{Requests: requests}}
+	}
+	sidecar := with(list("", "32Mi"))
+	sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+	for name, tc := range map[string]struct {
+		pod        v1.ResourceList
+		init, main []v1.Container
+		want       []int64 // of the init containers, then the others
+	}{
+		"none of the pod":         {main: []v1.Container{with(list("", "256Mi")), with(nil)}, want: []int64{750, 999}},
+		"of cpu only":             {pod: list("1", ""), main: []v1.Container{with(list("", "256Mi"))}, want: []int64{750}},
+		"shared by all":           {pod: list("", "512Mi"), main: []v1.Container{with(nil), with(nil)}, want: []int64{750, 750}},
+		"what is left":            {pod: list("", "512Mi"), main: []v1.Container{with(list("", "256Mi")), with(nil)}, want: []int64{625, 875}},
+		"nothing is left":         {pod: list("", "256Mi"), main: []v1.Container{with(list("", "256Mi")), with(nil)}, want: []int64{750, 999}},
+		"a sidecar as its server": {pod: list("", "544Mi"), init: []v1.Container{sidecar}, main: []v1.Container{with(list("", "128Mi"))}, want: []int64{688, 688}},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: tc.init, Containers: tc.main, Resources: &v1.ResourceRequirements{Requests: tc.pod}}}
+		var got []int64
+		podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+			got = append(got, oomScoreAdj(pod, c, 1<<30))
+			return true
+		})
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -155,16 +156,31 @@ func oomScoreAdj(pod *v1.Pod, c *v1.Container, capacity int64) int64 {
 	if capacity <= 0 {
 		return oomBestEffort - 1
 	}
+	share := remainingMemory(pod)
 	request := c.Resources.Requests.Memory().Value()
-	adj := 1000 - 1000*request/capacity
 	if podutil.IsSidecar(c) { // not before the containers that it serves
-		least := int64(-1)
-		for i := range pod.Spec.Containers {
-			if r := pod.Spec.Containers[i].Resources.Requests.Memory().Value(); least < 0 || r < least {
-				least = r
-			}
-		}
-		adj = min(adj, 1000-1000*max(least, 0)/capacity)
+		request = max(request, leastRequest(pod.Spec.Containers))
 	}
-	return min(max(adj, 1000+oomGuaranteed), oomBestEffort-1)
+	return min(max(1000-1000*(request+share)/capacity, 1000+oomGuaranteed), oomBestEffort-1)
+}
+
+// leastRequest is the lowest of the containers' memory requests.
+func leastRequest(containers []v1.Container) (least int64) {
+	for i := range containers {
+		if request := containers[i].Resources.Requests.Memory().Value(); i == 0 || request < least {
+			least = request
+		}
+	}
+	return least
+}
+
+// remainingMemory is a container's share of the memory that the pod as a whole has asked for beyond what its
+// containers have.
+func remainingMemory(pod *v1.Pod) int64 {
+	if !resourcehelper.IsPodLevelRequestsSet(pod) {
+		return 0
+	}
+	containers := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
+	remaining := pod.Spec.Resources.Requests.Memory().Value() - containers.Memory().Value()
+	return max(remaining, 0) / int64(len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
 }
