@@ -80,6 +80,21 @@ func TestV2(t *testing.T) {
 	}
 }
 
+// TestV2WithoutHugetlb has a kernel whose huge pages cannot be limited.
+func TestV2WithoutHugetlb(t *testing.T) {
+	mount := t.TempDir()
+	if err := os.WriteFile(filepath.Join(mount, controllersFile), []byte("cpuset cpu io memory pids\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := New(mount, "kubepods")
+	if err := m.Create("u", v1.PodQOSBurstable, testLimits); err != nil {
+		t.Fatal(err)
+	}
+	if files, _ := filepath.Glob(filepath.Join(mount, "kubepods/burstable/podu/hugetlb.*")); len(files) > 0 {
+		t.Errorf("wrote %q, which the kernel does not have", files)
+	}
+}
+
 func TestWeight(t *testing.T) {
 	for shares, want := range map[int64]int64{0: 1, 2: 1, 102: 17, 1024: 100, 262144: 10000, 1 << 20: 10000} {
 		if got := weight(shares); got != want {

@@ -51,6 +51,12 @@ func (d *v2Driver) prepare(cgroup string) error {
 	return nil
 }
 
+// has tells whether the kernel has a controller.
+func (d *v2Driver) has(controller string) bool {
+	available, _ := os.ReadFile(filepath.Join(d.mount, controllersFile)) // prepare has read it
+	return slices.Contains(strings.Fields(string(available)), controller)
+}
+
 func (d *v2Driver) set(cgroup string, limits *Limits) error {
 	dir := filepath.Join(d.mount, cgroup)
 	var errs []error
@@ -64,8 +70,10 @@ func (d *v2Driver) set(cgroup string, limits *Limits) error {
 		if r.MemoryLimitInBytes != 0 {
 			errs = append(errs, write(dir, "memory.max", limitOrMax(r.MemoryLimitInBytes)))
 		}
-		for _, h := range r.HugepageLimits {
-			errs = append(errs, write(dir, "hugetlb."+h.PageSize+".max", strconv.FormatUint(h.Limit, 10)))
+		if len(r.HugepageLimits) > 0 && d.has("hugetlb") { // without, the device has no huge pages to limit
+			for _, h := range r.HugepageLimits {
+				errs = append(errs, write(dir, "hugetlb."+h.PageSize+".max", strconv.FormatUint(h.Limit, 10)))
+			}
 		}
 	}
 	errs = append(errs, write(dir, "pids.max", pidsMax(limits)))

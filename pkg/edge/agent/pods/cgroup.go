@@ -17,7 +17,7 @@ import (
 
 // podLimits are those of the pod as a whole.
 func (p *pass) podLimits() *cgroups.Limits {
-	return &cgroups.Limits{Linux: criconfig.PodLimits(p.pod), PIDs: p.w.m.cfg.PodPIDs}
+	return &cgroups.Limits{Linux: criconfig.PodLimits(p.pod, p.node), PIDs: p.w.m.cfg.PodPIDs}
 }
 
 // makeCgroup gives the pod a cgroup of its own, before it has a sandbox. A device where that is not

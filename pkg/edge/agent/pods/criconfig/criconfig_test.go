@@ -284,8 +284,4 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: got shares, quota, memory, oom score %v, want %v", tc.name, got, tc.want)
 		}
 	}
-	c := &v1.Container{Resources: v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")}}}
-	if h := hugepageLimits(c.Resources.Limits); len(h) != 1 || h[0].PageSize != "2MB" || h[0].Limit != 4<<20 {
-		t.Errorf("got %v", h)
-	}
 }

@@ -11,18 +11,17 @@ import (
 
 // PodLimits are the limits of a pod as a whole, for its cgroup. They hold the overhead. What is not
 // limited is said to be so.
-func PodLimits(pod *v1.Pod) *runtimeapi.LinuxContainerResources {
-	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+func PodLimits(pod *v1.Pod, node *Node) *runtimeapi.LinuxContainerResources {
+	requests, limits := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}), resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	r := &runtimeapi.LinuxContainerResources{
 		CpuShares: shares(requests.Cpu().MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: unlimited, MemoryLimitInBytes: unlimited,
-		HugepageLimits: hugepageLimits(requests),
+		HugepageLimits: hugepageLimits(node, limits),
 	}
 	if podutil.QOSClass(pod) == v1.PodQOSBestEffort {
 		r.CpuShares = minShares
 		return r
 	}
 	// The sum is a limit only if nothing in it is without one.
-	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	if cpu := limits.Cpu().MilliValue(); cpu > 0 && limited(pod, v1.ResourceCPU) {
 		r.CpuQuota = quota(cpu)
 	}

@@ -1,11 +1,14 @@
 package criconfig
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -52,7 +55,7 @@ func TestPodLimits(t *testing.T) {
 		}, 768, -1, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := PodLimits(&v1.Pod{Spec: tc.spec})
+			got := PodLimits(&v1.Pod{Spec: tc.spec}, &Node{})
 			if got.CpuShares != tc.shares || got.CpuQuota != tc.quota || got.MemoryLimitInBytes != tc.memory || got.CpuPeriod != 100000 {
 				t.Errorf("got %v", got)
 			}
@@ -113,6 +116,51 @@ func TestOOMScoreOfPodRequests(t *testing.T) {
 		})
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// TestHugepages has a device with pages of two sizes.
+func TestHugepages(t *testing.T) {
+	pages := func(of2Mi, of1Gi string) v1.ResourceList {
+		l := v1.ResourceList{}
+		if of2Mi != "" {
+			l["hugepages-2Mi"] = resource.MustParse(of2Mi)
+		}
+		if of1Gi != "" {
+			l["hugepages-1Gi"] = resource.MustParse(of1Gi)
+		}
+		return l
+	}
+	node := &Node{Allocatable: pages("64Mi", "0"), MemoryCapacity: 1 << 30}
+	for _, tc := range []struct {
+		name         string
+		node         *Node
+		pod          v1.ResourceList
+		a, b         v1.ResourceList
+		want, wantOf string // of the first container, and of the pod
+	}{
+		{name: "none asked for", node: node, want: "2MB=0 1GB=0", wantOf: "2MB=0 1GB=0"},
+		{name: "by containers", node: node, a: pages("4Mi", ""), b: pages("8Mi", ""), want: "2MB=4194304 1GB=0", wantOf: "2MB=12582912 1GB=0"},
+		{name: "by another container", node: node, b: pages("8Mi", ""), want: "2MB=0 1GB=0", wantOf: "2MB=8388608 1GB=0"},
+		{name: "by the pod", node: node, pod: pages("8Mi", ""), want: "2MB=8388608 1GB=0", wantOf: "2MB=8388608 1GB=0"},
+		{name: "by both", node: node, pod: pages("8Mi", "1Gi"), a: pages("2Mi", ""), want: "2MB=2097152 1GB=1073741824", wantOf: "2MB=8388608 1GB=1073741824"},
+		{name: "from a device without any", node: &Node{}},
+	} {
+		pod := testPod(v1.Container{Resources: v1.ResourceRequirements{Limits: tc.a}}, v1.Container{Resources: v1.ResourceRequirements{Limits: tc.b}})
+		pod.Spec.Resources = &v1.ResourceRequirements{Limits: tc.pod}
+		text := func(r *runtimeapi.LinuxContainerResources) string {
+			var out []string
+			for _, h := range r.HugepageLimits {
+				out = append(out, fmt.Sprintf("%s=%d", h.PageSize, h.Limit))
+			}
+			return strings.Join(out, " ")
+		}
+		if got := text(containerResources(pod, &pod.Spec.Containers[0], tc.node)); got != tc.want {
+			t.Errorf("%s: the container has %s, want %s", tc.name, got, tc.want)
+		}
+		if got := text(PodLimits(pod, tc.node)); got != tc.wantOf {
+			t.Errorf("%s: the pod has %s, want %s", tc.name, got, tc.wantOf)
 		}
 	}
 }

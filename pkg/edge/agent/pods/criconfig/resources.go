@@ -1,8 +1,10 @@
 package criconfig
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -59,7 +61,7 @@ func containerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.Li
 		CpuQuota:           quota(cpuLimit.MilliValue()),
 		MemoryLimitInBytes: memoryLimit.Value(),
 		OomScoreAdj:        oomScoreAdj(pod, c, node.MemoryCapacity),
-		HugepageLimits:     hugepageLimits(c.Resources.Limits),
+		HugepageLimits:     hugepageLimits(node, podLevelLimits(pod), c.Resources.Limits),
 	}
 	// An oom kill takes the whole container, and containers do not swap, where the kernel can do that.
 	if cgroupV2() {
@@ -94,10 +96,15 @@ func limit(pod *v1.Pod, c *v1.Container, name v1.ResourceName) resource.Quantity
 	if q, ok := c.Resources.Limits[name]; ok && !q.IsZero() {
 		return q
 	}
-	if pod.Spec.Resources != nil {
-		return pod.Spec.Resources.Limits[name]
+	return podLevelLimits(pod)[name]
+}
+
+// podLevelLimits are those of the pod as a whole, nil if it has none.
+func podLevelLimits(pod *v1.Pod) v1.ResourceList {
+	if pod.Spec.Resources == nil {
+		return nil
 	}
-	return resource.Quantity{}
+	return pod.Spec.Resources.Limits
 }
 
 // Shares are the cpu.shares of a request in thousandths of a cpu.
@@ -115,21 +122,37 @@ func quota(milliCPU int64) int64 {
 	return max(milliCPU*quotaPeriod/milliPerCPU, minQuota)
 }
 
-// hugepageLimits are the sizes that are named; the runtime's default, none, is for others.
-func hugepageLimits(resources v1.ResourceList) []*runtimeapi.HugepageLimit {
-	var limits []*runtimeapi.HugepageLimit
-	for name, q := range resources {
-		size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
-		if !ok {
-			continue
+// hugepageLimits are those of every page size that the device has: what nothing is said about has no limit in the
+// kernel, and nobody gets pages without asking for them. Later lists take precedence.
+func hugepageLimits(node *Node, lists ...v1.ResourceList) []*runtimeapi.HugepageLimit {
+	limits := map[int64]uint64{} // by page size
+	for name := range node.Allocatable {
+		if size, ok := pageSize(name); ok {
+			limits[size] = 0
 		}
-		pageSize, err := resource.ParseQuantity(size)
-		if err != nil {
-			continue // the API server has validated it
-		}
-		limits = append(limits, &runtimeapi.HugepageLimit{PageSize: cgroupPageSize(pageSize.Value()), Limit: uint64(q.Value())})
 	}
-	return limits
+	for _, list := range lists {
+		for name, q := range list {
+			if size, ok := pageSize(name); ok {
+				limits[size] = uint64(q.Value())
+			}
+		}
+	}
+	var out []*runtimeapi.HugepageLimit
+	for _, size := range slices.Sorted(maps.Keys(limits)) {
+		out = append(out, &runtimeapi.HugepageLimit{PageSize: cgroupPageSize(size), Limit: limits[size]})
+	}
+	return out
+}
+
+// pageSize of a resource in bytes, false if it is not huge pages.
+func pageSize(name v1.ResourceName) (int64, bool) {
+	text, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+	if !ok {
+		return 0, false
+	}
+	size, err := resource.ParseQuantity(text)
+	return size.Value(), err == nil // the API server has validated it
 }
 
 // cgroupPageSize writes a page size as the hugetlb controller does: 2MB, 1GB.
