@@ -1,10 +1,12 @@
 package criconfig
 
 import (
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
@@ -65,6 +67,23 @@ func TestSecurityContext(t *testing.T) {
 				t.Errorf("got %v", s)
 			}
 		})
+	}
+}
+
+func TestMaskedPaths(t *testing.T) {
+	throttle := func(cpu string) string { return "sys/devices/system/cpu/" + cpu + "/thermal_throttle" }
+	for _, tc := range []struct {
+		name   string
+		device fstest.MapFS
+		want   []string
+	}{
+		{name: "no such counts", device: fstest.MapFS{"sys/devices/system/cpu/cpu0/online": {}}},
+		{name: "of two cpus", device: fstest.MapFS{throttle("cpu0"): {Mode: fs.ModeDir}, throttle("cpu11"): {Mode: fs.ModeDir}, throttle("cpufreq"): {Mode: fs.ModeDir}},
+			want: []string{"/" + throttle("cpu0"), "/" + throttle("cpu11")}},
+	} {
+		if diff := cmp.Diff(slices.Concat(alwaysMasked, tc.want), maskedPaths(tc.device)); diff != "" {
+			t.Errorf("%s:\n%s", tc.name, diff)
+		}
 	}
 }
 

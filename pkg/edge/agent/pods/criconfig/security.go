@@ -3,7 +3,10 @@ package criconfig
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -21,12 +24,25 @@ type ImageUser struct {
 
 // What unprivileged containers do not see of /proc and /sys, or may not write.
 var (
-	maskedPaths = []string{
+	alwaysMasked = []string{
 		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
 		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
 	}
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
+
+// throttlePattern is where the kernel counts how often a cpu got too hot: what others do can be told from it.
+const throttlePattern = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+
+// maskedPaths are those of the device whose root directory is given.
+func maskedPaths(root fs.FS) []string {
+	paths := slices.Clone(alwaysMasked)
+	found, _ := fs.Glob(root, throttlePattern) // the pattern is well-formed
+	for _, path := range found {
+		paths = append(paths, "/"+path)
+	}
+	return paths
+}
 
 // effectiveSecurityContext is the container's security context with the pod's as its defaults.
 func effectiveSecurityContext(pod *v1.Pod, c *v1.Container) *v1.SecurityContext {
@@ -95,7 +111,7 @@ func containerSecurity(pod *v1.Pod, c *v1.Container, node *Node, user ImageUser)
 		security.RunAsUsername = user.Name
 	}
 	if sc.ProcMount == nil || *sc.ProcMount != v1.UnmaskedProcMount {
-		security.MaskedPaths, security.ReadonlyPaths = maskedPaths, readonlyPaths
+		security.MaskedPaths, security.ReadonlyPaths = maskedPaths(os.DirFS("/")), readonlyPaths
 	}
 	if pod.Spec.SecurityContext != nil {
 		security.SupplementalGroups, security.SupplementalGroupsPolicy = groups(pod.Spec.SecurityContext)
