@@ -115,12 +115,23 @@ func readResolvConf(path string) (*runtimeapi.DNSConfig, error) {
 		case "nameserver":
 			config.Servers = append(config.Servers, fields[1])
 		case "search", "domain":
-			config.Searches = slices.Clone(fields[1:])
+			config.Searches = searchList(fields[1:])
 		case "options":
 			config.Options = append(config.Options, fields[1:]...)
 		}
 	}
 	return config, nil
+}
+
+// searchList leaves out the root, with which musl finds no name at all, and the dot at the end of domains, with
+// which the same one would count twice.
+func searchList(domains []string) (list []string) {
+	for _, domain := range domains {
+		if domain != "." {
+			list = append(list, strings.TrimSuffix(domain, "."))
+		}
+	}
+	return list
 }
 
 func fitLimits(config *runtimeapi.DNSConfig) (warnings []string) {

@@ -9,6 +9,28 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// The device's search list may have the root, which systemd-resolved writes where there is no domain.
+func TestSearchList(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	for line, want := range map[string][]string{
+		"search .":                         {},
+		"search example.com. . local":      {"example.com", "local"},
+		"domain example.com.":              {"example.com"},
+		"search example.com\nsearch local": {"local"}, // the last one is valid
+		"search example.com\nsearch .":     {},
+	} {
+		if err := os.WriteFile(path, []byte("nameserver 192.0.2.53\n"+line+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pod := testPod()
+		pod.Spec.DNSPolicy = v1.DNSDefault
+		got, _, err := DNS(pod, &Node{ResolvConf: path})
+		if err != nil || !slices.Equal(got.GetSearches(), want) {
+			t.Errorf("%q: got %q, %v", line, got.GetSearches(), err)
+		}
+	}
+}
+
 // A resolver on the device's loopback, such as systemd-resolved, does not answer in a pod's own network.
 func TestResolverOnLoopback(t *testing.T) {
 	dir := t.TempDir()
