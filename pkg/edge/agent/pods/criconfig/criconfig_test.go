@@ -195,6 +195,11 @@ func TestHostname(t *testing.T) {
 		{"subdomain", func(s *v1.PodSpec, _ *v1.Pod) { s.Hostname, s.Subdomain = "h", "sub" }, "h", "sub.ns.svc", false},
 		{"fully qualified", func(s *v1.PodSpec, _ *v1.Pod) { s.Subdomain, s.SetHostnameAsFQDN = "sub", ptr.To(true) }, "web.sub.ns.svc", "sub.ns.svc", false},
 		{"override", func(s *v1.PodSpec, _ *v1.Pod) { s.HostnameOverride = ptr.To("o.example") }, "o.example", "", false},
+		{"override that is too long", func(s *v1.PodSpec, _ *v1.Pod) { s.HostnameOverride = ptr.To(strings.Repeat("o", 62) + ".example") },
+			strings.Repeat("o", 62), "", false},
+		{"fully qualified, all that the kernel takes", func(s *v1.PodSpec, _ *v1.Pod) {
+			s.Subdomain, s.SetHostnameAsFQDN = strings.Repeat("s", 53), ptr.To(true)
+		}, "web." + strings.Repeat("s", 53) + ".ns.svc", strings.Repeat("s", 53) + ".ns.svc", false},
 		{"too long", func(_ *v1.PodSpec, p *v1.Pod) { p.Name = long }, strings.Repeat("a", 62), "", false},
 		{"bad", func(s *v1.PodSpec, _ *v1.Pod) { s.Hostname = "-x" }, "", "", true},
 		{"bad subdomain", func(s *v1.PodSpec, _ *v1.Pod) { s.Subdomain = "x.y" }, "", "", true},
@@ -217,7 +222,7 @@ func TestClusterDomain(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	pod.Spec.Subdomain = strings.Repeat("s", 40)
-	if _, err := kernelHostname(pod, node); err == nil || !strings.Contains(err.Error(), "(63 characters is the max, 65 characters requested)") {
+	if _, err := kernelHostname(pod, node); err == nil || !strings.Contains(err.Error(), "(64 characters is the max, 65 characters requested)") {
 		t.Errorf("got %v", err)
 	}
 	content, err := hostsContent(pod, node, []string{"10.0.0.2"})

@@ -11,8 +11,12 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
-// maxHostname is what the kernel takes.
-const maxHostname = 63
+const (
+	// maxHostname is that of a DNS label.
+	maxHostname = 63
+	// maxFQDN is what the kernel takes.
+	maxFQDN = 64
+)
 
 // Sandbox returns the configuration of the pod's sandbox. Its logs go to node.LogDir. The warnings are
 // for the user.
@@ -147,9 +151,9 @@ func kernelHostname(pod *v1.Pod, node *Node) (string, error) {
 		return hostname, err
 	}
 	fqdn := hostname + "." + domain
-	if len(fqdn) > maxHostname {
+	if len(fqdn) > maxFQDN {
 		return "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
-			fqdn, maxHostname, len(fqdn))
+			fqdn, maxFQDN, len(fqdn))
 	}
 	return fqdn, nil
 }
@@ -160,7 +164,8 @@ func Hostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
 		if errs := validation.IsDNS1123Subdomain(*override); len(errs) > 0 {
 			return "", "", fmt.Errorf("pod HostnameOverride %q is not a valid DNS subdomain: %s", *override, strings.Join(errs, ";"))
 		}
-		return *override, "", nil
+		hostname, err = cut(pod, *override)
+		return hostname, "", err
 	}
 	hostname = pod.Name
 	if pod.Spec.Hostname != "" {
@@ -169,11 +174,8 @@ func Hostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
 		}
 		hostname = pod.Spec.Hostname
 	}
-	if len(hostname) > maxHostname {
-		hostname = strings.TrimRight(hostname[:maxHostname], "-.")
-		if hostname == "" {
-			return "", "", fmt.Errorf("hostname of pod %q is invalid after it was cut to %d characters", pod.Name, maxHostname)
-		}
+	if hostname, err = cut(pod, hostname); err != nil {
+		return "", "", err
 	}
 	if pod.Spec.Subdomain != "" {
 		if errs := validation.IsDNS1123Label(pod.Spec.Subdomain); len(errs) > 0 {
@@ -185,4 +187,16 @@ func Hostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
 		}
 	}
 	return hostname, domain, nil
+}
+
+// cut shortens a host name to what fits.
+func cut(pod *v1.Pod, hostname string) (string, error) {
+	if len(hostname) <= maxHostname {
+		return hostname, nil
+	}
+	hostname = strings.TrimRight(hostname[:maxHostname], "-.")
+	if hostname == "" {
+		return "", fmt.Errorf("hostname of pod %q is invalid after it was cut to %d characters", pod.Name, maxHostname)
+	}
+	return hostname, nil
 }
