@@ -114,7 +114,13 @@ func writeFiles(dir string, files []file, gid *int64) error {
 			}
 		}
 	}
-	if err := os.Chmod(dir, dirMode); err != nil {
+	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		return os.Chmod(path, dirMode) // as with files
+	})
+	if err != nil {
 		return err
 	}
 	return setOwnership(dir, gid, true)

@@ -161,8 +161,20 @@ func (v *Volumes) setupContent(pod *v1.Pod, kind, path string, files []file) err
 			return err
 		}
 	}
+	if err := openRoot(path); err != nil {
+		return err
+	}
 	if err := setRootOwnership(path, fsGroup(pod)); err != nil {
 		return err
 	}
 	return writeAtomically(path, files, fsGroup(pod))
+}
+
+// openRoot gives the root directory of a volume what the umask has kept from it. What is more, it keeps.
+func openRoot(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&dirMode == dirMode {
+		return err
+	}
+	return os.Chmod(path, info.Mode()|dirMode)
 }

@@ -79,3 +79,23 @@ func TestTokenBelongsToTheOnlyUser(t *testing.T) {
 		t.Errorf("got owner %d and mode %o, want 1000 and 600", stat.Uid, stat.Mode&0o777)
 	}
 }
+
+// A pod's users read its volumes, however strict the umask is with which the agent was started.
+func TestUmask(t *testing.T) {
+	umask := unix.Umask(0o077)
+	t.Cleanup(func() { unix.Umask(umask) })
+	v := newTest(t)
+	mounted, err := v.Setup(podWith(configMap("c")), content("c", &edgeapi.File{Path: "a/b/f", Data: []byte("x"), Mode: 0o644}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{".": 0o755, "..data": 0o755, "a": 0o755, "a/b": 0o755, "a/b/f": 0o644} {
+		info, err := os.Stat(filepath.Join(mounted["c"].Path, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s: got mode %v, want %v", path, got, want)
+		}
+	}
+}

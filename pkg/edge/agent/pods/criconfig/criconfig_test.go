@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -232,12 +233,17 @@ func TestClusterDomain(t *testing.T) {
 }
 
 func TestHostsFile(t *testing.T) {
+	umask := unix.Umask(0o077) // all users of the container read it nevertheless
+	t.Cleanup(func() { unix.Umask(umask) })
 	pod := testPod()
 	pod.Spec.Subdomain = "sub"
 	pod.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.3", Hostnames: []string{"x", "y"}}}
 	path, err := WriteHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != hostsMode {
+		t.Errorf("got %v, %v", info.Mode(), err)
 	}
 	data, _ := os.ReadFile(path)
 	for _, line := range []string{hostsHeader, "127.0.0.1\tlocalhost\n", "10.0.0.2\tweb.sub.ns.svc\tweb\n", "192.0.2.3\tx\ty\n"} {

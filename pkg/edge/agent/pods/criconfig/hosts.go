@@ -12,6 +12,8 @@ import (
 
 const (
 	etcHosts = "/etc/hosts"
+	// hostsMode lets all users of a container read the file.
+	hostsMode = 0o644
 
 	hostsHeader     = "# Kubernetes-managed hosts file.\n"
 	hostsHeaderHost = "# Kubernetes-managed hosts file (host network).\n"
@@ -25,13 +27,15 @@ func WriteHosts(pod *v1.Pod, node *Node, podDir string, podIPs []string) (string
 		return "", err
 	}
 	path := filepath.Join(podDir, "etc-hosts")
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
-		return path, nil
+	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, content) {
+		if err := os.MkdirAll(podDir, 0o755); err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(path, content, hostsMode); err != nil {
+			return "", err
+		}
 	}
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
-		return "", err
-	}
-	return path, os.WriteFile(path, content, 0o644)
+	return path, os.Chmod(path, hostsMode) // whatever the umask
 }
 
 func hostsContent(pod *v1.Pod, node *Node, podIPs []string) ([]byte, error) {
