@@ -12,6 +12,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	netutils "k8s.io/utils/net"
 )
 
 // Limits of what resolvers take, as the kubelet enforces them.
@@ -72,14 +73,14 @@ func union(have, more []string) []string {
 }
 
 // hostDNS reads the device's resolv.conf, or that of the servers behind it: one on the loopback does not
-// answer in a pod's own network. A device without one has no resolver, unless its owner has named the file.
+// answer in a pod's own network. A device without one has none, unless its owner has named the file.
 func hostDNS(pod *v1.Pod, node *Node) (*runtimeapi.DNSConfig, error) {
 	if node.ResolvConf == "" {
-		return &runtimeapi.DNSConfig{}, nil
+		return loopbackDNS(node), nil
 	}
 	own, err := readResolvConf(node.ResolvConf)
 	if errors.Is(err, os.ErrNotExist) && node.UpstreamResolvConf != "" {
-		return &runtimeapi.DNSConfig{}, nil
+		return loopbackDNS(node), nil
 	}
 	if err != nil || node.UpstreamResolvConf == "" || pod.Spec.HostNetwork || !allLoopback(own.Servers) {
 		return own, err
@@ -89,6 +90,23 @@ func hostDNS(pod *v1.Pod, node *Node) (*runtimeapi.DNSConfig, error) {
 		return own, nil
 	}
 	return upstream, err
+}
+
+// loopbackDNS is where resolvers ask if nothing is said. It has to be said: in place of nothing containerd copies
+// the device's file, and fails if that is not there.
+func loopbackDNS(node *Node) *runtimeapi.DNSConfig {
+	config := &runtimeapi.DNSConfig{}
+	for _, ip := range node.HostIPs {
+		if netutils.IsIPv6String(ip) {
+			config.Servers = union(config.Servers, []string{"::1"})
+		} else {
+			config.Servers = union(config.Servers, []string{"127.0.0.1"})
+		}
+	}
+	if len(config.Servers) == 0 {
+		config.Servers = []string{"127.0.0.1"}
+	}
+	return config
 }
 
 // allLoopback tells whether no server answers but on the device itself, as it is without any: resolvers try

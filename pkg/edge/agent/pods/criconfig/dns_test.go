@@ -48,6 +48,7 @@ func TestResolverOnLoopback(t *testing.T) {
 	for _, tc := range []struct {
 		own, upstream string
 		hostNetwork   bool
+		hostIPs       []string
 		want          []string
 		fails         bool
 	}{
@@ -59,12 +60,15 @@ func TestResolverOnLoopback(t *testing.T) {
 		{own: "stub", upstream: "empty", want: []string{"127.0.0.53"}},
 		{own: "stub", upstream: "stub6", want: []string{"127.0.0.53"}},
 		{own: "empty", upstream: "real", want: []string{"192.0.2.53"}},
-		{own: "absent", upstream: "real"},
+		// Runtimes copy the device's file, which is not there, into pods of which nothing is said.
+		{own: "absent", upstream: "real", want: []string{"127.0.0.1"}},
+		{own: "absent", upstream: "real", hostIPs: []string{"2001:db8::1"}, want: []string{"::1"}},
+		{own: "absent", upstream: "real", hostIPs: []string{"192.0.2.1", "2001:db8::1"}, want: []string{"127.0.0.1", "::1"}},
 		// The owner has named the file.
 		{own: "stub", want: []string{"127.0.0.53"}},
 		{own: "absent", fails: true},
 	} {
-		node := &Node{ResolvConf: filepath.Join(dir, tc.own)}
+		node := &Node{ResolvConf: filepath.Join(dir, tc.own), HostIPs: tc.hostIPs}
 		if tc.upstream != "" {
 			node.UpstreamResolvConf = filepath.Join(dir, tc.upstream)
 		}
