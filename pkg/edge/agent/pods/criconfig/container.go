@@ -28,7 +28,7 @@ type Instance struct {
 // Container returns the configuration of a container to be created. Files that it mounts are made on
 // the way.
 func Container(pod *v1.Pod, c *v1.Container, node *Node, instance Instance) (*runtimeapi.ContainerConfig, error) {
-	envs, err := Environment(pod, c, node, instance.PodIPs, instance.Files)
+	envs, err := environment(pod, c, node, instance.PodIPs, instance.Files)
 	if err != nil {
 		return nil, err
 	}

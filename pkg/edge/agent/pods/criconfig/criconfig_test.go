@@ -46,7 +46,7 @@ func TestExpand(t *testing.T) {
 		"%(A)":        "%(A)",
 		"pa$$word":    "pa$word",
 	} {
-		if got := Expand(in, lookup(values)); got != want {
+		if got := expand(in, lookup(values)); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}
@@ -58,10 +58,10 @@ func FuzzExpand(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if got := Expand(strings.ReplaceAll(s, "$", "$$"), lookup(map[string]string{"A": "1"})); got != s {
+		if got := expand(strings.ReplaceAll(s, "$", "$$"), lookup(map[string]string{"A": "1"})); got != s {
 			t.Errorf("doubled %q became %q", s, got)
 		}
-		Expand(s, lookup(map[string]string{"A": "1"})) // must not panic
+		expand(s, lookup(map[string]string{"A": "1"})) // must not panic
 	})
 }
 
@@ -76,16 +76,16 @@ func TestFieldValues(t *testing.T) {
 		"spec.nodeName":        "node", "spec.serviceAccountName": "sa",
 		"status.hostIP": "192.0.2.1", "status.hostIPs": "192.0.2.1,2001:db8::1", "status.podIP": "10.0.0.2", "status.podIPs": "10.0.0.2,2001:db8::2",
 	} {
-		if got, err := FieldValue(pod, node, podIPs, path); err != nil || got != want {
+		if got, err := fieldValue(pod, node, podIPs, path); err != nil || got != want {
 			t.Errorf("%s: got %q, %v; want %q", path, got, err, want)
 		}
 	}
 	for _, path := range []string{"spec.containers", "metadata.name['x']", "", "['a']"} {
-		if got, err := FieldValue(pod, node, podIPs, path); err == nil {
+		if got, err := fieldValue(pod, node, podIPs, path); err == nil {
 			t.Errorf("%s: got %q, want an error", path, got)
 		}
 	}
-	if _, err := FieldValue(pod, &Node{}, nil, "status.hostIP"); err == nil {
+	if _, err := fieldValue(pod, &Node{}, nil, "status.hostIP"); err == nil {
 		t.Error("a device without an address has none to give")
 	}
 }
@@ -102,18 +102,18 @@ func TestResourceValues(t *testing.T) {
 		{"requests.cpu", "1m", "250"}, {"requests.cpu", "0", "1"}, {"requests.memory", "0", "0"}, {"limits.hugepages-2Mi", "1Mi", "4"},
 	} {
 		ref := &v1.ResourceFieldSelector{Resource: tc.name, Divisor: resource.MustParse(tc.divisor)}
-		if got, err := ResourceValue(pod, c, node, ref); err != nil || got != tc.want {
+		if got, err := resourceValue(pod, c, node, ref); err != nil || got != tc.want {
 			t.Errorf("%s / %s: got %q, %v; want %q", tc.name, tc.divisor, got, err, tc.want)
 		}
 	}
 	pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1250m"), v1.ResourceMemory: resource.MustParse("200Mi")}}
 	for name, want := range map[string]string{"limits.cpu": "1250", "limits.memory": "104857600"} { // the container's own comes first
-		if got, err := ResourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name, Divisor: resource.MustParse("1m")}); err != nil || got != want {
+		if got, err := resourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name, Divisor: resource.MustParse("1m")}); err != nil || got != want {
 			t.Errorf("%s of a pod with limits: got %q, %v; want %q", name, got, err, want)
 		}
 	}
 	for _, name := range []string{"limits.gpu", "cpu", "usage.cpu"} {
-		if _, err := ResourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name}); err == nil {
+		if _, err := resourceValue(pod, c, node, &v1.ResourceFieldSelector{Resource: name}); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
@@ -124,7 +124,7 @@ func TestEnvironment(t *testing.T) {
 		{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)$(C)"}, {Name: "C", Value: "3"}, {Name: "D", Value: "$(B)"}, {Name: "A", Value: "2"},
 		{Name: "SECRET", Value: "pa$$(A)word"},
 	}}
-	envs, err := Environment(testPod(c), &c, &Node{}, nil, Files{})
+	envs, err := environment(testPod(c), &c, &Node{}, nil, Files{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	c.Env = []v1.EnvVar{{Name: "X", ValueFrom: &v1.EnvVarSource{SecretKeyRef: &v1.SecretKeySelector{}}}}
-	if _, err := Environment(testPod(c), &c, &Node{}, nil, Files{}); err == nil {
+	if _, err := environment(testPod(c), &c, &Node{}, nil, Files{}); err == nil {
 		t.Error("an unresolved reference was accepted")
 	}
 }
@@ -172,7 +172,7 @@ func TestDNS(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := testPod()
 			pod.Spec.DNSPolicy, pod.Spec.HostNetwork, pod.Spec.DNSConfig = tc.policy, tc.hostNetwork, tc.own
-			got, warnings, err := DNS(pod, &Node{ResolvConf: resolv, PodDNS: tc.podDNS})
+			got, warnings, err := podDNS(pod, &Node{ResolvConf: resolv, PodDNS: tc.podDNS})
 			if err != nil || len(warnings) != tc.warnings {
 				t.Errorf("got warnings %q, %v", warnings, err)
 			}
@@ -208,7 +208,7 @@ func TestHostname(t *testing.T) {
 		pod := testPod()
 		tc.change(&pod.Spec, pod)
 		got, err := kernelHostname(pod, &Node{})
-		_, domain, _ := Hostname(pod, &Node{})
+		_, domain, _ := podHostname(pod, &Node{})
 		if got != tc.want || domain != tc.domain || (err != nil) != tc.fails {
 			t.Errorf("%s: got %q, %q, %v", tc.name, got, domain, err)
 		}
@@ -238,7 +238,7 @@ func TestHostsFile(t *testing.T) {
 	pod := testPod()
 	pod.Spec.Subdomain = "sub"
 	pod.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.3", Hostnames: []string{"x", "y"}}}
-	path, err := WriteHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
+	path, err := writeHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestHostsFile(t *testing.T) {
 		}
 	}
 	pod.Spec.HostNetwork = true
-	path, err = WriteHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
+	path, err = writeHosts(pod, &Node{}, t.TempDir(), []string{"10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,8 @@ const (
 	maxDomainChars = 253
 )
 
-// DNS returns the pod's resolver configuration. The warnings are for the user: what had to be left out.
-func DNS(pod *v1.Pod, node *Node) (config *runtimeapi.DNSConfig, warnings []string, err error) {
+// podDNS returns the pod's resolver configuration. The warnings are for the user: what had to be left out.
+func podDNS(pod *v1.Pod, node *Node) (config *runtimeapi.DNSConfig, warnings []string, err error) {
 	policy := pod.Spec.DNSPolicy
 	if policy == v1.DNSClusterFirst && pod.Spec.HostNetwork {
 		policy = v1.DNSDefault

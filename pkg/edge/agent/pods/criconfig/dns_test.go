@@ -24,7 +24,7 @@ func TestSearchList(t *testing.T) {
 		}
 		pod := testPod()
 		pod.Spec.DNSPolicy = v1.DNSDefault
-		got, _, err := DNS(pod, &Node{ResolvConf: path})
+		got, _, err := podDNS(pod, &Node{ResolvConf: path})
 		if err != nil || !slices.Equal(got.GetSearches(), want) {
 			t.Errorf("%q: got %q, %v", line, got.GetSearches(), err)
 		}
@@ -74,7 +74,7 @@ func TestResolverOnLoopback(t *testing.T) {
 		}
 		pod := testPod()
 		pod.Spec.DNSPolicy, pod.Spec.HostNetwork = v1.DNSDefault, tc.hostNetwork
-		got, _, err := DNS(pod, node)
+		got, _, err := podDNS(pod, node)
 		if (err != nil) != tc.fails || !slices.Equal(got.GetServers(), tc.want) {
 			t.Errorf("%+v: got %v, %v", tc, got, err)
 		}

@@ -8,9 +8,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Environment returns the container's variables in the order they are declared, each once with its
+// environment returns the container's variables in the order they are declared, each once with its
 // last value. References to variables declared before are expanded.
-func Environment(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files Files) ([]*runtimeapi.KeyValue, error) {
+func environment(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files Files) ([]*runtimeapi.KeyValue, error) {
 	values := make(map[string]string, len(c.Env))
 	var order []string
 	for i := range c.Env {
@@ -41,9 +41,9 @@ func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files F
 	source := env.ValueFrom
 	switch {
 	case env.Value != "" || source == nil:
-		return Expand(env.Value, lookup(values)), nil
+		return expand(env.Value, lookup(values)), nil
 	case source.FieldRef != nil:
-		return FieldValue(pod, node, podIPs, source.FieldRef.FieldPath)
+		return fieldValue(pod, node, podIPs, source.FieldRef.FieldPath)
 	case source.ResourceFieldRef != nil:
 		target := c
 		if name := source.ResourceFieldRef.ContainerName; name != "" && name != c.Name {
@@ -51,7 +51,7 @@ func envValue(pod *v1.Pod, c *v1.Container, node *Node, podIPs []string, files F
 				return "", fmt.Errorf("container %s not found", name)
 			}
 		}
-		return ResourceValue(pod, target, node, source.ResourceFieldRef)
+		return resourceValue(pod, target, node, source.ResourceFieldRef)
 	case source.FileKeyRef != nil:
 		return fileValue(files, source.FileKeyRef)
 	}
@@ -92,7 +92,7 @@ func ExpandStatic(command []string, env []v1.EnvVar) []string {
 func expandAll(args []string, envs map[string]string) []string {
 	var out []string
 	for _, arg := range args {
-		out = append(out, Expand(arg, lookup(envs)))
+		out = append(out, expand(arg, lookup(envs)))
 	}
 	return out
 }

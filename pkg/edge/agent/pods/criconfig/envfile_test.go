@@ -98,7 +98,7 @@ func TestFileKeyRef(t *testing.T) {
 		{Name: "HAS", ValueFrom: &v1.EnvVarSource{FileKeyRef: &v1.FileKeySelector{VolumeName: "v", Path: "env", Key: "A"}}},
 		{Name: "HASNOT", ValueFrom: &v1.EnvVarSource{FileKeyRef: &v1.FileKeySelector{VolumeName: "v", Path: "env", Key: "B", Optional: ptr.To(true)}}},
 	}})
-	envs, err := Environment(pod, &pod.Spec.Containers[0], &Node{}, nil, files)
+	envs, err := environment(pod, &pod.Spec.Containers[0], &Node{}, nil, files)
 	if err != nil || len(envs) != 1 || envs[0].Key != "HAS" || string(envs[0].Value) != "1" {
 		t.Errorf("got %v, %v", envs, err)
 	}

@@ -2,10 +2,10 @@ package criconfig
 
 import "strings"
 
-// Expand replaces $(NAME) by what mapping returns for NAME. "$$" stands for one "$", so that "$$(X)"
+// expand replaces $(NAME) by what mapping returns for NAME. "$$" stands for one "$", so that "$$(X)"
 // becomes "$(X)". A "$" before anything else, and a reference that is not closed, stay as they are.
 // A reference that is not known is for mapping to leave alone, see lookup.
-func Expand(s string, mapping func(name string) string) string {
+func expand(s string, mapping func(name string) string) string {
 	if !strings.Contains(s, "$") {
 		return s
 	}

@@ -2,8 +2,9 @@ package criconfig
 
 import (
 	"fmt"
+	"maps"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// FieldValue returns the value of a fieldRef of the pod. podIPs are primary first.
-func FieldValue(pod *v1.Pod, node *Node, podIPs []string, path string) (string, error) {
+// fieldValue returns the value of a fieldRef of the pod. podIPs are primary first.
+func fieldValue(pod *v1.Pod, node *Node, podIPs []string, path string) (string, error) {
 	if name, key, ok := subscript(path); ok {
 		switch name {
 		case "metadata.labels":
@@ -69,21 +70,16 @@ func subscript(path string) (name, key string, ok bool) {
 
 // formatMap gives one key="escaped value" per line, sorted.
 func formatMap(m map[string]string) string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	sort.Strings(keys)
-	lines := make([]string, len(keys))
-	for i, key := range keys {
-		lines[i] = fmt.Sprintf("%s=%q", key, m[key])
+	lines := make([]string, 0, len(m))
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		lines = append(lines, fmt.Sprintf("%s=%q", key, m[key]))
 	}
 	return strings.Join(lines, "\n")
 }
 
-// ResourceValue returns the value of a resourceFieldRef for a container. Limits that the container
+// resourceValue returns the value of a resourceFieldRef for a container. Limits that the container
 // does not have are those of its pod, or else the device's allocatable resources.
-func ResourceValue(pod *v1.Pod, c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (string, error) {
+func resourceValue(pod *v1.Pod, c *v1.Container, node *Node, ref *v1.ResourceFieldSelector) (string, error) {
 	kind, name, _ := strings.Cut(ref.Resource, ".")
 	resourceName := v1.ResourceName(name)
 	var list v1.ResourceList
@@ -103,7 +99,7 @@ func ResourceValue(pod *v1.Pod, c *v1.Container, node *Node, ref *v1.ResourceFie
 	switch {
 	case resourceName == v1.ResourceCPU, resourceName == v1.ResourceMemory, resourceName == v1.ResourceEphemeralStorage:
 		if (!ok || quantity.IsZero()) && kind == "limits" {
-			if quantity = podLimit(pod, resourceName); quantity.IsZero() {
+			if quantity = podLevelLimits(pod)[resourceName]; quantity.IsZero() {
 				quantity = node.Allocatable[resourceName]
 			}
 		}
@@ -117,14 +113,6 @@ func ResourceValue(pod *v1.Pod, c *v1.Container, node *Node, ref *v1.ResourceFie
 	return ceil(quantity.Value(), divisor.Value()), nil
 }
 
-// podLimit is the limit of the pod as a whole, zero if there is none. Pods have limits of cpu and memory.
-func podLimit(pod *v1.Pod, name v1.ResourceName) (limit resource.Quantity) {
-	if pod.Spec.Resources != nil && (name == v1.ResourceCPU || name == v1.ResourceMemory) {
-		limit = pod.Spec.Resources.Limits[name]
-	}
-	return limit
-}
-
 func ceil(value, divisor int64) string {
 	return strconv.FormatInt(int64(math.Ceil(float64(value)/float64(divisor))), 10)
 }
@@ -133,18 +121,15 @@ func ceil(value, divisor int64) string {
 func DownwardFile(pod *v1.Pod, node *Node, podIPs []string, item *v1.DownwardAPIVolumeFile) ([]byte, error) {
 	switch {
 	case item.FieldRef != nil:
-		value, err := FieldValue(pod, node, podIPs, item.FieldRef.FieldPath)
+		value, err := fieldValue(pod, node, podIPs, item.FieldRef.FieldPath)
 		return []byte(value), err
 	case item.ResourceFieldRef != nil:
-		for _, containers := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-			for i := range containers {
-				if containers[i].Name == item.ResourceFieldRef.ContainerName {
-					value, err := ResourceValue(pod, &containers[i], node, item.ResourceFieldRef)
-					return []byte(value), err
-				}
-			}
+		c := findContainer(pod, item.ResourceFieldRef.ContainerName)
+		if c == nil {
+			return nil, fmt.Errorf("container %s not found", item.ResourceFieldRef.ContainerName)
 		}
-		return nil, fmt.Errorf("container %s not found", item.ResourceFieldRef.ContainerName)
+		value, err := resourceValue(pod, c, node, item.ResourceFieldRef)
+		return []byte(value), err
 	}
 	return nil, fmt.Errorf("item %q has neither fieldRef nor resourceFieldRef", item.Path)
 }

@@ -19,9 +19,9 @@ const (
 	hostsHeaderHost = "# Kubernetes-managed hosts file (host network).\n"
 )
 
-// WriteHosts writes the pod's hosts file into podDir and returns its path. It is rewritten in place, so
+// writeHosts writes the pod's hosts file into podDir and returns its path. It is rewritten in place, so
 // that containers that have it mounted see what is new.
-func WriteHosts(pod *v1.Pod, node *Node, podDir string, podIPs []string) (string, error) {
+func writeHosts(pod *v1.Pod, node *Node, podDir string, podIPs []string) (string, error) {
 	content, err := hostsContent(pod, node, podIPs)
 	if err != nil {
 		return "", err
@@ -48,7 +48,7 @@ func hostsContent(pod *v1.Pod, node *Node, podIPs []string) ([]byte, error) {
 		out.WriteString(hostsHeaderHost)
 		out.Write(host)
 	} else {
-		hostname, domain, err := Hostname(pod, node)
+		hostname, domain, err := podHostname(pod, node)
 		if err != nil {
 			return nil, err
 		}

@@ -2,9 +2,10 @@ package criconfig
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -34,7 +35,7 @@ func mounts(pod *v1.Pod, c *v1.Container, node *Node, files Files, podIPs []stri
 		out = append(out, mount)
 	}
 	if !ownHosts && (pod.Spec.HostNetwork || len(podIPs) > 0) {
-		path, err := WriteHosts(pod, node, files.Volumes.PodDir(string(pod.UID)), podIPs)
+		path, err := writeHosts(pod, node, files.Volumes.PodDir(string(pod.UID)), podIPs)
 		if err != nil {
 			return nil, fmt.Errorf("hosts file: %w", err)
 		}
@@ -116,19 +117,14 @@ func RecursiveReadOnly(vm *v1.VolumeMount, features Features) (bool, error) {
 // expandSubPath refuses references to variables that are missing or empty.
 func expandSubPath(expr string, envs map[string]string) (string, error) {
 	missing := map[string]bool{}
-	expanded := Expand(expr, func(name string) string {
+	expanded := expand(expr, func(name string) string {
 		if envs[name] == "" {
 			missing[name] = true
 		}
 		return envs[name]
 	})
 	if len(missing) > 0 {
-		names := make([]string, 0, len(missing))
-		for name := range missing {
-			names = append(names, name)
-		}
-		sort.Strings(names)
-		return "", fmt.Errorf("missing value for %s", strings.Join(names, ", "))
+		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
 	}
 	return expanded, nil
 }

@@ -14,7 +14,7 @@ import (
 func PodLimits(pod *v1.Pod, node *Node) *runtimeapi.LinuxContainerResources {
 	requests, limits := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}), resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	r := &runtimeapi.LinuxContainerResources{
-		CpuShares: shares(requests.Cpu().MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: unlimited, MemoryLimitInBytes: unlimited,
+		CpuShares: Shares(requests.Cpu().MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: unlimited, MemoryLimitInBytes: unlimited,
 		HugepageLimits: hugepageLimits(node, limits),
 	}
 	if podutil.QOSClass(pod) == v1.PodQOSBestEffort {
@@ -78,6 +78,6 @@ func sandboxResources(pod *v1.Pod) (resources, overhead *runtimeapi.LinuxContain
 
 func linuxResources(cpuRequest, cpuLimit, memory resource.Quantity) *runtimeapi.LinuxContainerResources {
 	return &runtimeapi.LinuxContainerResources{
-		CpuShares: shares(cpuRequest.MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: quota(cpuLimit.MilliValue()), MemoryLimitInBytes: memory.Value(),
+		CpuShares: Shares(cpuRequest.MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: quota(cpuLimit.MilliValue()), MemoryLimitInBytes: memory.Value(),
 	}
 }

@@ -30,7 +30,7 @@ const (
 
 	oomGuaranteed = -997
 	oomBestEffort = 1000
-	// systemCritical is the lowest priority of pods that the node cannot do without.
+	// systemNodeCritical is the lowest priority of pods that the node cannot do without.
 	systemNodeCritical = 2000001000
 )
 
@@ -56,7 +56,7 @@ func containerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.Li
 		cpuRequest = cpuLimit
 	}
 	r := &runtimeapi.LinuxContainerResources{
-		CpuShares:          shares(cpuRequest.MilliValue()),
+		CpuShares:          Shares(cpuRequest.MilliValue()),
 		CpuPeriod:          quotaPeriod,
 		CpuQuota:           quota(cpuLimit.MilliValue()),
 		MemoryLimitInBytes: memoryLimit.Value(),
@@ -108,9 +108,7 @@ func podLevelLimits(pod *v1.Pod) v1.ResourceList {
 }
 
 // Shares are the cpu.shares of a request in thousandths of a cpu.
-func Shares(milliCPU int64) int64 { return shares(milliCPU) }
-
-func shares(milliCPU int64) int64 {
+func Shares(milliCPU int64) int64 {
 	return min(max(milliCPU*sharesPerCPU/milliPerCPU, minShares), maxShares)
 }
 

@@ -21,7 +21,7 @@ const (
 // Sandbox returns the configuration of the pod's sandbox. Its logs go to node.LogDir. The warnings are
 // for the user.
 func Sandbox(pod *v1.Pod, node *Node, attempt uint32) (config *runtimeapi.PodSandboxConfig, warnings []string, err error) {
-	dns, warnings, err := DNS(pod, node)
+	dns, warnings, err := podDNS(pod, node)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,7 +60,7 @@ func sandboxLinux(pod *v1.Pod, node *Node) (*runtimeapi.LinuxPodSandboxConfig, e
 		CgroupParent: node.CgroupParent,
 		Sysctls:      map[string]string{},
 		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-			NamespaceOptions: Namespaces(pod),
+			NamespaceOptions: namespaces(pod),
 			Privileged:       hasPrivileged(pod),
 			Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		},
@@ -81,8 +81,8 @@ func sandboxLinux(pod *v1.Pod, node *Node) (*runtimeapi.LinuxPodSandboxConfig, e
 	return linux, nil
 }
 
-// Namespaces says which namespaces the pod shares with the host and its containers with each other.
-func Namespaces(pod *v1.Pod) *runtimeapi.NamespaceOption {
+// namespaces says which namespaces the pod shares with the host and its containers with each other.
+func namespaces(pod *v1.Pod) *runtimeapi.NamespaceOption {
 	options := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	if pod.Spec.HostNetwork {
 		options.Network = runtimeapi.NamespaceMode_NODE
@@ -146,7 +146,7 @@ func clusterDomain(node *Node) string {
 
 // kernelHostname is the host name that the pod's processes are told.
 func kernelHostname(pod *v1.Pod, node *Node) (string, error) {
-	hostname, domain, err := Hostname(pod, node)
+	hostname, domain, err := podHostname(pod, node)
 	if err != nil || domain == "" || pod.Spec.SetHostnameAsFQDN == nil || !*pod.Spec.SetHostnameAsFQDN {
 		return hostname, err
 	}
@@ -158,8 +158,8 @@ func kernelHostname(pod *v1.Pod, node *Node) (string, error) {
 	return fqdn, nil
 }
 
-// Hostname returns the pod's host name, and its domain. That ends with the cluster's if it is known.
-func Hostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
+// podHostname returns the pod's host name, and its domain. That ends with the cluster's if it is known.
+func podHostname(pod *v1.Pod, node *Node) (hostname, domain string, err error) {
 	if override := pod.Spec.HostnameOverride; override != nil {
 		if errs := validation.IsDNS1123Subdomain(*override); len(errs) > 0 {
 			return "", "", fmt.Errorf("pod HostnameOverride %q is not a valid DNS subdomain: %s", *override, strings.Join(errs, ";"))

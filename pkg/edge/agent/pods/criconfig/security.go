@@ -94,7 +94,7 @@ func containerSecurity(pod *v1.Pod, c *v1.Container, node *Node, user ImageUser)
 		return nil, err
 	}
 	security := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: Namespaces(pod),
+		NamespaceOptions: namespaces(pod),
 		Privileged:       ptr.Deref(sc.Privileged, false),
 		ReadonlyRootfs:   ptr.Deref(sc.ReadOnlyRootFilesystem, false),
 		NoNewPrivs:       sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation,
