@@ -37,7 +37,6 @@ func (w *worker) admit(p *pass) *v1.PodStatus {
 		w.admitted = p.pod
 		return nil
 	}
-	w.waitsForRoom.Store(false)
 	w.m.release(w.uid)
 	w.rejected = status.Rejected(p.pod, reason, message, p.node.HostIPs, p.now())
 	w.m.events.event(w.uid, "", v1.EventTypeWarning, reason, message)

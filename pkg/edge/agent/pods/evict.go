@@ -131,8 +131,7 @@ func (m *Manager) RemoveDead(ctx context.Context) error {
 // evict stops what is left of an evicted pod, removes its containers with their logs and its
 // volumes, as the device is short of room, and reports its end.
 func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration, error) {
-	w.ended = true
-	w.m.puller.Forget(w.uid)
+	w.end()
 	if err := p.stopAll(ctx, &e.grace); err != nil {
 		return runtimeDownPeriod, err
 	}

@@ -224,7 +224,9 @@ func (m *Manager) release(uid string) {
 }
 
 func (m *Manager) releaseLocked(podUID string) {
-	m.ledger.Release(podUID)
+	if !m.ledger.Release(podUID) {
+		return
+	}
 	for _, w := range m.workers {
 		if w.uid != podUID && w.waitsForRoom.Load() {
 			w.wakeUp()

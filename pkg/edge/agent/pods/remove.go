@@ -31,8 +31,7 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 	} else {
 		p.pod = remains(deletion)
 	}
-	w.ended = true
-	w.m.puller.Forget(w.uid)
+	w.end()
 	if err := p.read(ctx); err != nil {
 		return false, err
 	}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 )
@@ -38,13 +39,21 @@ type inForce struct {
 }
 
 // grant decides about changed resources in the spec, and has the rest of the pass work with those that
-// the pod has been granted.
+// the pod has been granted. One that has ended is granted nothing more: it would hold that for nobody.
 func (p *pass) grant() {
+	r, last := &p.w.resize, p.w.oldStatus(p.d.pod)
+	if r.granted == nil {
+		r.granted = lastAllocation(p.d.pod, last)
+	}
+	if !p.w.ended && !podutil.IsTerminal(last.Phase) {
+		p.decideResize()
+	}
+	p.pod = r.granted.applyTo(p.d.pod)
+}
+
+func (p *pass) decideResize() {
 	r := &p.w.resize
 	wanted := allocationOf(p.d.pod)
-	if r.granted == nil {
-		r.granted = lastAllocation(p.d.pod, p.w.oldStatus(p.d.pod))
-	}
 	if r.granted.equal(wanted) {
 		r.pending = nil
 	} else if refusal := p.refuseResize(); refusal != nil {
@@ -57,7 +66,6 @@ func (p *pass) grant() {
 		r.granted, r.pending, r.failed = wanted, nil, ""
 	}
 	p.w.waitsForRoom.Store(r.pending != nil)
-	p.pod = r.granted.applyTo(p.d.pod)
 }
 
 // refuseResize says why the pod cannot have now what its spec asks for.

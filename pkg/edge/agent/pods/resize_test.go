@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
 
@@ -58,6 +59,56 @@ func TestResizeThatFails(t *testing.T) {
 		})
 		a.delete(pod, 0)
 	})
+}
+
+// TestResizeOfPodsThatEnd has two pods wait for what they cannot have, and end so.
+func TestResizeOfPodsThatEnd(t *testing.T) {
+	for name, end := range map[string]func(a *agent, pod *v1.Pod){
+		"by themselves": func(a *agent, pod *v1.Pod) { a.runtime.end(a.runtime.running()[pod.Name], 0) },
+		"evicted":       func(a *agent, pod *v1.Pod) { a.manager.Evict(string(pod.UID), 1, "no room", true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				a.withCPU()
+				cpu := map[string]string{"infeasible": "5", "too": "6", "deferred": "900m"}
+				var pods []*v1.Pod
+				for name := range cpu {
+					pod := requesting(name, "300m")
+					pod.Spec.RestartPolicy = v1.RestartPolicyNever
+					a.run(pod)
+					pods = append(pods, pod)
+				}
+				for i, pod := range pods {
+					pods[i] = resized(pod, v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu[pod.Name])}})
+					a.run(pods[i])
+				}
+				check := func(when string) {
+					t.Helper()
+					for _, pod := range pods {
+						if s := a.status(pod); !podutil.IsTerminal(s.Phase) || conditionOf(s, v1.PodResizePending) != nil {
+							t.Errorf("%s: %s: got phase %s, conditions %v", when, pod.Name, s.Phase, s.Conditions)
+						}
+					}
+					next := requesting("next", "1")
+					if r := a.manager.ledger.Claim(next); r != nil {
+						t.Errorf("%s: %v", when, r)
+					}
+					a.manager.ledger.Release(string(next.UID))
+				}
+				for _, pod := range pods {
+					end(a, pod)
+				}
+				a.settle()
+				check("at first")
+				a.restart()
+				a.manager.ResendStatuses()
+				check("after a restart of the agent")
+				if n := a.sink.countEvents("Resize"); n != 0 {
+					t.Errorf("%d events about the resize of pods that had ended", n)
+				}
+			})
+		})
+	}
 }
 
 // TestResizeOfThePod changes limits that containers have from their pod alone.

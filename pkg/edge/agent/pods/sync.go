@@ -49,7 +49,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 		return runtimeDownPeriod, err
 	}
 	if refused != nil { // it may run all the same: the policy was another one before
-		w.ended = true
+		w.end()
 		if err := p.stopForGood(ctx, false); err != nil {
 			return errorPeriod, err
 		}
@@ -150,11 +150,17 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 	}
 }
 
+// end has the pod start no container any more, and wait for nothing.
+func (w *worker) end() {
+	w.ended = true
+	w.waitsForRoom.Store(false)
+	w.m.puller.Forget(w.uid)
+}
+
 // finish stops what is left of a pod that has ended. The phase is reported once nothing runs any more:
 // whoever sees it may take the pod's place.
 func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Duration, error) {
-	w.ended = true
-	w.m.puller.Forget(w.uid)
+	w.end()
 	stopping := p.st.AnyRunning() || p.st.ReadySandbox() != nil
 	if err := p.stopAll(ctx, nil); err != nil {
 		return runtimeDownPeriod, err

@@ -90,11 +90,13 @@ func wrongOS(pod *v1.Pod) bool {
 	return pod.Spec.OS != nil && string(pod.Spec.OS.Name) != goruntime.GOOS
 }
 
-// Release forgets a pod that holds nothing any more.
-func (l *Ledger) Release(podUID string) {
+// Release forgets a pod that holds nothing any more, and tells whether it had a claim.
+func (l *Ledger) Release(podUID string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	_, held := l.claims[podUID]
 	delete(l.claims, podUID)
+	return held
 }
 
 // CPU is what there is for pods, and what the pods of a QoS class have asked for, in thousandths.

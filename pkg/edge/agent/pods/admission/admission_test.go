@@ -95,7 +95,9 @@ func TestLedger(t *testing.T) {
 	if r := l.Claim(pod("c")); r == nil || *r != want {
 		t.Errorf("got %v, want %v", r, want)
 	}
-	l.Release("b")
+	if !l.Release("b") || l.Release("b") {
+		t.Error("only the first release of a pod gives something back")
+	}
 	if r := l.Claim(pod("c")); r != nil {
 		t.Errorf("refused though another has gone: %v", r)
 	}
