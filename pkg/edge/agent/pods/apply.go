@@ -70,8 +70,11 @@ func (p *pass) stopForGood(ctx context.Context, recreate bool) error {
 	if recreate {
 		p.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
+	if err := p.killPod(ctx, nil); err != nil {
+		return err
+	}
 	p.changed = p.changed || active
-	return p.killPod(ctx, nil)
+	return nil
 }
 
 func (p *pass) event(eventType, reason, message string) {

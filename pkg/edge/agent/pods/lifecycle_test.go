@@ -80,6 +80,42 @@ func TestSandboxFailure(t *testing.T) {
 	})
 }
 
+// TestSandboxCannotBeStopped has a pod need another sandbox while the one that it has cannot be stopped.
+func TestSandboxCannotBeStopped(t *testing.T) {
+	for name, spoil := range map[string]func(*runtimeapi.PodSandboxStatus){
+		"it has no address":              func(s *runtimeapi.PodSandboxStatus) { s.Network.Ip = "" },
+		"it is not ready, as reboots do": func(s *runtimeapi.PodSandboxStatus) { s.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := newPod("p", box("main"))
+				a.run(pod)
+				a.stop()
+				a.runtime.end(a.runtime.running()["main"], 255)
+				a.runtime.set(func() {
+					for _, s := range a.runtime.sandboxes {
+						spoil(s)
+					}
+					a.runtime.stopSandboxErr = errors.New("cni plugin not initialized")
+				})
+				a.start()
+				a.settle()
+				before := a.runtime.count("StopPodSandbox")
+				time.Sleep(3 * errorPeriod)
+				if n := a.runtime.count("StopPodSandbox") - before; n != 3 {
+					t.Errorf("tried %d times in %v, want each %v", n, 3*errorPeriod, errorPeriod)
+				}
+				a.runtime.set(func() { a.runtime.stopSandboxErr = nil })
+				time.Sleep(errorPeriod)
+				synctest.Wait()
+				if a.runtime.running()["main"] == "" {
+					t.Errorf("not started %v after the sandbox could be stopped", errorPeriod)
+				}
+			})
+		})
+	}
+}
+
 func TestContainerCannotBeCreated(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.runtime.set(func() { a.runtime.createErr = errors.New("bad mount") })

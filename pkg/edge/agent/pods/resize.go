@@ -193,7 +193,6 @@ func (p *pass) bringIntoForce(ctx context.Context, a *actions) error {
 			p.event(v1.EventTypeWarning, "ResizeError", "Pod resize error: "+message)
 			r.failed = message
 		}
-		p.later(errorPeriod)
 		return err
 	}
 	r.failed = ""

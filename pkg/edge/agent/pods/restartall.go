@@ -64,8 +64,11 @@ func (p *pass) restartAll(ctx context.Context, trigger *state.Container) error {
 		return err
 	}
 	clear(p.w.reasons)
+	if err := p.forget(ctx, trigger); err != nil {
+		return err
+	}
 	p.changed = true
-	return p.forget(ctx, trigger)
+	return nil
 }
 
 func (p *pass) isEphemeral(name string) bool {

@@ -75,13 +75,20 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	}
 	w.report(ctx, d.pod, s)
 	err := p.apply(ctx)
+	if err != nil {
+		p.later(errorPeriod)
+	} else if p.changed {
+		p.later(0)
+	}
 	if p.changed {
 		w.changedAt = p.now()
-		return 0, err // what was done is seen, and reported, in the next pass
 	}
 	// What is started, and gone again before the runtime is looked at as a whole, goes unnoticed there.
 	if settled := w.changedAt.Add(2 * w.m.cfg.RelistPeriod); settled.After(p.now()) {
 		p.later(settled.Sub(p.now()))
+	}
+	if p.changed {
+		return p.next, err // what was done is seen, and reported, in the next pass
 	}
 	w.report(ctx, d.pod, p.status())
 	return p.next, errors.Join(err, p.prune(ctx))
