@@ -49,15 +49,28 @@ func ShouldRestart(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
 	if rule := restartRule(c, exitCode); rule != nil {
 		return rule.Action == v1.ContainerRestartRuleActionRestart || rule.Action == v1.ContainerRestartRuleActionRestartAllContainers
 	}
-	policy := string(pod.Spec.RestartPolicy)
-	if c.RestartPolicy != nil {
-		policy = string(*c.RestartPolicy)
-	}
-	switch policy {
-	case string(v1.RestartPolicyNever):
+	switch policyOf(pod, c) {
+	case v1.RestartPolicyNever:
 		return false
-	case string(v1.RestartPolicyOnFailure):
+	case v1.RestartPolicyOnFailure:
 		return exitCode != 0
 	}
 	return true
+}
+
+// policyOf is the restart policy of a container: its own, or else the pod's.
+func policyOf(pod *v1.Pod, c *v1.Container) v1.RestartPolicy {
+	if c.RestartPolicy != nil {
+		return v1.RestartPolicy(*c.RestartPolicy)
+	}
+	return pod.Spec.RestartPolicy
+}
+
+// MayEnd tells whether a pod may come to its own end: by how a container exits, or as its time is up.
+func MayEnd(pod *v1.Pod) bool {
+	hasPolicy := func(containers []v1.Container, policies ...v1.RestartPolicy) bool {
+		return slices.ContainsFunc(containers, func(c v1.Container) bool { return slices.Contains(policies, policyOf(pod, &c)) })
+	}
+	return pod.Spec.ActiveDeadlineSeconds != nil || hasPolicy(pod.Spec.Containers, v1.RestartPolicyNever, v1.RestartPolicyOnFailure) ||
+		hasPolicy(pod.Spec.InitContainers, v1.RestartPolicyNever) // one that fails ends the pod, one that succeeds does not
 }

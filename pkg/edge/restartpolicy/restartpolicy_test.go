@@ -48,6 +48,42 @@ func TestRestartsAll(t *testing.T) {
 	}
 }
 
+func TestMayEnd(t *testing.T) {
+	rule := func(operator v1.ContainerRestartRuleOnExitCodesOperator, code int32) []v1.ContainerRestartRule {
+		return []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestart,
+			ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: operator, Values: []int32{code}}}}
+	}
+	always, onFailure := v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyAlways)}, v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyOnFailure)}
+	never := v1.Container{RestartPolicy: ptr.To(v1.ContainerRestartPolicyNever)}
+	in, notIn := never, never
+	in.RestartPolicyRules = rule(v1.ContainerRestartRuleOnExitCodesOpIn, 42)
+	notIn.RestartPolicyRules = rule(v1.ContainerRestartRuleOnExitCodesOpNotIn, 42)
+	for name, tc := range map[string]struct {
+		policy   v1.RestartPolicy
+		init     []v1.Container
+		main     []v1.Container // beside one that has no policy of its own
+		deadline *int64
+		want     bool
+	}{
+		"runs always":                         {policy: v1.RestartPolicyAlways},
+		"runs always, by default":             {},
+		"runs once":                           {policy: v1.RestartPolicyNever, want: true},
+		"runs until it succeeds":              {policy: v1.RestartPolicyOnFailure, want: true},
+		"has a container that runs once":      {policy: v1.RestartPolicyAlways, main: []v1.Container{always, never}, want: true},
+		"has one that runs until it succeeds": {policy: v1.RestartPolicyAlways, main: []v1.Container{onFailure}, want: true},
+		"has one that one code starts again":  {policy: v1.RestartPolicyAlways, main: []v1.Container{in}, want: true},
+		"has one that all codes but one do":   {policy: v1.RestartPolicyAlways, main: []v1.Container{notIn}, want: true},
+		"its initialization may fail":         {policy: v1.RestartPolicyAlways, init: []v1.Container{never}, want: true},
+		"its initialization may take a while": {policy: v1.RestartPolicyAlways, init: []v1.Container{onFailure, always}},
+		"may be active for so long":           {policy: v1.RestartPolicyAlways, deadline: ptr.To[int64](30), want: true},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: tc.policy, InitContainers: tc.init, Containers: append(tc.main, v1.Container{}), ActiveDeadlineSeconds: tc.deadline}}
+		if got := MayEnd(pod); got != tc.want {
+			t.Errorf("%s: got %t, want %t", name, got, tc.want)
+		}
+	}
+}
+
 func TestMayRestartAll(t *testing.T) {
 	with := func(action v1.ContainerRestartRuleAction) []v1.Container {
 		return []v1.Container{{Name: "a"}, {Name: "b", RestartPolicyRules: []v1.ContainerRestartRule{{Action: action}}}}

@@ -21,6 +21,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/store"
 	"arhat.dev/aranya/pkg/edge/agent/volumes"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/restartpolicy"
 )
 
 const (
@@ -124,7 +125,7 @@ func (m *Manager) restore() {
 			}
 			w.desired = desired
 		}
-		if w.desired != nil && record.Deletion == nil && m.store.LostStatus(uid) && !record.Pod.Static && mayEnd(w.desired.pod) {
+		if w.desired != nil && record.Deletion == nil && m.store.LostStatus(uid) && !record.Pod.Static && restartpolicy.MayEnd(w.desired.pod) {
 			logger.Info("Waiting for the cloud to say whether a pod has ended: its status was lost", "pod", klog.KObj(w.desired.pod), "podUID", uid)
 			continue
 		}

@@ -3,7 +3,6 @@ package pods
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -328,14 +327,7 @@ func (w *worker) report(ctx context.Context, pod *v1.Pod, s *v1.PodStatus) {
 // all that it has of the pod with the power, or be told to remove it: then the status alone tells what may not run
 // again. What runs again in any case is not worth the wear of the disk.
 func outlastsPowerCut(pod *v1.Pod, s *v1.PodStatus) bool {
-	return podutil.IsTerminal(s.Phase) || mayEnd(pod)
-}
-
-// mayEnd tells whether a pod may come to its own end.
-func mayEnd(pod *v1.Pod) bool {
-	return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
-		return !restartpolicy.ShouldRestart(pod, &c, 0)
-	})
+	return podutil.IsTerminal(s.Phase) || restartpolicy.MayEnd(pod)
 }
 
 // unsavedLast is why the last status is not on the disk, nil if it is.
