@@ -72,7 +72,9 @@ func (w *worker) hasRoom(p *pass) bool {
 // make room.
 func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) {
 	clear(w.reasons)
-	if !w.preempting {
+	if w.preempting {
+		p.syncProbes() // of what runs of it, which goes on
+	} else {
 		if err := p.stopForGood(ctx, false); err != nil {
 			return errorPeriod, err
 		}

@@ -1,11 +1,15 @@
 package pods
 
 import (
+	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilexec "k8s.io/utils/exec"
 	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -143,6 +147,41 @@ func TestCriticalPodGoesWhileItWaits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A critical pod that runs when the agent starts, and for which others have to go by now, is probed meanwhile.
+func TestCriticalPodIsProbedWhileItWaits(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.withCPU()
+		other, pod := requesting("other", "500m"), critical("critical", "500m")
+		pod.CreationTimestamp = metav1.NewTime(time.Now().Add(time.Hour)) // the younger one goes without
+		pod.Spec.Containers[0].ReadinessProbe = &v1.Probe{
+			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check"}}}, PeriodSeconds: 1, FailureThreshold: 1,
+		}
+		a.run(other)
+		a.run(pod)
+		before := a.runtime.running()
+		a.stop()
+		a.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse("600m")}
+		stopped := make(chan struct{})
+		a.runtime.set(func() { a.runtime.stopBlock = stopped })
+		a.start()
+		a.settle()
+		a.manager.ResendStatuses()
+		if s := a.status(pod); a.runtime.running()["other"] == "" || conditionStatus(s, v1.PodReady) != v1.ConditionTrue {
+			t.Errorf("while the other stops: running %v, status %v", a.runtime.running(), s)
+		}
+		a.runtime.set(func() { a.runtime.execErr = utilexec.CodeExitError{Err: errors.New("no"), Code: 1} })
+		a.settle()
+		if s := a.status(pod); conditionStatus(s, v1.PodReady) != v1.ConditionFalse {
+			t.Errorf("its probe fails while the other stops: got %v", s)
+		}
+		close(stopped)
+		a.settle()
+		if now := a.runtime.running(); len(now) != 1 || now["critical"] != before["critical"] {
+			t.Errorf("running %v, before %v", now, before)
+		}
+	})
 }
 
 // A critical pod for which no room can be made fails as others do, and nothing is stopped for it.

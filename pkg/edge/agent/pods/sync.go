@@ -64,7 +64,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	}
 	p.grant()
 	if !w.ended { // first of all, so that what was ready before the agent's restart stays ready
-		w.m.probes.sync(d.pod, p.st, p.podIPs(), w.oldStatus(d.pod))
+		p.syncProbes()
 	}
 	s := p.status()
 	if w.overdue || !podutil.IsTerminal(s.Phase) {
@@ -92,6 +92,11 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	}
 	w.report(ctx, d.pod, p.status())
 	return p.next, errors.Join(err, p.prune(ctx))
+}
+
+// syncProbes has the probes run of what runs.
+func (p *pass) syncProbes() {
+	p.w.m.probes.sync(p.pod, p.st, p.podIPs(), p.w.oldStatus(p.pod))
 }
 
 // read looks at what the runtime has.
