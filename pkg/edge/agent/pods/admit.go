@@ -75,6 +75,7 @@ func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) 
 	if w.preempting {
 		p.syncProbes() // of what runs of it, which goes on
 	} else {
+		w.m.probes.remove(w.uid)
 		if err := p.stopForGood(ctx, false); err != nil {
 			return errorPeriod, err
 		}

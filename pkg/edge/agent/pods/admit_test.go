@@ -100,12 +100,20 @@ func TestForbiddenChange(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.admit = forbidPrivileged
 		a.restart()
-		pod := newPod("p", box("main"))
+		c, forbidden := box("main"), privilegedBox("main")
+		c.ReadinessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check"}}}, PeriodSeconds: 1}
+		forbidden.ReadinessProbe = c.ReadinessProbe
+		pod := newPod("p", c)
 		a.run(pod)
-		pod.Spec.Containers = []v1.Container{privilegedBox("main")}
+		pod.Spec.Containers = []v1.Container{forbidden}
 		a.run(pod)
 		if s := a.status(pod); len(a.runtime.running()) != 0 || a.runtime.count("CreateContainer main") != 1 || s.Reason != "ForbiddenByDevice" {
 			t.Errorf("running %v, status %v", a.runtime.running(), s)
+		}
+		before := a.runtime.count("ExecSync")
+		a.settle()
+		if n := a.runtime.count("ExecSync") - before; before == 0 || n != 0 {
+			t.Errorf("probed %d times after it was stopped, %d before", n, before)
 		}
 	})
 }

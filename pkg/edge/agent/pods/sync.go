@@ -50,7 +50,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 	}
 	if refused != nil { // it may run all the same: the policy was another one before
 		w.end()
-		if err := p.stopForGood(ctx, false); err != nil {
+		if err := p.stopAll(ctx, nil); err != nil {
 			return errorPeriod, err
 		}
 		w.report(ctx, d.pod, refused)
