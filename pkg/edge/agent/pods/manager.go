@@ -212,6 +212,7 @@ func (m *Manager) finished(w *worker) {
 	defer m.mu.Unlock()
 	if m.workers[w.uid] == w {
 		delete(m.workers, w.uid)
+		m.relist.removeDesired(w.uid)
 	}
 	m.events.forget(w.uid)
 	m.startStatic() // one of the same name may have waited

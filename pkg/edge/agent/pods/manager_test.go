@@ -323,6 +323,21 @@ func TestOrphanThatIsWantedByNow(t *testing.T) {
 	})
 }
 
+// What the runtime makes late of a pod that is gone is removed: the pod is not wanted any more.
+func TestOrphanOfADeletedPod(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+		a.run(pod)
+		a.delete(pod, 0)
+		a.runtime.foreign("late", map[string]string{types.KubernetesPodUIDLabel: string(pod.UID), podutil.LabelManagedBy: DefaultOwner})
+		a.settle()
+		if !a.gone(pod) || a.runtime.sandboxes["late"] != nil {
+			t.Errorf("gone %t, left %v", a.gone(pod), a.runtime.sandboxes)
+		}
+	})
+}
+
 func TestLostRecordOfADesiredPod(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("kept", box("main"))

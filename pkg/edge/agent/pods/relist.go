@@ -50,6 +50,13 @@ func (r *relister) addDesired(uid string) {
 	}
 }
 
+// removeDesired forgets a pod that is gone: what is found of it later is a remainder.
+func (r *relister) removeDesired(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.desired, uid)
+}
+
 func (r *relister) wake() {
 	select {
 	case r.wakeCh <- struct{}{}:
