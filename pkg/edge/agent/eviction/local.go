@@ -58,12 +58,12 @@ func emptyDirExceeded(pod *v1.Pod, stats *statsapi.PodStats) string {
 }
 
 func limitsStorage(pod *v1.Pod) bool {
-	limited := false
-	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
-		limited = !c.Resources.Limits.StorageEphemeral().IsZero()
-		return !limited
-	})
-	return limited
+	for c := range podutil.Containers(pod) {
+		if !c.Resources.Limits.StorageEphemeral().IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 func podStorageExceeded(pod *v1.Pod, stats *statsapi.PodStats) string {

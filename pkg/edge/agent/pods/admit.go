@@ -82,10 +82,9 @@ func (w *worker) awaitRoom(ctx context.Context, p *pass) (time.Duration, error) 
 		if p.changed {
 			return 0, nil
 		}
-		podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+		for c := range podutil.Containers(p.pod) {
 			w.reasons[c.Name] = status.Reason{Reason: w.noRoom.Reason, Message: w.noRoom.Message}
-			return true
-		})
+		}
 	}
 	s := p.status()
 	if s.Phase == v1.PodPending {

@@ -244,7 +244,7 @@ func (p *pass) pruneTerminationFiles() error {
 		used[filepath.Base(c.TerminationFile)] = true
 	}
 	var errs []error
-	podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+	for c := range podutil.Containers(p.pod) {
 		dir := criconfig.TerminationDir(p.w.m.volumes.PodDir(p.w.uid), c.Name)
 		entries, _ := os.ReadDir(dir) // not there before the first start
 		for _, entry := range entries {
@@ -252,7 +252,6 @@ func (p *pass) pruneTerminationFiles() error {
 				errs = append(errs, os.Remove(filepath.Join(dir, entry.Name())))
 			}
 		}
-		return true
-	})
+	}
 	return errors.Join(errs...)
 }

@@ -27,21 +27,17 @@ func check(pod *v1.Pod) error {
 		return errors.New("there are no containers")
 	}
 	names := map[string]bool{}
-	var err error
-	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
-		switch {
-		case len(validation.IsDNS1123Label(c.Name)) > 0 || names[c.Name]:
-			err = fmt.Errorf("the container name %q is used twice, or is not a DNS label", c.Name)
-		case len(names) >= maxContainers:
-			err = fmt.Errorf("there are more than %d containers", maxContainers)
-		default:
-			err = checkProbes(c)
+	for c := range podutil.Containers(pod) {
+		if len(validation.IsDNS1123Label(c.Name)) > 0 || names[c.Name] {
+			return fmt.Errorf("the container name %q is used twice, or is not a DNS label", c.Name)
+		}
+		if len(names) >= maxContainers {
+			return fmt.Errorf("there are more than %d containers", maxContainers)
+		}
+		if err := checkProbes(c); err != nil {
+			return err
 		}
 		names[c.Name] = true
-		return err == nil
-	})
-	if err != nil {
-		return err
 	}
 	volumes := map[string]bool{}
 	for i := range pod.Spec.Volumes {

@@ -51,13 +51,12 @@ func (m *Manager) logInstances(pod *v1.Pod, container string, view *state.Pod) [
 // the others go with their instance.
 func (p *pass) pruneLogs(keep int) error {
 	var errs []error
-	podutil.Containers(p.pod, func(c *v1.Container, _ string) bool {
+	for c := range podutil.Containers(p.pod) {
 		for i, instance := range p.w.m.logInstances(p.pod, c.Name, p.st) {
 			if i >= keep && instance.id == "" {
 				errs = append(errs, removeLogs(instance.path))
 			}
 		}
-		return true
-	})
+	}
 	return errors.Join(errs...)
 }

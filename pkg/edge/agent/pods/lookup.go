@@ -39,10 +39,9 @@ func (m *Manager) Images() []string {
 		if podutil.IsTerminal(pod.Status.Phase) {
 			continue
 		}
-		podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+		for c := range podutil.Containers(pod) {
 			images = append(images, c.Image)
-			return true
-		})
+		}
 		for i := range pod.Spec.Volumes {
 			if image := pod.Spec.Volumes[i].Image; image != nil {
 				images = append(images, image.Reference)

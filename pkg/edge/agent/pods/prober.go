@@ -102,10 +102,10 @@ func (p *prober) sync(pod *v1.Pod, st *state.Pod, podIPs []string, last *v1.PodS
 		podIP = podIPs[0]
 	}
 	running := map[string]bool{}
-	podutil.Containers(pod, func(c *v1.Container, list string) bool {
+	for c, list := range podutil.Containers(pod) {
 		instance := st.Find(c.Name)
 		if instance == nil || !instance.Running() || (list == "spec.initContainers" && !podutil.IsSidecar(c)) {
-			return true
+			continue
 		}
 		running[instance.ID] = true
 		for kind, spec := range map[string]*v1.Probe{startupProbe: c.StartupProbe, livenessProbe: c.LivenessProbe, readinessProbe: c.ReadinessProbe} {
@@ -118,8 +118,7 @@ func (p *prober) sync(pod *v1.Pod, st *state.Pod, podIPs []string, last *v1.PodS
 				result: initialResult(kind, instance, last),
 			})
 		}
-		return true
-	})
+	}
 	p.end(string(pod.UID), func(key probeKey) bool { return !running[key.containerID] })
 }
 

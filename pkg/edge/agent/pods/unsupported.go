@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -88,32 +89,21 @@ func checkSysctl(spec *v1.PodSpec, name string) error {
 }
 
 func wantsAppArmor(pod *v1.Pod) bool {
-	var wanted bool
-	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
-		profile := criconfig.AppArmorProfile(pod, c)
-		wanted = profile != nil && profile.Type != v1.AppArmorProfileTypeUnconfined
-		return !wanted
-	})
-	return wanted
+	for c := range podutil.Containers(pod) {
+		if profile := criconfig.AppArmorProfile(pod, c); profile != nil && profile.Type != v1.AppArmorProfileTypeUnconfined {
+			return true
+		}
+	}
+	return false
 }
 
 // hasFileUser tells whether a volume gives its files to a user by an alpha field of the API.
 func hasFileUser(volume *v1.Volume) bool {
 	keys := func(items []v1.KeyToPath) bool {
-		for i := range items {
-			if items[i].User != nil {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(items, func(item v1.KeyToPath) bool { return item.User != nil })
 	}
 	downward := func(items []v1.DownwardAPIVolumeFile) bool {
-		for i := range items {
-			if items[i].User != nil {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(items, func(item v1.DownwardAPIVolumeFile) bool { return item.User != nil })
 	}
 	switch {
 	case volume.ConfigMap != nil:
@@ -157,12 +147,12 @@ func needsFeatures(pod *v1.Pod) bool {
 	if sc := pod.Spec.SecurityContext; sc != nil && sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy == v1.SupplementalGroupsPolicyStrict {
 		return true
 	}
-	var needed bool
-	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+	for c := range podutil.Containers(pod) {
 		for i := range c.VolumeMounts {
-			needed = needed || c.VolumeMounts[i].RecursiveReadOnly != nil || len(c.VolumeMounts[i].BindMountOptions) > 0
+			if c.VolumeMounts[i].RecursiveReadOnly != nil || len(c.VolumeMounts[i].BindMountOptions) > 0 {
+				return true
+			}
 		}
-		return !needed
-	})
-	return needed
+	}
+	return false
 }

@@ -170,17 +170,16 @@ func claimOf(pod *v1.Pod) claim {
 	for name, q := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
 		c.requests[name] = amount(name, q)
 	}
-	podutil.Containers(pod, func(container *v1.Container, list string) bool {
+	for container, list := range podutil.Containers(pod) {
 		if list == "spec.initContainers" && !podutil.IsSidecar(container) {
-			return true // it has ended when the others begin
+			continue // it has ended when the others begin
 		}
 		for _, p := range container.Ports {
 			if p.HostPort > 0 {
 				c.ports = append(c.ports, hostPort{ip: p.HostIP, protocol: cmp.Or(p.Protocol, v1.ProtocolTCP), port: p.HostPort})
 			}
 		}
-		return true
-	})
+	}
 	return c
 }
 

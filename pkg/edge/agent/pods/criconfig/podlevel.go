@@ -54,13 +54,12 @@ func limited(pod *v1.Pod, name v1.ResourceName) bool {
 			return true
 		}
 	}
-	all := true
-	podutil.Containers(pod, func(c *v1.Container, list string) bool {
-		q := c.Resources.Limits[name]
-		all = list == "spec.ephemeralContainers" || !q.IsZero()
-		return all
-	})
-	return all
+	for c, list := range podutil.Containers(pod) {
+		if q := c.Resources.Limits[name]; q.IsZero() && list != "spec.ephemeralContainers" {
+			return false
+		}
+	}
+	return true
 }
 
 // sandboxResources are for runtimes that put a pod into a machine of its own: what the containers need

@@ -110,10 +110,9 @@ func TestOOMScoreOfPodRequests(t *testing.T) {
 	} {
 		pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: tc.init, Containers: tc.main, Resources: &v1.ResourceRequirements{Requests: tc.pod}}}
 		var got []int64
-		podutil.Containers(pod, func(c *v1.Container, _ string) bool {
+		for c := range podutil.Containers(pod) {
 			got = append(got, oomScoreAdj(pod, c, 1<<30))
-			return true
-		})
+		}
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%s: got %v, want %v", name, got, tc.want)
 		}

@@ -100,20 +100,19 @@ func namespaces(pod *v1.Pod) *runtimeapi.NamespaceOption {
 }
 
 func hasPrivileged(pod *v1.Pod) bool {
-	privileged := false
-	podutil.Containers(pod, func(c *v1.Container, _ string) bool {
-		sc := c.SecurityContext
-		privileged = privileged || (sc != nil && sc.Privileged != nil && *sc.Privileged)
-		return !privileged
-	})
-	return privileged
+	for c := range podutil.Containers(pod) {
+		if sc := c.SecurityContext; sc != nil && sc.Privileged != nil && *sc.Privileged {
+			return true
+		}
+	}
+	return false
 }
 
 func portMappings(pod *v1.Pod) []*runtimeapi.PortMapping {
 	var mappings []*runtimeapi.PortMapping
-	podutil.Containers(pod, func(c *v1.Container, list string) bool {
+	for c, list := range podutil.Containers(pod) {
 		if list != "spec.containers" && !podutil.IsSidecar(c) {
-			return true
+			continue
 		}
 		for _, port := range c.Ports {
 			mapping := &runtimeapi.PortMapping{HostIp: port.HostIP, HostPort: port.HostPort, ContainerPort: port.ContainerPort}
@@ -125,8 +124,7 @@ func portMappings(pod *v1.Pod) []*runtimeapi.PortMapping {
 			}
 			mappings = append(mappings, mapping)
 		}
-		return true
-	})
+	}
 	return mappings
 }
 

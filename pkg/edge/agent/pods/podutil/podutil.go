@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
@@ -61,48 +62,45 @@ func IsSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
-// Containers calls f for every container of the pod in order, with the path of its list in the spec,
-// until f returns false.
-func Containers(pod *v1.Pod, f func(c *v1.Container, list string) bool) {
-	for i := range pod.Spec.InitContainers {
-		if !f(&pod.Spec.InitContainers[i], "spec.initContainers") {
-			return
+// Containers are all containers of the pod in order, each with the path of its list in the spec.
+func Containers(pod *v1.Pod) iter.Seq2[*v1.Container, string] {
+	return func(yield func(c *v1.Container, list string) bool) {
+		for i := range pod.Spec.InitContainers {
+			if !yield(&pod.Spec.InitContainers[i], "spec.initContainers") {
+				return
+			}
 		}
-	}
-	for i := range pod.Spec.Containers {
-		if !f(&pod.Spec.Containers[i], "spec.containers") {
-			return
+		for i := range pod.Spec.Containers {
+			if !yield(&pod.Spec.Containers[i], "spec.containers") {
+				return
+			}
 		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if !f((*v1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon), "spec.ephemeralContainers") {
-			return
+		for i := range pod.Spec.EphemeralContainers {
+			if !yield((*v1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon), "spec.ephemeralContainers") {
+				return
+			}
 		}
 	}
 }
 
 // FindContainer returns the container of that name, of whatever kind, or nil.
 func FindContainer(pod *v1.Pod, name string) *v1.Container {
-	var found *v1.Container
-	Containers(pod, func(c *v1.Container, _ string) bool {
+	for c := range Containers(pod) {
 		if c.Name == name {
-			found = c
+			return c
 		}
-		return found == nil
-	})
-	return found
+	}
+	return nil
 }
 
 // FieldPath is how an event names a container, for example "spec.containers{web}".
 func FieldPath(pod *v1.Pod, name string) string {
-	path := ""
-	Containers(pod, func(c *v1.Container, list string) bool {
+	for c, list := range Containers(pod) {
 		if c.Name == name {
-			path = fmt.Sprintf("%s{%s}", list, name)
+			return fmt.Sprintf("%s{%s}", list, name)
 		}
-		return path == ""
-	})
-	return path
+	}
+	return ""
 }
 
 // IsTerminal tells whether a pod in that phase has ended for good.
