@@ -28,8 +28,6 @@ import (
 const (
 	initialBackOff = 10 * time.Second
 	maxBackOff     = 5 * time.Minute
-	// DefaultMaxParallel is how many images are pulled at a time.
-	DefaultMaxParallel = 2
 )
 
 // The reasons why an image is not there, as they appear in a waiting container's status.
@@ -84,9 +82,6 @@ type pull struct {
 
 // NewPuller returns a Puller that pulls at most maxParallel images at a time.
 func NewPuller(service internalapi.ImageManagerService, access *Access, c clock.Clock, maxParallel int) *Puller {
-	if maxParallel <= 0 {
-		maxParallel = DefaultMaxParallel
-	}
 	return &Puller{
 		service: service,
 		access:  access,

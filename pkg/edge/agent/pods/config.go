@@ -15,13 +15,12 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultLogDir           = "/var/log/pods"
-	DefaultOwner            = "arhat"
-	DefaultRelistPeriod     = time.Second
-	DefaultMaxParallelPulls = 2
-	DefaultSystemdSlice     = "arhat.slice"
-	DefaultLogMaxSize       = 10 << 20
-	DefaultLogMaxFiles      = 5
+	DefaultLogDir       = "/var/log/pods"
+	DefaultOwner        = "arhat"
+	DefaultRelistPeriod = time.Second
+	DefaultSystemdSlice = "arhat.slice"
+	DefaultLogMaxSize   = 10 << 20
+	DefaultLogMaxFiles  = 5
 )
 
 // Config says how a Manager runs pods.
@@ -59,8 +58,6 @@ type Config struct {
 	AllowsHostPath func(path string) bool
 	// RelistPeriod is how often the runtime is looked at. Defaults to 1 s.
 	RelistPeriod time.Duration
-	// MaxParallelPulls bounds the images that are pulled at the same time. Defaults to 2.
-	MaxParallelPulls int
 	// LogMaxSize in bytes is when a container's log is rotated, LogMaxFiles how many files are kept of one
 	// instance of a container, the one being written included. They default to 10 MiB and 5.
 	LogMaxSize  int64
@@ -122,9 +119,6 @@ func (c *Config) complete() error {
 	}
 	if c.LogMaxFiles <= 1 {
 		c.LogMaxFiles = DefaultLogMaxFiles
-	}
-	if c.MaxParallelPulls <= 0 {
-		c.MaxParallelPulls = DefaultMaxParallelPulls
 	}
 	return nil
 }

@@ -27,6 +27,8 @@ import (
 const (
 	// maxPods bounds the pods that a device holds, whatever the cloud asks for.
 	maxPods = 2000
+	// maxParallelPulls bounds the images that are pulled at the same time.
+	maxParallelPulls = 2
 
 	initialBackOff = 10 * time.Second
 	maxBackOff     = 5 * time.Minute
@@ -80,7 +82,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg:     cfg,
 		store:   st,
 		volumes: volumes.New(filepath.Join(cfg.StateDir, "pods")),
-		puller:  images.NewPuller(cfg.Runtime, access, cfg.Clock, cfg.MaxParallelPulls),
+		puller:  images.NewPuller(cfg.Runtime, access, cfg.Clock, maxParallelPulls),
 		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, cfg.Clock), // the only constructor that takes a clock
 		events:  newRecorder(cfg.Sink, cfg.Clock),
 		node:    cfg.Node,
