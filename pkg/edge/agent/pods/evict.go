@@ -28,21 +28,12 @@ type ousting struct {
 	disruption string
 }
 
-// ActivePods returns the pods that have not ended, with their last status. They are copies.
+// ActivePods returns the pods that have anything running and are not being removed, with their last status. They are
+// copies.
 func (m *Manager) ActivePods() []*v1.Pod {
-	var active []*v1.Pod
-	for _, w := range m.all() {
-		w.mu.Lock()
-		if w.desired != nil && w.deletion == nil && w.view != nil && (w.view.AnyRunning() || w.view.ReadySandbox() != nil) {
-			pod := w.desired.pod.DeepCopy()
-			if w.last != nil {
-				w.last.DeepCopyInto(&pod.Status)
-			}
-			active = append(active, pod)
-		}
-		w.mu.Unlock()
-	}
-	return active
+	return m.podsThat(func(w *worker) bool {
+		return w.deletion == nil && w.view != nil && (w.view.AnyRunning() || w.view.ReadySandbox() != nil)
+	})
 }
 
 // Evict stops a pod for good; its status says why. It does not wait.

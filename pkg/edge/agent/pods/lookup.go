@@ -17,10 +17,15 @@ var ErrNotFound = errors.New("not found on this device")
 
 // Pods returns the pods that the device holds, with their last status. They are copies.
 func (m *Manager) Pods() []*v1.Pod {
+	return m.podsThat(func(*worker) bool { return true })
+}
+
+// podsThat returns copies of the pods whose workers match; match is called with the worker's lock held.
+func (m *Manager) podsThat(match func(*worker) bool) []*v1.Pod {
 	var pods []*v1.Pod
 	for _, w := range m.all() {
 		w.mu.Lock()
-		if w.desired != nil {
+		if w.desired != nil && match(w) {
 			pod := w.desired.pod.DeepCopy()
 			if w.last != nil {
 				w.last.DeepCopyInto(&pod.Status)
@@ -41,11 +46,6 @@ func (m *Manager) Images() []string {
 		}
 		for c := range podutil.Containers(pod) {
 			images = append(images, c.Image)
-		}
-		for i := range pod.Spec.Volumes {
-			if image := pod.Spec.Volumes[i].Image; image != nil {
-				images = append(images, image.Reference)
-			}
 		}
 	}
 	return images

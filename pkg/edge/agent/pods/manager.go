@@ -242,11 +242,7 @@ func (m *Manager) releaseLocked(podUID string) {
 func (m *Manager) all() []*worker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	workers := make([]*worker, 0, len(m.workers))
-	for _, w := range m.workers {
-		workers = append(workers, w)
-	}
-	return workers
+	return slices.Collect(maps.Values(m.workers))
 }
 
 // nodeConfig is the device as the configuration of pods needs it.

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -103,7 +104,7 @@ func (r *relister) once(ctx context.Context) {
 		}
 	}
 	for uid, snap := range now {
-		if !equal(snap, r.before[uid]) {
+		if !maps.Equal(snap, r.before[uid]) {
 			r.changed(uid)
 		}
 	}
@@ -194,16 +195,4 @@ func (r *relister) removeOrphan(logger klog.Logger, what string, d *edgeapi.Dele
 		logger.Info(what, "podUID", d.Uid)
 		r.m.deletePodLocked(d)
 	}
-}
-
-func equal(a, b snapshot) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for id, state := range a {
-		if before, ok := b[id]; !ok || before != state {
-			return false
-		}
-	}
-	return true
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,13 +44,7 @@ var errPulling = errors.New("the image is being pulled")
 
 // withoutPulling joins errors, leaving out that an image is being pulled, which is none.
 func withoutPulling(errs []error) error {
-	var out []error
-	for _, err := range errs {
-		if !errors.Is(err, errPulling) {
-			out = append(out, err)
-		}
-	}
-	return errors.Join(out...)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, errPulling) })...)
 }
 
 // starter starts containers in one sandbox.
