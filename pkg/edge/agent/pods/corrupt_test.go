@@ -1,10 +1,13 @@
 package pods
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -79,48 +82,64 @@ func TestLostRecordOfAPodThatHasEnded(t *testing.T) {
 	})
 }
 
-// A device that has rebooted, and has lost what it knew of the state of a pod, cannot tell whether that has ended.
+// A device that has rebooted, and does not know the last status of a pod, cannot tell whether that has ended.
 func TestLostStatus(t *testing.T) {
-	for policy, tt := range map[v1.RestartPolicy]struct {
-		starts int // of the container, before the cloud is heard
-		phase  v1.PodPhase
-	}{
-		v1.RestartPolicyAlways:    {2, v1.PodRunning},
-		v1.RestartPolicyOnFailure: {1, v1.PodSucceeded},
-		v1.RestartPolicyNever:     {1, v1.PodSucceeded},
+	for reason, spoil := range map[string]func(t *testing.T, path string) error{
+		"damaged": func(_ *testing.T, path string) error { return os.Truncate(path, 0) },
+		"unread": func(t *testing.T, path string) error {
+			t.Helper()
+			runtime.LockOSThread() // it is the thread that has root's rights to files, and ends with the test
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var none [2]unix.CapUserData
+			return errors.Join(os.Chmod(path, 0), unix.Capset(&header, &none[0]))
+		},
 	} {
-		t.Run(string(policy), func(t *testing.T) {
-			simulate(t, func(t *testing.T, a *agent) {
-				pod := newPod("p", box("main"))
-				pod.Spec.RestartPolicy = policy
-				a.run(pod)
-				if policy != v1.RestartPolicyAlways {
-					a.runtime.end(a.runtime.running()["main"], 0)
-					a.settle()
-				}
-				a.status(pod).DeepCopyInto(&pod.Status)
-				a.stop()
-				a.runtime.set(func() {
-					clear(a.runtime.containers)
-					clear(a.runtime.sandboxes)
+		for policy, tt := range map[v1.RestartPolicy]struct {
+			starts int // of the container, before the cloud is heard
+			phase  v1.PodPhase
+		}{
+			v1.RestartPolicyAlways:    {2, v1.PodRunning},
+			v1.RestartPolicyOnFailure: {1, v1.PodSucceeded},
+			v1.RestartPolicyNever:     {1, v1.PodSucceeded},
+		} {
+			t.Run(reason+" "+string(policy), func(t *testing.T) {
+				simulate(t, func(t *testing.T, a *agent) {
+					testLostStatus(t, a, policy, spoil, tt.starts, tt.phase)
 				})
-				if err := os.Truncate(filepath.Join(a.dir, "state", "desired", string(pod.UID)+".status"), 0); err != nil {
-					t.Fatal(err)
-				}
-				a.start()
-				a.settle()
-				a.restart() // it is still lost
-				if starts := a.runtime.count("StartContainer"); starts != tt.starts {
-					t.Errorf("started %d times without the cloud, want %d", starts, tt.starts)
-				}
-				a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
-				a.run(pod)
-				a.restart()
-				a.manager.ResendStatuses()
-				if s := a.status(pod); s.Phase != tt.phase || a.runtime.count("StartContainer") != tt.starts {
-					t.Errorf("phase %s after %d starts, want %s after %d", s.Phase, a.runtime.count("StartContainer"), tt.phase, tt.starts)
-				}
 			})
-		})
+		}
+	}
+}
+
+func testLostStatus(t *testing.T, a *agent, policy v1.RestartPolicy, spoil func(*testing.T, string) error, starts int, phase v1.PodPhase) {
+	t.Helper()
+	pod := newPod("p", box("main"))
+	pod.Spec.RestartPolicy = policy
+	a.run(pod)
+	if policy != v1.RestartPolicyAlways {
+		a.runtime.end(a.runtime.running()["main"], 0)
+		a.settle()
+	}
+	a.status(pod).DeepCopyInto(&pod.Status)
+	a.stop()
+	a.runtime.set(func() {
+		clear(a.runtime.containers)
+		clear(a.runtime.sandboxes)
+	})
+	if err := spoil(t, filepath.Join(a.dir, "state", "desired", string(pod.UID)+".status")); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	a.settle()
+	a.restart() // it is still lost
+	if n := a.runtime.count("StartContainer"); n != starts {
+		t.Errorf("started %d times without the cloud, want %d", n, starts)
+	}
+	a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+	a.run(pod)
+	a.restart()
+	a.manager.ResendStatuses()
+	if s := a.status(pod); s.Phase != phase || a.runtime.count("StartContainer") != starts {
+		t.Errorf("phase %s after %d starts, want %s after %d", s.Phase, a.runtime.count("StartContainer"), phase, starts)
 	}
 }

@@ -113,7 +113,7 @@ func (m *Manager) restore() {
 	logger := klog.Background().WithName("pods")
 	records, errs := m.store.Load()
 	for _, err := range errs {
-		logger.Error(err, "A record of a pod was lost: what it said comes again from the cloud or the runtime")
+		logger.Error(err, "Not all of the record of pods is as it should be: what is lost comes again from the cloud or the runtime")
 		m.events.event("", "", v1.EventTypeWarning, ReasonCorruptState, err.Error())
 	}
 	for uid, record := range records {
@@ -127,7 +127,7 @@ func (m *Manager) restore() {
 			}
 			w.desired = desired
 		}
-		if w.desired != nil && record.Deletion == nil && m.store.LostStatus(uid) && !record.Pod.Static && restartpolicy.MayEnd(w.desired.pod) {
+		if w.desired != nil && record.Deletion == nil && record.StatusLost && !record.Pod.Static && restartpolicy.MayEnd(w.desired.pod) {
 			logger.Info("Waiting for the cloud to say whether a pod has ended: its status was lost", "pod", klog.KObj(w.desired.pod), "podUID", uid)
 			continue
 		}

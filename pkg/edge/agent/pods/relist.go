@@ -120,7 +120,7 @@ func (r *relister) once(ctx context.Context) {
 	r.sweep(logger)
 }
 
-// sweep removes, once the cloud has said what it wants, the files of pods whose record was lost.
+// sweep removes, once the cloud has said what it wants, the files of pods whose record was lost or could not be read.
 func (r *relister) sweep(logger klog.Logger) {
 	r.mu.Lock()
 	due := r.desired != nil && !r.swept
@@ -133,11 +133,11 @@ func (r *relister) sweep(logger klog.Logger) {
 	if err != nil {
 		logger.Error(err, "Directories of pods cannot be listed")
 	}
-	lost, err := r.m.store.SetAside()
+	recorded, err := r.m.store.UIDs()
 	if err != nil {
 		logger.Error(err, "Records of pods cannot be listed")
 	}
-	for _, uid := range append(uids, lost...) {
+	for uid := range recorded.Insert(uids...) {
 		r.removeOrphan(logger, "Removing the files of a pod that is not wanted on this device", &edgeapi.DeletePod{Uid: uid})
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -47,8 +48,10 @@ func ValidUID(uid string) bool { return uidForm.MatchString(uid) && !strings.Con
 type Record struct {
 	// Pod is the desired state; nil in a record that only finishes a deletion.
 	Pod *edgeapi.RunPod
-	// Status is the last one, nil if there was none.
+	// Status is the last one, nil if there was none or it is lost.
 	Status *v1.PodStatus
+	// StatusLost says that there is a status that cannot be used, or not be read for the moment.
+	StatusLost bool
 	// Deletion is set once the pod has to go.
 	Deletion *edgeapi.DeletePod
 }
@@ -124,9 +127,10 @@ func (s *Store) Remove(uid string) error {
 	return errors.Join(append(errs, s.syncDir())...)
 }
 
-// Load reads all records by UID. Files that cannot be used are set aside, each with an error; the
-// records are valid nevertheless. What was set aside before and did not come again since is told anew:
-// the one who should know may not have heard of it. Records from before there was sealing are sealed.
+// Load reads all records by UID. Files that cannot be used are set aside, each with an error, and those that
+// cannot be read are left alone, as they may be good; the records are valid nevertheless. What was set aside
+// before and did not come again since is told anew: the one who should know may not have heard of it. Records
+// from before there was sealing are sealed.
 func (s *Store) Load() (map[string]*Record, []error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -145,21 +149,21 @@ func (s *Store) Load() (map[string]*Record, []error) {
 		if !ok {
 			continue
 		}
-		if aside {
-			errs = append(errs, fmt.Errorf("the record %s was set aside earlier and is still missing; what is left of it is in %s", former, filepath.Join(s.dir, name)))
-			continue
-		}
 		record := records[uid]
 		if record == nil {
 			record = &Record{}
+			records[uid] = record
 		}
-		if err := s.loadInto(record, name, uid, suffix); err != nil {
-			errs = append(errs, err)
-			continue
+		if aside {
+			err = fmt.Errorf("the record %s was set aside earlier and is still missing; what is left of it is in %s", former, filepath.Join(s.dir, name))
+		} else {
+			err = s.loadInto(record, name, uid, suffix)
 		}
-		records[uid] = record
+		errs = append(errs, err)
+		record.StatusLost = record.StatusLost || suffix == statusSuffix && err != nil
 	}
 	for uid, record := range records {
+		record.StatusLost = record.StatusLost && record.Status == nil
 		if record.Pod == nil && record.Deletion == nil { // a status alone is of no use
 			delete(records, uid)
 		}
@@ -176,7 +180,9 @@ func (s *Store) loadInto(record *Record, name, uid, suffix string) error {
 		return s.setAside(name, err)
 	}
 	if plain {
-		return s.write(name, data, true)
+		if err := s.write(name, data, true); err != nil {
+			return fmt.Errorf("the record %s is in use, but not sealed yet: %w", filepath.Join(s.dir, name), err)
+		}
 	}
 	return nil
 }
@@ -188,23 +194,16 @@ func podRecord(name string) (uid, suffix string, ok bool) {
 	return uid, suffix, ValidUID(uid) && (suffix == podSuffix || suffix == statusSuffix || suffix == deletionSuffix)
 }
 
-// SetAside lists the UIDs of pods of which a record was set aside.
-func (s *Store) SetAside() ([]string, error) {
+// UIDs lists the pods of which anything is kept, usable or not.
+func (s *Store) UIDs() (sets.Set[string], error) {
 	entries, err := os.ReadDir(s.dir)
-	var uids []string
+	uids := sets.New[string]()
 	for _, entry := range entries {
-		former, aside := strings.CutSuffix(entry.Name(), corruptSuffix)
-		if uid, _, ok := podRecord(former); aside && ok {
-			uids = append(uids, uid)
+		if uid, _, ok := podRecord(strings.TrimSuffix(entry.Name(), corruptSuffix)); ok {
+			uids.Insert(uid)
 		}
 	}
 	return uids, err
-}
-
-// LostStatus tells whether the last status of a pod was set aside.
-func (s *Store) LostStatus(uid string) bool {
-	_, err := os.Lstat(filepath.Join(s.dir, uid+statusSuffix+corruptSuffix))
-	return err == nil
 }
 
 // decode fills in the part of the record that the suffix names.
@@ -302,7 +301,7 @@ func (s *Store) read(name string) (payload []byte, plain bool, err error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, false, err
+		return nil, false, fmt.Errorf("the record cannot be read: %w", err)
 	}
 	payload, err = s.key.Open(name, data)
 	if errors.Is(err, seal.ErrNotSealed) {

@@ -3,14 +3,18 @@ package store
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -104,8 +108,8 @@ func TestCorruptRecordsAreSetAside(t *testing.T) {
 			if _, errs := s.Load(); len(errs) != 1 || !strings.Contains(errs[0].Error(), "was set aside earlier") {
 				t.Errorf("the second load reports %v", errs)
 			}
-			if uids, err := s.SetAside(); err != nil || !slices.Equal(uids, []string{"bad"}) {
-				t.Errorf("set aside: %v, %v", uids, err)
+			if uids, err := s.UIDs(); err != nil || !uids.Equal(sets.New("bad", "ok")) {
+				t.Errorf("of %v is something kept, %v", uids, err)
 			}
 			// It comes again from the cloud, and that is that.
 			if err := s.SavePod(&edgeapi.RunPod{Uid: "bad"}); err != nil {
@@ -134,8 +138,8 @@ func TestCorruptImages(t *testing.T) {
 	if records, errs := s.Load(); len(records) != 0 || len(errs) != 0 {
 		t.Errorf("the records of pods are %v, %v", records, errs)
 	}
-	if uids, err := s.SetAside(); err != nil || len(uids) != 0 {
-		t.Errorf("set aside: %v, %v", uids, err)
+	if uids, err := s.UIDs(); err != nil || len(uids) != 0 {
+		t.Errorf("of %v is something kept, %v", uids, err)
 	}
 }
 
@@ -167,6 +171,72 @@ func TestPlainRecordsAreSealed(t *testing.T) {
 		if data, err := os.ReadFile(path); err != nil || bytes.Contains(data, []byte("secret")) {
 			t.Errorf("%s: it can be read after the load: %q, %v", when, data, err)
 		}
+	}
+}
+
+// TestStatusLost has statuses that tell nothing, each for another reason. The pods come back nevertheless.
+func TestStatusLost(t *testing.T) {
+	s := open(t, t.TempDir())
+	path := func(name string) string { return filepath.Join(s.dir, name) }
+	for uid, spoil := range map[string]func() error{
+		"good":       func() error { return nil },
+		"none":       func() error { return os.Remove(path("none" + statusSuffix)) },
+		"damaged":    func() error { return os.Truncate(path("damaged"+statusSuffix), 0) },
+		"unread":     func() error { return os.Chmod(path("unread"+statusSuffix), 0) },
+		"came again": func() error { return nil },
+	} {
+		uid = strings.ReplaceAll(uid, " ", "-")
+		if err := errors.Join(s.SavePod(&edgeapi.RunPod{Uid: uid}), s.SaveStatus(uid, &v1.PodStatus{Phase: v1.PodSucceeded}, true), spoil()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path("came-again"+statusSuffix+corruptSuffix), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	withoutCapabilities(t)
+	for _, when := range []string{"at first", "again"} {
+		records, _ := s.Load()
+		for uid, want := range map[string]bool{"good": false, "none": false, "damaged": true, "unread": true, "came-again": false} {
+			if r := records[uid]; r == nil || r.Pod == nil || r.StatusLost != want {
+				t.Errorf("%s, %s: got %+v, want StatusLost %t", when, uid, r, want)
+			}
+		}
+	}
+	if err := os.Chmod(path("unread"+statusSuffix), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if records, _ := s.Load(); records["unread"].StatusLost || records["unread"].Status.Phase != v1.PodSucceeded {
+		t.Errorf("it can be read again, but got %+v", records["unread"])
+	}
+}
+
+// TestPlainRecordOnAFullDisk has a record that is good but cannot be written anew.
+func TestPlainRecordOnAFullDisk(t *testing.T) {
+	s := open(t, t.TempDir())
+	if err := os.WriteFile(filepath.Join(s.dir, "u.pod"), encodePlain(mustMarshal(t, &edgeapi.RunPod{Uid: "u"})), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(s.dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	withoutCapabilities(t)
+	records, errs := s.Load()
+	if err := os.Chmod(s.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if records["u"] == nil || records["u"].Pod == nil || len(errs) != 1 {
+		t.Errorf("got %v, %v; want the record and one error", records, errs)
+	}
+}
+
+// withoutCapabilities takes from root, to the end of the test, that it may read and write everything.
+func withoutCapabilities(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // it ends with the test, as nothing unlocks it
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
 	}
 }
 
