@@ -151,7 +151,7 @@ func cleanPath(path string) (string, error) {
 	return clean, nil
 }
 
-// setupContent writes the files. Secrets never touch the disk where a tmpfs can be mounted.
+// setupContent writes the files. Secrets do not touch the disk where a tmpfs can be mounted: see mountTmpfs for swap.
 func (v *Volumes) setupContent(pod *v1.Pod, kind, path string, files []file) error {
 	if err := os.MkdirAll(path, dirMode); err != nil {
 		return err

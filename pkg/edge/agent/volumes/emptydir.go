@@ -83,8 +83,8 @@ func mountEmptyDir(path string, mode os.FileMode, gid *int64, bytes int64) error
 	if bytes > 0 {
 		options += fmt.Sprintf(",size=%d", bytes)
 	}
-	if err := unix.Mount("tmpfs", real, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
-		return errors.Join(fmt.Errorf("mount tmpfs: %w", err), os.Remove(path))
+	if err := mountTmpfs(real, unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }
