@@ -31,6 +31,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		MaxPodGrace:      int64(h.EvictionMaxPodGracePeriod),
 		Observe:          observe,
 		Usage:            a.stats.Pods,
+		LayersApart:      a.stats.LayersApart,
 		Pods:             a.pods,
 		Checks:           eviction.LocalStorage(),
 		ReclaimDisk:      []func(context.Context) error{a.pods.RemoveDead, a.images.DeleteUnused},

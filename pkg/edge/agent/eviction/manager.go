@@ -46,7 +46,10 @@ type Config struct {
 	// Usage measures the pods, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall wait
 	// for that.
 	Usage func(ctx context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error)
-	Pods  Pods
+	// LayersApart tells whether the containers' own files lie in another file system, that of images, than what else
+	// pods keep on the disk.
+	LayersApart func(context.Context) bool
+	Pods        Pods
 	// Checks are for single pods, whatever is left on the device.
 	Checks []Check
 	// ReclaimDisk frees what no pod needs.
@@ -272,8 +275,9 @@ func (m *Manager) evictOne(ctx context.Context, pods []*v1.Pod, t *Threshold, o 
 		klog.FromContext(ctx).Info("The device runs out of something, but there is no pod that may be evicted", "signal", t.Signal)
 		return
 	}
-	measure := sets.New[string]()
+	measure, files := sets.New[string](), allFiles
 	if onDisk(kinds[t.Signal].resource) {
+		files = partOf(t.Signal, m.config.LayersApart(ctx))
 		for _, pod := range pods {
 			measure.Insert(string(pod.UID))
 		}
@@ -283,7 +287,7 @@ func (m *Manager) evictOne(ctx context.Context, pods []*v1.Pod, t *Threshold, o 
 		klog.FromContext(ctx).Error(err, "No pod is evicted: what they use is not known")
 		return
 	}
-	rank(pods, stats, kinds[t.Signal].resource)
+	rank(pods, stats, kinds[t.Signal].resource, files)
 	pod := pods[0]
 	grace := int64(immediateGrace)
 	if t.Grace > 0 {

@@ -63,6 +63,7 @@ func newDevice(thresholds ...Threshold) *device {
 			d.onDisk, d.waited = sets.List(onDisk), wait
 			return d.stats, d.statsErr
 		},
+		LayersApart: func(context.Context) bool { return false },
 		ReclaimDisk: []func(context.Context) error{func(context.Context) error {
 			d.reclaimed++
 			if d.reclaim != nil {

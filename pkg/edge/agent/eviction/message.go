@@ -25,7 +25,7 @@ func message(pod *v1.Pod, s *statsapi.PodStats, t *Threshold, o Observation) str
 			fmt.Fprintf(&b, "%s %s was using %s, request is %s, has larger consumption of %s. ", kind, name, binary(use), request.String(), resource)
 		}
 	}
-	if use, ok := usage(s, resource); ok && resource == v1.ResourceMemory && resourcehelper.IsPodLevelRequestsSet(pod) {
+	if use, ok := usage(s, resource, allFiles); ok && resource == v1.ResourceMemory && resourcehelper.IsPodLevelRequestsSet(pod) {
 		exceeds("Pod", pod.Name, use, pod.Spec.Resources.Requests)
 	}
 	for _, c := range slices.Concat(pod.Spec.Containers, pod.Spec.InitContainers) {

@@ -9,6 +9,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
@@ -16,7 +17,7 @@ import (
 // rank sorts pods by who has to go first: those that use more than they asked for, then those of the
 // least priority, then those that use the most beyond what they asked for. A pod about which nothing is
 // known goes before others.
-func rank(pods []*v1.Pod, stats map[string]*statsapi.PodStats, resource v1.ResourceName) {
+func rank(pods []*v1.Pod, stats map[string]*statsapi.PodStats, resource v1.ResourceName, files part) {
 	type standing struct {
 		unknown, exceeds bool
 		priority         int32
@@ -25,7 +26,7 @@ func rank(pods []*v1.Pod, stats map[string]*statsapi.PodStats, resource v1.Resou
 	standings := make(map[*v1.Pod]standing, len(pods))
 	for _, pod := range pods {
 		s := standing{priority: corev1helpers.PodPriority(pod)}
-		used, ok := usage(stats[string(pod.UID)], resource)
+		used, ok := usage(stats[string(pod.UID)], resource, files)
 		s.unknown = !ok
 		s.beyond = used - requested(pod, resource)
 		// Process ids and inodes cannot be asked for; ids are not counted as exceeded, as with the kubelet.
@@ -50,7 +51,7 @@ func first(a, b bool) int {
 }
 
 // usage is what a pod uses of a resource, false if it is not known.
-func usage(s *statsapi.PodStats, resource v1.ResourceName) (int64, bool) {
+func usage(s *statsapi.PodStats, resource v1.ResourceName, files part) (int64, bool) {
 	switch {
 	case s == nil:
 	case onDisk(resource) && s.EphemeralStorage == nil:
@@ -58,9 +59,9 @@ func usage(s *statsapi.PodStats, resource v1.ResourceName) (int64, bool) {
 	case resource == v1.ResourceMemory && s.Memory != nil && s.Memory.WorkingSetBytes != nil:
 		return int64(*s.Memory.WorkingSetBytes), true
 	case resource == v1.ResourceEphemeralStorage:
-		return used(s.EphemeralStorage), true
+		return files.sum(s, func(fs *statsapi.FsStats) *uint64 { return fs.UsedBytes }), true
 	case resource == resourceInodes && s.EphemeralStorage.InodesUsed != nil:
-		return int64(*s.EphemeralStorage.InodesUsed), true
+		return files.sum(s, func(fs *statsapi.FsStats) *uint64 { return fs.InodesUsed }), true
 	case resource == resourcePIDs:
 		if s.ProcessStats == nil || s.ProcessStats.ProcessCount == nil {
 			return 0, true // older runtimes do not tell: priority decides alone
@@ -68,6 +69,43 @@ func usage(s *statsapi.PodStats, resource v1.ResourceName) (int64, bool) {
 		return int64(*s.ProcessStats.ProcessCount), true
 	}
 	return 0, false
+}
+
+// part is which of a pod's files lie in the file system that is short.
+type part int
+
+const (
+	allFiles  part = iota
+	layers         // the containers' own files
+	notLayers      // logs and volumes
+)
+
+// partOf tells what counts for a signal, by whether the containers' own files lie in another file system than the rest.
+func partOf(signal Signal, layersApart bool) part {
+	switch {
+	case !layersApart:
+		return allFiles
+	case signal == ImageFsAvailable || signal == ImageFsInodesFree:
+		return layers
+	}
+	return notLayers
+}
+
+// sum adds up a figure of the part, of a pod of which all is known.
+func (p part) sum(s *statsapi.PodStats, figure func(*statsapi.FsStats) *uint64) int64 {
+	all, own := ptr.Deref(figure(s.EphemeralStorage), 0), uint64(0)
+	for i := range s.Containers {
+		if fs := s.Containers[i].Rootfs; fs != nil {
+			own += ptr.Deref(figure(fs), 0)
+		}
+	}
+	switch p {
+	case layers:
+		return int64(own)
+	case notLayers:
+		return int64(all - own)
+	}
+	return int64(all)
 }
 
 // onDisk tells whether a resource is one of a file system.

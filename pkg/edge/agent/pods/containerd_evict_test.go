@@ -32,8 +32,8 @@ func (d *device) keeper(thresholds ...eviction.Threshold) *eviction.Manager {
 			node := collector.Node(ctx)
 			return eviction.ObservationsOf(&node)
 		},
-		Usage: collector.Pods,
-		Pods:  d.manager, Checks: eviction.LocalStorage(), ReclaimDisk: []func(context.Context) error{d.manager.RemoveDead},
+		Usage: collector.Pods, LayersApart: collector.LayersApart,
+		Pods: d.manager, Checks: eviction.LocalStorage(), ReclaimDisk: []func(context.Context) error{d.manager.RemoveDead},
 		Event: d.manager.DeviceEvent, Changed: func() {},
 	})
 	ctx, cancel := context.WithCancel(d.t.Context())

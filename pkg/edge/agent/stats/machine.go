@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -177,18 +176,4 @@ func (m *machine) nodeStats(name string, now time.Time, rate *uint64) statsapi.N
 		}
 	}
 	return stats
-}
-
-// fsStats is nil if the file system cannot be read.
-func fsStats(path string, now time.Time) *statsapi.FsStats {
-	var st unix.Statfs_t
-	if path == "" || unix.Statfs(path, &st) != nil {
-		return nil
-	}
-	size := uint64(st.Bsize)
-	value := func(n uint64) *uint64 { return &n }
-	return &statsapi.FsStats{
-		Time: metav1.NewTime(now), AvailableBytes: value(st.Bavail * size), CapacityBytes: value(st.Blocks * size), UsedBytes: value((st.Blocks - st.Bfree) * size),
-		InodesFree: value(st.Ffree), Inodes: value(st.Files), InodesUsed: value(st.Files - st.Ffree),
-	}
 }

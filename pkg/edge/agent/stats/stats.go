@@ -225,22 +225,6 @@ func (c *Collector) ask(ctx context.Context) (sandboxes []*runtimeapi.PodSandbox
 	return sandboxes, containers, stats, pods, nil
 }
 
-// imageFs is the file system of images, if the runtime tells.
-func (c *Collector) imageFs(ctx context.Context, now time.Time) *statsapi.RuntimeStats {
-	info, err := c.config.Runtime.ImageFsInfo(ctx)
-	if err != nil || len(info.GetImageFilesystems()) == 0 {
-		return nil
-	}
-	usage := info.ImageFilesystems[0]
-	fs := fsStats(usage.GetFsId().GetMountpoint(), now)
-	if fs == nil {
-		return nil
-	}
-	fs.UsedBytes = valueOf(usage.GetUsedBytes())
-	fs.InodesUsed = valueOf(usage.GetInodesUsed())
-	return &statsapi.RuntimeStats{ImageFs: fs}
-}
-
 // reduce leaves only CPU and memory, with what of that is swapped out.
 func reduce(s *statsapi.Summary) {
 	s.Node = statsapi.NodeStats{NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory, Swap: s.Node.Swap}

@@ -32,6 +32,7 @@ type fakeRuntime struct {
 	swap     *runtimeapi.SwapUsage
 	psi      *runtimeapi.PsiStats
 	err      error
+	imageFs  *runtimeapi.ImageFsInfoResponse // nil: not told
 }
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
@@ -69,7 +70,10 @@ func (f *fakeRuntime) ListPodSandboxStats(context.Context, *runtimeapi.PodSandbo
 }
 
 func (f *fakeRuntime) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
-	return nil, errors.New("not told")
+	if f.imageFs == nil {
+		return nil, errors.New("not told")
+	}
+	return f.imageFs, nil
 }
 
 // kernel writes the files of a machine.
