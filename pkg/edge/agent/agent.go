@@ -126,8 +126,8 @@ func (a *Agent) build(ctx context.Context) error {
 	a.stats.SetNodeName(a.link.remembered.NodeName)
 	if a.pods, err = pods.New(pods.Config{
 		Runtime: a.runtime, StateDir: filepath.Join(a.config.StateDir, dirPods), LogDir: a.config.LogDir, Owner: owner, Key: key,
-		SeccompDir: seccompDir(a.config.StateDir),
-		Node:       a.nodeInfo(), Sink: a.outbox, Admit: a.admit, AllowsHostPath: hostPaths(&a.config.Policy),
+		SeccompDir: seccompDir(a.config.StateDir), AgentRights: a.config.Runtime == config.RuntimeProcess,
+		Node: a.nodeInfo(), Sink: a.outbox, Admit: a.admit, AllowsHostPath: hostPaths(&a.config.Policy),
 		RelistPeriod: a.seams.Period, ResolvConf: a.config.ResolvConf,
 		LogMaxSize: a.config.LogMaxBytes(), LogMaxFiles: *a.config.ContainerLogMaxFiles,
 		Cgroups: a.cgroups(owner), PodPIDs: *a.config.PodPidsLimit,

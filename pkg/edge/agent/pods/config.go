@@ -27,6 +27,8 @@ const (
 type Config struct {
 	// Runtime runs the containers. Required.
 	Runtime runtime.Runtime
+	// AgentRights says that Runtime mounts volumes with no other rights than the agent has.
+	AgentRights bool
 	// StateDir holds the record of the desired pods, their volumes, hosts files and termination
 	// messages. Required; created with mode 0700 if it does not exist.
 	StateDir string

@@ -205,7 +205,7 @@ func userRefused(source v1.VolumeSource) func(*testing.T) string {
 }
 
 func containerRefused(t *testing.T, c v1.Container) string {
-	files := criconfig.Files{Volumes: volumes.New(t.TempDir()), Mounted: map[string]volumes.Mounted{"v": {Path: "/x"}}}
+	files := criconfig.Files{Volumes: volumes.New(t.TempDir(), true), Mounted: map[string]volumes.Mounted{"v": {Path: "/x"}}}
 	_, err := criconfig.Container(podOf(v1.PodSpec{}), &c, &criconfig.Node{}, criconfig.Instance{Files: files})
 	if err == nil {
 		return ""
@@ -229,7 +229,7 @@ func volumeRefused(t *testing.T, name string) string {
 			source.Field(i).Set(reflect.New(source.Field(i).Type().Elem()))
 		}
 	}
-	_, err := volumes.New(filepath.Join(t.TempDir(), "pods")).Setup(podOf(v1.PodSpec{Volumes: []v1.Volume{volume}}), volumes.Source{})
+	_, err := volumes.New(filepath.Join(t.TempDir(), "pods"), false).Setup(podOf(v1.PodSpec{Volumes: []v1.Volume{volume}}), volumes.Source{})
 	if err == nil {
 		return ""
 	}

@@ -81,7 +81,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg:     cfg,
 		store:   st,
-		volumes: volumes.New(filepath.Join(cfg.StateDir, "pods")),
+		volumes: volumes.New(filepath.Join(cfg.StateDir, "pods"), cfg.AgentRights),
 		puller:  images.NewPuller(cfg.Runtime, access, cfg.Clock, maxParallelPulls),
 		backOff: flowcontrol.NewFakeBackOff(initialBackOff, maxBackOff, cfg.Clock), // the only constructor that takes a clock
 		events:  newRecorder(cfg.Sink, cfg.Clock),

@@ -52,7 +52,7 @@ func TestEmptyDirKeepsItsContent(t *testing.T) {
 // TestEmptyDirCutOff has a volume whose making ended half way: it must not be taken for a finished one, which stays as it is.
 func TestEmptyDirCutOff(t *testing.T) {
 	dir := t.TempDir()
-	v := New(dir)
+	v := New(dir, false)
 	pod := podWith(v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
 	pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](4321)}
 	for range 2 {

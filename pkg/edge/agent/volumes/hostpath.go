@@ -24,9 +24,7 @@ func newHostPath(source *v1.HostPathVolumeSource, allowed func(string) bool) *ho
 }
 
 // HostPath returns from where a hostPath volume is mounted into a container. Where not all of the host is
-// allowed, a container may have put symbolic links into what is. As root the result is then a bind mount of
-// what was found to be allowed, so that a link made later changes nothing. Without root containers have the
-// rights of the agent, and need no link.
+// allowed, a container may have put symbolic links into what is: see pin.
 func (v *Volumes) HostPath(pod *v1.Pod, mounted Mounted, volume, container string, index int) (string, error) {
 	if mounted.host == nil || mounted.host.allowed == nil {
 		return mounted.Path, nil
@@ -36,10 +34,10 @@ func (v *Volumes) HostPath(pod *v1.Pod, mounted Mounted, volume, container strin
 		return "", fmt.Errorf("volume %q: %w", volume, err)
 	}
 	defer unix.Close(fd)
-	if os.Geteuid() != 0 {
-		return mounted.Path, nil
+	if path, err := v.pin(fd, mounted, pod, volume, container, index); path != "" || err != nil {
+		return path, err
 	}
-	return v.pin(fd, pod, volume, container, index)
+	return mounted.Path, nil
 }
 
 // setup checks the type of a host path, and creates it where the type asks for that. A path without a

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 func TestHostPathTypes(t *testing.T) {
@@ -151,5 +153,55 @@ func TestHostPathIsPinned(t *testing.T) {
 	}
 	if got := names(t, filepath.Join(dir, "moved")); !slices.Equal(got, []string{"f"}) {
 		t.Errorf("left on the host: %v", got)
+	}
+}
+
+// An agent that cannot mount cannot keep a runtime with other rights from following a link that a container makes.
+func TestPathsWithoutMounts(t *testing.T) {
+	dir := realDir(t)
+	pod := podWith(
+		v1.Volume{Name: "h", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: dir}}},
+		v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+		configMap("c"),
+	)
+	for name, tt := range map[string]struct {
+		agentRights bool
+		allowed     func(string) bool
+		hostErr     bool
+		subPathErr  bool
+	}{
+		"processes":                    {agentRights: true},
+		"processes, some of the host":  {agentRights: true, allowed: below(dir)},
+		"CRI, all of the host":         {subPathErr: true},
+		"CRI, only a part of the host": {allowed: below(dir), hostErr: true, subPathErr: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withoutMounts(t)
+			v := New(realDir(t), tt.agentRights)
+			src := content("c", &edgeapi.File{Path: "dir/f", Mode: 0o644})
+			src.AllowsHostPath = tt.allowed
+			mounted, err := v.Setup(pod, src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := filepath.EvalSymlinks(filepath.Join(mounted["c"].Path, "dir"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			check := func(what, got, want string, err error, wantErr bool) {
+				t.Helper()
+				if wantErr && (err == nil || !strings.Contains(err.Error(), "run arhat as root, with CAP_SYS_ADMIN")) || !wantErr && (err != nil || got != want) {
+					t.Errorf("%s: got %q, %v; want %q, error %t", what, got, err, want, wantErr)
+				}
+			}
+			path, err := v.HostPath(pod, mounted["h"], "h", "c", 0)
+			check("hostPath", path, dir, err, tt.hostErr)
+			path, err = v.SubPath(pod, mounted["h"], "h", "c", 1, "sub")
+			check("subPath of it", path, filepath.Join(dir, "sub"), err, tt.subPathErr)
+			path, err = v.SubPath(pod, mounted["e"], "e", "c", 2, "sub")
+			check("subPath of an emptyDir", path, filepath.Join(mounted["e"].Path, "sub"), err, tt.subPathErr)
+			path, err = v.SubPath(pod, mounted["c"], "c", "c", 3, "dir")
+			check("subPath of a ConfigMap", path, data, err, false)
+		})
 	}
 }

@@ -21,8 +21,8 @@ const (
 )
 
 // SubPath returns a host path for a part of a volume. A container may have put symbolic links into
-// the volume: none of them leads out of it. The part is made as a directory if it does not exist. As
-// root the result is a bind mount of what was found, so that a link made later changes nothing.
+// the volume: none of them leads out of it, nor does one that is made later (see pin). The part is made as a
+// directory if it does not exist.
 func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string, index int, subPath string) (string, error) {
 	if filepath.IsAbs(subPath) {
 		return "", fmt.Errorf("subPath %q must not be absolute", subPath)
@@ -32,16 +32,32 @@ func (v *Volumes) SubPath(pod *v1.Pod, mounted Mounted, volume, container string
 		return "", fmt.Errorf("subPath %q of volume %q: %w", subPath, volume, err)
 	}
 	defer unix.Close(fd)
-	if os.Geteuid() != 0 {
+	path, err := v.pin(fd, mounted, pod, volume, container, index)
+	if err != nil {
+		return "", fmt.Errorf("subPath %q of volume %q: %w", subPath, volume, err)
+	}
+	if path == "" {
 		return os.Readlink(procFD(fd))
 	}
-	return v.pin(fd, pod, volume, container, index)
+	return path, nil
 }
 
-// pin makes a bind mount, for one mount of a container, of what is opened.
-func (v *Volumes) pin(fd int, pod *v1.Pod, volume, container string, index int) (string, error) {
+// pin makes a bind mount, for one mount of a container, of what is opened, so that a symbolic link made later
+// changes nothing. Where the agent cannot mount there is none, and no path, if that does no harm: containers
+// cannot make links in a volume that they cannot write, and with a runtime of the agent's rights they lead to
+// nothing that containers could not have by themselves.
+func (v *Volumes) pin(fd int, mounted Mounted, pod *v1.Pod, volume, container string, index int) (string, error) {
+	if !mayMount() {
+		if v.agentRights || mounted.ReadOnly {
+			return "", nil
+		}
+		return "", errors.New("by a symbolic link a container could lead the container runtime elsewhere: run arhat as root, with CAP_SYS_ADMIN, which can prevent that")
+	}
 	target := filepath.Join(v.PodDir(string(pod.UID)), subpathsDir, volume, container, strconv.Itoa(index))
-	return target, bindMount(procFD(fd), target)
+	if err := bindMount(procFD(fd), target); err != nil {
+		return "", err
+	}
+	return target, nil
 }
 
 // procFD is a path to what is opened.

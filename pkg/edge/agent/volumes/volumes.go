@@ -31,10 +31,13 @@ const (
 // different pods.
 type Volumes struct {
 	dir string
+	// agentRights says that containers get volumes with no other rights than the agent has.
+	agentRights bool
 }
 
-// New returns Volumes below dir, which holds one directory per pod.
-func New(dir string) *Volumes { return &Volumes{dir: dir} }
+// New returns Volumes below dir, which holds one directory per pod. AgentRights says that the container runtime mounts
+// with no other rights than the agent has, as that for processes does, and those behind CRI need not.
+func New(dir string, agentRights bool) *Volumes { return &Volumes{dir: dir, agentRights: agentRights} }
 
 // PodDir is the directory of all that belongs to a pod.
 func (v *Volumes) PodDir(podUID string) string { return filepath.Join(v.dir, podUID) }

@@ -138,7 +138,7 @@ func TestContainer(t *testing.T) {
 		Lifecycle: &v1.Lifecycle{StopSignal: ptr.To(v1.SIGUSR1)},
 	}
 	pod := testPod(c)
-	files := Files{Volumes: volumes.New(dir), Mounted: map[string]volumes.Mounted{"v": {Path: "/host/v"}, "ro": {Path: "/host/ro", ReadOnly: true}}}
+	files := Files{Volumes: volumes.New(dir, true), Mounted: map[string]volumes.Mounted{"v": {Path: "/host/v"}, "ro": {Path: "/host/ro", ReadOnly: true}}}
 	config, err := Container(pod, &c, &Node{Owner: "me"}, Instance{RestartCount: 3, ImageRef: "ref", PodIPs: []string{"10.0.0.2"}, Files: files})
 	if err != nil {
 		t.Fatal(err)

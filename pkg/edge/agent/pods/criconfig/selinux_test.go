@@ -18,7 +18,7 @@ func TestRelabel(t *testing.T) {
 	pod := testPod(c)
 	pod.Spec.Volumes = []v1.Volume{{Name: "own", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
 		{Name: "host", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: t.TempDir()}}}}
-	files := Files{Volumes: volumes.New(t.TempDir())}
+	files := Files{Volumes: volumes.New(t.TempDir(), false)}
 	var err error
 	if files.Mounted, err = files.Volumes.Setup(pod, volumes.Source{}); err != nil {
 		t.Fatal(err)
