@@ -77,7 +77,8 @@ type pull struct {
 	done    bool
 	ref     string
 	err     error
-	failure string // of the pull before, told during back-off
+	failure string    // of the pull before, told during back-off
+	until   time.Time // the end of that back-off
 }
 
 // NewPuller returns a Puller that pulls at most maxParallel images at a time.
@@ -112,9 +113,14 @@ func (p *Puller) Ensure(ctx context.Context, req Request) (ref, message string, 
 	return p.pull(ctx, key, req, spec)
 }
 
-// RetryAfter is how long the back-off of a failed pull still lasts.
+// RetryAfter is how long the back-off of a failed pull still lasts, 0 or less if it is over.
 func (p *Puller) RetryAfter(podUID, image string) time.Duration {
-	return p.backOff.Get(podUID + "_" + image)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := p.pulls[podUID+"_"+image]; last != nil {
+		return last.until.Sub(p.clock.Now())
+	}
+	return 0
 }
 
 // present looks for the image on the device.
@@ -197,7 +203,7 @@ func (p *Puller) take(key string, req Request, last *pull) (ref, message string,
 	}
 	p.backOff.Next(key, p.clock.Now())
 	message, err = explain(req.Image, last.err)
-	p.pulls[key] = &pull{podUID: req.PodUID, failure: fmt.Sprintf("%v: %s", err, message)}
+	p.pulls[key] = &pull{podUID: req.PodUID, failure: fmt.Sprintf("%v: %s", err, message), until: p.clock.Now().Add(p.backOff.Get(key))}
 	return "", message, err
 }
 

@@ -183,15 +183,24 @@ func TestPullAndBackOff(t *testing.T) {
 		}
 		return message, err
 	}
+	left := func(want time.Duration) {
+		t.Helper()
+		if got := h.puller.RetryAfter("pod", "img"); got != want {
+			t.Errorf("the back-off lasts %v, want %v", got, want)
+		}
+	}
 	for _, backOff := range []time.Duration{10, 20, 40} {
 		if message, err := try(); !errors.Is(err, ErrImagePull) || message != "no route" {
 			t.Fatalf("got %q, %v; want the error of the pull", message, err)
 		}
+		left(backOff * time.Second)
 		c.Step(backOff*time.Second - time.Millisecond)
 		if message, err := try(); !errors.Is(err, ErrImagePullBackOff) || message != `Back-off pulling image "img": ErrImagePull: no route` {
 			t.Fatalf("got %q, %v; want back-off of %ds", message, err, backOff)
 		}
+		left(time.Millisecond)
 		c.Step(time.Millisecond)
+		left(0)
 	}
 	service.mu.Lock()
 	service.pullErr = nil
