@@ -19,6 +19,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/eviction"
 	"arhat.dev/aranya/pkg/edge/agent/footprint"
 	"arhat.dev/aranya/pkg/edge/agent/host"
@@ -87,6 +88,9 @@ func New(ctx context.Context, cfg *config.Configuration, seams Seams) (*Agent, e
 func (a *Agent) build(ctx context.Context) error {
 	if err := a.lockState(); err != nil {
 		return err
+	}
+	if err := diskfile.Clean(a.config.StateDir); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot remove what an earlier run has left in the state directory")
 	}
 	a.warn(ctx)
 	// First of all, because without an identity nothing else is of use.

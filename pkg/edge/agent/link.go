@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/pods"
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -59,31 +60,11 @@ func (a *Agent) recall(ctx context.Context) (m memories) {
 func (a *Agent) memorize(ctx context.Context, m memories) {
 	data, err := json.Marshal(m)
 	if err == nil {
-		err = replaceFile(filepath.Join(a.config.StateDir, fileMemories), data)
+		err = diskfile.Replace(filepath.Join(a.config.StateDir, fileMemories), data, true)
 	}
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot keep what the server said; after a reboot without a link pods do not know it")
 	}
-}
-
-// replaceFile writes a file so that it is there whole or not at all.
-func replaceFile(path string, data []byte) error {
-	temporary := path + ".new"
-	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
-	return err
 }
 
 // Hello implements uplink.Handler.

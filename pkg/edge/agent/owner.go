@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/pods"
 )
 
@@ -36,7 +37,7 @@ func (a *Agent) owner(ctx context.Context) string {
 		klog.FromContext(ctx).Error(err, "A part of the state was lost")
 		a.reportLoss(err)
 	}
-	if err := replaceFile(path, []byte(owner+"\n")); err != nil {
+	if err := diskfile.Replace(path, []byte(owner+"\n"), true); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot keep what marks the containers of this agent; they would be lost if the state directory were moved")
 	}
 	return owner

@@ -7,7 +7,6 @@ package cgroups
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 )
 
 const (
@@ -175,7 +176,7 @@ func (m *Manager) Pods() []string {
 func removeTree(dir string, deadline time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return ignoreNotExist(err)
+		return diskfile.IgnoreNotExist(err)
 	}
 	for _, entry := range entries {
 		if entry.IsDir() {
@@ -185,7 +186,7 @@ func removeTree(dir string, deadline time.Time) error {
 		}
 	}
 	for {
-		err := ignoreNotExist(os.Remove(dir)) // rmdir: the files of a cgroup are no obstacle
+		err := diskfile.IgnoreNotExist(os.Remove(dir)) // rmdir: the files of a cgroup are no obstacle
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
 		}
@@ -198,13 +199,6 @@ func pidsMax(limits *Limits) string {
 		return noLimit
 	}
 	return strconv.FormatInt(limits.PIDs, 10)
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func readNumber(path string) (int64, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 )
 
 // maxFileSize bounds what Load reads; a real file has a few kilobytes.
@@ -39,17 +40,9 @@ const (
 
 // Load reads and parses a file, without defaults and validation: flags may still change it.
 func Load(path string) (*Configuration, error) {
-	f, err := os.Open(path)
+	data, err := diskfile.Read(path, maxFileSize)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
-	}
-	if len(data) > maxFileSize {
-		return nil, fmt.Errorf("the configuration %s is larger than %d bytes", path, maxFileSize)
 	}
 	return Parse(data, path)
 }

@@ -3,12 +3,11 @@ package links
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/mqtt"
@@ -96,7 +95,7 @@ func brokerConfig(m *config.MQTT, a config.Address, files *clientTLS) (mqtt.Brok
 	}
 	var err error
 	if m.PasswordFile != "" {
-		password, err := readFile(m.PasswordFile)
+		password, err := diskfile.Read(m.PasswordFile, maxFile)
 		if err != nil {
 			return c, fmt.Errorf("the password for the MQTT broker: %w", err)
 		}
@@ -106,17 +105,4 @@ func brokerConfig(m *config.MQTT, a config.Address, files *clientTLS) (mqtt.Brok
 		c.TLS, err = files.config()
 	}
 	return c, err
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, err
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"sync"
+
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 )
 
 // clientTLS is TLS with a broker or a proxy, outside that with aranya.
@@ -24,7 +26,7 @@ func (t *clientTLS) config() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	var trusted [sha256.Size]byte
 	if t.caFile != "" {
-		pem, err := readFile(t.caFile)
+		pem, err := diskfile.Read(t.caFile, maxFile)
 		if err != nil {
 			return nil, fmt.Errorf("the CAs to trust: %w", err)
 		}
@@ -38,11 +40,11 @@ func (t *clientTLS) config() (*tls.Config, error) {
 		c.ClientSessionCache = t.cache(trusted)
 		return c, nil
 	}
-	cert, err := readFile(t.certFile)
+	cert, err := diskfile.Read(t.certFile, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("the client certificate: %w", err)
 	}
-	key, err := readFile(t.keyFile)
+	key, err := diskfile.Read(t.keyFile, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("the key of the client certificate: %w", err)
 	}

@@ -4,10 +4,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	utilio "k8s.io/utils/io"
+
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 )
 
 // maxSecret bounds what is read as a secret.
@@ -28,12 +31,12 @@ func Load(path string) (*Key, error) {
 	if !info.Mode().IsRegular() || info.Mode()&0o007 != 0 {
 		return nil, fmt.Errorf("the device's secret %s must be a regular file that others cannot read (its mode is %s)", path, info.Mode())
 	}
-	secret, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	secret, err := utilio.ReadAtMost(f, maxSecret+1)
+	if errors.Is(err, utilio.ErrLimitReached) {
+		return nil, fmt.Errorf("the device's secret %s is larger than %d bytes", path, maxSecret)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the device's secret: %w", err)
-	}
-	if len(secret) > maxSecret {
-		return nil, fmt.Errorf("the device's secret %s is larger than %d bytes", path, maxSecret)
 	}
 	key, err := New(secret)
 	if err != nil {
@@ -71,22 +74,9 @@ func LoadOrCreate(path string) (key *Key, lost, err error) {
 // create writes a new secret so that it is there whole or not at all, and durably.
 func create(path string) error {
 	secret := make([]byte, MinSecret)
-	_, _ = rand.Read(secret)                                 // never fails
-	f, err := os.CreateTemp(filepath.Dir(path), ".secret-*") // mode 0600
-	if err != nil {
+	_, _ = rand.Read(secret) // never fails
+	if err := diskfile.Replace(path, secret, true); err != nil {
 		return err
 	}
-	_, err = f.Write(secret)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return diskfile.SyncDir(filepath.Dir(path))
 }

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -23,6 +22,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
@@ -143,17 +143,9 @@ func (s *Source) readFile(path string) (*v1.Pod, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	data, err := diskfile.Read(path, staticpod.MaxSize)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, staticpod.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > staticpod.MaxSize {
-		return nil, fmt.Errorf("it is larger than %d bytes", staticpod.MaxSize)
 	}
 	return Parse(data, path, s.config.Namespace, s.config.NodeName)
 }

@@ -20,6 +20,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
@@ -32,7 +33,6 @@ const (
 	statusSuffix   = ".status"
 	deletionSuffix = ".deletion"
 	corruptSuffix  = ".corrupt"
-	tempPattern    = ".new-*"
 
 	// imagesName is the record of images, which is no pod's: see SaveImages.
 	imagesName = "images.json"
@@ -105,13 +105,13 @@ func (s *Store) SaveImages(data []byte) error {
 	if err := s.write(imagesName, data, true); err != nil {
 		return err
 	}
-	return ignoreNotExist(os.Remove(filepath.Join(s.dir, imagesName+corruptSuffix)))
+	return diskfile.IgnoreNotExist(os.Remove(filepath.Join(s.dir, imagesName+corruptSuffix)))
 }
 
 // LoadImages returns what SaveImages has kept; nil if there is nothing.
 func (s *Store) LoadImages() ([]byte, error) {
 	data, _, err := s.read(imagesName)
-	return data, ignoreNotExist(err)
+	return data, diskfile.IgnoreNotExist(err)
 }
 
 // Remove forgets a pod.
@@ -122,7 +122,7 @@ func (s *Store) Remove(uid string) error {
 	var errs []error
 	// The deletion last: as long as it is there, the pod has to go.
 	for _, suffix := range []string{podSuffix, statusSuffix, podSuffix + corruptSuffix, statusSuffix + corruptSuffix, deletionSuffix + corruptSuffix, deletionSuffix} {
-		errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix))))
+		errs = append(errs, diskfile.IgnoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix))))
 	}
 	return errors.Join(append(errs, s.syncDir())...)
 }
@@ -132,18 +132,17 @@ func (s *Store) Remove(uid string) error {
 // before and did not come again since is told anew: the one who should know may not have heard of it. Records
 // from before there was sealing are sealed.
 func (s *Store) Load() (map[string]*Record, []error) {
+	var errs []error
+	if err := diskfile.Clean(s.dir); err != nil {
+		errs = append(errs, err)
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, []error{err}
 	}
 	records := map[string]*Record{}
-	var errs []error
 	for _, entry := range entries {
 		name := entry.Name()
-		if strings.HasPrefix(name, strings.TrimSuffix(tempPattern, "*")) {
-			errs = append(errs, ignoreNotExist(os.Remove(filepath.Join(s.dir, name)))) // from a crash in the middle of write
-			continue
-		}
 		former, aside := strings.CutSuffix(name, corruptSuffix)
 		uid, suffix, ok := podRecord(former)
 		if !ok {
@@ -245,10 +244,10 @@ func (s *Store) save(uid, suffix string, data []byte, sync bool) error {
 		return err
 	}
 	// What was set aside is replaced by now.
-	return ignoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix+corruptSuffix)))
+	return diskfile.IgnoreNotExist(os.Remove(filepath.Join(s.dir, uid+suffix+corruptSuffix)))
 }
 
-func (s *Store) write(name string, payload []byte, sync bool) (err error) {
+func (s *Store) write(name string, payload []byte, sync bool) error {
 	if len(payload) > MaxRecord {
 		return fmt.Errorf("record %s of %d bytes is larger than %d", name, len(payload), MaxRecord)
 	}
@@ -256,23 +255,7 @@ func (s *Store) write(name string, payload []byte, sync bool) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, tempPattern) // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(sealed)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil || !sync {
+	if err := diskfile.Replace(filepath.Join(s.dir, name), sealed, sync); err != nil || !sync {
 		return err
 	}
 	return s.syncDir()
@@ -282,11 +265,7 @@ func (s *Store) write(name string, payload []byte, sync bool) (err error) {
 func (s *Store) syncDir() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return diskfile.SyncDir(s.dir)
 }
 
 // read returns the payload of a record, and whether it lay there in plain.
@@ -319,13 +298,6 @@ func (s *Store) setAside(name string, cause error) error {
 	path := filepath.Join(s.dir, name)
 	err := fmt.Errorf("the record %s cannot be used and was renamed to %s: %w", path, name+corruptSuffix, cause)
 	return errors.Join(err, os.Rename(path, path+corruptSuffix))
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func compact(errs []error) []error {

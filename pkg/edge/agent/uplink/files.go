@@ -19,6 +19,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/identity"
 )
 
@@ -148,7 +149,7 @@ func readIdentity(dir string) (*deviceIdentity, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokenID, err := readFile(filepath.Join(dir, tokenFile))
+	tokenID, err := diskfile.Read(filepath.Join(dir, tokenFile), maxIdentityFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -187,13 +188,13 @@ func (id *deviceIdentity) save(stateDir string) error {
 	}
 	// The certificate must not be on disk before the others are.
 	certPath := filepath.Join(dir, certFile)
-	if err := errors.Join(writeFile(certPath+partSuffix, content[certFile]), syncDir(dir)); err != nil {
+	if err := errors.Join(writeFile(certPath+partSuffix, content[certFile]), diskfile.SyncDir(dir)); err != nil {
 		return err
 	}
 	if err := os.Rename(certPath+partSuffix, certPath+newSuffix); err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := diskfile.SyncDir(dir); err != nil {
 		return err
 	}
 	return settle(dir)
@@ -229,7 +230,7 @@ func settle(dir string) error {
 	if !changed {
 		return nil
 	}
-	return syncDir(dir)
+	return diskfile.SyncDir(dir)
 }
 
 // writeFile writes a file. Its content is on disk when it returns, its name need not be.
@@ -242,27 +243,8 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxIdentityFile {
-		return nil, fmt.Errorf("%s is too large", path)
-	}
-	return os.ReadFile(path)
-}
-
 func readCertificates(path string) ([][]byte, error) {
-	data, err := readFile(path)
+	data, err := diskfile.Read(path, maxIdentityFile)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +263,7 @@ func readCertificates(path string) ([][]byte, error) {
 }
 
 func readKey(path string) (crypto.Signer, error) {
-	data, err := readFile(path)
+	data, err := diskfile.Read(path, maxIdentityFile)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package volumes
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	utilio "k8s.io/utils/io"
 )
 
 const (
@@ -83,8 +83,8 @@ func ReadFile(mounted Mounted, path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
+	data, err := utilio.ReadAtMost(f, limit+1)
+	if errors.Is(err, utilio.ErrLimitReached) {
 		err = fmt.Errorf("it is larger than %d bytes", limit)
 	}
 	return data, err

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
 )
 
@@ -114,7 +115,7 @@ func (c *container) readOutcome(deadline time.Time) error {
 			return nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || c.exit != nil {
-			return ignoreNotExist(err)
+			return diskfile.IgnoreNotExist(err)
 		}
 		if !alive {
 			return err
@@ -125,13 +126,6 @@ func (c *container) readOutcome(deadline time.Time) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func (c *container) save() error {

@@ -24,6 +24,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 	"arhat.dev/aranya/pkg/edge/agent/drain"
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
@@ -108,6 +109,9 @@ func (r *Runtime) containersDir() string { return filepath.Join(r.options.StateD
 // load reads all records. One that is damaged is set aside with a message, not fatal: the other pods
 // must come back.
 func (r *Runtime) load() error {
+	if err := diskfile.Clean(r.sandboxDir()); err != nil {
+		return fmt.Errorf("process: %w", err)
+	}
 	entries, err := os.ReadDir(r.sandboxDir())
 	if err != nil {
 		return fmt.Errorf("process: %w", err)

@@ -4,11 +4,11 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+
+	"arhat.dev/aranya/pkg/edge/agent/diskfile"
 )
 
 // maxRecord bounds a record on disk in bytes.
@@ -32,17 +32,7 @@ func writeRecord(path string, record any) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".record-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := diskfile.Replace(path, data, true); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return nil
