@@ -70,8 +70,8 @@ func New(mount, root string) *Manager {
 	return m
 }
 
-// Parent is the cgroup of a pod of a class, as a runtime with the driver cgroupfs is told.
-func (m *Manager) Parent(uid string, class v1.PodQOSClass) string {
+// parent is the cgroup of a pod of a class, as a runtime with the driver cgroupfs is told.
+func (m *Manager) parent(uid string, class v1.PodQOSClass) string {
 	return path.Join("/", m.root, level(class), podPrefix+uid)
 }
 
@@ -88,7 +88,7 @@ func level(class v1.PodQOSClass) string {
 
 // Create makes the cgroup of a pod, or gives the limits to one that is there. If it fails, nothing is left.
 func (m *Manager) Create(uid string, class v1.PodQOSClass, limits *Limits) error {
-	cgroup := m.Parent(uid, class)
+	cgroup := m.parent(uid, class)
 	err := m.driver.prepare(cgroup)
 	if err == nil && class == v1.PodQOSBestEffort {
 		err = m.driver.setShares(path.Dir(cgroup), minShares)
@@ -106,7 +106,7 @@ func (m *Manager) Create(uid string, class v1.PodQOSClass, limits *Limits) error
 // its place.
 func (m *Manager) Find(uid string) (cgroup string, ok bool) {
 	for _, class := range classes {
-		if cgroup = m.Parent(uid, class); len(m.driver.find(cgroup)) > 0 {
+		if cgroup = m.parent(uid, class); len(m.driver.find(cgroup)) > 0 {
 			return cgroup, true
 		}
 	}
@@ -146,7 +146,7 @@ func (m *Manager) TryRemove(uid string) error { return m.remove(uid, time.Time{}
 func (m *Manager) remove(uid string, deadline time.Time) error {
 	var errs []error
 	for _, class := range classes {
-		for _, dir := range m.driver.find(m.Parent(uid, class)) {
+		for _, dir := range m.driver.find(m.parent(uid, class)) {
 			errs = append(errs, removeTree(dir, deadline))
 		}
 	}

@@ -69,13 +69,13 @@ func TestV2(t *testing.T) {
 		t.Errorf("got pods %v", got)
 	}
 	cgroup, ok := m.Find("u")
-	if !ok || cgroup != "/kubepods/burstable/podu" || m.Parent("u", v1.PodQOSGuaranteed) != "/kubepods/podu" {
+	if !ok || cgroup != "/kubepods/burstable/podu" || m.parent("u", v1.PodQOSGuaranteed) != "/kubepods/podu" {
 		t.Errorf("the pod is at %s", cgroup)
 	}
 	if err := os.WriteFile(filepath.Join(mount, "kubepods/burstable/podu/memory.current"), []byte("4096\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := m.Memory(m.Parent("u", v1.PodQOSBurstable)); n != 4096 || err != nil {
+	if n, err := m.Memory(m.parent("u", v1.PodQOSBurstable)); n != 4096 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 }
@@ -145,7 +145,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	for _, dir := range m.driver.find(m.Parent("u", v1.PodQOSBurstable)) {
+	for _, dir := range m.driver.find(m.parent("u", v1.PodQOSBurstable)) {
 		leftover := filepath.Join(dir, "container")
 		err = errors.Join(err, os.Mkdir(leftover, 0o755), write(leftover, "cgroup.procs", fmt.Sprint(cmd.Process.Pid)))
 	}
@@ -162,10 +162,10 @@ func TestKernel(t *testing.T) {
 		t.Errorf("got pods %v", got)
 	}
 	limits.Linux.MemoryLimitInBytes, limits.Linux.CpuQuota, limits.PIDs = -1, -1, 0
-	if err := m.Update(m.Parent("u", v1.PodQOSBurstable), limits); err != nil {
+	if err := m.Update(m.parent("u", v1.PodQOSBurstable), limits); err != nil {
 		t.Error(err)
 	}
-	if n, err := m.Memory(m.Parent("u", v1.PodQOSBurstable)); err != nil || n < 0 {
+	if n, err := m.Memory(m.parent("u", v1.PodQOSBurstable)); err != nil || n < 0 {
 		t.Errorf("uses %d: %v", n, err)
 	}
 	if err := m.Remove("u"); err != nil || len(m.Pods()) > 0 {

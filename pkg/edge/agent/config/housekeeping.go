@@ -38,8 +38,8 @@ type Housekeeping struct {
 	EvictionMaxPodGracePeriod        int    `yaml:"evictionMaxPodGracePeriod,omitempty"`
 }
 
-// EvictionSignals are the signals of eviction that the agent knows.
-var EvictionSignals = []string{
+// evictionSignals are the signals of eviction that the agent knows.
+var evictionSignals = []string{
 	"imagefs.available", "imagefs.inodesFree", "memory.available", "nodefs.available", "nodefs.inodesFree", "pid.available",
 }
 
@@ -130,8 +130,8 @@ func (h *Housekeeping) validate() (errs field.ErrorList) {
 }
 
 func validateSignal(signal string, at *field.Path) field.ErrorList {
-	if !slices.Contains(EvictionSignals, signal) {
-		return field.ErrorList{field.NotSupported(at, signal, EvictionSignals)}
+	if !slices.Contains(evictionSignals, signal) {
+		return field.ErrorList{field.NotSupported(at, signal, evictionSignals)}
 	}
 	return nil
 }

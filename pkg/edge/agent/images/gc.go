@@ -20,8 +20,8 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// GCPeriod is how often images are looked at, as by the kubelet.
-const GCPeriod = 5 * time.Minute
+// gcPeriod is how often images are looked at, as by the kubelet.
+const gcPeriod = 5 * time.Minute
 
 // GCPolicy says when images that nothing uses are removed. The fields are the kubelet's.
 type GCPolicy struct {
@@ -81,7 +81,7 @@ func statfs(path string) (capacity, available uint64, err error) {
 // Run collects until the context ends.
 func (c *Collector) Run(ctx context.Context) {
 	began := c.clock.Now()
-	ticker := c.clock.NewTicker(GCPeriod)
+	ticker := c.clock.NewTicker(gcPeriod)
 	defer ticker.Stop()
 	for {
 		if err := c.Collect(ctx, began); err != nil && ctx.Err() == nil {
