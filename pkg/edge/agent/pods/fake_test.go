@@ -47,6 +47,7 @@ type fakeRuntime struct {
 	parent         string // of the last sandbox
 	calls          []string
 	stops          []int64       // grace periods
+	stopExit       int32         // how a container ends that is stopped
 	stopBlock      chan struct{} // StopContainer waits for it, or for its context
 	startBlock     chan struct{} // so does StartContainer
 }
@@ -58,7 +59,7 @@ type fakeContainer struct {
 
 func newFakeRuntime(c clock.PassiveClock) *fakeRuntime {
 	return &fakeRuntime{clock: c, sandboxes: map[string]*runtimeapi.PodSandboxStatus{}, containers: map[string]*fakeContainer{},
-		images: map[string]bool{testImage: true}}
+		images: map[string]bool{testImage: true}, stopExit: 137}
 }
 
 func (f *fakeRuntime) enter(call string) func() {
@@ -209,7 +210,7 @@ func (f *fakeRuntime) StopContainer(ctx context.Context, id string, timeout int6
 	f.mu.Lock()
 	f.calls = append(f.calls, "StopContainer")
 	f.stops = append(f.stops, timeout)
-	block := f.stopBlock
+	block, code := f.stopBlock, f.stopExit
 	f.mu.Unlock()
 	if block != nil {
 		select {
@@ -218,7 +219,7 @@ func (f *fakeRuntime) StopContainer(ctx context.Context, id string, timeout int6
 			return ctx.Err()
 		}
 	}
-	f.end(id, 137)
+	f.end(id, code)
 	return nil
 }
 

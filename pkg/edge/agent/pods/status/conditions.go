@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -35,11 +36,7 @@ var owned = map[v1.PodConditionType]bool{
 }
 
 func setConditions(in Input, s *v1.PodStatus) {
-	for _, c := range in.Pod.Status.Conditions {
-		if !owned[c.Type] {
-			s.Conditions = append(s.Conditions, c)
-		}
-	}
+	s.Conditions = keptConditions(in)
 	ready := containersReady(in.Pod, s)
 	conditions := []v1.PodCondition{readyToStart(in), podInitialized(in.Pod, s), podReady(in.Pod, s, ready), ready}
 	if !podutil.IsTerminal(s.Phase) {
@@ -54,6 +51,26 @@ func setConditions(in Input, s *v1.PodStatus) {
 		c.LastTransitionTime = transitionTime(in, c)
 		s.Conditions = append(s.Conditions, c)
 	}
+}
+
+// keptConditions are those that are not computed: the cluster's, and that the device has stopped the pod itself,
+// which nothing else tells of afterwards.
+func keptConditions(in Input) []v1.PodCondition {
+	kept := slices.DeleteFunc(slices.Clone(in.Pod.Status.Conditions), func(c v1.PodCondition) bool { return owned[c.Type] })
+	own := findCondition(in.Old.Conditions, v1.DisruptionTarget)
+	if own == nil || own.Reason != v1.PodReasonTerminationByKubelet {
+		return kept
+	}
+	kept = slices.DeleteFunc(kept, func(c v1.PodCondition) bool { return c.Type == own.Type })
+	return append(kept, *own)
+}
+
+func findCondition(conditions []v1.PodCondition, t v1.PodConditionType) *v1.PodCondition {
+	i := slices.IndexFunc(conditions, func(c v1.PodCondition) bool { return c.Type == t })
+	if i < 0 {
+		return nil
+	}
+	return &conditions[i]
 }
 
 // resizeConditions are there, and true, only while there is something to say.
@@ -133,12 +150,7 @@ func podReady(pod *v1.Pod, s *v1.PodStatus, containers v1.PodCondition) v1.PodCo
 	}
 	var messages []string
 	for _, gate := range pod.Spec.ReadinessGates {
-		var have *v1.PodCondition
-		for i := range s.Conditions {
-			if s.Conditions[i].Type == gate.ConditionType {
-				have = &s.Conditions[i]
-			}
-		}
+		have := findCondition(s.Conditions, gate.ConditionType)
 		if have == nil {
 			messages = append(messages, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType))
 		} else if have.Status != v1.ConditionTrue {

@@ -112,16 +112,14 @@ func limitMessages(pod *v1.Pod, s *v1.PodStatus) {
 	}
 }
 
-// setPhase computes the phase. A pod does not come back from having ended.
+// setPhase computes the phase. A pod that has ended neither comes back nor ends in another way, however its
+// containers were stopped; what the cluster says of it counts most.
 func setPhase(in Input, s *v1.PodStatus) {
 	s.Phase = phase(in, s)
 	for _, before := range []*v1.PodStatus{in.Old, &in.Pod.Status} {
-		if podutil.IsTerminal(before.Phase) && !podutil.IsTerminal(s.Phase) {
+		if podutil.IsTerminal(before.Phase) {
 			s.Phase = before.Phase
 		}
-	}
-	if in.Pod.Status.Phase != "" && podutil.IsTerminal(in.Pod.Status.Phase) {
-		s.Phase = in.Pod.Status.Phase
 	}
 	if s.Phase == in.Old.Phase { // the reason belongs to the phase
 		s.Reason, s.Message = in.Old.Reason, in.Old.Message

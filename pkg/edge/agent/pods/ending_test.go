@@ -1,0 +1,65 @@
+package pods
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+)
+
+// overdueAfter is when the pods of these tests have been active for longer than they may.
+const overdueAfter = 30 * time.Second
+
+// stoppable is a pod whose container ends well when it is stopped.
+func (a *agent) stoppable(policy v1.RestartPolicy) *v1.Pod {
+	a.runtime.set(func() { a.runtime.stopExit = 0 })
+	pod := newPod("p", box("main"))
+	pod.Spec.RestartPolicy = policy
+	return pod
+}
+
+func evictForRoom(a *agent, pod *v1.Pod) { a.manager.Evict(string(pod.UID), 300, "no room", true) }
+
+func exceedDeadline(*agent, *v1.Pod) { time.Sleep(overdueAfter) }
+
+// expectEnd checks how a pod has failed, and whether it is said to be not its own fault.
+func (a *agent) expectEnd(when string, pod *v1.Pod, reason string) {
+	a.t.Helper()
+	s := a.status(pod)
+	disrupted := slices.ContainsFunc(s.Conditions, func(c v1.PodCondition) bool { return c.Type == v1.DisruptionTarget })
+	if s.Phase != v1.PodFailed || s.Reason != reason || disrupted != (reason == "Evicted") {
+		a.t.Errorf("%s: got %s %q, DisruptionTarget: %t; want Failed %q", when, s.Phase, s.Reason, disrupted, reason)
+	}
+}
+
+// TestStoppedPodsHaveFailed has the device stop pods whose containers end well. The cloud may not have heard of it
+// yet when the agent starts anew, or when they are deleted.
+func TestStoppedPodsHaveFailed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stop   func(a *agent, pod *v1.Pod)
+		reason string
+	}{
+		"overdue": {exceedDeadline, "DeadlineExceeded"},
+		"evicted": {evictForRoom, "Evicted"},
+	} {
+		for _, policy := range []v1.RestartPolicy{v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever} {
+			t.Run(name+" "+string(policy), func(t *testing.T) {
+				simulate(t, func(t *testing.T, a *agent) {
+					pod := a.stoppable(policy)
+					pod.Spec.ActiveDeadlineSeconds = ptr.To(int64(overdueAfter.Seconds()))
+					a.run(pod)
+					tt.stop(a, pod)
+					a.settle()
+					a.expectEnd("stopped", pod, tt.reason)
+					a.restart()
+					a.manager.ResendStatuses()
+					a.expectEnd("after a restart of the agent", pod, tt.reason)
+					a.delete(pod, 30)
+					a.expectEnd("deleted", pod, tt.reason)
+				})
+			})
+		}
+	}
+}

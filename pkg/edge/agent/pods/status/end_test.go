@@ -1,0 +1,65 @@
+package status
+
+import (
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+)
+
+// TestEndIsKept has pods that have ended, and whose containers would make something else of it.
+func TestEndIsKept(t *testing.T) {
+	overdue := v1.PodStatus{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "too long"}
+	for name, tc := range map[string]struct {
+		policy           v1.RestartPolicy
+		exitCode         int32
+		ended            bool
+		reported, stored v1.PodStatus
+		want             v1.PodStatus // phase, reason and message
+	}{
+		"Always":                    {v1.RestartPolicyAlways, 0, true, overdue, v1.PodStatus{}, overdue},
+		"OnFailure":                 {v1.RestartPolicyOnFailure, 0, true, overdue, v1.PodStatus{}, overdue},
+		"Never":                     {v1.RestartPolicyNever, 0, true, overdue, v1.PodStatus{}, overdue},
+		"after the agent's restart": {v1.RestartPolicyAlways, 0, false, overdue, v1.PodStatus{}, overdue},
+		"stored as well":            {v1.RestartPolicyNever, 0, true, overdue, v1.PodStatus{Phase: v1.PodFailed}, overdue},
+		"stored only":               {v1.RestartPolicyNever, 0, true, v1.PodStatus{Phase: v1.PodRunning}, v1.PodStatus{Phase: v1.PodFailed}, v1.PodStatus{Phase: v1.PodFailed}},
+		"stored otherwise":          {v1.RestartPolicyNever, 0, true, overdue, v1.PodStatus{Phase: v1.PodSucceeded}, v1.PodStatus{Phase: v1.PodSucceeded}},
+		"succeeded":                 {v1.RestartPolicyNever, 1, true, v1.PodStatus{Phase: v1.PodSucceeded}, v1.PodStatus{}, v1.PodStatus{Phase: v1.PodSucceeded}},
+	} {
+		pod := testPod(tc.policy, "a")
+		pod.Status = tc.stored
+		got := generate(pod, ready(instance("a", exited, tc.exitCode, 0)), func(in *Input) { in.Old, in.Ended = &tc.reported, tc.ended })
+		if got.Phase != tc.want.Phase || got.Reason != tc.want.Reason || got.Message != tc.want.Message {
+			t.Errorf("%s: got %s %q %q, want %s %q %q", name, got.Phase, got.Reason, got.Message, tc.want.Phase, tc.want.Reason, tc.want.Message)
+		}
+	}
+}
+
+// TestDisruptionIsKept has a condition that the device sets once, when it stops a pod, and that the cluster sets, too.
+func TestDisruptionIsKept(t *testing.T) {
+	disruption := func(status v1.ConditionStatus, reason string) []v1.PodCondition {
+		return []v1.PodCondition{{Type: v1.DisruptionTarget, Status: status, Reason: reason}}
+	}
+	own := disruption(v1.ConditionTrue, v1.PodReasonTerminationByKubelet)
+	byScheduler, takenBack := disruption(v1.ConditionTrue, v1.PodReasonPreemptionByScheduler), disruption(v1.ConditionFalse, v1.PodReasonPreemptionByScheduler)
+	for name, tc := range map[string]struct{ reported, stored, want []v1.PodCondition }{
+		"none":                {nil, nil, nil},
+		"not stored yet":      {own, nil, own},
+		"stored":              {own, own, own},
+		"the cluster's first": {own, byScheduler, own},
+		"the cluster's":       {byScheduler, byScheduler, byScheduler},
+		"taken back":          {byScheduler, takenBack, takenBack},
+	} {
+		pod := testPod(v1.RestartPolicyNever, "a")
+		pod.Status.Conditions = tc.stored
+		var got []v1.PodCondition
+		for _, c := range generate(pod, ready(), func(in *Input) { in.Old = &v1.PodStatus{Conditions: tc.reported} }).Conditions {
+			if c.Type == v1.DisruptionTarget {
+				got = append(got, c)
+			}
+		}
+		if !equality.Semantic.DeepEqual(got, tc.want) {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
+	}
+}
