@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -58,6 +59,71 @@ func TestStoppedPodsHaveFailed(t *testing.T) {
 					a.expectEnd("after a restart of the agent", pod, tt.reason)
 					a.delete(pod, 30)
 					a.expectEnd("deleted", pod, tt.reason)
+				})
+			})
+		}
+	}
+}
+
+// TestDeletedWhileStopped deletes pods that the device is about to stop, and whose containers end well.
+func TestDeletedWhileStopped(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stop   func(a *agent, pod *v1.Pod)
+		reason string
+	}{
+		"overdue": {exceedDeadline, "DeadlineExceeded"},
+		"evicted": {evictForRoom, "Evicted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pod := a.stoppable(v1.RestartPolicyNever)
+				pod.Spec.ActiveDeadlineSeconds = ptr.To(int64(overdueAfter.Seconds()))
+				pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](300)
+				a.run(pod)
+				block := make(chan struct{})
+				a.runtime.set(func() { a.runtime.stopBlock = block })
+				tt.stop(a, pod)
+				a.settle()
+				if s := a.status(pod); s.Phase != v1.PodRunning {
+					t.Errorf("got %s while it stops, want Running", s.Phase)
+				}
+				a.delete(pod, 30)
+				close(block)
+				a.settle()
+				if !a.gone(pod) {
+					t.Error("it is not gone")
+				}
+				a.expectEnd("deleted", pod, tt.reason)
+			})
+		})
+	}
+}
+
+// TestConditionsOfStoppedPods expects the conditions of a pod that the device has stopped to say that it has failed,
+// whether its containers have ended well or never begun.
+func TestConditionsOfStoppedPods(t *testing.T) {
+	for name, stop := range map[string]func(a *agent, pod *v1.Pod){"overdue": exceedDeadline, "evicted": evictForRoom} {
+		for when, createErr := range map[string]error{"ended well": nil, "never begun": errors.New("bad mount")} {
+			t.Run(name+", "+when, func(t *testing.T) {
+				simulate(t, func(t *testing.T, a *agent) {
+					a.runtime.set(func() { a.runtime.createErr = createErr })
+					pod := a.stoppable(v1.RestartPolicyNever)
+					pod.Spec.ActiveDeadlineSeconds = ptr.To(int64(overdueAfter.Seconds()))
+					a.run(pod)
+					stop(a, pod)
+					a.settle()
+					for _, c := range a.status(pod).Conditions {
+						switch c.Type {
+						case v1.PodReady, v1.ContainersReady:
+							if c.Status != v1.ConditionFalse || c.Reason != "PodFailed" {
+								t.Errorf("got %v", c)
+							}
+						case v1.PodInitialized:
+							if c.Status != v1.ConditionTrue || c.Reason != "" {
+								t.Errorf("got %v", c)
+							}
+						}
+					}
 				})
 			})
 		}

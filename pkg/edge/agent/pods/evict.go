@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
+	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 )
 
 const (
@@ -22,10 +22,8 @@ const (
 
 // ousting is that a pod has to stop for good, though it stays on record.
 type ousting struct {
-	grace           int64 // seconds
-	reason, message string
-	// disruption is the message of the condition that says that it is not the pod's own fault, empty if it is.
-	disruption string
+	grace int64 // seconds
+	end   status.End
 }
 
 // ActivePods returns the pods that have anything running and are not being removed, with their last status. They are
@@ -38,9 +36,9 @@ func (m *Manager) ActivePods() []*v1.Pod {
 
 // Evict stops a pod for good; its status says why. It does not wait.
 func (m *Manager) Evict(podUID string, graceSeconds int64, message string, disruption bool) {
-	e := &ousting{grace: graceSeconds, reason: podutil.ReasonEvicted, message: message}
+	e := &ousting{grace: graceSeconds, end: status.End{Phase: v1.PodFailed, Reason: podutil.ReasonEvicted, Message: message}}
 	if disruption {
-		e.disruption = message
+		e.end.Disruption = message
 	}
 	if w := m.worker(podUID); w != nil {
 		w.oust(func(*v1.Pod) *ousting { return e })
@@ -69,10 +67,10 @@ func (m *Manager) preempt(pod *v1.Pod) bool {
 
 // preempted is how a pod makes room for a critical one: in its own time.
 func preempted(pod *v1.Pod) *ousting {
-	return &ousting{
-		grace: gracePeriod(pod, nil, "", nil), reason: podutil.ReasonPreempting, message: "Preempted in order to admit critical pod",
-		disruption: "Pod was preempted by Kubelet to accommodate a critical pod.",
-	}
+	return &ousting{grace: gracePeriod(pod, nil, "", nil), end: status.End{
+		Phase: v1.PodFailed, Reason: podutil.ReasonPreempting, Message: "Preempted in order to admit critical pod",
+		Disruption: "Pod was preempted by Kubelet to accommodate a critical pod.",
+	}}
 }
 
 // oust stops the pod for good, unless it stops for another reason.
@@ -83,7 +81,7 @@ func (w *worker) oust(how func(*v1.Pod) *ousting) {
 		return
 	}
 	w.eviction = how(w.desired.pod)
-	w.m.events.event(w.uid, "", v1.EventTypeWarning, w.eviction.reason, w.eviction.message)
+	w.m.events.event(w.uid, "", v1.EventTypeWarning, w.eviction.end.Reason, w.eviction.end.Message)
 	if w.interrupt != nil {
 		w.interrupt()
 	}
@@ -128,7 +126,7 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 	}
 	w.m.release(w.uid)
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
-		w.report(ctx, p.pod, p.evictedStatus(e))
+		w.report(ctx, p.pod, p.endStatus(&e.end))
 	}
 	if err := p.removeEnded(ctx); err != nil {
 		return errorPeriod, err
@@ -164,20 +162,19 @@ func (p *pass) removeEnded(ctx context.Context) error {
 // isFull tells whether an error says that there is no room on the disk.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-func (p *pass) evictedStatus(e *ousting) *v1.PodStatus {
-	s := p.status()
-	s.Phase, s.Reason, s.Message = v1.PodFailed, e.reason, e.message
-	if e.disruption != "" {
-		s.Conditions = append(s.Conditions, v1.PodCondition{
-			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: e.disruption,
-			ObservedGeneration: p.pod.Generation, LastTransitionTime: metav1.NewTime(p.now()).Rfc3339Copy(),
-		})
-	}
-	return s
-}
-
 func (w *worker) evicted() *ousting {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.eviction
+}
+
+// forcedEnd is how the pod ends if it is being stopped for another reason than its deletion, else nil.
+func (w *worker) forcedEnd() *status.End {
+	if e := w.evicted(); e != nil {
+		return &e.end
+	}
+	if w.overdue {
+		return &overdue
+	}
+	return nil
 }

@@ -101,7 +101,7 @@ func (w *worker) finalStatus(ctx context.Context, p *pass) []byte {
 	}
 	s := w.rejected
 	if s == nil {
-		s = status.Final(p.pod, p.status())
+		s = status.Final(p.pod, p.endStatus(w.forcedEnd()))
 		w.report(ctx, p.pod, s)
 	}
 	data, err := s.Marshal()

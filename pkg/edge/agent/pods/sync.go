@@ -124,7 +124,10 @@ func (p *pass) podIPs() []string {
 	return p.st.IPs(ipv6First(p.node.HostIPs))
 }
 
-func (p *pass) status() *v1.PodStatus {
+func (p *pass) status() *v1.PodStatus { return p.endStatus(nil) }
+
+// endStatus is the status of a pod of which nothing runs any more, if the device has decided how it ends.
+func (p *pass) endStatus(end *status.End) *v1.PodStatus {
 	w := p.w
 	return status.Generate(status.Input{
 		Pod:       p.pod,
@@ -133,6 +136,7 @@ func (p *pass) status() *v1.PodStatus {
 		Reasons:   w.reasons,
 		Probes:    w.m.probes,
 		Ended:     w.ended,
+		End:       end,
 		HostIPs:   p.node.HostIPs,
 		PodIPs:    p.podIPs(),
 		Runtime:   p.runtimeName,
@@ -154,11 +158,10 @@ func (p *pass) checkDeadline(s *v1.PodStatus) {
 		p.later(left)
 		return
 	}
-	const reason, message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
-	s.Phase, s.Reason, s.Message = v1.PodFailed, reason, message
+	s.Phase, s.Reason, s.Message = overdue.Phase, overdue.Reason, overdue.Message
 	if !p.w.overdue {
 		p.w.overdue = true // however its containers end, now that they are stopped
-		p.event(v1.EventTypeNormal, reason, message)
+		p.event(v1.EventTypeNormal, overdue.Reason, overdue.Message)
 	}
 }
 
@@ -169,23 +172,18 @@ func (w *worker) end() {
 	w.m.puller.Forget(w.uid)
 }
 
+// overdue is how a pod ends that has been active for longer than it may.
+var overdue = status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
+
 // finish stops what is left of a pod that has ended. The phase is reported once nothing runs any more:
 // whoever sees it may take the pod's place.
 func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Duration, error) {
 	w.end()
-	stopping := p.st.AnyRunning() || p.st.ReadySandbox() != nil
 	if err := p.stopAll(ctx, nil); err != nil {
 		return runtimeDownPeriod, err
 	}
-	if stopping {
-		final := p.status()
-		if !podutil.IsTerminal(final.Phase) || s.Reason != "" {
-			final.Phase, final.Reason, final.Message = s.Phase, s.Reason, s.Message
-		}
-		s = final
-	}
 	w.m.release(w.uid)
-	w.report(ctx, p.pod, s)
+	w.report(ctx, p.pod, p.endStatus(&status.End{Phase: s.Phase, Reason: s.Reason, Message: s.Message}))
 	return resyncPeriod, p.prune(ctx)
 }
 

@@ -53,12 +53,18 @@ func setConditions(in Input, s *v1.PodStatus) {
 	}
 }
 
-// keptConditions are those that are not computed: the cluster's, and that the device has stopped the pod itself,
-// which nothing else tells of afterwards.
+// keptConditions are those that are not computed: the cluster's, and that the device has stopped the pod for others,
+// which is known only when it does.
 func keptConditions(in Input) []v1.PodCondition {
 	kept := slices.DeleteFunc(slices.Clone(in.Pod.Status.Conditions), func(c v1.PodCondition) bool { return owned[c.Type] })
 	own := findCondition(in.Old.Conditions, v1.DisruptionTarget)
-	if own == nil || own.Reason != v1.PodReasonTerminationByKubelet {
+	switch {
+	case in.End != nil && in.End.Disruption != "":
+		own = &v1.PodCondition{
+			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: in.End.Disruption,
+			ObservedGeneration: in.Pod.Generation, LastTransitionTime: metav1.NewTime(in.Now).Rfc3339Copy(),
+		}
+	case own == nil || own.Reason != v1.PodReasonTerminationByKubelet:
 		return kept
 	}
 	kept = slices.DeleteFunc(kept, func(c v1.PodCondition) bool { return c.Type == own.Type })

@@ -63,3 +63,34 @@ func TestDisruptionIsKept(t *testing.T) {
 		}
 	}
 }
+
+// TestGivenEnd has the device decide how pods end whose container has ended well.
+func TestGivenEnd(t *testing.T) {
+	end := &End{Phase: v1.PodFailed, Reason: "Evicted", Message: "no room", Disruption: "for others"}
+	for name, tc := range map[string]struct {
+		reported, stored v1.PodStatus
+		phase            v1.PodPhase
+		reason           string
+		ready, disrupted string // the condition's reason or message
+	}{
+		"running": {v1.PodStatus{Phase: v1.PodRunning}, v1.PodStatus{Phase: v1.PodRunning}, v1.PodFailed, "Evicted", "PodFailed", "for others"},
+		"stored disruption": {v1.PodStatus{Phase: v1.PodRunning}, v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.DisruptionTarget, Message: "another"}}},
+			v1.PodFailed, "Evicted", "PodFailed", "for others"},
+		"had ended":             {v1.PodStatus{Phase: v1.PodSucceeded}, v1.PodStatus{}, v1.PodSucceeded, "", "PodCompleted", ""},
+		"had ended in the API":  {v1.PodStatus{Phase: v1.PodRunning}, v1.PodStatus{Phase: v1.PodSucceeded}, v1.PodSucceeded, "", "PodCompleted", ""},
+		"had failed for itself": {v1.PodStatus{Phase: v1.PodFailed, Reason: "DeadlineExceeded"}, v1.PodStatus{}, v1.PodFailed, "DeadlineExceeded", "PodFailed", ""},
+	} {
+		pod := testPod(v1.RestartPolicyAlways, "a")
+		pod.Status = tc.stored
+		s := generate(pod, ready(instance("a", exited, 0, 0)), func(in *Input) { in.Old, in.Ended, in.End = &tc.reported, true, end })
+		if s.Phase != tc.phase || s.Reason != tc.reason {
+			t.Errorf("%s: got %s %q, want %s %q", name, s.Phase, s.Reason, tc.phase, tc.reason)
+		}
+		if c := conditionOf(s, v1.PodReady); c.Reason != tc.ready || c.Status != v1.ConditionFalse {
+			t.Errorf("%s: got %v, want %s", name, c, tc.ready)
+		}
+		if c := conditionOf(s, v1.DisruptionTarget); c.Message != tc.disrupted || (c.Status == v1.ConditionTrue) != (tc.disrupted != "") {
+			t.Errorf("%s: got %v, want %q", name, c, tc.disrupted)
+		}
+	}
+}

@@ -40,6 +40,9 @@ type Input struct {
 	Probes  Probes
 	// Ended says that the pod will start no container any more, whatever its restart policy.
 	Ended bool
+	// End is set once nothing of the pod runs any more, if the device has decided how it ends. It is of no account
+	// if the pod had ended before.
+	End *End
 	// HostIPs and PodIPs, primary first.
 	HostIPs, PodIPs []string
 	// Runtime is the name of the container runtime, as in container ids.
@@ -56,6 +59,14 @@ type Input struct {
 	Now               time.Time
 }
 
+// End is how a pod ends, whatever its containers make of it.
+type End struct {
+	Phase           v1.PodPhase
+	Reason, Message string
+	// Disruption is the message of the condition that says that it is not the pod's own fault, empty if it is.
+	Disruption string
+}
+
 // Resize is how far a change of the pod's resources has come. Pending is why it has not been granted,
 // InProgress is set while what was granted is not in force yet, with a reason if that failed.
 type Resize struct {
@@ -65,6 +76,9 @@ type Resize struct {
 // Generate returns the status.
 func Generate(in Input) *v1.PodStatus {
 	pod, old := in.Pod, in.Old
+	if podutil.IsTerminal(old.Phase) || podutil.IsTerminal(pod.Status.Phase) {
+		in.End = nil
+	}
 	s := &v1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		StartTime:          old.StartTime,
@@ -115,6 +129,10 @@ func limitMessages(pod *v1.Pod, s *v1.PodStatus) {
 // setPhase computes the phase. A pod that has ended neither comes back nor ends in another way, however its
 // containers were stopped; what the cluster says of it counts most.
 func setPhase(in Input, s *v1.PodStatus) {
+	if in.End != nil {
+		s.Phase, s.Reason, s.Message = in.End.Phase, in.End.Reason, in.End.Message
+		return
+	}
 	s.Phase = phase(in, s)
 	for _, before := range []*v1.PodStatus{in.Old, &in.Pod.Status} {
 		if podutil.IsTerminal(before.Phase) {
