@@ -129,3 +129,36 @@ func TestConditionsOfStoppedPods(t *testing.T) {
 		}
 	}
 }
+
+// TestContainersOfStoppedPods has pods stopped while one of their containers cannot be created: nothing is about to
+// create it any more.
+func TestContainersOfStoppedPods(t *testing.T) {
+	for name, stop := range map[string]func(a *agent, pod *v1.Pod){"overdue": exceedDeadline, "evicted": evictForRoom} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				a.runtime.set(func() { a.runtime.createErr = errors.New("bad mount") })
+				pod := a.stoppable(v1.RestartPolicyNever)
+				pod.Spec.ActiveDeadlineSeconds = ptr.To(int64(overdueAfter.Seconds()))
+				a.run(pod)
+				stop(a, pod)
+				a.settle()
+				check := func(when string) {
+					t.Helper()
+					cs := a.status(pod).ContainerStatuses[0]
+					if end := cs.State.Terminated; end == nil || end.Reason != "ContainerStatusUnknown" || end.ExitCode != 137 || cs.Ready || cs.RestartCount != 0 {
+						t.Errorf("%s: got %v", when, cs)
+					}
+					_, _, err := a.manager.ContainerLog(string(pod.UID), "main", false)
+					if err == nil || err.Error() != `container "main" in pod "p" is terminated` {
+						t.Errorf("%s: got %v when asked for its log", when, err)
+					}
+				}
+				check("stopped")
+				time.Sleep(2 * resyncPeriod)
+				a.restart()
+				a.manager.ResendStatuses()
+				check("after a restart of the agent")
+			})
+		})
+	}
+}

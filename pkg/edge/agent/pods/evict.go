@@ -126,7 +126,7 @@ func (w *worker) evict(ctx context.Context, p *pass, e *ousting) (time.Duration,
 	}
 	w.m.release(w.uid)
 	if !podutil.IsTerminal(w.oldStatus(p.pod).Phase) {
-		w.report(ctx, p.pod, p.endStatus(&e.end))
+		w.report(ctx, p.pod, p.finalStatus(&e.end))
 	}
 	if err := p.removeEnded(ctx); err != nil {
 		return errorPeriod, err

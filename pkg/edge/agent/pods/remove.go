@@ -14,7 +14,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
-	"arhat.dev/aranya/pkg/edge/agent/pods/status"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -42,7 +41,7 @@ func (w *worker) terminate(ctx context.Context, d *desired, deletion *edgeapi.De
 		return false, err
 	}
 	w.m.release(w.uid) // before anybody is told, and whether or not the rest can be removed
-	last := w.finalStatus(ctx, p)
+	last := w.reportFinal(ctx, p)
 	if err := p.removeAll(ctx); err != nil {
 		return false, err
 	}
@@ -94,14 +93,14 @@ func ofGeneration(pod *v1.Pod, generation int64) *v1.Pod {
 	return &changed
 }
 
-// finalStatus reports how the containers ended, and returns it for the last message as well.
-func (w *worker) finalStatus(ctx context.Context, p *pass) []byte {
+// reportFinal reports how the containers ended, and returns it for the last message as well.
+func (w *worker) reportFinal(ctx context.Context, p *pass) []byte {
 	if p.d == nil {
 		return nil
 	}
 	s := w.rejected
 	if s == nil {
-		s = status.Final(p.pod, p.endStatus(w.forcedEnd()))
+		s = p.finalStatus(w.forcedEnd())
 		w.report(ctx, p.pod, s)
 	}
 	data, err := s.Marshal()

@@ -124,10 +124,15 @@ func (p *pass) podIPs() []string {
 	return p.st.IPs(ipv6First(p.node.HostIPs))
 }
 
-func (p *pass) status() *v1.PodStatus { return p.endStatus(nil) }
+func (p *pass) status() *v1.PodStatus { return p.generate(nil) }
 
-// endStatus is the status of a pod of which nothing runs any more, if the device has decided how it ends.
-func (p *pass) endStatus(end *status.End) *v1.PodStatus {
+// finalStatus is the status of a pod of which nothing runs any more, nor will; end is nil if the device has not
+// decided how it ends.
+func (p *pass) finalStatus(end *status.End) *v1.PodStatus {
+	return status.Final(p.pod, p.generate(end))
+}
+
+func (p *pass) generate(end *status.End) *v1.PodStatus {
 	w := p.w
 	return status.Generate(status.Input{
 		Pod:       p.pod,
@@ -183,7 +188,7 @@ func (w *worker) finish(ctx context.Context, p *pass, s *v1.PodStatus) (time.Dur
 		return runtimeDownPeriod, err
 	}
 	w.m.release(w.uid)
-	w.report(ctx, p.pod, p.endStatus(&status.End{Phase: s.Phase, Reason: s.Reason, Message: s.Message}))
+	w.report(ctx, p.pod, p.finalStatus(&status.End{Phase: s.Phase, Reason: s.Reason, Message: s.Message}))
 	return resyncPeriod, p.prune(ctx)
 }
 
