@@ -37,7 +37,11 @@ func containerStatuses(in Input, containers []v1.Container, old []v1.ContainerSt
 		if cs == nil {
 			cs = withoutInstance(in, c, before, hasInit)
 		}
-		cs.VolumeMounts = volumeMounts(c, in.RecursiveReadOnly)
+		if before != nil && len(before.VolumeMounts) > 0 { // they do not change, and the runtime may not have been asked
+			cs.VolumeMounts = before.DeepCopy().VolumeMounts
+		} else {
+			cs.VolumeMounts = volumeMounts(c, in.RecursiveReadOnly)
+		}
 		applyReason(in, c, cs, init)
 		out = append(out, *cs)
 	}

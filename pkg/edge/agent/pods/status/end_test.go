@@ -5,6 +5,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
+
+	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
 
 // TestEndIsKept has pods that have ended, and whose containers would make something else of it.
@@ -91,6 +94,26 @@ func TestGivenEnd(t *testing.T) {
 		}
 		if c := conditionOf(s, v1.DisruptionTarget); c.Message != tc.disrupted || (c.Status == v1.ConditionTrue) != (tc.disrupted != "") {
 			t.Errorf("%s: got %v, want %q", name, c, tc.disrupted)
+		}
+	}
+}
+
+// TestVolumeMountsAreKept computes the status of a pod that is being deleted, for which the runtime is not asked any
+// more what it can do.
+func TestVolumeMountsAreKept(t *testing.T) {
+	pod := testPod(v1.RestartPolicyAlways, "a")
+	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{
+		{Name: "v", MountPath: "/v", ReadOnly: true, RecursiveReadOnly: ptr.To(v1.RecursiveReadOnlyIfPossible)},
+	}
+	for name, st := range map[string]*state.Pod{
+		"running": ready(instance("a", running, 0, 0)), "exited": ready(instance("a", exited, 0, 0)), "lost": ready(),
+	} {
+		for _, recursive := range []bool{true, false} {
+			old := generate(pod, ready(instance("a", running, 0, 0)), func(in *Input) { in.RecursiveReadOnly = recursive })
+			mounts := generate(pod, st, func(in *Input) { in.Old, in.RecursiveReadOnly = old, !recursive }).ContainerStatuses[0].VolumeMounts
+			if want := old.ContainerStatuses[0].VolumeMounts; !equality.Semantic.DeepEqual(mounts, want) {
+				t.Errorf("%s: got %v, want %v", name, mounts, want)
+			}
 		}
 	}
 }
