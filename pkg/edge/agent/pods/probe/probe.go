@@ -1,5 +1,5 @@
-// Package probe asks containers how they are: exec, HTTP, TCP and gRPC probes, on their schedule, with
-// their thresholds. What follows from the answers (a restart, a condition) is decided in package pods.
+// Package probe asks a container how it is, once: by exec, HTTP, TCP or gRPC. When it is asked, and what follows from
+// the answers (a restart, a condition), is decided in package pods.
 package probe
 
 import (
