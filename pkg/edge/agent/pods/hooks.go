@@ -76,7 +76,7 @@ func (p *pass) httpHook(ctx context.Context, c *v1.Container, action *v1.HTTPGet
 	if ips := p.podIPs(); len(ips) > 0 {
 		target.PodIP = ips[0]
 	}
-	req, err := probe.Request(ctx, action, target)
+	req, err := probe.Request(ctx, action, target, probe.HookUserAgent)
 	if err != nil {
 		return err
 	}

@@ -83,8 +83,12 @@ func TestHTTPSHookInClear(t *testing.T) {
 	if len(asked) != 1 {
 		t.Fatalf("it was asked for %d times, want 1", len(asked))
 	}
-	if h := <-asked; h.Get("Authorization") != "" || h.Get("X-Kept") != "yes" {
+	h := <-asked
+	if h.Get("Authorization") != "" || h.Get("X-Kept") != "yes" {
 		t.Errorf("got headers %v, want the credential left out", h)
+	}
+	if !strings.HasPrefix(h.Get("User-Agent"), "kube-lifecycle/") {
+		t.Errorf("asked by %q, want what the kubelet calls itself in hooks", h.Get("User-Agent"))
 	}
 }
 

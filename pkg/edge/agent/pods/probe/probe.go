@@ -28,8 +28,13 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 )
 
+// User agents, as servers know them from the kubelet.
 const (
-	userAgent = "kube-probe/1.37"
+	UserAgent     = "kube-probe/1.37"
+	HookUserAgent = "kube-lifecycle/1.37"
+)
+
+const (
 	// maxOutput bounds what is read of an answer, and told of it.
 	maxOutput = 10 << 10
 	// maxRedirects is how often a probe follows the server to another path.
@@ -102,7 +107,7 @@ func Port(port intstr.IntOrString, c *v1.Container) (int, error) {
 }
 
 // Request makes the HTTP request of an action.
-func Request(ctx context.Context, action *v1.HTTPGetAction, target Target) (*http.Request, error) {
+func Request(ctx context.Context, action *v1.HTTPGetAction, target Target, userAgent string) (*http.Request, error) {
 	port, err := Port(action.Port, target.Container)
 	if err != nil {
 		return nil, err
@@ -129,21 +134,21 @@ func Request(ctx context.Context, action *v1.HTTPGetAction, target Target) (*htt
 	}
 	for _, h := range action.HTTPHeaders {
 		req.Header.Add(h.Name, h.Value)
-		if http.CanonicalHeaderKey(h.Name) == "Host" {
-			req.Host = h.Value
-		}
 	}
+	req.Host = req.Header.Get("Host") // or else that of the URL
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header.Set("User-Agent", userAgent)
 	}
 	if _, ok := req.Header["Accept"]; !ok {
 		req.Header.Set("Accept", "*/*")
+	} else if req.Header.Get("Accept") == "" {
+		req.Header.Del("Accept") // it is to be left out
 	}
 	return req, nil
 }
 
 func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (string, error) {
-	req, err := Request(ctx, action, target)
+	req, err := Request(ctx, action, target, UserAgent)
 	if err != nil {
 		return "", err
 	}
@@ -161,12 +166,15 @@ func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 }
 
 // Do sends a request on a connection of its own. Certificates are not checked, as the kubelet does not:
-// the answer comes from the pod's own address. HTTP/2 is spoken without TLS, by prior knowledge.
+// the answer comes from the pod's own address. HTTP/2 is spoken if it is agreed on over TLS, and without TLS by prior
+// knowledge.
 func Do(req *http.Request, protocol *v1.HTTPProtocol) (code int, body string, err error) {
 	transport := &http.Transport{
-		DisableKeepAlives: true,
-		Proxy:             nil,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
+		DisableKeepAlives:  true,
+		DisableCompression: true,
+		Proxy:              nil,
+		ForceAttemptHTTP2:  true,
+		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}
 	defer transport.CloseIdleConnections()
 	if protocol != nil && *protocol == v1.HTTPProtocolHTTP2 {
@@ -219,7 +227,7 @@ func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) error {
 	if action.Mode != nil && *action.Mode == v1.GRPCProbeModeTLS {
 		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as Do
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(userAgent), grpc.WithNoProxy(),
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(UserAgent), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(transport))
 	if err != nil {
 		return err

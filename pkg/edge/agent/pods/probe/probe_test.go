@@ -1,11 +1,13 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,6 +125,44 @@ func TestHTTP2(t *testing.T) {
 	action.Protocol = ptr.To(v1.HTTPProtocolHTTP2)
 	if _, err := Run(t.Context(), nil, &v1.ProbeHandler{HTTPGet: action}, target, time.Minute); err != nil {
 		t.Errorf("HTTP/2: got %v", err)
+	}
+}
+
+// TestRequest has a server tell how it was asked.
+func TestRequest(t *testing.T) {
+	asked := make(chan *http.Request, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r }))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	port := intstr.FromInt(portOf(t, server.Listener.Addr().String()))
+	for name, tc := range map[string]struct {
+		headers []v1.HTTPHeader
+		host    string // empty for the server's address
+		want    http.Header
+	}{
+		"none": {nil, "", http.Header{"Accept": {"*/*"}, "User-Agent": {"agent"}}},
+		"its own": {
+			[]v1.HTTPHeader{{Name: "host", Value: "named.example"}, {Name: "accept", Value: "text/plain"}, {Name: "user-agent", Value: "other"}},
+			"named.example", http.Header{"Accept": {"text/plain"}, "User-Agent": {"other"}},
+		},
+		"left out": {[]v1.HTTPHeader{{Name: "Accept"}}, "", http.Header{"User-Agent": {"agent"}}},
+	} {
+		action := &v1.HTTPGetAction{Port: port, Scheme: v1.URISchemeHTTPS, HTTPHeaders: tc.headers}
+		req, err := Request(t.Context(), action, Target{Container: &v1.Container{}, PodIP: "127.0.0.1"}, "agent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, _, err := Do(req, nil); code != http.StatusOK {
+			t.Fatalf("%s: got %d, %v", name, code, err)
+		}
+		got := <-asked
+		if want := cmp.Or(tc.host, server.Listener.Addr().String()); got.Host != want || !reflect.DeepEqual(got.Header, tc.want) {
+			t.Errorf("%s: asked %s with %v, want %s with %v", name, got.Host, got.Header, want, tc.want)
+		}
+		if got.ProtoMajor != 2 {
+			t.Errorf("%s: asked over %s, want HTTP/2, which both speak", name, got.Proto)
+		}
 	}
 }
 
