@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
 )
 
@@ -35,8 +37,10 @@ func admitter(p *config.Policy) func(*v1.Pod) (reason, message string, ok bool) 
 
 // forbidden says what of a pod is not permitted, and by which setting.
 func forbidden(p *config.Policy, pod *v1.Pod) (what, setting string) {
-	if pod.Spec.HostNetwork && !ptr.Deref(p.HostNetwork, false) {
-		return "pods in the device's network (hostNetwork)", "policy.hostNetwork"
+	if !ptr.Deref(p.HostNetwork, false) {
+		if what := network(pod); what != "" {
+			return what, "policy.hostNetwork"
+		}
 	}
 	if !ptr.Deref(p.PrivilegedPods, false) {
 		if what := privileges(pod); what != "" {
@@ -73,6 +77,45 @@ func hostPathAllowed(p *config.Policy, path string) bool {
 		return false
 	}
 	return p.AllowsHostPath(filepath.Join(append([]string{existing}, missing...)...))
+}
+
+// network names what would use the device's network as the device itself does, if anything would. The agent, which asks
+// for probes and hooks, reaches the device's loopback and whatever the device reaches.
+func network(pod *v1.Pod) string {
+	if pod.Spec.HostNetwork {
+		return "pods in the device's network (hostNetwork)"
+	}
+	for c := range podutil.Containers(pod) {
+		if host := askedHost(c); host != "" {
+			return fmt.Sprintf("probes and hooks that name a host (%q, container %q)", host, c.Name)
+		}
+	}
+	return ""
+}
+
+// askedHost is a host that a probe or hook of the container names, instead of going to the pod; empty if none does.
+func askedHost(c *v1.Container) (host string) {
+	look := func(get *v1.HTTPGetAction, dial *v1.TCPSocketAction) {
+		if get != nil {
+			host = cmp.Or(host, get.Host)
+		}
+		if dial != nil {
+			host = cmp.Or(host, dial.Host)
+		}
+	}
+	for _, probe := range []*v1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if probe != nil {
+			look(probe.HTTPGet, probe.TCPSocket)
+		}
+	}
+	if c.Lifecycle != nil {
+		for _, hook := range []*v1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+			if hook != nil {
+				look(hook.HTTPGet, hook.TCPSocket)
+			}
+		}
+	}
+	return host
 }
 
 // privileges names what makes a pod more powerful than the baseline allows, if anything does.

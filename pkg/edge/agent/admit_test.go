@@ -33,6 +33,15 @@ func TestAdmit(t *testing.T) {
 		return security(&v1.SecurityContext{Capabilities: &v1.Capabilities{Add: []v1.Capability{name}}})
 	}
 	paths := func(list ...string) func(*config.Policy) { return func(p *config.Policy) { p.HostPaths = list } }
+	ownNetwork := func(p *config.Policy) { p.HostNetwork = ptr.To(false) }
+	get := func(host string) v1.ProbeHandler { return v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Host: host}} }
+	probe := func(h v1.ProbeHandler) func(*v1.Pod) {
+		return func(p *v1.Pod) { p.Spec.Containers[0].ReadinessProbe = &v1.Probe{ProbeHandler: h} }
+	}
+	hook := func(host string) *v1.LifecycleHandler {
+		return &v1.LifecycleHandler{HTTPGet: &v1.HTTPGetAction{Host: host}}
+	}
+	hooks := func(l v1.Lifecycle) func(*v1.Pod) { return func(p *v1.Pod) { p.Spec.Containers[0].Lifecycle = &l } }
 	everything := func(p *config.Policy) { p.PrivilegedPods = ptr.To(true) }
 	for name, tt := range map[string]struct {
 		policy func(*config.Policy)
@@ -55,14 +64,28 @@ func TestAdmit(t *testing.T) {
 		"capability with prefix": {nil, capability("CAP_NET_BIND_SERVICE"), ""},
 		"capability allowed":     {everything, capability("SYS_ADMIN"), ""},
 		"host network":           {nil, func(p *v1.Pod) { p.Spec.HostNetwork = true }, ""},
-		"host network forbidden": {func(p *config.Policy) { p.HostNetwork = ptr.To(false) }, func(p *v1.Pod) { p.Spec.HostNetwork = true }, "policy.hostNetwork"},
-		"hostPath":               {nil, hostPath("/etc"), "policy.hostPaths"},
-		"hostPath all":           {paths("/"), hostPath("/etc"), ""},
-		"hostPath below":         {paths(resolved), hostPath(resolved + "/new/data"), ""},
-		"hostPath beside":        {paths(resolved), hostPath(resolved + "-other"), "policy.hostPaths"},
-		"hostPath dots":          {paths(resolved), hostPath(resolved + "/../x"), "policy.hostPaths"},
-		"hostPath link":          {paths(resolved), hostPath(resolved + "/escape"), "policy.hostPaths"},
-		"hostPath through link":  {paths(resolved), hostPath(resolved + "/escape/new"), "policy.hostPaths"},
+		"host network forbidden": {ownNetwork, func(p *v1.Pod) { p.Spec.HostNetwork = true }, "policy.hostNetwork"},
+		"httpGet of the pod":     {ownNetwork, probe(get("")), ""},
+		"httpGet of a host":      {ownNetwork, probe(get("127.0.0.1")), "policy.hostNetwork"},
+		"host permitted":         {nil, probe(get("127.0.0.1")), ""},
+		"tcpSocket of the pod":   {ownNetwork, probe(v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{}}), ""},
+		"tcpSocket of a host":    {ownNetwork, probe(v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Host: "plc.local"}}), "policy.hostNetwork"},
+		"liveness of a host": {ownNetwork, func(p *v1.Pod) {
+			p.Spec.Containers[0].LivenessProbe = &v1.Probe{ProbeHandler: get("plc.local")}
+		}, "policy.hostNetwork"},
+		"startup of a host, sidecar": {ownNetwork, func(p *v1.Pod) {
+			p.Spec.InitContainers = []v1.Container{{Name: "i", StartupProbe: &v1.Probe{ProbeHandler: get("plc.local")}}}
+		}, "policy.hostNetwork"},
+		"postStart of the pod":  {ownNetwork, hooks(v1.Lifecycle{PostStart: hook("")}), ""},
+		"postStart of a host":   {ownNetwork, hooks(v1.Lifecycle{PostStart: hook("plc.local")}), "policy.hostNetwork"},
+		"preStop of a host":     {ownNetwork, hooks(v1.Lifecycle{PreStop: hook("plc.local")}), "policy.hostNetwork"},
+		"hostPath":              {nil, hostPath("/etc"), "policy.hostPaths"},
+		"hostPath all":          {paths("/"), hostPath("/etc"), ""},
+		"hostPath below":        {paths(resolved), hostPath(resolved + "/new/data"), ""},
+		"hostPath beside":       {paths(resolved), hostPath(resolved + "-other"), "policy.hostPaths"},
+		"hostPath dots":         {paths(resolved), hostPath(resolved + "/../x"), "policy.hostPaths"},
+		"hostPath link":         {paths(resolved), hostPath(resolved + "/escape"), "policy.hostPaths"},
+		"hostPath through link": {paths(resolved), hostPath(resolved + "/escape/new"), "policy.hostPaths"},
 		"emptyDir": {nil, func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
 		}, ""},

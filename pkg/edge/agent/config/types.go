@@ -93,7 +93,7 @@ type Policy struct {
 	// HostPaths are the directories that hostPath volumes may use, themselves included. Empty: no
 	// hostPath volumes; "/" permits all.
 	HostPaths []string `yaml:"hostPaths,omitempty"`
-	// HostNetwork permits pods in the device's own network.
+	// HostNetwork permits pods in the device's own network, and probes and hooks that name a host.
 	HostNetwork *bool `yaml:"hostNetwork,omitempty"`
 }
 
