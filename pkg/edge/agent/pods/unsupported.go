@@ -26,7 +26,8 @@ const (
 	reasonUnsupported        = "UnsupportedByDevice"
 )
 
-// safeSysctls are those that touch nothing beyond the pod, by the kubelet's list.
+// safeSysctls are those that touch nothing beyond the pod, by the kubelet's list. A kernel that is too old for one, up
+// to 4.15, does not have it in the pod's network: the runtime then says that it cannot make the sandbox.
 var safeSysctls = sets.New(
 	"kernel.shm_rmid_forced",
 	"net.ipv4.ip_local_port_range",
@@ -40,6 +41,8 @@ var safeSysctls = sets.New(
 	"net.ipv4.tcp_keepalive_probes",
 	"net.ipv4.tcp_rmem",
 	"net.ipv4.tcp_wmem",
+	"net.ipv4.tcp_slow_start_after_idle",
+	"net.ipv4.tcp_notsent_lowat",
 )
 
 // apparmorEnabled tells whether the kernel enforces AppArmor profiles.

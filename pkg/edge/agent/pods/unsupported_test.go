@@ -31,6 +31,7 @@ func TestUnsupported(t *testing.T) {
 	}{
 		{name: "nothing special", spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{}}},
 		{name: "safe sysctls", spec: v1.PodSpec{SecurityContext: sysctls("net.ipv4.tcp_syncookies", "kernel/shm_rmid_forced")}},
+		{name: "safe sysctls of 1.37", spec: v1.PodSpec{SecurityContext: sysctls("net.ipv4.tcp_slow_start_after_idle", "net/ipv4/tcp_notsent_lowat")}},
 		{name: "unsafe sysctl", spec: v1.PodSpec{SecurityContext: sysctls("net.ipv4.tcp_syncookies", "net/core/somaxconn")},
 			reason: "SysctlForbidden", message: `forbidden sysctl: "net.core.somaxconn" not allowlisted`},
 		{name: "sysctl of the host's network", spec: v1.PodSpec{HostNetwork: true, SecurityContext: sysctls("net.ipv4.tcp_syncookies")},
