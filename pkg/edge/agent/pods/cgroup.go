@@ -9,10 +9,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	"k8s.io/kubectl/pkg/util/qos"
 
 	"arhat.dev/aranya/pkg/edge/agent/cgroups"
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
-	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
 // podLimits are those of the pod as a whole.
@@ -32,7 +32,7 @@ func (p *pass) makeCgroup(ctx context.Context) {
 		return
 	}
 	limits := p.podLimits()
-	if err := m.cfg.Cgroups.Create(p.w.uid, podutil.QOSClass(p.pod), limits); err != nil {
+	if err := m.cfg.Cgroups.Create(p.w.uid, qos.GetPodQOS(p.pod), limits); err != nil {
 		klog.FromContext(ctx).Error(err, "The pod has no cgroup of its own", "pod", klog.KObj(p.pod))
 		p.tellNoCgroup(err.Error())
 		return

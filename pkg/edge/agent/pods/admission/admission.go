@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/kubectl/pkg/util/qos"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
@@ -166,7 +167,7 @@ func order(requests map[v1.ResourceName]int64) []v1.ResourceName {
 }
 
 func claimOf(pod *v1.Pod) claim {
-	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}, qos: podutil.QOSClass(pod), critical: podutil.IsCritical(pod), priority: pod.Spec.Priority}
+	c := claim{requests: map[v1.ResourceName]int64{v1.ResourcePods: 1}, qos: qos.GetPodQOS(pod), critical: podutil.IsCritical(pod), priority: pod.Spec.Priority}
 	for name, q := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
 		c.requests[name] = amount(name, q)
 	}

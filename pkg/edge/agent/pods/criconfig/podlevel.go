@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubectl/pkg/util/qos"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
@@ -17,7 +18,7 @@ func PodLimits(pod *v1.Pod, node *Node) *runtimeapi.LinuxContainerResources {
 		CpuShares: Shares(requests.Cpu().MilliValue()), CpuPeriod: quotaPeriod, CpuQuota: unlimited, MemoryLimitInBytes: unlimited,
 		HugepageLimits: hugepageLimits(node, limits),
 	}
-	if podutil.QOSClass(pod) == v1.PodQOSBestEffort {
+	if qos.GetPodQOS(pod) == v1.PodQOSBestEffort {
 		r.CpuShares = minShares
 		return r
 	}

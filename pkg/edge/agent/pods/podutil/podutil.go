@@ -1,5 +1,5 @@
 // Package podutil answers small questions about a v1.Pod that several parts of the agent ask: names,
-// labels, kinds of containers, quality of service. Only what depends on nothing but the pod.
+// labels, kinds of containers. Only what depends on nothing but the pod.
 package podutil
 
 import (

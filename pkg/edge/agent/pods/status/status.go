@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/kubectl/pkg/util/qos"
 
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
@@ -82,7 +83,7 @@ func Generate(in Input) *v1.PodStatus {
 	s := &v1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		StartTime:          old.StartTime,
-		QOSClass:           podutil.QOSClass(pod),
+		QOSClass:           qos.GetPodQOS(pod),
 	}
 	if s.StartTime == nil {
 		s.StartTime = &metav1.Time{Time: in.Now.Truncate(time.Second)}
@@ -270,7 +271,7 @@ func Rejected(pod *v1.Pod, reason, message string, hostIPs []string, now time.Ti
 		Reason:             reason,
 		Message:            rejectedPrefix + message,
 		StartTime:          pod.Status.StartTime,
-		QOSClass:           podutil.QOSClass(pod),
+		QOSClass:           qos.GetPodQOS(pod),
 		Conditions:         pod.Status.Conditions,
 	}
 	if s.StartTime == nil {
