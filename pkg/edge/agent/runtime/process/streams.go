@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -59,14 +58,14 @@ func (r *Runtime) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	if err != nil && !errors.As(err, &exit) {
 		return nil, nil, err
 	}
-	return stdout.Bytes(), stderr.Bytes(), err
+	return stdout.kept, stderr.kept, err
 }
 
-// boundedBuffer keeps the beginning of what is written to it.
-type boundedBuffer struct{ bytes.Buffer }
+// boundedBuffer keeps the beginning of what is written to it. It is no bytes.Buffer: io.Copy would use its ReadFrom.
+type boundedBuffer struct{ kept []byte }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
-	b.Buffer.Write(p[:min(len(p), maxSyncOutput-b.Len())])
+	b.kept = append(b.kept, p[:min(len(p), maxSyncOutput-len(b.kept))]...)
 	return len(p), nil
 }
 

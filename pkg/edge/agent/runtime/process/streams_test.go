@@ -50,6 +50,17 @@ func TestExec(t *testing.T) {
 	}
 }
 
+func TestExecSyncMuchOutput(t *testing.T) {
+	d := newDevice(t)
+	id := d.run(shell("sleep 1000"))
+	script := fmt.Sprintf("head -c %d /dev/zero; echo err >&2; exit 1", 3*maxSyncOutput)
+	stdout, stderr, err := d.ExecSync(t.Context(), id, []string{"sh", "-c", script}, 0)
+	var exit utilexec.ExitError
+	if len(stdout) != maxSyncOutput || string(stderr) != "err\n" || !errors.As(err, &exit) {
+		t.Errorf("got %d bytes, %q, %v", len(stdout), stderr, err)
+	}
+}
+
 func TestExecEndsWithContext(t *testing.T) {
 	d := newDevice(t)
 	id := d.run(shell("sleep 1000"))
