@@ -58,13 +58,25 @@ func (r *Runtime) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	if err != nil && !errors.As(err, &exit) {
 		return nil, nil, err
 	}
-	return stdout.kept, stderr.kept, err
+	return stdout.Bytes(), stderr.Bytes(), err
 }
 
-// boundedBuffer keeps the beginning of what is written to it. It is no bytes.Buffer: io.Copy would use its ReadFrom.
-type boundedBuffer struct{ kept []byte }
+// boundedBuffer keeps the beginning of what is written to it, by a copier that may go on when the command's time is
+// over. It is no bytes.Buffer: io.Copy would use its ReadFrom.
+type boundedBuffer struct {
+	mu   sync.Mutex
+	kept []byte
+}
+
+func (b *boundedBuffer) Bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kept
+}
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.kept = append(b.kept, p[:min(len(p), maxSyncOutput-len(b.kept))]...)
 	return len(p), nil
 }

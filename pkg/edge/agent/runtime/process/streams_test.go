@@ -61,6 +61,27 @@ func TestExecSyncMuchOutput(t *testing.T) {
 	}
 }
 
+// What a command has printed is asked for while a process that it has left behind still writes.
+func TestBoundedBufferWhileWriting(t *testing.T) {
+	b, line := &boundedBuffer{}, []byte("a line\n")
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for range 1000 {
+			_, _ = b.Write(line)
+		}
+	}()
+	for range 1000 {
+		if got := b.Bytes(); len(got) != bytes.Count(got, line)*len(line) {
+			t.Fatalf("got %q", got)
+		}
+	}
+	<-written
+	if got := b.Bytes(); len(got) != 1000*len(line) {
+		t.Errorf("got %d bytes", len(got))
+	}
+}
+
 func TestExecEndsWithContext(t *testing.T) {
 	d := newDevice(t)
 	id := d.run(shell("sleep 1000"))
