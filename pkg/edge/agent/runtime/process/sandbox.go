@@ -106,17 +106,19 @@ func (r *Runtime) StopPodSandbox(ctx context.Context, id string) error {
 	}
 	s.ready = false
 	if err := r.saveSandbox(s); err != nil {
-		s.ready = true
-		return status.Errorf(codes.Internal, "%v", err)
+		// A pod must end on a full disk too, to make room. Its sandbox is ready again only for an agent that starts anew.
+		r.logger.Error(err, "Cannot record the end of a sandbox", "id", id)
 	}
 	return nil
 }
 
 // RemovePodSandbox is a CRI call.
 func (r *Runtime) RemovePodSandbox(ctx context.Context, id string) error {
-	if err := r.StopPodSandbox(ctx, id); err != nil {
-		return err
+	r.mu.Lock()
+	if s, ok := r.sandboxes[id]; ok {
+		s.ready = false // for no further container; there is no need to record it
 	}
+	r.mu.Unlock()
 	for _, c := range r.containersOf(id) {
 		if err := r.RemoveContainer(ctx, c.id); err != nil {
 			return err

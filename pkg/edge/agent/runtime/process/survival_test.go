@@ -108,6 +108,35 @@ func TestEndWithoutRecord(t *testing.T) {
 	}
 }
 
+// TestSandboxEndWithoutRecord has a disk on which the end of a pod cannot be recorded.
+func TestSandboxEndWithoutRecord(t *testing.T) {
+	for name, stop := range map[string]bool{"stopped before": true, "removed at once": false} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			id := d.run(shell("sleep 1000"))
+			record := d.sandboxPath(d.sandbox)
+			if err := errors.Join(os.Remove(record), os.Mkdir(record, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			if stop {
+				if err := d.StopPodSandbox(t.Context(), d.sandbox); err != nil {
+					t.Error(err)
+				}
+				if got, err := d.PodSandboxStatus(t.Context(), d.sandbox, false); err != nil || got.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+					t.Errorf("the sandbox is %v, %v", got, err)
+				}
+				d.exited(id)
+			}
+			if err := d.RemovePodSandbox(t.Context(), d.sandbox); err != nil {
+				t.Error(err)
+			}
+			if list, err := d.ListPodSandbox(t.Context(), nil); err != nil || len(list) > 0 {
+				t.Errorf("there is still %v, %v", list, err)
+			}
+		})
+	}
+}
+
 // TestShimKilled kills a shim: the process goes on, and can be stopped still.
 func TestShimKilled(t *testing.T) {
 	d := newDevice(t)
