@@ -136,8 +136,13 @@ func finalExit(dir string) (*shim.Exit, error) {
 	return shim.ReadExit(dir)
 }
 
-// end ends a container in the place of its shim.
+// end ends a container in the place of its shim, unless its end is known by now: then its files may be gone.
 func (r *Runtime) end(c *container, exit *shim.Exit) {
+	select {
+	case <-c.ended:
+		return
+	default:
+	}
 	if err := r.recordExit(c, exit); err != nil {
 		r.logger.Error(err, "Cannot record the end of a container", "id", c.id)
 	}

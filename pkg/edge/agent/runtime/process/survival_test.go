@@ -108,6 +108,62 @@ func TestEndWithoutRecord(t *testing.T) {
 	}
 }
 
+// TestEndWithoutRecordWhileAway has such a disk while no agent runs.
+func TestEndWithoutRecordWhileAway(t *testing.T) {
+	for name, after := range map[string]func(d *device, id, obstacle string){
+		"an agent asks": func(d *device, id, _ string) {
+			d.open()
+			if got := d.exited(id); got.ExitCode != 6 || got.Reason != "Error" {
+				d.t.Errorf("got %v", got)
+			}
+		},
+		"there is room again": func(d *device, id, obstacle string) {
+			if err := os.Remove(obstacle); err != nil {
+				d.t.Fatal(err)
+			}
+			eventually(d.t, "the end is recorded", func() bool {
+				exit, err := shim.ReadExit(filepath.Join(d.containersDir(), id))
+				return err == nil && exit.Code == 6
+			})
+			d.open()
+		},
+		"the container is removed": func(d *device, id, _ string) {
+			if err := os.RemoveAll(filepath.Join(d.containersDir(), id)); err != nil {
+				d.t.Fatal(err)
+			}
+			d.open()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			gate := filepath.Join(t.TempDir(), "gate")
+			id := d.run(shell("while [ ! -e " + gate + " ]; do sleep 0.01; done; exit 6"))
+			main, err := shim.ReadStat(d.pid(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			parent, err := shim.Identify(main.PPID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(d.containersDir(), id)
+			obstacle := filepath.Join(dir, ".exit.json") // where the record is written before it is renamed
+			if err := errors.Join(os.Mkdir(obstacle, 0o700), os.WriteFile(gate, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the end cannot be recorded", func() bool {
+				said, err := os.ReadFile(filepath.Join(dir, "shim.log"))
+				return err == nil && strings.Contains(string(said), "cannot write exit.json")
+			})
+			after(d, id, obstacle)
+			eventually(t, "the shim ends", func() bool { return !parent.Alive() })
+		})
+	}
+}
+
 // TestSandboxEndWithoutRecord has a disk on which the end of a pod cannot be recorded.
 func TestSandboxEndWithoutRecord(t *testing.T) {
 	for name, stop := range map[string]bool{"stopped before": true, "removed at once": false} {

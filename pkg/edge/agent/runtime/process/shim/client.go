@@ -218,7 +218,10 @@ func Wait(ctx context.Context, dir string) (*Exit, error) {
 	if err := asError(response, err); err != nil {
 		return nil, err
 	}
-	return &Exit{Code: response.Code, At: time.Now()}, nil
+	if response.At.IsZero() {
+		response.At = time.Now()
+	}
+	return &Exit{Code: response.Code, At: response.At}, nil
 }
 
 // Signal signals the container's process group.

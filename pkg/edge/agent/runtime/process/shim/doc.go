@@ -141,8 +141,9 @@ const (
 // Response answers a Request.
 type Response struct {
 	Error string `json:",omitempty"`
-	// Code is the exit code of a command.
-	Code int32 `json:",omitempty"`
+	// Code is the exit code of a command; At is when a container has ended, which older shims do not say.
+	Code int32     `json:",omitempty"`
+	At   time.Time `json:",omitzero"`
 	// NotFound and NotExecutable tell the two usual reasons why a command cannot start.
 	NotFound      bool `json:",omitempty"`
 	NotExecutable bool `json:",omitempty"`

@@ -20,14 +20,18 @@ import (
 // killPatience is how long a shim waits for the container's last processes to die.
 const killPatience = 10 * time.Second
 
+// recordPeriod is how often a shim tries to record an end that it could not record.
+const recordPeriod = 2 * time.Second
+
 // shim is the state of a running shim.
 type shim struct {
 	spec      *Spec
 	stdio     *stdio
 	processes *processes
 	main      int           // process id of the container's main process
-	ended     chan struct{} // closed once the end is recorded
+	ended     chan struct{} // closed once the end is recorded, or could not be
 	exit      Exit
+	told      chan struct{} // has room for one word: that a client knows of the end
 
 	connections sync.WaitGroup
 	attached    chan struct{} // one slot per attached client
@@ -66,11 +70,28 @@ func runShim() error {
 	}
 	s.processes.killAll(killPatience)
 	s.stdio.finish()
-	err = writeRecord(fdDir, fileExit, &s.exit)
-	close(s.ended)
+	s.recordExit()
 	_ = listener.Close()
 	s.lastWords()
-	return err
+	return nil
+}
+
+// recordExit records the end. While there is no room for that, the shim keeps what it knows for the agent: it returns
+// once the agent has asked, or has removed the container.
+func (s *shim) recordExit() {
+	err := writeRecord(fdDir, fileExit, &s.exit)
+	close(s.ended)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	for err != nil && !errors.Is(err, unix.ENOENT) {
+		select {
+		case <-s.told:
+			return
+		case <-time.After(recordPeriod):
+			err = writeRecord(fdDir, fileExit, &s.exit)
+		}
+	}
 }
 
 // lastWords lets the connections answer before the process goes. Whoever misses the answer finds it
@@ -115,7 +136,7 @@ func prepare() (*shim, *net.UnixListener, *process, error) {
 		// Best effort: only root may lower it.
 		_ = os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", *spec.OOMScoreAdj), 0)
 	}
-	s := &shim{spec: spec, stdio: streams, processes: newProcesses(spec), ended: make(chan struct{}), attached: make(chan struct{}, maxAttached)}
+	s := &shim{spec: spec, stdio: streams, processes: newProcesses(spec), ended: make(chan struct{}), told: make(chan struct{}, 1), attached: make(chan struct{}, maxAttached)}
 	main, err := s.processes.start(spec.Args, streams.files(), spec.TTY)
 	if err != nil {
 		return nil, nil, nil, err

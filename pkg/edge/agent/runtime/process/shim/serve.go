@@ -67,7 +67,12 @@ func (s *shim) handle(conn *net.UnixConn) {
 	switch request.Op {
 	case opWait:
 		<-s.ended
-		s.reply(conn, Response{Code: s.exit.Code})
+		if s.reply(conn, Response{Code: s.exit.Code, At: s.exit.At}) {
+			select {
+			case s.told <- struct{}{}:
+			default:
+			}
+		}
 	case opSignal:
 		s.reply(conn, failure(s.signal(syscall.Signal(request.Signal))))
 	case opReopen:
@@ -285,7 +290,7 @@ func (s *shim) resizes(conn *net.UnixConn) {
 	}
 }
 
-func (s *shim) reply(conn *net.UnixConn, r Response) {
+func (s *shim) reply(conn *net.UnixConn, r Response) bool {
 	data, err := json.Marshal(r)
 	if err == nil {
 		_, err = conn.Write(data)
@@ -293,6 +298,7 @@ func (s *shim) reply(conn *net.UnixConn, r Response) {
 	if err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, net.ErrClosed) {
 		fmt.Fprintln(os.Stderr, err)
 	}
+	return err == nil
 }
 
 func failure(err error) Response {
