@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,43 @@ func TestDescendantsEnd(t *testing.T) {
 	}
 	if child.Alive() {
 		t.Error("the child lives on")
+	}
+}
+
+func TestOOMScore(t *testing.T) {
+	score := func(pid int) int {
+		t.Helper()
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		score, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return score
+	}
+	for name, want := range map[string]int{"best effort": 1000, "guaranteed": -997} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			config := shell("sleep 1000")
+			config.Linux = &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{OomScoreAdj: int64(want)}}
+			id := d.run(config)
+			main, err := shim.ReadStat(d.pid(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, of := score(os.Getpid()), score(main.PID)
+			if of != want && (want > own || of != own) { // a lower one takes a right
+				t.Errorf("the process has %d", of)
+			}
+			if got := score(main.PPID); got != min(own, of) {
+				t.Errorf("the shim has %d", got)
+			}
+			if stdout, _, err := d.ExecSync(t.Context(), id, []string{"cat", "/proc/self/oom_score_adj"}, 0); err != nil || string(stdout) != fmt.Sprintln(of) {
+				t.Errorf("a command has %q, %v", stdout, err)
+			}
+		})
 	}
 }
 

@@ -132,7 +132,7 @@ func (p *processes) fork(r spawnRequest) spawnReply {
 	if p.ended {
 		return spawnReply{err: errEnded}
 	}
-	pid, err := syscall.ForkExec(path, r.args, attributes)
+	pid, err := p.forkExec(path, r.args, attributes)
 	if err != nil {
 		return spawnReply{err: p.explainFork(r.args[0], path, err)}
 	}
@@ -145,6 +145,21 @@ func (p *processes) fork(r spawnRequest) spawnReply {
 		return spawnReply{err: fmt.Errorf("cannot read the state of a process: %w", err)}
 	}
 	return spawnReply{process: &process{identity: identity, done: done}}
+}
+
+// forkExec starts a process that inherits the container's OOM score. With the same one the kernel would rather kill the
+// shim, which is larger than a small program, and the log and the exit code would be lost. So it keeps its own if that
+// protects it better, to which a process without rights may return too. Only root may have a lower one than before.
+func (p *processes) forkExec(path string, args []string, attributes *syscall.ProcAttr) (int, error) {
+	if p.spec.OOMScoreAdj != nil {
+		const file = "/proc/self/oom_score_adj"
+		own, err := os.ReadFile(file)
+		_ = os.WriteFile(file, strconv.AppendInt(nil, int64(*p.spec.OOMScoreAdj), 10), 0)
+		if score, parseErr := strconv.Atoi(strings.TrimSpace(string(own))); err == nil && parseErr == nil && score < *p.spec.OOMScoreAdj {
+			defer func() { _ = os.WriteFile(file, own, 0) }()
+		}
+	}
+	return syscall.ForkExec(path, args, attributes)
 }
 
 // explainFork finds out what an error number of the child was about.

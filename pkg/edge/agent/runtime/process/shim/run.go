@@ -132,10 +132,6 @@ func prepare() (*shim, *net.UnixListener, *process, error) {
 	if err := setupMounts(spec); err != nil {
 		return nil, nil, nil, err
 	}
-	if spec.OOMScoreAdj != nil {
-		// Best effort: only root may lower it.
-		_ = os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", *spec.OOMScoreAdj), 0)
-	}
 	s := &shim{spec: spec, stdio: streams, processes: newProcesses(spec), ended: make(chan struct{}), told: make(chan struct{}, 1), attached: make(chan struct{}, maxAttached)}
 	main, err := s.processes.start(spec.Args, streams.files(), spec.TTY)
 	if err != nil {
