@@ -2,6 +2,7 @@ package shim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,16 +30,40 @@ func send(conn *net.UnixConn, request *Request, fds ...int) error {
 	return err
 }
 
+// await waits for the next message and tells its size, zero if there is none any more. Who waits for as long as a
+// container runs holds no memory for it.
+func await(conn *net.UnixConn) (size int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	waitErr := raw.Read(func(fd uintptr) bool {
+		size, _, err = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		for errors.Is(err, unix.EINTR) {
+			size, _, err = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		}
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if waitErr != nil {
+		return 0, waitErr
+	}
+	return size, err
+}
+
 // receive reads one message with its descriptors, which are the caller's to close in any case.
 func receive(conn *net.UnixConn, into any) (fds []int, err error) {
-	buffer := make([]byte, maxMessage)
+	size, err := await(conn)
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 {
+		return nil, io.EOF
+	}
+	buffer := make([]byte, min(size, maxMessage))
 	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
 	n, nrights, flags, _, err := conn.ReadMsgUnix(buffer, rights)
 	if err != nil {
 		return nil, err
-	}
-	if n == 0 {
-		return nil, io.EOF
 	}
 	if nrights > 0 {
 		messages, err := unix.ParseSocketControlMessage(rights[:nrights])
