@@ -152,15 +152,15 @@ func CanMount(mode MountMode) error {
 	return nil
 }
 
-// Alive tells whether a container's shim runs. It holds a lock on a file for as long as it lives. Where that
-// cannot be seen, it is taken to run.
+// Alive tells whether a container's shim runs. It holds a lock on a file for as long as it lives, which excludes even
+// the shared one that is tried here. Where that cannot be seen, it is taken to run.
 func Alive(dir string) bool {
 	lock, err := os.OpenFile(filepath.Join(dir, fileLock), os.O_RDWR, 0)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer lock.Close()
-	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+	return unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // dial connects to a shim. The connection is closed when ctx ends; stop undoes that.

@@ -59,6 +59,28 @@ func TestStartGivenUp(t *testing.T) {
 	}
 }
 
+func TestAlive(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lock int
+		want bool
+	}{"none": {unix.LOCK_UN, false}, "a shim": {unix.LOCK_EX, true}, "another look": {unix.LOCK_SH, false}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			lock, err := os.Create(filepath.Join(dir, fileLock))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+			if err := unix.Flock(int(lock.Fd()), tt.lock); err != nil {
+				t.Fatal(err)
+			}
+			if got := Alive(dir); got != tt.want {
+				t.Errorf("got %t", got)
+			}
+		})
+	}
+}
+
 // TestNoDescriptorLeft has an agent that can open nothing: what it cannot see has not ended.
 func TestNoDescriptorLeft(t *testing.T) {
 	dir := t.TempDir()
