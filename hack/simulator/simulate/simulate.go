@@ -163,7 +163,8 @@ func (s *simulation) cleanup(ctx context.Context) error {
 	s.print("Deleting %d EdgeDevices.", len(created))
 	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
 	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group // one that fails does not keep the others from being deleted
+	var failed atomic.Int64
 	group.SetLimit(s.options.Workers)
 	for _, name := range created {
 		group.Go(func() error {
@@ -171,10 +172,16 @@ func (s *simulation) cleanup(ctx context.Context) error {
 			if apierrors.IsNotFound(err) {
 				return nil
 			}
+			if err != nil {
+				failed.Add(1)
+			}
 			return err
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("%d of %d EdgeDevices could not be deleted, the first because of: %w", failed.Load(), len(created), err)
+	}
+	return nil
 }
 
 // tell says from time to time how the devices are.

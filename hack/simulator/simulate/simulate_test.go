@@ -3,10 +3,13 @@ package simulate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"arhat.dev/aranya/hack/simulator/fakecri"
+	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 )
 
 func valid() Options {
@@ -83,6 +87,38 @@ func TestTemplates(t *testing.T) {
 	}
 	if _, err := o.agent("sim-2", ""); err == nil || !errors.Is(err, errNoServer) {
 		t.Errorf("without an address: %v", err)
+	}
+}
+
+// One EdgeDevice that cannot be deleted keeps no other from being.
+func TestCleanup(t *testing.T) {
+	var deleted []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		name := path.Base(r.URL.Path)
+		if name == "sim-0" || name == "sim-2" {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "%s is stuck", "reason": "Forbidden", "code": 403}`, name)
+			return
+		}
+		deleted = append(deleted, name)
+		_, _ = io.WriteString(w, `{"kind": "Status", "apiVersion": "v1", "status": "Success"}`)
+	}))
+	defer server.Close()
+	client, err := versioned.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := valid()
+	o.Out = io.Discard
+	s := &simulation{options: o, client: client, created: []string{"sim-0", "sim-1", "sim-2", "sim-3"}}
+	err = s.cleanup(t.Context())
+	server.Close() // all handlers have returned
+	if want := "2 of 4 EdgeDevices could not be deleted, the first because of: sim-0 is stuck"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	if !slices.Equal(deleted, []string{"sim-1", "sim-3"}) {
+		t.Errorf("deleted %v", deleted)
 	}
 }
 
