@@ -104,7 +104,7 @@ func (f *Fleet) configure(name string, device identity.Device) (*config.Configur
 	if err := cfg.Finish(); err != nil {
 		return nil, nil, err
 	}
-	return cfg, &gated{Dialer: links.New(cfg, device), gate: &f.gate}, nil
+	return cfg, &gated{Chooser: links.New(cfg, device), gate: &f.gate}, nil
 }
 
 // Enrol enrols a device with its token. The device does not run yet; if it is started soon it goes on over

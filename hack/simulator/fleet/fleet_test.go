@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
+	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
-type pipeDialer struct{}
+type pipeDialer struct{ uplink.Chooser }
 
 func (pipeDialer) Dial(context.Context, string) (*link.Conn, error) {
 	a, b := net.Pipe()
@@ -62,7 +64,7 @@ func TestCloseUnmounts(t *testing.T) {
 
 func TestGate(t *testing.T) {
 	g := &gate{}
-	d := &gated{Dialer: pipeDialer{}, gate: g}
+	d := &gated{Chooser: pipeDialer{}, gate: g}
 	conn, err := d.Dial(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
@@ -95,5 +97,56 @@ func TestGate(t *testing.T) {
 	_ = again.Close() // counts once
 	if g.len() != 0 {
 		t.Error("a link that was closed counts")
+	}
+}
+
+// A device of several links keeps to the one that works, and tries better ones through the gate.
+func TestGateOfSeveralLinks(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	first, second := "127.0.0.1:1", listener.Addr().String()
+	f, err := New(Options{Dir: filepath.Join(t.TempDir(), "fleet"), Configure: func(string) *config.Configuration {
+		c := config.New()
+		c.Server, c.Links = first, []string{second}
+		return c
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dialer, err := f.configure("d", identity.Device{Namespace: "edge", Name: "d"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, ok := dialer.(uplink.Chooser)
+	if !ok {
+		t.Fatal("the device cannot choose a link")
+	}
+	for _, want := range []string{first, second, second} {
+		if conn, err := d.Dial(t.Context(), ""); err == nil {
+			d.Proven()
+			_ = conn.Close()
+		}
+		if got := d.Dialled(); got != want {
+			t.Errorf("dialled %s, want %s", got, want)
+		}
+	}
+	better := d.Better()
+	if better == nil {
+		t.Fatal("no link is better than the second one")
+	}
+	f.gate.cut()
+	if _, err := better.Dial(t.Context(), ""); !errors.Is(err, errCut) {
+		t.Errorf("dialling a better link while the network is cut: %v", err)
+	}
+	f.gate.closed.Store(false)
+	d.Prefer(better)
+	if _, err := d.Dial(t.Context(), ""); err == nil || d.Dialled() != first {
+		t.Errorf("dialled %s, %v", d.Dialled(), err)
+	}
+	if d.Better() != nil {
+		t.Error("there is a better link than the first one")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
@@ -87,28 +88,59 @@ func (g *gate) bytes() (sent, received int64) {
 
 // gated is the dialer of a device.
 type gated struct {
-	link.Dialer
+	uplink.Chooser
 	gate *gate
 }
 
 // Dial implements link.Dialer.
 func (d *gated) Dial(ctx context.Context, address string) (*link.Conn, error) {
-	if d.gate.closed.Load() {
-		return nil, errCut
+	return d.gate.dial(ctx, d.Chooser, address)
+}
+
+// Better implements uplink.Chooser.
+func (d *gated) Better() link.Dialer {
+	if better := d.Chooser.Better(); better != nil {
+		return &gatedBetter{better, d.gate}
 	}
-	c, err := d.Dialer.Dial(ctx, address)
-	if err != nil {
-		return nil, err
+	return nil
+}
+
+// Prefer implements uplink.Chooser.
+func (d *gated) Prefer(better link.Dialer) {
+	if b, ok := better.(*gatedBetter); ok {
+		d.Chooser.Prefer(b.Dialer)
 	}
-	return d.gate.let(&gatedLink{gate: d.gate, made: time.Now()}, c)
 }
 
 // Close implements io.Closer.
 func (d *gated) Close() error {
-	if c, ok := d.Dialer.(io.Closer); ok {
+	if c, ok := d.Chooser.(io.Closer); ok {
 		return c.Close()
 	}
 	return nil
+}
+
+// gatedBetter is a dialer of better links.
+type gatedBetter struct {
+	link.Dialer
+	gate *gate
+}
+
+// Dial implements link.Dialer.
+func (b *gatedBetter) Dial(ctx context.Context, address string) (*link.Conn, error) {
+	return b.gate.dial(ctx, b.Dialer, address)
+}
+
+// dial makes a link that passes.
+func (g *gate) dial(ctx context.Context, dialer link.Dialer, address string) (*link.Conn, error) {
+	if g.closed.Load() {
+		return nil, errCut
+	}
+	c, err := dialer.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return g.let(&gatedLink{gate: g, made: time.Now()}, c)
 }
 
 // let lets a connection pass: the first of a link, or a further one.
