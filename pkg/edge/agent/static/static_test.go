@@ -213,17 +213,20 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// The folder is watched, also if it is made later.
-func TestRun(t *testing.T) {
-	f, source := newFolder(t)
+// run runs a Source until the end of the test. The result waits until it has told of these pods.
+func (f *folder) run(t *testing.T, source *Source) (wait func(want string)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	source.period = 100 * time.Millisecond
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		source.Run(ctx)
 	}()
-	wait := func(want string) {
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return func(want string) {
 		t.Helper()
 		for deadline := time.After(60 * time.Second); ; {
 			select {
@@ -236,9 +239,14 @@ func TestRun(t *testing.T) {
 			}
 		}
 	}
-	wait("[]")
-	// Until it is there it is looked for from time to time; from then on the period does not count.
+}
+
+// The folder is watched: the period does not count.
+func TestRun(t *testing.T) {
+	f, source := newFolder(t)
+	source.period = time.Hour
 	f.write(t, "a.yaml", named("a"))
+	wait := f.run(t, source)
 	wait("[a-n]")
 	f.write(t, "b.yaml", named("b"))
 	wait("[a-n b-n]")
@@ -246,8 +254,16 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait("[b-n]")
-	cancel()
-	<-done
+}
+
+// Until the folder is there it is looked for from time to time.
+func TestRunBeforeFolder(t *testing.T) {
+	f, source := newFolder(t)
+	source.period = 100 * time.Millisecond
+	wait := f.run(t, source)
+	wait("[]")
+	f.write(t, "a.yaml", named("a"))
+	wait("[a-n]")
 }
 
 func FuzzParse(f *testing.F) {
