@@ -59,17 +59,25 @@ func (a *Agent) checkReserved(capacity v1.ResourceList) error {
 	var errs field.ErrorList
 	reserved, kept := &a.config.Reserved, a.reserved(capacity)
 	for _, r := range []struct {
-		name  v1.ResourceName
-		value string
+		name   v1.ResourceName
+		value  string
+		signal eviction.Signal
 	}{
-		{v1.ResourceCPU, reserved.CPU}, {v1.ResourceMemory, reserved.Memory}, {v1.ResourceEphemeralStorage, reserved.EphemeralStorage},
+		{v1.ResourceCPU, reserved.CPU, ""},
+		{v1.ResourceMemory, reserved.Memory, eviction.MemoryAvailable},
+		{v1.ResourceEphemeralStorage, reserved.EphemeralStorage, eviction.NodeFsAvailable},
 	} {
 		whole, all := capacity[r.name], kept[r.name]
 		if whole.IsZero() || all.Cmp(whole) <= 0 { // one that could not be measured is 0
 			continue
 		}
-		most := fmt.Sprintf("must be at most what the device has, %s", &whole)
 		all.Sub(resource.MustParse(r.value))
+		if all.Cmp(whole) >= 0 { // eviction leaves nothing to reserve of
+			at := field.NewPath("evictionHard").Key(string(r.signal))
+			errs = append(errs, field.Invalid(at, a.config.EvictionHard[string(r.signal)], fmt.Sprintf("must be less than what the device has, %s", &whole)))
+			continue
+		}
+		most := fmt.Sprintf("must be at most what the device has, %s", &whole)
 		if !all.IsZero() {
 			most += fmt.Sprintf(", less what evictionHard keeps free, %s", &all)
 		}

@@ -32,20 +32,25 @@ func TestCheckReserved(t *testing.T) {
 	capacity := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("4Gi"), v1.ResourceEphemeralStorage: {}}
 	for name, tt := range map[string]struct {
 		reserved config.Reserved
+		hard     map[string]string
 		want     []string
 	}{
-		"default":          {config.Reserved{}, nil},
-		"all":              {config.Reserved{CPU: "2", Memory: "3996Mi"}, nil},
-		"a unit forgotten": {config.Reserved{CPU: "1000"}, []string{`reserved.cpu: Invalid value: "1000": must be at most what the device has, 2`}},
-		"with eviction": {config.Reserved{Memory: "4Gi"}, []string{
+		"default":          {config.Reserved{}, nil, nil},
+		"all":              {config.Reserved{CPU: "2", Memory: "3996Mi"}, nil, nil},
+		"a unit forgotten": {config.Reserved{CPU: "1000"}, nil, []string{`reserved.cpu: Invalid value: "1000": must be at most what the device has, 2`}},
+		"with eviction": {config.Reserved{Memory: "4Gi"}, nil, []string{
 			`reserved.memory: Invalid value: "4Gi": must be at most what the device has, 4Gi, less what evictionHard keeps free, 100Mi`,
 		}},
-		"two":          {config.Reserved{CPU: "3", Memory: "100Gi"}, []string{"reserved.cpu", "reserved.memory"}},
-		"not measured": {config.Reserved{EphemeralStorage: "1Gi"}, nil},
+		"two":          {config.Reserved{CPU: "3", Memory: "100Gi"}, nil, []string{"reserved.cpu", "reserved.memory"}},
+		"not measured": {config.Reserved{EphemeralStorage: "1Gi"}, map[string]string{"nodefs.available": "20Gi"}, nil},
+		"eviction of more than there is": {config.Reserved{}, map[string]string{"memory.available": "8Gi"}, []string{
+			`not valid: evictionHard[memory.available]: Invalid value: "8Gi": must be less than what the device has, 4Gi`,
+		}},
+		"eviction of all": {config.Reserved{}, map[string]string{"memory.available": "100%"}, []string{"not valid: evictionHard[memory.available]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := config.New()
-			c.Reserved = tt.reserved
+			c.Reserved, c.EvictionHard = tt.reserved, tt.hard
 			c.Default()
 			err := (&Agent{config: c}).checkReserved(capacity)
 			if (err == nil) != (tt.want == nil) {
