@@ -22,6 +22,11 @@ func TestParseErrors(t *testing.T) {
 		"type":                 {header + "policy:\n  hostExec: perhaps", "arhat.yaml:4: hostExec: cannot unmarshal !!str `perhaps`, must be true or false"},
 		"list":                 {header + "shell: /bin/sh", "arhat.yaml:3: shell: cannot unmarshal !!str `/bin/sh`, must be a list of strings"},
 		"mapping":              {header + "policy: [a]", "arhat.yaml:3: policy: cannot unmarshal !!seq, must be a mapping"},
+		"number":               {header + "podPidsLimit: many", "arhat.yaml:3: podPidsLimit: cannot unmarshal !!str `many`, must be a whole number"},
+		"fraction":             {header + "mqtt:\n  keepalive: 1.5\npodPidsLimit: 2.5", "arhat.yaml:4: keepalive: cannot unmarshal !!float `1.5`, must be a whole number\narhat.yaml:5: podPidsLimit: cannot"},
+		"mapping of strings":   {header + "evictionHard: 5%", "arhat.yaml:3: evictionHard: cannot unmarshal !!str `5%`, must be a mapping"},
+		"key with a dot":       {header + "evictionHard:\n  memory.available: [5%]", "arhat.yaml:4: memory.available: cannot unmarshal !!seq, must be a string"},
+		"key with a hyphen":    {header + "reserved:\n  ephemeral-storage: {}", "arhat.yaml:4: ephemeral-storage: cannot unmarshal !!map, must be a string"},
 		"no mapping":           {"[]", "arhat.yaml:1: cannot unmarshal !!seq, must be a mapping"},
 		"syntax":               {header + "server: [", "arhat.yaml:"},
 		"version":              {"apiVersion: arhat.dev/v2\nkind: ArhatConfiguration", `must begin with "apiVersion: arhat.dev/v1alpha1"`},
@@ -34,6 +39,14 @@ func TestParseErrors(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// What is a fraction to YAML is a quantity where one is expected.
+func TestParseFraction(t *testing.T) {
+	c, err := Parse([]byte(header+"reserved: {cpu: 0.5, memory: 1e9}\npodPidsLimit: 100"), "arhat.yaml")
+	if err != nil || c.Reserved.CPU != "0.5" || c.Reserved.Memory != "1e9" || *c.PodPidsLimit != 100 {
+		t.Errorf("got %+v, %v", c, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -72,16 +73,46 @@ func Parse(data []byte, name string) (*Configuration, error) {
 	if err := decoder.Decode(c); err != nil {
 		return nil, explain(name, data, err)
 	}
+	if err := checkNumbers(data); err != nil {
+		return nil, explain(name, data, err)
+	}
 	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: holds more than one YAML document, only one is allowed", name)
 	}
 	return c, nil
 }
 
+// checkNumbers refuses fractions in the place of integers, of which the YAML library would take the integer part.
+// Strings, quantities among them, may look like one.
+func checkNumbers(data []byte) error {
+	document := yaml.Node{}
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return err
+	}
+	fractionsAsText(&document)
+	err := document.Decode(&Configuration{})
+	var typeError *yaml.TypeError
+	if errors.As(err, &typeError) {
+		for i, fault := range typeError.Errors {
+			typeError.Errors[i] = strings.Replace(fault, "!!str", "!!float", 1)
+		}
+	}
+	return err
+}
+
+func fractionsAsText(node *yaml.Node) {
+	if f, err := strconv.ParseFloat(node.Value, 64); node.ShortTag() == "!!float" && (err != nil || f != math.Trunc(f)) {
+		node.Tag = "!!str"
+	}
+	for _, n := range node.Content {
+		fractionsAsText(n)
+	}
+}
+
 var (
 	unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type .*$`)
-	typeName     = regexp.MustCompile(` into (\*?config\.\w+|struct \{.*\}|\*?bool|int|string|\[\]string)$`)
-	key          = regexp.MustCompile(`^[\s-]*(\w+)\s*:`)
+	typeName     = regexp.MustCompile(` into (\*?config\.\w+|struct \{.*\}|\*?bool|int|int64|string|\[\]string|map\[.*)$`)
+	key          = regexp.MustCompile(`^[\s-]*([\w.-]+)\s*:`)
 	lineError    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
 )
 
@@ -127,7 +158,7 @@ func describeType(fault string) string {
 	if m == nil {
 		return fault
 	}
-	want := map[string]string{"bool": "true or false", "*bool": "true or false", "int": "a number", "string": "a string", "[]string": "a list of strings"}[m[1]]
+	want := map[string]string{"bool": "true or false", "*bool": "true or false", "int": "a whole number", "int64": "a whole number", "string": "a string", "[]string": "a list of strings"}[m[1]]
 	if want == "" {
 		want = "a mapping"
 	}
