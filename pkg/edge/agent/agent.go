@@ -121,7 +121,10 @@ func (a *Agent) build(ctx context.Context) error {
 	if err := a.checkReserved(status.Capacity); err != nil {
 		return err
 	}
-	owner := a.owner(ctx)
+	owner, err := a.owner(ctx)
+	if err != nil {
+		return err
+	}
 	a.stats = stats.New(stats.Config{
 		Runtime: a.runtime, Labels: map[string]string{podutil.LabelManagedBy: owner}, StateDir: a.config.StateDir,
 		Local:   func(podUID string) stats.LocalPaths { return a.pods.LocalPaths(podUID) },

@@ -24,23 +24,27 @@ var ownerForm = regexp.MustCompile(`^` + pods.DefaultOwner + `(-[0-9a-f]{8})?$`)
 
 // owner marks what is this agent's in a container runtime that several agents share. It is kept with the state:
 // what runs must be found again when the state directory has been moved.
-func (a *Agent) owner(ctx context.Context) string {
+func (a *Agent) owner(ctx context.Context) (string, error) {
 	path := filepath.Join(a.config.StateDir, fileOwner)
 	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// The file may be good. With another mark every pod would run twice.
+		return "", fmt.Errorf("cannot tell which containers are this agent's: %w", err)
+	}
 	owner := strings.TrimSpace(string(data))
-	if err == nil && ownerForm.MatchString(owner) {
-		return owner
+	if ownerForm.MatchString(owner) {
+		return owner, nil
 	}
 	owner = ownerOf(a.config.StateDir)
-	if !errors.Is(err, fs.ErrNotExist) {
-		err = errors.Join(fmt.Errorf("the file %s cannot be used: what the agent started before its state directory was moved, if it was, is not taken up again", path), err)
+	if err == nil {
+		err = fmt.Errorf("the file %s is damaged: what the agent started before its state directory was moved, if it was, is not taken up again", path)
 		klog.FromContext(ctx).Error(err, "A part of the state was lost")
 		a.reportLoss(err)
 	}
 	if err := diskfile.Replace(path, []byte(owner+"\n"), true); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot keep what marks the containers of this agent; they would be lost if the state directory were moved")
 	}
-	return owner
+	return owner, nil
 }
 
 // ownerOf is the mark of an agent that begins with a state directory.

@@ -2,10 +2,13 @@ package agent
 
 import (
 	"cmp"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -32,8 +35,8 @@ func TestOwner(t *testing.T) {
 			}
 			want := cmp.Or(tt.want, ownerOf(dir))
 			a := &Agent{config: &config.Configuration{StateDir: dir}, outbox: newOutbox()}
-			if got := a.owner(t.Context()); got != want {
-				t.Errorf("got %s, want %s", got, want)
+			if got, err := a.owner(t.Context()); err != nil || got != want {
+				t.Errorf("got %s, %v, want %s", got, err, want)
 			}
 			if lost := len(a.outbox.events) > 0; lost != tt.lost {
 				t.Errorf("told of a loss: %t", lost)
@@ -43,10 +46,29 @@ func TestOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.config.StateDir = moved
-			if got := a.owner(t.Context()); got != want {
-				t.Errorf("got %s once it was moved, want %s", got, want)
+			if got, err := a.owner(t.Context()); err != nil || got != want {
+				t.Errorf("got %s, %v once it was moved, want %s", got, err, want)
 			}
 		})
+	}
+}
+
+// TestOwnerUnread has a file that cannot be read, and may be good.
+func TestOwnerUnread(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileOwner)
+	if err := os.Symlink(path, path); err != nil { // fails to be resolved
+		t.Fatal(err)
+	}
+	a := &Agent{config: &config.Configuration{StateDir: dir}, outbox: newOutbox()}
+	if got, err := a.owner(t.Context()); !errors.Is(err, unix.ELOOP) || got != "" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if to, err := os.Readlink(path); err != nil || to != path {
+		t.Errorf("the file was replaced: %q, %v", to, err)
+	}
+	if len(a.outbox.events) > 0 {
+		t.Error("told of a loss")
 	}
 }
 
