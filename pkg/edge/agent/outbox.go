@@ -37,7 +37,7 @@ type outbox struct {
 	statuses queue[*edgeapi.PodStatus]
 	removed  queue[*edgeapi.PodRemoved]
 	events   []*edgeapi.Event
-	dropped  int
+	dropped  int // events that nobody was told of
 }
 
 func newOutbox() *outbox {
@@ -114,6 +114,9 @@ func (o *outbox) wake() {
 // date by then, or is itself what cannot be sent.
 func (o *outbox) drain(ctx context.Context, send uplink.Sender) {
 	logger := klog.FromContext(ctx)
+	if n := o.takeDropped(); n > 0 {
+		logger.Info("The oldest events were dropped: too many waited for the link", "dropped", n, "kept", maxEvents)
+	}
 	for {
 		message, restore := o.next()
 		if message == nil {
@@ -135,6 +138,15 @@ func (o *outbox) drain(ctx context.Context, send uplink.Sender) {
 			return
 		}
 	}
+}
+
+// takeDropped tells once how many events were dropped.
+func (o *outbox) takeDropped() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := o.dropped
+	o.dropped = 0
+	return n
 }
 
 // giveUp drops a message that cannot be sent, so that it does not hold up the others, and tells of it.
@@ -186,9 +198,11 @@ func (o *outbox) next() (message *edgeapi.DeviceMessage, restore func()) {
 		e := o.events[0]
 		o.events = o.events[1:]
 		return &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{Event: e}}, o.restorer(func() {
-			if len(o.events) < maxEvents {
-				o.events = append([]*edgeapi.Event{e}, o.events...)
+			if len(o.events) == maxEvents {
+				o.dropped++
+				return
 			}
+			o.events = append([]*edgeapi.Event{e}, o.events...)
 		})
 	}
 	return nil, nil

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 
 	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
@@ -177,5 +179,20 @@ func testOutboxIsBounded(t *testing.T) {
 	sent := drainAll(t, o, -1)
 	if len(sent) != maxEvents+maxRemoved+1 || sent[len(sent)-1] != fmt.Sprintf("event %d", 2*maxEvents-1) {
 		t.Errorf("sent %d messages, the last is %q", len(sent), sent[len(sent)-1])
+	}
+}
+
+// The log tells, once, how many events were dropped while they waited for a link.
+func TestOutboxTellsOfDroppedEvents(t *testing.T) {
+	o := newOutbox()
+	for i := range maxEvents + 3 {
+		o.Event(&edgeapi.Event{Message: fmt.Sprint(i)})
+	}
+	for _, want := range []bool{true, false} {
+		logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		o.drain(klog.NewContext(t.Context(), logger), &line{}) // which breaks at once
+		if log := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); strings.Contains(log, "dropped=3") != want {
+			t.Errorf("the log is %q", log)
+		}
 	}
 }
