@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
@@ -61,13 +60,6 @@ func defaultDownward(items []v1.DownwardAPIVolumeFile) {
 		if items[i].FieldRef != nil {
 			setDefault(&items[i].FieldRef.APIVersion, "v1")
 		}
-		defaultDivisor(items[i].ResourceFieldRef)
-	}
-}
-
-func defaultDivisor(ref *v1.ResourceFieldSelector) {
-	if ref != nil && ref.Divisor.IsZero() {
-		ref.Divisor = *resource.NewQuantity(0, resource.DecimalSI)
 	}
 }
 
@@ -82,11 +74,8 @@ func defaultContainer(c *v1.Container, hostNetwork bool) {
 		}
 	}
 	for i := range c.Env {
-		if from := c.Env[i].ValueFrom; from != nil {
-			if from.FieldRef != nil {
-				setDefault(&from.FieldRef.APIVersion, "v1")
-			}
-			defaultDivisor(from.ResourceFieldRef)
+		if from := c.Env[i].ValueFrom; from != nil && from.FieldRef != nil {
+			setDefault(&from.FieldRef.APIVersion, "v1")
 		}
 	}
 	for name, limit := range c.Resources.Limits {

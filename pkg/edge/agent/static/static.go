@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,7 +126,7 @@ func (s *Source) Read() error {
 		seen[pod.Name] = file
 		pods = append(pods, pod)
 	}
-	s.told = maps.Clone(refused)
+	s.told = refused
 	slices.SortFunc(pods, func(a, b *v1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	s.config.Pods(pods)
 	return nil

@@ -86,9 +86,7 @@ func (r *Runtime) watch(c *container) { r.watchShim(c, 0) }
 
 // watchShim waits for the end of a running container. The goroutine ends with it or with Close.
 func (r *Runtime) watchShim(c *container, shimPID int) {
-	r.monitors.Add(1)
-	go func() {
-		defer r.monitors.Done()
+	r.monitors.Go(func() {
 		if _, started, _ := c.state(); started.PID == 0 && !r.awaitStart(c) {
 			return
 		}
@@ -108,7 +106,7 @@ func (r *Runtime) watchShim(c *container, shimPID int) {
 		default:
 			r.watchOrphan(c)
 		}
-	}()
+	})
 }
 
 // waitShim waits for what a shim says of the end, which is nothing if it is gone. It may be that it cannot be asked

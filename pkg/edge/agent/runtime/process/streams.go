@@ -98,7 +98,7 @@ func (r *Runtime) ExecStream(ctx context.Context, id string, command []string, s
 	if err != nil {
 		return err
 	}
-	session, request, fds, err := r.newSession(c, streams)
+	session, request, fds, err := r.newSession(streams)
 	if err != nil {
 		return status.Errorf(codes.Internal, "%v", err)
 	}
@@ -140,7 +140,7 @@ func (r *Runtime) AttachStream(ctx context.Context, id string, streams runtime.I
 	if !c.config.Stdin {
 		streams.Stdin = nil
 	}
-	session, request, fds, err := r.newSession(c, streams)
+	session, request, fds, err := r.newSession(streams)
 	if err != nil {
 		return status.Errorf(codes.Internal, "%v", err)
 	}
@@ -188,11 +188,11 @@ type session struct {
 
 // newSession makes the pipes, or the terminal, of a session. The descriptors are for the shim, and
 // are the caller's to close.
-func (r *Runtime) newSession(c *container, streams runtime.IO) (*session, *shim.Request, []int, error) {
+func (r *Runtime) newSession(streams runtime.IO) (*session, *shim.Request, []int, error) {
 	s := &session{done: make(chan struct{}), stop: make(chan struct{})}
 	request := &shim.Request{TTY: streams.TTY, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil}
 	if streams.TTY {
-		fd, err := s.openTerminal(c)
+		fd, err := s.openTerminal()
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -228,15 +228,10 @@ func (r *Runtime) newSession(c *container, streams runtime.IO) (*session, *shim.
 	return s, request, fds, nil
 }
 
-func (s *session) openTerminal(c *container) (int, error) {
+func (s *session) openTerminal() (int, error) {
 	master, fd, err := tty.Open()
 	if err != nil {
 		return -1, err
-	}
-	if u := c.config.GetLinux().GetSecurityContext().GetRunAsUser(); u != nil && os.Geteuid() == 0 {
-		if err := unix.Fchown(fd, int(u.Value), -1); err != nil {
-			return -1, errors.Join(err, unix.Close(fd), master.Close())
-		}
 	}
 	s.terminal, s.stdin, s.outputs = master, master, []*os.File{master}
 	return fd, nil
@@ -267,13 +262,11 @@ func (s *session) start(streams runtime.IO) {
 		go s.followSize()
 	}
 	for i, w := range writers {
-		s.copies.Add(1)
-		go func() {
-			defer s.copies.Done()
+		s.copies.Go(func() {
 			_, _ = io.Copy(w, s.readers[i])
 			// The command must not block for ever on output that nobody takes.
 			_ = s.outputs[i].Close()
-		}()
+		})
 	}
 	go func() {
 		s.copies.Wait()
@@ -343,13 +336,15 @@ func (r *Runtime) DialPod(ctx context.Context, sandboxID string, port uint16) (r
 		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", sandboxID)
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
-	var errs []error
+	var failed error // on the usual address
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 		if err == nil {
 			return conn.(*net.TCPConn), nil
 		}
-		errs = append(errs, err)
+		if failed == nil {
+			failed = err
+		}
 	}
-	return nil, status.Errorf(codes.Unavailable, "cannot connect to port %d of the pod: %v", port, errs[0])
+	return nil, status.Errorf(codes.Unavailable, "cannot connect to port %d of the pod: %v", port, failed)
 }

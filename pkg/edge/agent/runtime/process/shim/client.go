@@ -185,16 +185,20 @@ func dialError(err error) error {
 	return fmt.Errorf("cannot connect to the shim of the container: %w", err)
 }
 
-// call sends a request and waits for the answer, or until ctx ends.
-func call(ctx context.Context, dir string, request *Request, fds ...int) (Response, error) {
+// call sends a request, with descriptors that stay the caller's, and waits for the answer, or until ctx ends. It calls
+// sent once it does not need the descriptors any more.
+func call(ctx context.Context, dir string, request *Request, fds []int, sent func()) (Response, error) {
 	response := Response{}
 	conn, stop, err := dial(ctx, dir)
 	if err != nil {
+		sent()
 		return response, err
 	}
 	defer conn.Close()
 	defer stop()
-	if err := send(conn, request, fds...); err != nil {
+	err = send(conn, request, fds...)
+	sent()
+	if err != nil {
 		return response, err
 	}
 	files, err := receive(conn, &response)
@@ -208,10 +212,15 @@ func call(ctx context.Context, dir string, request *Request, fds ...int) (Respon
 	return response, nil
 }
 
+// ask is a call without descriptors.
+func ask(ctx context.Context, dir string, request *Request) (Response, error) {
+	return call(ctx, dir, request, nil, func() {})
+}
+
 // Wait returns when the container has ended or its shim is gone, and with an error if that cannot be seen or ctx
 // ends first. The exit is the shim's word, which stands in for a record that it could not write; nil if it is gone.
 func Wait(ctx context.Context, dir string) (*Exit, error) {
-	response, err := call(ctx, dir, &Request{Op: opWait})
+	response, err := ask(ctx, dir, &Request{Op: opWait})
 	if errors.Is(err, ErrGone) {
 		return nil, nil
 	}
@@ -226,12 +235,12 @@ func Wait(ctx context.Context, dir string) (*Exit, error) {
 
 // Signal signals the container's process group.
 func Signal(ctx context.Context, dir string, sig syscall.Signal) error {
-	return asError(call(ctx, dir, &Request{Op: opSignal, Signal: int(sig)}))
+	return asError(ask(ctx, dir, &Request{Op: opSignal, Signal: int(sig)}))
 }
 
 // ReopenLog has the shim begin a new log file.
 func ReopenLog(ctx context.Context, dir string) error {
-	return asError(call(ctx, dir, &Request{Op: opReopen}))
+	return asError(ask(ctx, dir, &Request{Op: opReopen}))
 }
 
 func asError(r Response, err error) error {
@@ -245,29 +254,8 @@ func asError(r Response, err error) error {
 // descriptors are those that the request announces and stay the caller's; sent is called when the
 // command has its own copies.
 func Exec(ctx context.Context, dir string, request *Request, fds []int, sent func()) (Response, error) {
-	conn, stop, err := dial(ctx, dir)
-	if err != nil {
-		sent()
-		return Response{}, err
-	}
-	defer conn.Close()
-	defer stop()
 	request.Op = opExec
-	err = send(conn, request, fds...)
-	sent()
-	if err != nil {
-		return Response{}, err
-	}
-	response := Response{}
-	files, err := receive(conn, &response)
-	closeAll(files)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return response, context.Cause(ctx)
-	case err != nil:
-		return response, fmt.Errorf("%w: %w", ErrGone, err)
-	}
-	return response, nil
+	return call(ctx, dir, request, fds, sent)
 }
 
 // Attachment is a client's connection to the main process of a container.

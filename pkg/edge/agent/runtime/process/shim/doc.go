@@ -102,7 +102,6 @@ type Started struct {
 // Exit is recorded once the process has ended.
 type Exit struct {
 	Code    int32
-	Signal  int `json:",omitempty"`
 	At      time.Time
 	Reason  string `json:",omitempty"`
 	Message string `json:",omitempty"`
@@ -144,9 +143,6 @@ type Response struct {
 	// Code is the exit code of a command; At is when a container has ended, which older shims do not say.
 	Code int32     `json:",omitempty"`
 	At   time.Time `json:",omitzero"`
-	// NotFound and NotExecutable tell the two usual reasons why a command cannot start.
-	NotFound      bool `json:",omitempty"`
-	NotExecutable bool `json:",omitempty"`
 }
 
 // maxMessage bounds one message in bytes; the argument vector of an exec is the largest.

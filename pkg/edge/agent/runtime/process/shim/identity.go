@@ -16,7 +16,7 @@ import (
 
 // ProcStat is the part of /proc/<pid>/stat that matters here. Times are in clock ticks.
 type ProcStat struct {
-	PID, PPID, PGRP       int
+	PID, PPID             int
 	State                 byte
 	UTime, STime          uint64
 	ChildUTime, ChildTime uint64
@@ -58,7 +58,7 @@ func parseStat(data []byte) (s ProcStat, err error) {
 		return n
 	}
 	s.State = fields[0][0]
-	s.PPID, s.PGRP = int(number(4)), int(number(5))
+	s.PPID = int(number(4))
 	s.MinorFaults, s.MajorFaults = number(10), number(12)
 	s.UTime, s.STime, s.ChildUTime, s.ChildTime = number(14), number(15), number(16), number(17)
 	s.StartTicks, s.RSSPages = number(22), number(24)

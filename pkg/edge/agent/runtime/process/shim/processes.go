@@ -168,21 +168,10 @@ func (p *processes) explainFork(name, path string, err error) error {
 		return fmt.Errorf("the working directory %q does not exist or is not a directory", p.spec.Cwd)
 	}
 	if errors.Is(err, syscall.ENOENT) {
-		return &startError{notFound: true, text: fmt.Sprintf("%q cannot be executed: its interpreter does not exist", path)}
-	}
-	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOEXEC) {
-		return &startError{notExecutable: true, text: fmt.Sprintf("exec: %q: %v", name, err)}
+		return fmt.Errorf("%q cannot be executed: its interpreter does not exist", path)
 	}
 	return fmt.Errorf("exec: %q: %w", name, err)
 }
-
-// startError is a command that cannot be run, in the way that a shell tells with 127 and 126.
-type startError struct {
-	notFound, notExecutable bool
-	text                    string
-}
-
-func (e *startError) Error() string { return e.text }
 
 // lookPath finds an executable as execvp would in the container's environment.
 func (p *processes) lookPath(name string) (string, error) {
@@ -212,28 +201,27 @@ func (p *processes) lookPath(name string) (string, error) {
 		if err == nil {
 			return path, nil
 		}
-		var start *startError
-		if errors.As(err, &start) && start.notExecutable {
+		if !errors.Is(err, syscall.ENOENT) {
 			denied = err
 		}
 	}
 	if denied != nil {
 		return "", denied
 	}
-	return "", &startError{notFound: true, text: fmt.Sprintf("exec: %q: executable file not found in $PATH", name)}
+	return "", fmt.Errorf("exec: %q: executable file not found in $PATH", name)
 }
 
 func checkExecutable(name, path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil && os.IsPermission(err):
-		return &startError{notExecutable: true, text: fmt.Sprintf("exec: %q: permission denied", name)}
+		return fmt.Errorf("exec: %q: %w", name, syscall.EACCES)
 	case err != nil:
-		return &startError{notFound: true, text: fmt.Sprintf("exec: %q: no such file or directory", name)}
+		return fmt.Errorf("exec: %q: %w", name, syscall.ENOENT)
 	case info.IsDir():
-		return &startError{notExecutable: true, text: fmt.Sprintf("exec: %q: is a directory", name)}
+		return fmt.Errorf("exec: %q: %w", name, syscall.EISDIR)
 	case info.Mode()&0o111 == 0:
-		return &startError{notExecutable: true, text: fmt.Sprintf("exec: %q: permission denied", name)}
+		return fmt.Errorf("exec: %q: %w", name, syscall.EACCES)
 	}
 	return nil
 }

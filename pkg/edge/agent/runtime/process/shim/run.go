@@ -65,9 +65,6 @@ func runShim() error {
 	_ = footprint.Trim() // it mostly waits from now on
 	result := <-main.done
 	s.exit = Exit{Code: exitCode(result), At: time.Now()}
-	if result.Signaled() {
-		s.exit.Signal = int(result.Signal())
-	}
 	s.processes.killAll(killPatience)
 	s.stdio.finish()
 	s.recordExit()

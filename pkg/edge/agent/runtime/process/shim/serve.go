@@ -38,13 +38,11 @@ func (s *shim) serve(listener *net.UnixListener) {
 		}
 		failed = false
 		slots <- struct{}{}
-		s.connections.Add(1)
-		go func() {
-			defer s.connections.Done()
+		s.connections.Go(func() {
 			defer func() { <-slots }()
 			defer conn.Close()
 			s.handle(conn)
-		}()
+		})
 	}
 }
 
@@ -305,12 +303,7 @@ func failure(err error) Response {
 	if err == nil {
 		return Response{}
 	}
-	r := Response{Error: err.Error()}
-	var start *startError
-	if errors.As(err, &start) {
-		r.NotFound, r.NotExecutable = start.notFound, start.notExecutable
-	}
-	return r
+	return Response{Error: err.Error()}
 }
 
 func closeAll(fds []int) {

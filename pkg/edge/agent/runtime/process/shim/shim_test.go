@@ -18,7 +18,7 @@ func TestParseStat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := ProcStat{PID: 42, PPID: 7, PGRP: 42, State: 'R', UTime: 100, STime: 200, ChildUTime: 300, ChildTime: 400, StartTicks: 98765, RSSPages: 55, MinorFaults: 11, MajorFaults: 12}
+	want := ProcStat{PID: 42, PPID: 7, State: 'R', UTime: 100, STime: 200, ChildUTime: 300, ChildTime: 400, StartTicks: 98765, RSSPages: 55, MinorFaults: 11, MajorFaults: 12}
 	if s != want {
 		t.Errorf("got %+v, want %+v", s, want)
 	}
@@ -95,7 +95,7 @@ func TestRecords(t *testing.T) {
 	if _, err := ReadExit(dir); !os.IsNotExist(err) {
 		t.Errorf("got %v", err)
 	}
-	want := Exit{Code: 137, Signal: 9, At: time.Unix(1, 2).UTC(), Reason: "Error"}
+	want := Exit{Code: 137, At: time.Unix(1, 2).UTC(), Reason: "Error"}
 	if err := WriteExit(dir, &want); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,13 +159,11 @@ func (s *stdio) started() {
 	}
 	names := []string{"stdout", "stderr"}
 	for i, source := range s.sources {
-		s.readers.Add(1)
-		go s.read(source, names[i])
+		s.readers.Go(func() { s.read(source, names[i]) })
 	}
 }
 
 func (s *stdio) read(source io.Reader, name string) {
-	defer s.readers.Done()
 	var logger *lineLogger
 	if s.log != nil {
 		logger = &lineLogger{log: s.log, stream: name, now: time.Now}
@@ -186,10 +186,7 @@ func (s *stdio) read(source io.Reader, name string) {
 
 func (s *stdio) fanOut(p []byte, name string) {
 	s.mu.Lock()
-	clients := make([]*sink, 0, len(s.sinks))
-	for c := range s.sinks {
-		clients = append(clients, c)
-	}
+	clients := slices.Collect(maps.Keys(s.sinks))
 	s.mu.Unlock()
 	for _, c := range clients {
 		f := c.stdout
