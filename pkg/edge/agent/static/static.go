@@ -42,7 +42,7 @@ type Config struct {
 	NodeName string
 	// Pods is called with all pods when they may have changed.
 	Pods func([]*v1.Pod)
-	// Refused is called for a file that is no usable pod, once for each content.
+	// Refused is called for a file that is no usable pod, once for each error.
 	Refused func(file string, err error)
 }
 

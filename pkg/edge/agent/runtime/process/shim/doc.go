@@ -45,7 +45,7 @@ type MountMode string
 const (
 	// MountNone leaves the container in the host's mount namespace.
 	MountNone MountMode = ""
-	// MountNamespace needs root: a mount namespace of its own.
+	// MountNamespace is for root that may mount: a mount namespace of its own.
 	MountNamespace MountMode = "namespace"
 	// MountUserNamespace is for other users: a mount namespace within a user namespace.
 	MountUserNamespace MountMode = "user-namespace"
