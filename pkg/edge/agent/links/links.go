@@ -88,7 +88,7 @@ func (l *Links) Dial(ctx context.Context, _ string) (*link.Conn, error) {
 	if len(l.links) == 1 {
 		return nil, err
 	}
-	return nil, &attemptError{fmt.Errorf("by %s: %w", next.address, err)}
+	return nil, &attemptError{err}
 }
 
 // Close implements io.Closer. It ends what was kept for the next Dial, not what Dial returned.

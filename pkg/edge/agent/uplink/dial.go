@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -51,16 +52,24 @@ type connection struct {
 // dial connects to a gateway and does the TLS handshake.
 func dial(ctx context.Context, dialer link.Dialer, address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
 	reach := func(ctx context.Context) (*link.Conn, error) { return dialer.Dial(ctx, address) }
-	return connect(ctx, reach, address, config, ledger)
+	return connect(ctx, reach, func() string { return dialled(dialer, address) }, config, ledger)
+}
+
+// dialled is the address that was dialled last, for a person: the one that a Chooser is given may list several.
+func dialled(dialer link.Dialer, address string) string {
+	if chooser, ok := dialer.(Chooser); ok {
+		return cmp.Or(chooser.Dialled(), address)
+	}
+	return address
 }
 
 // connect is dial by any means.
-func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error), address string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
+func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error), address func() string, config *tls.Config, ledger *traffic.Ledger) (*connection, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	raw, err := reach(dialCtx)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w", address, err)
+		return nil, fmt.Errorf("connecting to %s: %w", address(), err)
 	}
 	config = config.Clone()
 	// What is verified is another matter.
@@ -71,7 +80,7 @@ func connect(ctx context.Context, reach func(context.Context) (*link.Conn, error
 	conn := tls.Client(counted.Conn(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+		return nil, fmt.Errorf("TLS with %s: %w", address(), err)
 	}
 	var keys *note.Keys
 	if raw.CanPark() {

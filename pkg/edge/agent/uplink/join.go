@@ -121,7 +121,7 @@ func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*
 			return joined, err
 		}
 		pause := retry.next(notRefused)
-		klog.FromContext(ctx).Info("The server cannot be reached", "server", o.Server, "reason", err.Error(), "retryIn", pause)
+		klog.FromContext(ctx).Info("The server cannot be reached", "server", dialled(o.Dialer, o.Server), "reason", err.Error(), "retryIn", pause)
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:

@@ -182,7 +182,7 @@ func (t *control) read(conn *connection, p *parked, n []byte) (resume bool) {
 // resume makes the next connection of a parked link.
 func (t *control) resume(p *parked) (*attachment, error) {
 	c := t.client
-	conn, err := connect(t.ctx, p.link.Dial, c.config.Server, c.id.Load().tls(), c.ledger)
+	conn, err := connect(t.ctx, p.link.Dial, c.server, c.id.Load().tls(), c.ledger)
 	if err != nil {
 		return nil, fmt.Errorf("resuming the parked link: %w", err)
 	}

@@ -195,12 +195,7 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // server is the address of the link, for the log: Config.Server may list several.
-func (c *Client) server() string {
-	if chooser, ok := c.config.Dialer.(Chooser); ok {
-		return chooser.Dialled()
-	}
-	return c.config.Server
-}
+func (c *Client) server() string { return dialled(c.config.Dialer, c.config.Server) }
 
 // once connects and serves the link until it is down. The error is never nil.
 func (c *Client) once(ctx context.Context) (connected bool, err error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/klog/v2/ktesting"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/identity"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
@@ -112,9 +114,24 @@ type second struct {
 }
 
 func (s *second) Dial(ctx context.Context, address string) (*link.Conn, error) {
-	return s.closingDialer.Dial(ctx, address)
+	_, err := s.closingDialer.Dial(ctx, address)
+	return nil, &net.OpError{Op: "dial", Err: err}
 }
 func (*second) Dialled() string { return "mqtts://b" }
+
+// The log says by which of several links a device could not enrol.
+func TestLogNamesTheLinkOfJoining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := JoinOptions{Server: "a:1, mqtts://b", Dialer: &second{}}
+		logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		if _, err := enrolPatiently(klog.NewContext(t.Context(), logger), o, identity.Token{}); err == nil {
+			t.Error("enrolled")
+		}
+		if log := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); !strings.Contains(log, `server="mqtts://b"`) || strings.Contains(log, "a:1") {
+			t.Errorf("logged %s", log)
+		}
+	})
+}
 
 // The log says which of several links is down.
 func TestLogNamesTheLink(t *testing.T) {
@@ -127,7 +144,7 @@ func TestLogNamesTheLink(t *testing.T) {
 		if err := client.Run(ctx); err != nil {
 			t.Error(err)
 		}
-		if log := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); !strings.Contains(log, `server="mqtts://b"`) {
+		if log := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); !strings.Contains(log, `server="mqtts://b"`) || strings.Contains(log, "a:1") {
 			t.Errorf("logged %s", log)
 		}
 	})
