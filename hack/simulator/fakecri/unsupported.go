@@ -11,7 +11,7 @@ import (
 
 // unsupported answers what has no meaning without processes and disks: with nothing to list, and with
 // an error where something is asked for.
-type unsupported struct{}
+type unsupported struct{ runtime.Unsupported }
 
 func (unsupported) UpdateContainerResources(context.Context, string, *runtimeapi.ContainerResources) error {
 	return nil
@@ -36,27 +36,6 @@ func (unsupported) PortForward(context.Context, *runtimeapi.PortForwardRequest) 
 
 func (unsupported) ReopenContainerLog(context.Context, string) error { return nil }
 
-func (unsupported) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) error {
-	return errNothingRuns
-}
-
-func (unsupported) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) error {
-	return errNothingRuns
-}
-
-func (unsupported) RestorePod(context.Context, *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
-	return nil, errNothingRuns
-}
-
-func (unsupported) GetContainerEvents(ctx context.Context, _ chan *runtimeapi.ContainerEventResponse, _ func(runtimeapi.RuntimeService_GetContainerEventsClient)) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func (unsupported) UpdatePodSandboxResources(context.Context, *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
-}
-
 func (unsupported) ContainerStats(context.Context, string) (*runtimeapi.ContainerStats, error) {
 	return nil, errNothingRuns
 }
@@ -65,23 +44,9 @@ func (unsupported) ListContainerStats(context.Context, *runtimeapi.ContainerStat
 	return nil, nil
 }
 
-func (unsupported) PodSandboxStats(context.Context, string) (*runtimeapi.PodSandboxStats, error) {
-	return nil, errNothingRuns
-}
-
 func (unsupported) ListPodSandboxStats(context.Context, *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
 	return nil, nil
 }
-
-func (unsupported) ListMetricDescriptors(context.Context) ([]*runtimeapi.MetricDescriptor, error) {
-	return nil, nil
-}
-
-func (unsupported) ListPodSandboxMetrics(context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
-	return nil, nil
-}
-
-func (unsupported) UpdateRuntimeConfig(context.Context, *runtimeapi.RuntimeConfig) error { return nil }
 
 func (unsupported) ListImages(context.Context, *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
 	return nil, nil

@@ -37,6 +37,8 @@ const (
 // client is both CRI services of one runtime. The connection is made when it is first needed; from
 // then on gRPC restores it.
 type client struct {
+	runtime.Unsupported
+
 	endpoint string
 	socket   string
 

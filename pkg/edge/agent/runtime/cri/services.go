@@ -1,6 +1,6 @@
 package cri
 
-// The methods of both CRI services, each on whatever connection there is at the moment.
+// The methods of both CRI services that the agent calls, each on whatever connection there is at the moment.
 
 import (
 	"context"
@@ -105,22 +105,6 @@ func (c *client) ReopenContainerLog(ctx context.Context, containerID string) err
 	return s.ReopenContainerLog(ctx, containerID)
 }
 
-func (c *client) CheckpointContainer(ctx context.Context, options *runtimeapi.CheckpointContainerRequest) error {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return err
-	}
-	return s.CheckpointContainer(ctx, options)
-}
-
-func (c *client) GetContainerEvents(ctx context.Context, containerEventsCh chan *runtimeapi.ContainerEventResponse, connectionEstablishedCallback func(runtimeapi.RuntimeService_GetContainerEventsClient)) error {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return err
-	}
-	return s.GetContainerEvents(ctx, containerEventsCh, connectionEstablishedCallback)
-}
-
 func (c *client) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, runtimeHandler string) (string, error) {
 	s, err := c.connected(ctx)
 	if err != nil {
@@ -169,30 +153,6 @@ func (c *client) PortForward(ctx context.Context, request *runtimeapi.PortForwar
 	return s.PortForward(ctx, request)
 }
 
-func (c *client) UpdatePodSandboxResources(ctx context.Context, request *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.UpdatePodSandboxResources(ctx, request)
-}
-
-func (c *client) CheckpointPod(ctx context.Context, options *runtimeapi.CheckpointPodRequest) error {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return err
-	}
-	return s.CheckpointPod(ctx, options)
-}
-
-func (c *client) RestorePod(ctx context.Context, options *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.RestorePod(ctx, options)
-}
-
 func (c *client) ContainerStats(ctx context.Context, containerID string) (*runtimeapi.ContainerStats, error) {
 	s, err := c.connected(ctx)
 	if err != nil {
@@ -209,44 +169,12 @@ func (c *client) ListContainerStats(ctx context.Context, filter *runtimeapi.Cont
 	return s.ListContainerStats(ctx, filter)
 }
 
-func (c *client) PodSandboxStats(ctx context.Context, podSandboxID string) (*runtimeapi.PodSandboxStats, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.PodSandboxStats(ctx, podSandboxID)
-}
-
 func (c *client) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
 	s, err := c.connected(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return s.ListPodSandboxStats(ctx, filter)
-}
-
-func (c *client) ListMetricDescriptors(ctx context.Context) ([]*runtimeapi.MetricDescriptor, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.ListMetricDescriptors(ctx)
-}
-
-func (c *client) ListPodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.ListPodSandboxMetrics(ctx)
-}
-
-func (c *client) UpdateRuntimeConfig(ctx context.Context, runtimeConfig *runtimeapi.RuntimeConfig) error {
-	s, err := c.connected(ctx)
-	if err != nil {
-		return err
-	}
-	return s.UpdateRuntimeConfig(ctx, runtimeConfig)
 }
 
 func (c *client) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusResponse, error) {

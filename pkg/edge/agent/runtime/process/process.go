@@ -45,6 +45,8 @@ type Options struct {
 
 // Runtime is a runtime.Runtime.
 type Runtime struct {
+	runtime.Unsupported
+
 	options   Options
 	logger    klog.Logger
 	mountMode shim.MountMode
@@ -192,11 +194,6 @@ func (r *Runtime) RuntimeConfig(context.Context) (*runtimeapi.RuntimeConfigRespo
 	}}, nil
 }
 
-// UpdateRuntimeConfig is a CRI call; a pod CIDR means nothing here.
-func (r *Runtime) UpdateRuntimeConfig(context.Context, *runtimeapi.RuntimeConfig) error {
-	return nil
-}
-
 // unsupported is the answer to the optional calls of the CRI that make no sense without containers.
 func unsupported(what string) error {
 	return status.Errorf(codes.Unimplemented, "the process runtime does not support %s", what)
@@ -205,41 +202,6 @@ func unsupported(what string) error {
 // UpdateContainerResources is a CRI call. There are no cgroups to change.
 func (r *Runtime) UpdateContainerResources(context.Context, string, *runtimeapi.ContainerResources) error {
 	return unsupported("changing the resources of a container")
-}
-
-// UpdatePodSandboxResources is a CRI call.
-func (r *Runtime) UpdatePodSandboxResources(context.Context, *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	return nil, unsupported("changing the resources of a pod")
-}
-
-// CheckpointContainer is a CRI call.
-func (r *Runtime) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) error {
-	return unsupported("checkpoints")
-}
-
-// CheckpointPod is a CRI call.
-func (r *Runtime) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) error {
-	return unsupported("checkpoints")
-}
-
-// RestorePod is a CRI call.
-func (r *Runtime) RestorePod(context.Context, *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
-	return nil, unsupported("checkpoints")
-}
-
-// GetContainerEvents is a CRI call; callers fall back to listing.
-func (r *Runtime) GetContainerEvents(context.Context, chan *runtimeapi.ContainerEventResponse, func(runtimeapi.RuntimeService_GetContainerEventsClient)) error {
-	return unsupported("container events")
-}
-
-// ListMetricDescriptors is a CRI call.
-func (r *Runtime) ListMetricDescriptors(context.Context) ([]*runtimeapi.MetricDescriptor, error) {
-	return nil, unsupported("metrics beyond container stats")
-}
-
-// ListPodSandboxMetrics is a CRI call.
-func (r *Runtime) ListPodSandboxMetrics(context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
-	return nil, unsupported("metrics beyond container stats")
 }
 
 // now is in nanoseconds, as all times of the CRI are.

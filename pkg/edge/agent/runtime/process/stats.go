@@ -133,30 +133,8 @@ func (r *Runtime) runningContainers() (list []*container) {
 	return list
 }
 
-// PodSandboxStats is a CRI call.
-func (r *Runtime) PodSandboxStats(_ context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
-	r.mu.Lock()
-	_, ok := r.sandboxes[id]
-	r.mu.Unlock()
-	if !ok {
-		return nil, status.Errorf(codes.NotFound, "there is no sandbox %s", id)
-	}
-	list, err := r.podStats(func(s *sandbox) bool { return s.id == id })
-	if err != nil || len(list) == 0 {
-		return nil, err
-	}
-	return list[0], nil
-}
-
-// ListPodSandboxStats is a CRI call.
+// ListPodSandboxStats is a CRI call. It sums up the containers of sandboxes. There is no network of a pod's own to count.
 func (r *Runtime) ListPodSandboxStats(_ context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
-	return r.podStats(func(s *sandbox) bool {
-		return s.ready && matchID(filter.GetId(), s.id) && matchLabels(filter.GetLabelSelector(), s.config.Labels)
-	})
-}
-
-// podStats sums up the containers of sandboxes. There is no network of a pod's own to count.
-func (r *Runtime) podStats(wanted func(*sandbox) bool) ([]*runtimeapi.PodSandboxStats, error) {
 	table, err := readProcesses()
 	if err != nil {
 		return nil, err
@@ -166,7 +144,7 @@ func (r *Runtime) podStats(wanted func(*sandbox) bool) ([]*runtimeapi.PodSandbox
 	defer r.mu.Unlock()
 	var list []*runtimeapi.PodSandboxStats
 	for _, s := range r.sandboxes {
-		if !wanted(s) {
+		if !s.ready || !matchID(filter.GetId(), s.id) || !matchLabels(filter.GetLabelSelector(), s.config.Labels) {
 			continue
 		}
 		linux := &runtimeapi.LinuxPodSandboxStats{}
