@@ -63,7 +63,6 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.gathers = true
 	b := newBroker(config)
 	will := Will{Topic: statusTopic(config.MessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
 	if config.Will != nil {

@@ -26,6 +26,8 @@ const (
 	subscribeFailed = 0x80
 	// writeTime is how long a broker may take no bytes at all.
 	writeTime = 10 * time.Second
+	// pingTime is how long it may take to answer a PINGREQ, which goes behind the messages that wait already.
+	pingTime = time.Minute
 	// disconnectTime is how long leaving a broker may take, in milliseconds.
 	disconnectTime = 500
 )
@@ -41,6 +43,7 @@ type client struct {
 	paho     paho.Client
 	counters counters
 	network  net.Conn      // to the broker
+	out      *gatherer     // what is written to it
 	gate     chan struct{} // held while something is handed to the library
 
 	// subscribing is held while a subscription is asked for or ended, so that the broker hears of them in order.
@@ -70,7 +73,7 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 		SetClientID(c.ClientID).SetUsername(c.Username).SetPassword(c.Password).
 		SetCleanSession(!c.PersistentSession).SetKeepAlive(c.KeepAlive).
 		SetProtocolVersion(4). // 3.1.1
-		SetConnectTimeout(connectTime).SetWriteTimeout(writeTime).
+		SetConnectTimeout(connectTime).SetWriteTimeout(writeTime).SetPingTimeout(pingTime).
 		SetAutoReconnect(false).SetConnectRetry(false).
 		SetOrderMatters(true).
 		SetBinaryWill(will.Topic, will.Payload, will.QoS, will.Retain).
@@ -87,10 +90,8 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 			if err != nil {
 				return nil, err
 			}
-			if c.gathers {
-				conn = newGatherer(conn)
-			}
-			cl.network = newGuard(conn, c.MaxPayload)
+			cl.out.Conn = conn
+			cl.network = newGuard(cl.out, c.MaxPayload)
 			return cl.network, nil
 		})
 	cl.paho = paho.NewClient(o)
@@ -109,7 +110,7 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 }
 
 func newClient(server string) *client {
-	return &client{server: server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{})}
+	return &client{server: server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{}), out: newGatherer(nil)}
 }
 
 // explainConnect puts plain words in place of the library's.
@@ -163,10 +164,10 @@ func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
 		if c.TLS != nil {
 			u.Scheme = "wss"
 		}
-		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt", NetDial: dialPatient})
+		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt", NetDial: c.dialPatient})
 	}
 	// MQTT has a keepalive of its own, whose pace the user chooses.
-	raw, err := dialPatient(ctx, "tcp", c.Server)
+	raw, err := c.dialPatient(ctx, "tcp", c.Server)
 	if err != nil || c.TLS == nil {
 		return raw, err
 	}
@@ -213,8 +214,8 @@ func (cl *client) disconnect() {
 // name implements publisher.
 func (cl *client) name() string { return cl.server }
 
-// publish implements publisher. The library blocks for writeTime in the worst case, when the connection
-// breaks; those who wait here do not.
+// publish implements publisher. It waits while the link to the broker is busy with what came before, for as long as
+// that makes progress. The library would give up after writeTime, so it is handed nothing that it cannot pass on.
 func (cl *client) publish(topic string, payload []byte) token {
 	select {
 	case cl.gate <- struct{}{}:
@@ -222,6 +223,7 @@ func (cl *client) publish(topic string, payload []byte) token {
 		return failedToken{cl.err}
 	}
 	defer func() { <-cl.gate }()
+	cl.out.room()
 	return cl.paho.Publish(topic, qos, false, payload)
 }
 

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -59,8 +60,10 @@ type BrokerConfig struct {
 	// MaxPayload is the largest payload of a PUBLISH sent or accepted, in bytes, from 256 to 1 MiB.
 	// Default 64 KiB. The other end may ask for less.
 	MaxPayload int
-	// gathers has what is sent at the same time written in one piece.
-	gathers bool
+	// dialer makes the TCP connection. Default: that of link.NetDialer.
+	dialer interface {
+		DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	}
 	// Instance tells servers apart that work with the same message namespace: the replica, and which of its clients.
 	// When a server of the same name appears anew, devices of the former one reconnect at once.
 	Instance string

@@ -6,12 +6,18 @@ import (
 	"time"
 )
 
-// maxGathered is how many bytes may wait to be written. Whoever has more to write waits.
-const maxGathered = 64 << 10
+const (
+	// maxGathered is how many bytes may wait to be written before whoever has a message waits.
+	maxGathered = 64 << 10
+	// maxHeld is the same for the MQTT library. It is more than the messages take that it has been handed by then, so
+	// that only a broker that keeps sending and reads nothing gets there.
+	maxHeld = 4 * maxPayload
+)
 
 // gatherer writes what comes while a write is under way in one piece afterwards. The MQTT library writes each
 // packet by itself; a server, whose packets of all devices go over one connection, would pay for a TLS record and a
-// system call each, and the broker would, too.
+// system call each, and the broker would, too. And the library gives up on a message whose turn to be written does not
+// come soon, so it must not have to wait while a slow link takes the one before.
 type gatherer struct {
 	net.Conn
 
@@ -34,7 +40,7 @@ func newGatherer(c net.Conn) *gatherer {
 func (g *gatherer) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(g.waiting) > 0 && len(g.waiting)+len(p) > maxGathered && g.err == nil {
+	for len(g.waiting) >= maxHeld && g.err == nil {
 		g.changed.Wait()
 	}
 	if g.err != nil {
@@ -46,6 +52,15 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		go g.write()
 	}
 	return len(p), nil
+}
+
+// room waits until there is room for a message, or the connection is over.
+func (g *gatherer) room() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.waiting) >= maxGathered && g.err == nil {
+		g.changed.Wait()
+	}
 }
 
 // Read implements net.Conn. It tells why a write failed: that the connection was closed tells the library that the
@@ -62,7 +77,7 @@ func (g *gatherer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// write writes until nothing more waits. Each write has a time limit, so that it ends.
+// write writes until nothing more waits. It ends if the broker takes nothing any more, see patient.
 func (g *gatherer) write() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -70,10 +85,7 @@ func (g *gatherer) write() {
 		packets := g.waiting
 		g.waiting = g.spare[:0]
 		g.mu.Unlock()
-		err := g.Conn.SetWriteDeadline(time.Now().Add(writeTime))
-		if err == nil {
-			_, err = g.Conn.Write(packets)
-		}
+		_, err := g.Conn.Write(packets)
 		g.mu.Lock()
 		g.spare = packets
 		if err != nil && g.err == nil {
@@ -82,7 +94,6 @@ func (g *gatherer) write() {
 		}
 		g.changed.Broadcast()
 	}
-	_ = g.Conn.SetWriteDeadline(time.Time{})        // a WebSocket writes of its own accord, too
 	g.waiting, g.spare, g.writing = nil, nil, false // a connection at rest should not hold them
 	g.changed.Broadcast()
 }
@@ -102,5 +113,5 @@ func (g *gatherer) Close() error {
 	return g.Conn.Close()
 }
 
-// SetWriteDeadline implements net.Conn. The library sets one for each packet; here each write has one.
+// SetWriteDeadline implements net.Conn. The library sets one for each packet, which is for patient to judge.
 func (g *gatherer) SetWriteDeadline(time.Time) error { return nil }

@@ -84,7 +84,7 @@ func mustWrite(t *testing.T, c net.Conn, packets ...string) {
 func TestGatherer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowConn()
-		g := newGatherer(slow)
+		g := newGatherer(&patient{Conn: slow})
 		mustWrite(t, g, "a")
 		synctest.Wait()
 		mustWrite(t, g, "b", "c", "d")
@@ -104,28 +104,43 @@ func TestGatherer(t *testing.T) {
 	})
 }
 
-// TestGathererIsBounded: whoever writes more than can be sent waits, and gets the error that ends it.
+// TestGathererIsBounded: whoever has more than can be sent waits, with messages sooner than the library, until the error
+// that ends it.
 func TestGathererIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowConn()
-		g := newGatherer(slow)
+		g := newGatherer(&patient{Conn: slow})
 		mustWrite(t, g, "a")
 		synctest.Wait() // it is under way
-		mustWrite(t, g, string(make([]byte, maxGathered)))
-		failed := make(chan error)
-		go func() {
-			_, err := g.Write([]byte("b"))
-			failed <- err
-		}()
-		synctest.Wait()
-		select {
-		case err := <-failed:
-			t.Fatalf("taken beyond the bound: %v", err)
-		default:
-		}
 		begin := time.Now()
-		if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != writeTime {
-			t.Errorf("after %s: %v", time.Since(begin), err)
+		waits := func(f func()) <-chan struct{} {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				f()
+			}()
+			synctest.Wait()
+			select {
+			case <-done:
+				t.Fatalf("taken beyond the bound")
+			default:
+			}
+			return done
+		}
+		mustWrite(t, g, string(make([]byte, maxGathered-1)))
+		g.room()
+		mustWrite(t, g, "b")
+		message := waits(g.room)
+		mustWrite(t, g, string(make([]byte, maxHeld-maxGathered)))
+		packet := waits(func() {
+			if _, err := g.Write([]byte("c")); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("it ended by %v", err)
+			}
+		})
+		<-message
+		<-packet
+		if took := time.Since(begin); took != writeTime {
+			t.Errorf("it took %s", took)
 		}
 		if _, err := g.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("whoever reads was told %v", err)
@@ -140,7 +155,7 @@ func TestGathererIsBounded(t *testing.T) {
 func TestGathererClosesSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowConn()
-		g := newGatherer(slow)
+		g := newGatherer(&patient{Conn: slow})
 		mustWrite(t, g, "a")
 		begin := time.Now()
 		if err := g.Close(); err != nil {
