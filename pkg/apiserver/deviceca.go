@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"fmt"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,21 +13,21 @@ import (
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 )
 
-// enrolledDevices returns the EdgeDevices with a certificate that has not expired. The API is not served before
-// the device CA is there, so edge must read from the storage.
+// enrolledDevices returns the EdgeDevices that have enrolled, also long ago: a certificate that has expired may still be
+// renewed, and one may have been renewed after the backup was made that the storage was restored from. The API is not
+// served before the device CA is there, so edge must read from the storage.
 func enrolledDevices(ctx context.Context, edge versioned.Interface) ([]types.NamespacedName, error) {
 	// In pages: until the watch cache is filled, only these are read from etcd instead of being refused.
 	list := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return edge.AranyaV1alpha1().EdgeDevices(metav1.NamespaceAll).List(ctx, options)
 	})
 	var enrolled []types.NamespacedName
-	now := time.Now()
 	err := list.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
 		ed, ok := object.(*v1alpha1.EdgeDevice)
 		if !ok {
 			return fmt.Errorf("listing EdgeDevices gave a %T", object)
 		}
-		if certificate := ed.Status.Certificate; certificate != nil && now.Before(certificate.NotAfter.Time) {
+		if ed.Status.Certificate != nil {
 			enrolled = append(enrolled, types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name})
 		}
 		return nil
