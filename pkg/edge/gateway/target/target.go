@@ -40,9 +40,10 @@ func open(ctx context.Context, session gateway.Session, req *edgeapi.OpenStream)
 	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s: %v", session.Device(), err))
 }
 
-// withTimeout bounds what a device is asked for. The cause is the API status for a device that takes longer.
+// withTimeout bounds what a device is asked for. The cause is the API status for a device that takes longer. It does not
+// ask to try again: client-go would do so ten times, while the user waits.
 func withTimeout(ctx context.Context, session gateway.Session, timeout time.Duration, failed string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, timeout, apierrors.NewTimeoutError(fmt.Sprintf("EdgeDevice %s %s within %v", session.Device(), failed, timeout), 1))
+	return context.WithTimeoutCause(ctx, timeout, apierrors.NewTimeoutError(fmt.Sprintf("EdgeDevice %s %s within %v", session.Device(), failed, timeout), 0))
 }
 
 // broken is the API status for a stream that ended without a result.

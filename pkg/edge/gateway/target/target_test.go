@@ -143,8 +143,12 @@ func TestDeviceThatDoesNotAnswer(t *testing.T) {
 					}
 					<-ctx.Done()
 				})
-				if err := test.call(t.Context(), s); !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), test.want) {
+				err := test.call(t.Context(), s)
+				if !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v, want %s", err, test.want)
+				}
+				if _, asked := apierrors.SuggestsClientDelay(err); asked { // client-go does ten times
+					t.Errorf("%v asks to try again", err)
 				}
 			})
 		})
