@@ -12,7 +12,8 @@ import (
 // one connection, and what is there already goes first: on a slow link a heartbeat or another session waits for it.
 const maxUnsent = 32 << 10
 
-// NetDialer returns what the device's end of any transport makes its TCP connection by.
+// NetDialer returns what whoever dials out makes the TCP connection below any transport by: a device, and the client of a
+// broker.
 func NetDialer() *net.Dialer {
 	return &net.Dialer{
 		KeepAlive: -1, // see noKeepAlive
@@ -27,10 +28,22 @@ func limitUnsent(c syscall.RawConn) {
 	})
 }
 
+// Taker is a connection of a transport that has no socket of its own.
+type Taker interface {
+	// LastTaken is when the other end last said that it has read something.
+	LastTaken() time.Time
+}
+
 // LastTaken is when the network last took bytes, as far as that can be told. What was written before may keep a slow
 // link busy for long until there is room for the next write; the other end of a TCP connection acknowledges it bit by bit.
 func (c *Conn) LastTaken() time.Time {
 	last := c.LastWrite()
+	if t, ok := c.Conn.(Taker); ok {
+		if taken := t.LastTaken(); taken.After(last) {
+			last = taken
+		}
+		return last
+	}
 	raw := rawConn(c.Conn)
 	if raw == nil {
 		return last

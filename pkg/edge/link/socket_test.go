@@ -86,6 +86,14 @@ func fill(t *testing.T, c net.Conn) (unsent uint32) {
 	return info.Notsent_bytes
 }
 
+// taker is a connection of a transport that knows itself what was taken.
+type taker struct {
+	net.Conn
+	taken time.Time
+}
+
+func (t taker) LastTaken() time.Time { return t.taken }
+
 // What the other end acknowledges counts, also after the last write has returned, below whatever layers.
 func TestLastTaken(t *testing.T) {
 	l, err := ListenTCP(t.Context(), "127.0.0.1:0")
@@ -105,6 +113,8 @@ func TestLastTaken(t *testing.T) {
 		"tcp":       {device.Conn, true},
 		"tls":       {tls.Client(device.Conn, &tls.Config{}), true},
 		"no socket": {&parkable{}, false},
+		"taker":     {taker{taken: time.Now()}, true},
+		"idle":      {taker{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := NewConn(tt.network, MethodGRPC)

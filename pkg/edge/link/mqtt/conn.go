@@ -25,6 +25,10 @@ const (
 	maxInFlight = 16
 	// lingerTime is how long Close goes on sending what was written before.
 	lingerTime = 2 * time.Second
+	// progressTime is after which the other end is told of progressBytes that were read, though it need not know yet:
+	// whoever waits for an answer behind them knows then that they move. Less is not worth a message.
+	progressTime  = 3 * time.Second
+	progressBytes = 16 << 10
 	// confirmTime is after which an end that has nothing more to send, and whose last data the other end has
 	// not confirmed, tells it how many frames there were.
 	confirmTime = 5 * time.Second
@@ -97,6 +101,7 @@ type receiveState struct {
 	bytes, frames uint64   // that were read
 	toldBytes     uint64   // the credit that the other end knows
 	toldFrames    uint64
+	told          time.Time // when it was told
 }
 
 // sendState is the half of a connection that sends.
@@ -106,8 +111,9 @@ type sendState struct {
 	bytes, frames uint64 // that were sent
 	limitBytes    uint64 // the credit that the other end gave
 	limitFrames   uint64
-	firstLimit    uint64 // limitFrames when nothing was read yet
-	maxPayload    int    // of the other end
+	firstLimit    uint64    // limitFrames when nothing was read yet
+	taken         time.Time // when the credit last grew
+	maxPayload    int       // of the other end
 
 	confirm    *time.Timer // there is data that may be lost
 	confirmSeq uint64      // of the last frame when it was set
@@ -172,9 +178,10 @@ func (in *receiveState) read(p []byte) int {
 	return n
 }
 
-// creditDue tells whether the other end should be told that it may go on.
+// creditDue tells whether the other end should be told that it may go on, or that a slow link makes progress.
 func (in *receiveState) creditDue() bool {
-	return in.bytes+windowBytes-in.toldBytes >= windowBytes/4 || in.frames+windowFrames-in.toldFrames >= windowFrames/4
+	bytes, frames := in.bytes+windowBytes-in.toldBytes, in.frames+windowFrames-in.toldFrames
+	return bytes >= windowBytes/4 || frames >= windowFrames/4 || bytes >= progressBytes && time.Since(in.told) >= progressTime
 }
 
 // Write implements net.Conn. It returns when everything is in the send buffer.
@@ -250,6 +257,13 @@ func (c *conn) broadcast() {
 	c.readable.Broadcast()
 	c.writable.Broadcast()
 	c.wake()
+}
+
+// LastTaken implements link.Taker.
+func (c *conn) LastTaken() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.taken
 }
 
 // Settled implements link.Settler.

@@ -207,7 +207,7 @@ func (c *conn) encodeNumbered(f *frame) []byte {
 // encode adds the ID and the credit.
 func (c *conn) encode(f *frame) []byte {
 	f.id = c.id
-	c.in.toldBytes, c.in.toldFrames = c.in.bytes+windowBytes, c.in.frames+windowFrames
+	c.in.toldBytes, c.in.toldFrames, c.in.told = c.in.bytes+windowBytes, c.in.frames+windowFrames, time.Now()
 	f.creditBytes, f.creditFrames = c.in.toldBytes, c.in.toldFrames
 	return f.appendTo(make([]byte, 0, headerRoom+len(f.data)))
 }
@@ -254,6 +254,9 @@ func (c *conn) receive(f *frame, s *counters) {
 
 // grant takes over credit. It only grows, whatever is claimed.
 func (c *conn) grant(bytes, frames uint64) {
+	if bytes > c.out.limitBytes {
+		c.out.taken = time.Now()
+	}
 	c.out.limitBytes = max(c.out.limitBytes, bytes)
 	c.out.limitFrames = max(c.out.limitFrames, frames)
 	c.wake()
