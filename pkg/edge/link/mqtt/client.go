@@ -145,7 +145,7 @@ func explainLost(err error, clientID string) error {
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("the broker closed the connection, %s", perhaps)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // there was something that it did not read
-		return fmt.Errorf("%w; if it was the broker, %s", err, perhaps)
+		return fmt.Errorf("the broker closed the connection, or something on the way to it did, %s (%w)", perhaps, err)
 	}
 	return err
 }

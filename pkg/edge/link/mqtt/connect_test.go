@@ -47,7 +47,8 @@ func TestBrokerClosesTheConnection(t *testing.T) {
 			}
 			t.Cleanup(other.disconnect)
 		},
-		"a message is too large": func(cl *client) { cl.publish("topic", make([]byte, 2000)) },
+		"a message is too large":   func(cl *client) { cl.publish("topic", make([]byte, 2000)) },
+		"of which it reads little": func(cl *client) { cl.publish("topic", make([]byte, 1<<20)) }, // so it resets the connection
 	} {
 		t.Run(name, func(t *testing.T) {
 			cl, err := connect(t.Context(), config, Will{Topic: "gone"}, func(paho.Message) {})
@@ -57,7 +58,7 @@ func TestBrokerClosesTheConnection(t *testing.T) {
 			defer cl.disconnect()
 			provoke(cl)
 			<-cl.done
-			if err := cl.lost().Error(); !strings.Contains(err, `client ID "mine"`) || !strings.Contains(err, "larger than it allows") {
+			if err := cl.lost().Error(); !strings.Contains(err, "the broker closed the connection, ") || !strings.Contains(err, `client ID "mine"`) || !strings.Contains(err, "larger than it allows") {
 				t.Errorf("the connection was lost: %s", err)
 			}
 		})
