@@ -223,34 +223,41 @@ func (s *session) forgetStatus() {
 // refresh looks at the EdgeDevice again: it ends the session if the device may not stay, and tells the
 // device what changed for it.
 func (s *session) refresh() {
+	if err := s.welcomeAgain(); err != nil {
+		s.Close(err)
+	}
+}
+
+// welcomeAgain tells the device what changed for it, or returns why it may not stay.
+func (s *session) welcomeAgain() error {
+	s.welcomeMu.Lock() // before the look: what is told last must be what was seen last
+	defer s.welcomeMu.Unlock()
 	ed, no := s.gateway.judge(s.device, s.keyHash, false)
 	if no != nil {
-		if no.reason != refusedError { // a cache that fails is no reason to cut anybody off
-			refused.WithLabelValues(no.reason).Inc()
-			s.Close(no.err)
+		if no.reason == refusedError { // a cache that fails is no reason to cut anybody off
+			return nil
 		}
-		return
+		refused.WithLabelValues(no.reason).Inc()
+		return no.err
 	}
 	if err := s.conn.Load().permits(s.device); err != nil {
-		s.Close(err)
-		return
+		return err
 	}
-	s.welcomeMu.Lock()
-	defer s.welcomeMu.Unlock()
 	if ed.ResourceVersion != "" && ed.ResourceVersion == s.welcomeVersion {
-		return
+		return nil
 	}
 	welcome := s.gateway.welcomeFor(ed, s.conn.Load().Method())
 	sum := digest(welcome)
 	if sum == s.welcome {
 		s.welcomeVersion = ed.ResourceVersion
-		return
+		return nil
 	}
 	if err := s.out.put(welcomeMessage(welcome), false); err != nil {
-		return // busy: refresh is called again at the next heartbeat
+		return nil // busy: refresh is called again at the next heartbeat
 	}
 	s.welcome, s.welcomeVersion = sum, ed.ResourceVersion
 	s.gateway.pinger.reset(s, time.Duration(welcome.HeartbeatIntervalMs)*time.Millisecond)
+	return nil
 }
 
 // digest tells one Welcome from another, without being kept whole for each device.
