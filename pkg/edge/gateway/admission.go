@@ -48,7 +48,10 @@ func (g *Gateway) judge(device Device, keyHash string, connecting bool) (*v1alph
 	case ed.UID != device.UID:
 		return nil, refuse(refusedUID, codes.PermissionDenied,
 			"EdgeDevice %s was deleted and created again: the certificate of this device belongs to the former one. %s", device, enrolAnew)
-	case ed.Status.Certificate == nil || ed.Status.Certificate.PublicKeySHA256 != keyHash:
+	case ed.Status.Certificate == nil:
+		return nil, refuse(refusedForgotten, codes.PermissionDenied,
+			"aranya has no record that EdgeDevice %s has enrolled, perhaps because it was restored from a backup that was made before. %s", device, enrolAnew)
+	case ed.Status.Certificate.PublicKeySHA256 != keyHash:
 		return nil, refuse(refusedKey, codes.PermissionDenied,
 			"another enrolment as EdgeDevice %s has replaced the key of this device. If that was not you, find out who did it. %s", device, enrolAnew)
 	case connecting && ed.DeletionTimestamp != nil:

@@ -15,6 +15,7 @@ const (
 	refusedGone      = "gone"
 	refusedDeleting  = "deleting"
 	refusedUID       = "uid"
+	refusedForgotten = "forgotten"
 	refusedKey       = "key"
 	refusedRate      = "rate"
 	refusedError     = "error"

@@ -109,6 +109,14 @@ func TestRekeyed(t *testing.T) {
 	receive(t, d2.connected, "the new agent to connect")
 }
 
+// An enrolment of which nothing is recorded any more is no sign of a thief.
+func TestEnrolmentForgotten(t *testing.T) {
+	w := newWorld(t)
+	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
+	w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status.Certificate = nil })
+	wantCode(t, w.connectError(t, dir), codes.PermissionDenied, "no record that EdgeDevice edge/device-1")
+}
+
 // A cache that is a moment behind does not turn a new device away.
 func TestLaggingDirectory(t *testing.T) {
 	w := newWorld(t, func(c *gateway.Config) { c.CacheLag = deadline })
