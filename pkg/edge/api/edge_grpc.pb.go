@@ -43,14 +43,19 @@ const (
 type EdgeClient interface {
 	// Enroll exchanges a one-time token for a device certificate. It is the only call that needs no
 	// client certificate. UNAUTHENTICATED: the token is unknown, used up, expired, or of a deleted
-	// EdgeDevice. INVALID_ARGUMENT: the request cannot be used (bad CSR, key too weak).
+	// EdgeDevice. INVALID_ARGUMENT: the request cannot be used (bad CSR, key too weak). NOT_FOUND: the
+	// device is welcome, but not by this link. RESOURCE_EXHAUSTED (too many failures from this address)
+	// and UNAVAILABLE: the token is still good, so the device may try again.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 	// Renew issues the next certificate to a device that holds a valid one, or one that expired no
-	// longer ago than the grace period. PERMISSION_DENIED: revoked or re-keyed.
+	// longer ago than the grace period. PERMISSION_DENIED: revoked or re-keyed. RESOURCE_EXHAUSTED: too
+	// often.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// Connect is the control stream: one per device, open as long as the link is up. The device sends
 	// Hello first, the server answers Welcome, then both send as they need. A second Connect of the
-	// same device ends the first with ABORTED.
+	// same device ends the first with ABORTED. PERMISSION_DENIED: revoked or re-keyed. UNAUTHENTICATED:
+	// the certificate has expired. NOT_FOUND: the device is welcome, but not by this link; it tries the
+	// next one that it has. UNAVAILABLE: it may try again.
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DeviceMessage, ServerMessage], error)
 	// Stream carries one exec, attach, log or port-forward session. The device opens it when it is
 	// asked to by OpenStream, and names the session by the unguessable id from there. Each session has
@@ -121,14 +126,19 @@ type Edge_StreamClient = grpc.BidiStreamingClient[StreamFrame, StreamFrame]
 type EdgeServer interface {
 	// Enroll exchanges a one-time token for a device certificate. It is the only call that needs no
 	// client certificate. UNAUTHENTICATED: the token is unknown, used up, expired, or of a deleted
-	// EdgeDevice. INVALID_ARGUMENT: the request cannot be used (bad CSR, key too weak).
+	// EdgeDevice. INVALID_ARGUMENT: the request cannot be used (bad CSR, key too weak). NOT_FOUND: the
+	// device is welcome, but not by this link. RESOURCE_EXHAUSTED (too many failures from this address)
+	// and UNAVAILABLE: the token is still good, so the device may try again.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
 	// Renew issues the next certificate to a device that holds a valid one, or one that expired no
-	// longer ago than the grace period. PERMISSION_DENIED: revoked or re-keyed.
+	// longer ago than the grace period. PERMISSION_DENIED: revoked or re-keyed. RESOURCE_EXHAUSTED: too
+	// often.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// Connect is the control stream: one per device, open as long as the link is up. The device sends
 	// Hello first, the server answers Welcome, then both send as they need. A second Connect of the
-	// same device ends the first with ABORTED.
+	// same device ends the first with ABORTED. PERMISSION_DENIED: revoked or re-keyed. UNAUTHENTICATED:
+	// the certificate has expired. NOT_FOUND: the device is welcome, but not by this link; it tries the
+	// next one that it has. UNAVAILABLE: it may try again.
 	Connect(grpc.BidiStreamingServer[DeviceMessage, ServerMessage]) error
 	// Stream carries one exec, attach, log or port-forward session. The device opens it when it is
 	// asked to by OpenStream, and names the session by the unguessable id from there. Each session has

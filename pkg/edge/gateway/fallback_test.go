@@ -40,8 +40,12 @@ func (c *chooser) Dialled() string {
 	return c.address
 }
 
-func (c *chooser) Proven()    { c.proven.Add(1) }
-func (c *chooser) Disproven() { c.disproven.Add(1) }
+func (c *chooser) Proven() { c.proven.Add(1) }
+
+func (c *chooser) Disproven() bool {
+	c.disproven.Add(1)
+	return c.other != ""
+}
 
 func (c *chooser) Better() link.Dialer {
 	if c.preferred.Load() {
@@ -137,6 +141,29 @@ func TestNextLink(t *testing.T) {
 		t.Errorf("connected by %s; the first link was disproven %d times", m, c.disproven.Load())
 	}
 	dev.stop()
+}
+
+// TestJoinByNextLink: one that may not enrol by its first link does by the next one, with the same token.
+func TestJoinByNextLink(t *testing.T) {
+	w := newWorld(t)
+	address, stop := w.serve(t, func(gateway.Device, net.Addr) error { return errors.New("not by this broker") })
+	defer stop()
+	token := w.token(t, w.directory.put("d", "1"), time.Hour)
+	for name, tt := range map[string]struct {
+		dialer link.Dialer
+		code   codes.Code
+	}{
+		"there is no choice": {link.TCP{}, codes.NotFound},
+		"there is no other":  {&chooser{address: address}, codes.NotFound},
+		"there is":           {&chooser{address: address, other: w.address}, codes.OK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: t.TempDir(), Dialer: tt.dialer})
+			if status.Code(err) != tt.code {
+				t.Errorf("Join: %v", err)
+			}
+		})
+	}
 }
 
 func waitResult(t *testing.T, st *stream.Stream) {

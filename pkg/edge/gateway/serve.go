@@ -17,7 +17,7 @@ var ErrElsewhere = errors.New("connect again")
 
 // Permit says whether a device may use a connection, given its remote address. It is asked when the
 // device connects or enrols, and again whenever its EdgeDevice changes, so it must be quick. The error
-// is told to the person at the device, which tries its next link. It may be called concurrently.
+// is told to the person at the device, which tries its next link if it has several. It may be called concurrently.
 type Permit func(device Device, remote net.Addr) error
 
 // Serve takes the connections of devices from one more listener, which it closes, until ctx ends, the

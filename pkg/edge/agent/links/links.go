@@ -116,11 +116,13 @@ func (l *Links) Proven() {
 	l.proven = true
 }
 
-// Disproven says that the link that was dialled last does not work, though it may have before. The next one is tried.
-func (l *Links) Disproven() {
+// Disproven says that the link that was dialled last does not work, though it may have before. The next one is tried,
+// if there is one.
+func (l *Links) Disproven() (another bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.proven = false
+	return len(l.links) > 1
 }
 
 // Better returns a dialer of the links that come before the one in use, nil if there are none.

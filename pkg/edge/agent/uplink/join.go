@@ -71,8 +71,8 @@ func (j *Joined) take() *connection {
 }
 
 // Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in the
-// state directory, where they take the place of a former identity. A server that cannot be reached is
-// tried again for a minute. What it returns must be closed; it is nil if the device is enrolled and has no other
+// state directory, where they take the place of a former identity. A server that cannot be reached, or
+// not by the link that was taken, is tried again for a minute. What it returns must be closed; it is nil if the device is enrolled and has no other
 // token than it enrolled with.
 func Join(ctx context.Context, o JoinOptions) (*Joined, error) {
 	former, err := loadIdentity(o.StateDir)
@@ -117,11 +117,16 @@ func enrolPatiently(ctx context.Context, o JoinOptions, token identity.Token) (*
 	retry := backoff{max: joinBackoff}
 	for {
 		joined, err := enrol(ctx, o, token, key)
-		if err == nil || !isTransient(err) {
-			return joined, err
+		if err == nil {
+			return joined, nil
+		}
+		chooser, ok := o.Dialer.(Chooser)
+		byAnother := ok && refusalOf(err) == wrongLink && chooser.Disproven()
+		if !byAnother && !isTransient(err) {
+			return nil, err
 		}
 		pause := retry.next(notRefused)
-		klog.FromContext(ctx).Info("The server cannot be reached", "server", dialled(o.Dialer, o.Server), "reason", err.Error(), "retryIn", pause)
+		klog.FromContext(ctx).Info("Could not enrol", "server", dialled(o.Dialer, o.Server), "reason", err.Error(), "retryIn", pause)
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:

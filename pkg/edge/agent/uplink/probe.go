@@ -17,8 +17,9 @@ type Chooser interface {
 	Dialled() string
 	// Proven says that the connection that was dialled last serves.
 	Proven()
-	// Disproven says that the server does not take the device over that connection. Another transport is dialled next.
-	Disproven()
+	// Disproven says that the server does not take the device over that connection. Another transport is dialled next,
+	// if there is one.
+	Disproven() (another bool)
 	// Better returns a dialer of the transports that are preferred to the one in use, or nil.
 	Better() link.Dialer
 	// Prefer says that what Better returned has made a connection that would serve. It is dialled next.
