@@ -211,7 +211,7 @@ func publicKeyHash(csr *x509.CertificateRequest) string {
 // pemBegin is what each block of PEM begins with.
 const pemBegin = "-----BEGIN "
 
-// parseCertificates returns the certificates of CAs in PEM, among which there may be text. It refuses what
+// parseCertificates returns the certificates of CAs in PEM, before each of which there may be text. It refuses what
 // pem.Decode would skip: each of them was meant to be trusted.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate

@@ -67,7 +67,7 @@ func TestOnePortForAllLinks(t *testing.T) {
 }
 
 func TestHTTPSCertificateByName(t *testing.T) {
-	own := selfSigned(t, gateway.Device{Namespace: "edge", Name: "d", UID: "1"})
+	own := foreignCertificate(t, gateway.Device{Namespace: "edge", Name: "d", UID: "1"})
 	w := newWorld(t, func(c *gateway.Config) {
 		c.Certificates = func(name string) *tls.Certificate {
 			if name == "devices.example.com" {

@@ -17,9 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 
@@ -246,14 +244,10 @@ func TestAnonymous(t *testing.T) {
 	wantCode(t, err, codes.Unavailable, "")
 }
 
-// selfSigned is the certificate of a device that another CA made up.
-func selfSigned(t *testing.T, d gateway.Device) *tls.Certificate {
+// foreignCertificate is the certificate of a device that is of another CA.
+func foreignCertificate(t *testing.T, d gateway.Device) *tls.Certificate {
 	t.Helper()
-	authority, err := gateway.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := newWorld(t, func(c *gateway.Config) { c.Authority = authority })
+	other := newWorld(t)
 	other.directory.put(d.Name, string(d.UID))
 	return certificateIn(t, other.enrol(t, d))
 }
@@ -261,9 +255,8 @@ func selfSigned(t *testing.T, d gateway.Device) *tls.Certificate {
 func TestForeignCA(t *testing.T) {
 	w := newWorld(t)
 	ed := w.directory.put("device-1", "uid-1")
-	dir := w.enrol(t, ed)
-	_ = dir
-	cert := selfSigned(t, ed)
+	w.enrol(t, ed)
+	cert := foreignCertificate(t, ed)
 	csr, _ := newCSR(t)
 	_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csr})
 	if status.Code(err) != codes.Unavailable { // the handshake failed
@@ -273,33 +266,13 @@ func TestForeignCA(t *testing.T) {
 
 // A device that has missed that its CA was replaced learns why it is refused, and so does the gateway's log.
 func TestReplacedCA(t *testing.T) {
-	secrets := map[string]*corev1.Secret{}
-	for _, name := range []string{"former", "next"} {
-		client := fake.NewClientset()
-		if _, err := gateway.LoadOrCreateAuthority(t.Context(), client, "ns", gateway.NoDevices); err != nil {
-			t.Fatal(err)
-		}
-		secret, err := client.CoreV1().Secrets("ns").Get(t.Context(), gateway.AuthoritySecret, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		secrets[name] = secret
-	}
-	load := func(secret *corev1.Secret) *gateway.Authority {
-		a, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(secret), "ns", gateway.NoDevices)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a
-	}
-	former := secrets["former"].DeepCopy()
-	former.Data["ca.crt"] = secrets["next"].Data[corev1.TLSCertKey]
-	w := newWorld(t, func(c *gateway.Config) { c.Authority = load(former) })
+	former, next := newCA(t), newCA(t)
+	w := newWorld(t, func(c *gateway.Config) { c.Authority = authorityWith(t, former, next) })
 	dir := w.enrol(t, w.directory.put("device-1", "uid-1"))
 	w.stop()
 
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
-	w.logger, w.config.Authority = &logger, load(secrets["next"])
+	w.logger, w.config.Authority = &logger, authorityWith(t, next)
 	w.start(t)
 	client, err := uplink.New(uplink.Config{Server: w.address, StateDir: dir, Handler: &device{}})
 	if err != nil {

@@ -202,7 +202,6 @@ func TestSilentWhenAsked(t *testing.T) {
 	}
 }
 
-// Pings are due at the ends of steps, and not before their time.
 // The round trip is that of a ping. What is asked afterwards does not make a late answer quick.
 func TestRoundTrip(t *testing.T) {
 	c := newChecked(t, link.MethodGRPC)
@@ -223,6 +222,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// Pings are due at the ends of steps, and not before their time.
 func TestPingStep(t *testing.T) {
 	p := newPinger()
 	for _, after := range []time.Duration{0, 1, pingStep - 1, pingStep, pingStep + 1, time.Hour + 1} {

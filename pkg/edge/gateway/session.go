@@ -74,7 +74,7 @@ type Sessions interface {
 type Handler interface {
 	// SessionStarted is called after Hello, before any other message of the session.
 	SessionStarted(s Session)
-	// DeviceMessage is called for each message but Hello and Pong.
+	// DeviceMessage is called for each message that is not about the link itself, as Hello and Pong are.
 	DeviceMessage(s Session, msg *edgeapi.DeviceMessage)
 	// SessionEnded is called once, last. The reason is never nil.
 	SessionEnded(s Session, reason error)

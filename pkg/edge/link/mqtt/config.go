@@ -55,7 +55,7 @@ type BrokerConfig struct {
 	MessageNamespace string
 	// Will is an additional will message of the server, for others than the link. An MQTT client has
 	// only one will. With this one the broker does not tell devices that the server is gone; they
-	// notice by the server's pings, or when it is back. A Dialer does not accept one.
+	// notice by the server's pings, or when it is back. A Dialer does not use it.
 	Will *Will
 	// MaxPayload is the largest payload of a PUBLISH sent or accepted, in bytes, from 256 to 1 MiB.
 	// Default 64 KiB. The other end may ask for less.
