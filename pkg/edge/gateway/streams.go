@@ -69,7 +69,7 @@ func (p *pendingStreams) giveUp(id string) bool {
 
 // OpenStream implements Session.
 func (s *session) OpenStream(ctx context.Context, req *edgeapi.OpenStream) (*stream.Stream, error) {
-	kind := streamKind(req)
+	kind := traffic.Name(traffic.KindOf(req))
 	st, err := s.openStream(ctx, req)
 	if err != nil {
 		streamsTotal.WithLabelValues(kind, "error").Inc()
@@ -271,22 +271,4 @@ func withAbort(ctx context.Context) context.Context {
 func abortFrom(ctx context.Context) context.CancelFunc {
 	cancel, _ := ctx.Value(abortKey{}).(context.CancelFunc)
 	return cancel
-}
-
-// streamKind names what is asked for, for the metric.
-func streamKind(req *edgeapi.OpenStream) string {
-	switch req.GetRequest().(type) {
-	case *edgeapi.OpenStream_Exec:
-		return "exec"
-	case *edgeapi.OpenStream_Attach:
-		return "attach"
-	case *edgeapi.OpenStream_Log:
-		return "log"
-	case *edgeapi.OpenStream_Dial:
-		return "dial"
-	case *edgeapi.OpenStream_Stats:
-		return "stats"
-	default:
-		return "other"
-	}
 }
