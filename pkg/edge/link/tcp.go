@@ -10,20 +10,16 @@ import (
 // on metered links without telling more.
 var noKeepAlive = net.KeepAliveConfig{Enable: false}
 
-// TCP dials a gateway directly. The zero value is ready to use.
-type TCP struct {
-	// Timeout for one attempt, 0 for 20 s.
-	Timeout time.Duration
-}
+// dialTime limits one attempt to connect.
+const dialTime = 20 * time.Second
+
+// TCP dials a gateway directly.
+type TCP struct{}
 
 // Dial implements Dialer. The address is host:port; the name is looked up anew every time.
-func (t TCP) Dial(ctx context.Context, address string) (*Conn, error) {
-	timeout := t.Timeout
-	if timeout == 0 {
-		timeout = 20 * time.Second
-	}
+func (TCP) Dial(ctx context.Context, address string) (*Conn, error) {
 	d := NetDialer()
-	d.Timeout = timeout
+	d.Timeout = dialTime
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err

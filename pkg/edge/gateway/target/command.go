@@ -18,12 +18,11 @@ import (
 type Command struct {
 	session gateway.Session
 	stream  *stream.Stream
-	options streaming.Options
 }
 
 // Exec starts a command in a container, or on the host if container is nil.
 func Exec(ctx context.Context, session gateway.Session, container *Container, command []string, opts streaming.Options) (*Command, error) {
-	return start(ctx, session, container, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{
+	return start(ctx, session, container, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Exec{Exec: &edgeapi.Exec{
 		Container: container.reference(session), Command: command,
 		Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
 	}}})
@@ -36,18 +35,18 @@ func Attach(ctx context.Context, session gateway.Session, container *Container, 
 		opts.TTY = container.tty()
 		opts.Stderr = opts.Stderr && !opts.TTY // a terminal has one output
 	}
-	return start(ctx, session, container, opts, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
+	return start(ctx, session, container, &edgeapi.OpenStream{Request: &edgeapi.OpenStream_Attach{Attach: &edgeapi.Attach{
 		Container: container.reference(session),
 		Stdin:     opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Tty: opts.TTY,
 	}}})
 }
 
-func start(ctx context.Context, session gateway.Session, container *Container, opts streaming.Options, req *edgeapi.OpenStream) (*Command, error) {
+func start(ctx context.Context, session gateway.Session, container *Container, req *edgeapi.OpenStream) (*Command, error) {
 	s, err := open(ctx, session, req)
 	if err != nil {
 		return nil, container.commandError(err)
 	}
-	return &Command{session: session, stream: s, options: opts}, nil
+	return &Command{session: session, stream: s}, nil
 }
 
 // Close ends the command, if it still runs.

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubectl/pkg/cmd/util/podcmd"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -39,20 +40,8 @@ func uidOnDevice(session gateway.Session, pod *corev1.Pod) string {
 
 // tty tells whether the container's own process has a terminal.
 func (c *Container) tty() bool {
-	spec := &c.Pod.Spec
-	for _, containers := range [][]corev1.Container{spec.Containers, spec.InitContainers} {
-		for i := range containers {
-			if containers[i].Name == c.Name {
-				return containers[i].TTY
-			}
-		}
-	}
-	for i := range spec.EphemeralContainers {
-		if container := &spec.EphemeralContainers[i]; container.Name == c.Name {
-			return container.TTY
-		}
-	}
-	return false
+	container, _ := podcmd.FindContainerByName(c.Pod, c.Name)
+	return container != nil && container.TTY
 }
 
 // commandError is the API status for a command that has not begun.

@@ -109,12 +109,10 @@ func (b *Broker) Done() <-chan struct{} { return b.client.done }
 
 // Err is why Done is closed, nil before that.
 func (b *Broker) Err() error {
-	select {
-	case <-b.client.done:
+	if isLost(b.client) {
 		return b.client.lost()
-	default:
-		return nil
 	}
+	return nil
 }
 
 // Stats counts what was not taken.
@@ -132,11 +130,8 @@ func (b *Broker) Close() error {
 	b.mu.Unlock()
 	for _, l := range listeners {
 		_ = l.Close()
-		select {
-		case <-b.client.done:
-		default:
-			t := b.client.publish(statusTopic(l.messageNamespace), b.status(frameGone).appendTo(nil))
-			b.client.await(t)
+		if !isLost(b.client) {
+			b.client.await(b.client.publish(statusTopic(l.messageNamespace), b.status(frameGone).appendTo(nil)))
 		}
 	}
 	for _, ns := range b.messageNamespaces() { // a persistent session would keep them

@@ -173,14 +173,7 @@ func (d *device) giveUp(sent token, waits bool, err error) error {
 }
 
 // isLost says whether the connection to the broker is over.
-func isLost(cl *client) bool {
-	select {
-	case <-cl.done:
-		return true
-	default:
-		return false
-	}
-}
+func isLost(cl *client) bool { return isClosed(cl.done) }
 
 // failure is the error of a token that is done.
 func failure(t token) error {

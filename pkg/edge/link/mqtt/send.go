@@ -65,9 +65,11 @@ func (c *conn) sendAll() (over bool) {
 	}
 }
 
-func isDone(t token) bool {
+func isDone(t token) bool { return isClosed(t.Done()) }
+
+func isClosed(ch <-chan struct{}) bool {
 	select {
-	case <-t.Done():
+	case <-ch:
 		return true
 	default:
 		return false

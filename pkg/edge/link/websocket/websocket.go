@@ -26,6 +26,7 @@ const (
 	// Subprotocol is asked for by devices and confirmed by the gateway.
 	Subprotocol = "link.arhat.dev"
 
+	// dialTime limits one attempt to connect.
 	dialTime = 20 * time.Second
 	// readBuffer is held by each connection; writeBuffer, which fits a TLS record, only by those that
 	// write.
@@ -37,8 +38,6 @@ const (
 type Dialer struct {
 	// TLS of the outer connection. Default: the system's roots. The inner TLS is not affected.
 	TLS *tls.Config
-	// Timeout for one attempt, 0 for 20 s.
-	Timeout time.Duration
 }
 
 // Dial implements link.Dialer. The address is a URL, wss://host[:port][/path]; ws:// is allowed as well.
@@ -51,7 +50,7 @@ func (d Dialer) Dial(ctx context.Context, address string) (*link.Conn, error) {
 	if u.Path == "" || u.Path == "/" {
 		u.Path = Path
 	}
-	c, err := DialConn(ctx, u.String(), Options{TLS: d.TLS, Subprotocol: Subprotocol, Timeout: d.Timeout})
+	c, err := DialConn(ctx, u.String(), Options{TLS: d.TLS, Subprotocol: Subprotocol})
 	if err != nil {
 		return nil, err
 	}
@@ -64,21 +63,16 @@ type Options struct {
 	TLS *tls.Config
 	// Subprotocol that the server must confirm.
 	Subprotocol string
-	// Timeout for one attempt, 0 for 20 s.
-	Timeout time.Duration
 	// NetDial makes the TCP connection. Default: that of link.NetDialer.
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // DialConn opens a WebSocket whose binary messages are a pipe of bytes.
 func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) {
-	if o.Timeout == 0 {
-		o.Timeout = dialTime
-	}
 	if o.NetDial == nil {
 		o.NetDial = link.NetDialer().DialContext
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	var proxy *url.URL // that is asked to connect, nil for none
 	d := websocket.Dialer{
