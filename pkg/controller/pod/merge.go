@@ -32,8 +32,7 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	}
 	status := reported
 	cleanIPs(&status)
-	status.InitContainerStatuses = keepEnded(pod, pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses)
-	status.ContainerStatuses = keepEnded(pod, pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses)
+	mergeContainers(pod, &status)
 	status.Conditions = firstOfEachType(status.Conditions)
 	if terminal(old.Phase) {
 		if status.Phase != old.Phase || old.Reason != "" || old.Message != "" {
@@ -55,24 +54,41 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 	return status
 }
 
-// keepEnded leaves the statuses of containers that have ended, and are not started again by their restart policies,
+// mergeContainers leaves the statuses of containers that have ended, and are not started again by their restart policies,
 // as they are until they have ended again: kube-apiserver takes no others. A pod that has lost its sandbox begins
 // anew all the same, with its init containers.
-func keepEnded(pod *corev1.Pod, containers []corev1.Container, old, reported []corev1.ContainerStatus) []corev1.ContainerStatus {
-	if restartpolicy.MayRestartAll(pod) {
-		return reported
+func mergeContainers(pod *corev1.Pod, status *corev1.PodStatus) {
+	old, all := &pod.Status, restartpolicy.MayRestartAll(pod)
+	restarts := func(c *corev1.Container, exitCode int32) bool { return all || restartpolicy.ShouldRestart(pod, c, exitCode) }
+	always := func(*corev1.Container, int32) bool { return true }
+	ephemeral := make([]corev1.Container, 0, len(pod.Spec.EphemeralContainers))
+	for i := range pod.Spec.EphemeralContainers {
+		ephemeral = append(ephemeral, corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
-	kept := slices.Clone(reported)
-	for i := range kept {
-		name := kept[i].Name
-		before := slices.IndexFunc(old, func(s corev1.ContainerStatus) bool { return s.Name == name })
-		c := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == name })
-		if before < 0 || c < 0 || kept[i].State.Terminated != nil {
+	status.InitContainerStatuses = keepEnded(pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses, restarts)
+	status.ContainerStatuses = keepEnded(pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses, restarts)
+	status.EphemeralContainerStatuses = keepEnded(ephemeral, old.EphemeralContainerStatuses, status.EphemeralContainerStatuses, always)
+}
+
+// keepEnded does so for a list of containers, and leaves out what is said of others, or of one a second time.
+func keepEnded(containers []corev1.Container, old, reported []corev1.ContainerStatus, restarts func(c *corev1.Container, exitCode int32) bool) (kept []corev1.ContainerStatus) {
+	left := make(map[string]*corev1.Container, len(containers))
+	for i := range containers {
+		left[containers[i].Name] = &containers[i]
+	}
+	for _, s := range reported {
+		c := left[s.Name]
+		if c == nil {
 			continue
 		}
-		if end := old[before].State.Terminated; end != nil && !restartpolicy.ShouldRestart(pod, &containers[c], end.ExitCode) {
-			kept[i] = old[before]
+		delete(left, s.Name)
+		before := slices.IndexFunc(old, func(o corev1.ContainerStatus) bool { return o.Name == s.Name })
+		if before >= 0 && s.State.Terminated == nil {
+			if end := old[before].State.Terminated; end != nil && !restarts(c, end.ExitCode) {
+				s = old[before]
+			}
 		}
+		kept = append(kept, s)
 	}
 	return kept
 }
@@ -185,10 +201,11 @@ func mergeConditions(old, reported *corev1.PodStatus, now metav1.Time) []corev1.
 	return append(others, device...)
 }
 
-// firstOfEachType copies conditions. A second one of a type, which the API knows no place for, is left out.
+// firstOfEachType copies the conditions that a device may report. A second one of a type, which the API knows no place for,
+// is left out.
 func firstOfEachType(conditions []corev1.PodCondition) (first []corev1.PodCondition) {
 	for _, c := range conditions {
-		if findCondition(first, c.Type) == nil {
+		if (deviceConditions.Has(c.Type) || c.Type == corev1.DisruptionTarget) && findCondition(first, c.Type) == nil {
 			first = append(first, c)
 		}
 	}

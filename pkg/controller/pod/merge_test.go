@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -99,6 +100,21 @@ func TestMerge(t *testing.T) {
 			reported: corev1.PodStatus{Phase: corev1.PodFailed, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9)}},
 			want:     corev1.PodStatus{Phase: corev1.PodFailed, Conditions: []corev1.PodCondition{cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9)}},
 		},
+		"containers that the pod does not have, and one a second time, are left out": {
+			old: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "foreign"}}},
+			reported: corev1.PodStatus{
+				Phase:                      corev1.PodRunning,
+				InitContainerStatuses:      []corev1.ContainerStatus{{Name: "b"}, {Name: "z"}},
+				ContainerStatuses:          []corev1.ContainerStatus{{Name: "foreign"}, {Name: "a", RestartCount: 1}, {Name: "z"}, {Name: "a", RestartCount: 2}},
+				EphemeralContainerStatuses: []corev1.ContainerStatus{{Name: "a"}, {Name: "debug"}, {Name: "debug"}},
+			},
+			want: corev1.PodStatus{
+				Phase:                      corev1.PodRunning,
+				InitContainerStatuses:      []corev1.ContainerStatus{{Name: "z"}},
+				ContainerStatuses:          []corev1.ContainerStatus{{Name: "a", RestartCount: 1}},
+				EphemeralContainerStatuses: []corev1.ContainerStatus{{Name: "debug"}},
+			},
+		},
 		"no phase is no change of phase": {
 			old:  corev1.PodStatus{Phase: corev1.PodRunning},
 			want: corev1.PodStatus{Phase: corev1.PodRunning},
@@ -117,7 +133,10 @@ func TestMerge(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &corev1.Pod{Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "z"}, {Name: "a"}}}, Status: tt.old}
+			p := &corev1.Pod{Spec: corev1.PodSpec{
+				InitContainers: []corev1.Container{{Name: "z"}, {Name: "a"}}, Containers: []corev1.Container{{Name: "b"}, {Name: "a"}},
+				EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}},
+			}, Status: tt.old}
 			got := merge(p, tt.reported, at(100))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Error(diff)
@@ -215,6 +234,18 @@ func TestMergeCleansIPs(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// The conditions of a report are compared with each other: one holds as many as fit into it.
+func TestFirstOfEachType(t *testing.T) {
+	var reported []corev1.PodCondition
+	for i := range 30_000 {
+		reported = append(reported, corev1.PodCondition{Type: corev1.PodConditionType(strconv.Itoa(i))})
+	}
+	reported = append(reported, cond(corev1.PodReady, corev1.ConditionTrue, 9), cond(corev1.DisruptionTarget, corev1.ConditionTrue, 9), cond(corev1.PodReady, corev1.ConditionFalse, 9))
+	if diff := cmp.Diff(reported[30_000:30_002], firstOfEachType(reported)); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -41,7 +41,8 @@ func (c *Controller) reported(st *state, uid types.UID, status []byte) {
 		refused(st, uid, "status")
 		return
 	}
-	st.podLocked(uid).status = status
+	p := st.podLocked(uid)
+	p.status, p.counted = status, false
 	if pod != nil { // otherwise it is a static pod that is not shown yet
 		c.status.Add(keyOf(pod))
 	}
@@ -59,7 +60,7 @@ func (c *Controller) removed(st *state, uid types.UID, status []byte) {
 	p := st.podLocked(uid)
 	p.removed, p.held = true, false
 	if len(status) > 0 {
-		p.status = status
+		p.status, p.counted = status, false
 	}
 	c.status.Add(keyOf(pod))
 }

@@ -7,7 +7,7 @@ import (
 	"arhat.dev/aranya/pkg/controller/queue"
 )
 
-// How often the status of one pod, and those of all pods of one device, are written because the device reports another one. What
+// How often what a device reports on one pod, and on all of its pods, is looked at, and written if it changes their status. What
 // is reported faster than that waits for its turn, and only the last of it is written.
 var (
 	podPace    = queue.Pace{Burst: 20, Every: time.Second}
@@ -32,7 +32,7 @@ func (a *allowance) wait(now time.Time) time.Duration {
 	return devicePace.Wait(a.spent, now)
 }
 
-// spend notes that the status of a pod is about to be written.
+// spend notes that the status of a pod is looked at that the device has reported, or is about to be written once more.
 func (st *state) spend(p *podState, now time.Time) {
 	st.spent.spend(now)
 	st.mu.Lock()

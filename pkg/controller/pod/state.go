@@ -40,8 +40,10 @@ type podState struct {
 	// deleting is set once the device was asked to delete the pod, with this grace period.
 	deleting bool
 	grace    int64
-	// status is the last one reported, a k8s.io/api/core/v1.PodStatus; nil if there was none.
-	status []byte
+	// status is the last one reported, a k8s.io/api/core/v1.PodStatus; nil if there was none. It is counted once it
+	// was charged to the pace.
+	status  []byte
+	counted bool
 	// removed is set once the device said that nothing of the pod is left.
 	removed bool
 	// finished is set once the deletion of the pod was completed in the cluster, which our informer may not have seen yet.

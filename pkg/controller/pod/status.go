@@ -43,8 +43,12 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		st.mu.Unlock()
 		return wait, nil
 	}
-	encoded, removed, generation := p.status, p.removed, p.generation
+	encoded, removed, generation, counted := p.status, p.removed, p.generation, p.counted
+	p.counted = true
 	st.mu.Unlock()
+	if !counted {
+		st.spend(p, now) // whatever comes of it: it costs time to see that nothing changes
+	}
 
 	status := pod.Status.DeepCopy()
 	if encoded != nil {
@@ -68,7 +72,7 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 		status.Phase = corev1.PodFailed
 		settle(status, metav1.NewTime(now))
 	}
-	if !apiequality.Semantic.DeepEqual(&pod.Status, status) {
+	if counted && !apiequality.Semantic.DeepEqual(&pod.Status, status) {
 		st.spend(p, now)
 	}
 	if again, err := c.write(ctx, pod, status); again > 0 || err != nil {
