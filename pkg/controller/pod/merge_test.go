@@ -149,7 +149,6 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// Services that select a pod lead to its addresses, and kube-apiserver connects to them.
 // TestMergeAfterLostSandbox has a pod begin anew with its init containers: kube-apiserver takes no status by which
 // a container that its restart policy does not start again has left its end behind.
 func TestMergeAfterLostSandbox(t *testing.T) {
@@ -202,6 +201,7 @@ func TestMergeAfterLostSandbox(t *testing.T) {
 	}
 }
 
+// Services that select a pod lead to its addresses, and kube-apiserver connects to them.
 func TestMergeCleansIPs(t *testing.T) {
 	for name, tt := range map[string]struct{ reported, want []string }{
 		"none":                  {},
