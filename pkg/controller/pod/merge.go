@@ -55,19 +55,22 @@ func merge(pod *corev1.Pod, reported corev1.PodStatus, now metav1.Time) corev1.P
 }
 
 // mergeContainers leaves the statuses of containers that have ended, and are not started again by their restart policies,
-// as they are until they have ended again: kube-apiserver takes no others. A pod that has lost its sandbox begins
-// anew all the same, with its init containers.
+// as they are until they have ended again: kube-apiserver takes no others. On the device they may run again all the
+// same: those of a pod that has lost its sandbox, and an ephemeral one, which no policy starts again, of which all
+// records are lost. Their former end is shown meanwhile.
 func mergeContainers(pod *corev1.Pod, status *corev1.PodStatus) {
 	old, all := &pod.Status, restartpolicy.MayRestartAll(pod)
-	restarts := func(c *corev1.Container, exitCode int32) bool { return all || restartpolicy.ShouldRestart(pod, c, exitCode) }
-	always := func(*corev1.Container, int32) bool { return true }
+	restarts := func(c *corev1.Container, exitCode int32) bool {
+		return all || restartpolicy.ShouldRestart(pod, c, exitCode)
+	}
+	never := func(*corev1.Container, int32) bool { return false }
 	ephemeral := make([]corev1.Container, 0, len(pod.Spec.EphemeralContainers))
 	for i := range pod.Spec.EphemeralContainers {
 		ephemeral = append(ephemeral, corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 	status.InitContainerStatuses = keepEnded(pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses, restarts)
 	status.ContainerStatuses = keepEnded(pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses, restarts)
-	status.EphemeralContainerStatuses = keepEnded(ephemeral, old.EphemeralContainerStatuses, status.EphemeralContainerStatuses, always)
+	status.EphemeralContainerStatuses = keepEnded(ephemeral, old.EphemeralContainerStatuses, status.EphemeralContainerStatuses, never)
 }
 
 // keepEnded does so for a list of containers, and leaves out what is said of others, or of one a second time.

@@ -201,6 +201,41 @@ func TestMergeAfterLostSandbox(t *testing.T) {
 	}
 }
 
+// No restart policy starts an ephemeral container again. A device that has lost all records of one does.
+func TestMergeEphemeralContainer(t *testing.T) {
+	const end, again = "runtime://1", "runtime://2"
+	status := func(id string, ended bool) []corev1.ContainerStatus {
+		s := corev1.ContainerStatus{Name: "debug", ContainerID: id, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(50)}}}
+		if ended {
+			s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}
+		}
+		return []corev1.ContainerStatus{s}
+	}
+	restartAll := []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+	for name, tt := range map[string]struct {
+		old, reported []corev1.ContainerStatus
+		want          string
+	}{
+		"it runs":           {status(again, false), status(again, false), again},
+		"it ends":           {status(again, false), status(again, true), again},
+		"it runs again":     {status(end, true), status(again, false), end},
+		"it has ended anew": {status(end, true), status(again, true), again},
+	} {
+		for what, c := range map[string]corev1.Container{"": {Name: "main"}, ", all containers may be restarted": {Name: "main", RestartPolicyRules: restartAll}} {
+			t.Run(name+what, func(t *testing.T) {
+				p := &corev1.Pod{Spec: corev1.PodSpec{
+					RestartPolicy: corev1.RestartPolicyAlways, Containers: []corev1.Container{c},
+					EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}},
+				}, Status: corev1.PodStatus{Phase: corev1.PodRunning, EphemeralContainerStatuses: tt.old}}
+				got := merge(p, corev1.PodStatus{Phase: corev1.PodRunning, EphemeralContainerStatuses: tt.reported}, at(100)).EphemeralContainerStatuses
+				if len(got) != 1 || got[0].ContainerID != tt.want {
+					t.Errorf("got %v, want that of %s", got, tt.want)
+				}
+			})
+		}
+	}
+}
+
 // Services that select a pod lead to its addresses, and kube-apiserver connects to them.
 func TestMergeCleansIPs(t *testing.T) {
 	for name, tt := range map[string]struct{ reported, want []string }{
