@@ -19,12 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/record/util"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
-	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -59,7 +56,7 @@ type Clients struct {
 	Normal, Warning kubernetes.Interface
 }
 
-// pace is that of the events from one source, well below what is written of all and what may wait for it (1000): what is
+// pace is that of the events from one source, well below what is written of all and what may wait for it (maxQueued): what is
 // more is dropped, so that no device can keep the events of others from being written.
 var pace = queue.Pace{Burst: 250, Every: time.Second / 2}
 
@@ -89,7 +86,7 @@ var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(dropped
 // Recorder records events. Events are dropped if they come faster than they can be written; warnings are
 // held apart from the others. All methods may be called concurrently and do not block.
 type Recorder struct {
-	normal, warning record.EventBroadcaster
+	normal, warning *lane
 	now             func() time.Time
 
 	mu    sync.Mutex
@@ -100,8 +97,8 @@ type Recorder struct {
 func New(ctx context.Context) *Recorder {
 	registerMetrics()
 	return &Recorder{
-		normal:  record.NewBroadcaster(record.WithContext(ctx)),
-		warning: record.NewBroadcaster(record.WithContext(ctx)),
+		normal:  newLane(ctx),
+		warning: newLane(ctx),
 		now:     time.Now,
 		spent:   lru.New(maxSources),
 	}
@@ -109,8 +106,8 @@ func New(ctx context.Context) *Recorder {
 
 // Start writes the events to the cluster.
 func (r *Recorder) Start(clients Clients) {
-	r.normal.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Normal.CoreV1().Events("")})
-	r.warning.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Warning.CoreV1().Events("")})
+	r.normal.start(clients.Normal)
+	r.warning.start(clients.Warning)
 }
 
 // Stop ends the recording.
@@ -122,14 +119,14 @@ func (r *Recorder) Stop() {
 // Device records an event on an EdgeDevice.
 func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, args ...any) {
 	if r.allowed(source{Component, d.Namespace, d.Name, eventType}) {
-		r.from(Component, "", eventType).Event(DeviceReference(d), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+		r.record(Component, "", DeviceReference(d), eventType, reason, fmt.Sprintf(format, args...))
 	}
 }
 
 // Node records an event on a Node: of what its EdgeDevice cannot have, or has in other words.
 func (r *Recorder) Node(name, eventType, reason, format string, args ...any) {
 	if r.allowed(source{Component, "", name, eventType}) {
-		r.from(Component, "", eventType).Event(nodeReference(name), eventType, reason, clip(fmt.Sprintf(format, args...), maxMessage))
+		r.record(Component, "", nodeReference(name), eventType, reason, fmt.Sprintf(format, args...))
 	}
 }
 
@@ -149,7 +146,7 @@ func (r *Recorder) Container(pod *corev1.Pod, name, eventType, reason, format st
 
 func (r *Recorder) pod(about *corev1.ObjectReference, nodeName, eventType, reason, message string) {
 	if r.allowed(source{NodeComponent, "", nodeName, eventType}) {
-		r.from(NodeComponent, nodeName, eventType).Event(about, eventType, reason, clip(message, maxMessage))
+		r.record(NodeComponent, nodeName, about, eventType, reason, message)
 	}
 }
 
@@ -173,12 +170,18 @@ func (r *Recorder) allowed(s source) bool {
 	return true
 }
 
-func (r *Recorder) from(component, host, eventType string) record.EventRecorder {
-	b := r.normal
-	if eventType == corev1.EventTypeWarning {
-		b = r.warning
+// record records what happens now.
+func (r *Recorder) record(component, host string, about *corev1.ObjectReference, eventType, reason, message string) {
+	if l := r.lane(eventType); l.admit(about, reason) {
+		l.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host}).Event(about, eventType, reason, clip(message, maxMessage))
 	}
-	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host})
+}
+
+func (r *Recorder) lane(eventType string) *lane {
+	if eventType == corev1.EventTypeWarning {
+		return r.warning
+	}
+	return r.normal
 }
 
 // FromDevice records what a device reports about a pod of its own, or about itself if pod is nil:
@@ -219,7 +222,11 @@ type dropper interface {
 
 // past records an event as a record.EventRecorder does, but with the time at which it happened.
 func (r *Recorder) past(component, host string, at time.Time, about *corev1.ObjectReference, eventType, reason, message string) {
-	recorder := r.from(component, host, eventType)
+	l := r.lane(eventType)
+	if !l.admit(about, reason) {
+		return
+	}
+	recorder := l.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host})
 	queue, ok := recorder.(dropper)
 	if !ok {
 		recorder.Event(about, eventType, reason, message)
@@ -234,10 +241,7 @@ func (r *Recorder) past(component, host string, at time.Time, about *corev1.Obje
 		FirstTimestamp: metav1.NewTime(at), LastTimestamp: metav1.NewTime(at), Count: 1,
 		Source: corev1.EventSource{Component: component, Host: host}, ReportingController: component, ReportingInstance: host,
 	}
-	if sent, err := queue.ActionOrDrop(watch.Added, event); err != nil || !sent {
-		dropped.WithLabelValues(droppedQueue).Inc()
-		klog.Background().Info("Dropped an event: too many are queued", "object", klog.KRef(about.Namespace, about.Name), "reason", reason, "err", err)
-	}
+	_, _ = queue.ActionOrDrop(watch.Added, event) // there is room, unless the Recorder has stopped
 }
 
 // DeviceReference refers to an EdgeDevice.
