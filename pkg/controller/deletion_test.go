@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/node"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 func TestDeletionOfConnectedDevice(t *testing.T) {
@@ -237,6 +239,53 @@ func TestDeletionWithRelentlessWorkload(t *testing.T) {
 			})
 			if n := len(s.runs()); n != 1 {
 				t.Errorf("the device got %d pods", n)
+			}
+		})
+	}
+}
+
+// A device says once what became of a pod. If that cannot be stored, the pod is gone all the same.
+func TestUnusableLastStatus(t *testing.T) {
+	for name, change := range map[string]func(*edgeapi.PodRemoved){
+		"refused by the cluster": func(m *edgeapi.PodRemoved) {
+			status := running()
+			status.Message = "refused"
+			data, err := status.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Status = data
+		},
+		"undecodable": func(m *edgeapi.PodRemoved) { m.Status = []byte{0xff} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := edgeDevice("d1")
+			c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("p", "d1"))
+			var phase atomic.Value
+			c.kube.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+				patch := string(a.(clienttesting.PatchAction).GetPatch())
+				if strings.Contains(patch, `"message":"refused"`) {
+					return true, nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), "p", nil)
+				}
+				if strings.Contains(patch, `"phase":"Failed"`) {
+					phase.Store(corev1.PodFailed)
+				}
+				return false, nil, nil
+			})
+			s := c.connect(newSession(ed))
+			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			c.report(s, c.pod("p"), running())
+			eventually(t, "runs", func() bool { return c.pod("p").Status.Phase == corev1.PodRunning })
+			if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
+			message := &edgeapi.PodRemoved{Uid: "uid-of-p", Namespace: "edge", Name: "p"}
+			change(message)
+			c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodRemoved{PodRemoved: message}})
+			eventually(t, "gone", func() bool { return c.pod("p") == nil })
+			if phase.Load() != corev1.PodFailed {
+				t.Error("it did not fail before")
 			}
 		})
 	}

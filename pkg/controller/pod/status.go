@@ -53,35 +53,52 @@ func (c *Controller) syncStatus(ctx context.Context, k key) (time.Duration, erro
 	status := pod.Status.DeepCopy()
 	if encoded != nil {
 		reported, ok := decodeStatus(encoded)
-		if !ok {
+		switch {
+		case ok:
+			if reported.ObservedGeneration == 0 {
+				reported.ObservedGeneration = generation
+			}
+			*status = merge(pod, reported, metav1.NewTime(now))
+		case !removed:
 			refused(st, k.uid, "undecodable status")
 			return 0, nil
 		}
-		if reported.ObservedGeneration == 0 {
-			reported.ObservedGeneration = generation
-		}
-		*status = merge(pod, reported, metav1.NewTime(now))
 	}
 	if pod.DeletionTimestamp == nil && terminal(pod.Status.Phase) {
 		if err := c.end(st, pod); err != nil {
 			return 0, err
 		}
 	}
-	if removed && pod.DeletionTimestamp != nil && !terminal(status.Phase) {
-		// Nothing of it runs any more, if it ever did, and it does not end well without having said so.
-		status.Phase = corev1.PodFailed
-		settle(status, metav1.NewTime(now))
+	gone := removed && pod.DeletionTimestamp != nil
+	if gone {
+		fail(status, metav1.NewTime(now))
 	}
 	if counted && !apiequality.Semantic.DeepEqual(&pod.Status, status) {
 		st.spend(p, now)
 	}
-	if again, err := c.write(ctx, pod, status); again > 0 || err != nil {
+	again, err := c.write(ctx, pod, status)
+	if again > 0 && gone { // the device says nothing else any more: that much is known without it
+		status = pod.Status.DeepCopy()
+		fail(status, metav1.NewTime(now))
+		_, err = c.write(ctx, pod, status)
+		again = 0
+	}
+	if again > 0 || err != nil {
 		return again, err
 	}
 	if removed {
 		return 0, c.finish(ctx, st, p, pod)
 	}
 	return 0, nil
+}
+
+// fail says of a pod of which nothing runs any more, if it ever did, that it has failed: it does not end well without
+// having said so.
+func fail(status *corev1.PodStatus, now metav1.Time) {
+	if !terminal(status.Phase) {
+		status.Phase = corev1.PodFailed
+		settle(status, now)
+	}
 }
 
 func decodeStatus(encoded []byte) (status corev1.PodStatus, ok bool) {
