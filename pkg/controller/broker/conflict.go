@@ -90,8 +90,10 @@ func (p *Pool) seniorLocked(key types.NamespacedName, c *client) (older types.Na
 		case isProblem(err):
 			continue // it cannot use the client id
 		}
-		// Its Secret cannot be read just now: what is known of it stays good.
-		if a := p.devices[keyOf(ed)]; a != nil && a.client != nil {
+		switch a := p.devices[keyOf(ed)]; {
+		case a == nil:
+			return keyOf(ed), "", err // it was not looked at yet, so its Secret is not in use
+		case a.client != nil: // its Secret cannot be read just now: what is known of it stays good
 			return keyOf(ed), a.client.id, nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/controllertest"
 )
 
 // Who comes first when aranya starts is chance. Who was created first is not.
@@ -47,6 +48,40 @@ func TestOlderDeviceHasTheClientID(t *testing.T) {
 	w.Eventually("one connection", func() bool { return len(w.live()) == 1 })
 	w.device("z", "rightful", nil)
 	w.Eventually("the oldest that is left", func() bool { return connected("a/intruder", "a/another") && refused("z/other") })
+}
+
+// A younger device that is looked at first when aranya starts waits for the older one, of whose Secret nothing is known yet.
+func TestYoungerDeviceIsLookedAtFirst(t *testing.T) {
+	w := &world{World: controllertest.New(t), checked: map[string]bool{}, stopping: make(chan struct{})}
+	pool, err := New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Changed: w.count})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.queue.ShutDown)
+	pool.ctx, pool.connect = w.Ctx, w.connect
+	pool.SetGateway(w)
+	key := func(namespace string) types.NamespacedName {
+		return types.NamespacedName{Namespace: namespace, Name: "d"}
+	}
+	for namespace, created := range map[string]int64{"younger": 9, "older": 1} {
+		ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: "d", UID: types.UID(namespace), CreationTimestamp: metav1.NewTime(time.Unix(1e9+created, 0)),
+		}}
+		packet := aranya.MQTTConnectPacket{ClientID: "mine", Username: "u"}
+		if namespace == "older" {
+			packet.Password = &aranya.LocalSecretReference{Name: "s"}
+		}
+		ed.Spec.Connectivity = aranya.Connectivity{Method: aranya.ConnectivityMQTT, MQTTConfig: &aranya.MQTTConfig{Server: "broker:1883", ConnectPacket: packet}}
+		if err := w.Devices.GetIndexer().Add(ed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, err := pool.sync(w.Ctx, key("younger")); again > 0 || err != nil {
+		t.Errorf("look again after %s, %v", again, err)
+	}
+	if state, assigned := pool.State(key("younger")); assigned || !pool.waiting[key("older")].Has(key("younger")) {
+		t.Errorf("the younger one has the client id, or does not wait: %+v, waiting: %v", state, pool.waiting)
+	}
 }
 
 // Devices that share a client id, and a Secret, are no rivals while they go from its former content to the next.
