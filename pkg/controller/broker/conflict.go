@@ -40,7 +40,7 @@ func (p *Pool) contendLocked(key types.NamespacedName, a *assignment) (decided b
 	}
 	for _, other := range p.clients {
 		if c.chosen && !other.chosen && other.sameID(c) { // which somebody chose a second time
-			p.refuseLocked(key, a, other.devices()[0])
+			p.refuseLocked(key, a, other.devices()[0], "")
 			return true
 		}
 	}
@@ -51,7 +51,7 @@ func (p *Pool) contendLocked(key types.NamespacedName, a *assignment) (decided b
 			p.waitLocked(key, older)
 			return false
 		case settings != "" && settings != c.id:
-			p.refuseLocked(key, a, older)
+			p.refuseLocked(key, a, older, ", which is older,")
 			return true
 		}
 	}
@@ -108,8 +108,8 @@ func (c *client) sameID(other *client) bool {
 	return c.server == other.server && c.config.ClientID == other.config.ClientID
 }
 
-// refuseLocked tells a device that another one has its client id. What other namespaces hold is not told.
-func (p *Pool) refuseLocked(key types.NamespacedName, a *assignment, holder types.NamespacedName) {
+// refuseLocked tells a device that another one has its client id, and by what right. What other namespaces hold is not told.
+func (p *Pool) refuseLocked(key types.NamespacedName, a *assignment, holder types.NamespacedName, right string) {
 	p.waitLocked(key, holder)
 	who := "An EdgeDevice of another namespace"
 	if holder.Namespace == key.Namespace {
@@ -117,8 +117,8 @@ func (p *Pool) refuseLocked(key types.NamespacedName, a *assignment, holder type
 	}
 	c := a.client
 	a.client, a.problem = nil, State{Reason: ReasonClientIDConflict, Message: fmt.Sprintf(
-		"%s, which is older, uses the client id %q at the MQTT broker %s, with other settings, and a broker lets only one client have it: "+
-			"give this device another spec.connectivity.mqttConfig.connectPacket.clientID, none, or the same settings", who, c.config.ClientID, c.server)}
+		"%s%s uses the client id %q at the MQTT broker %s, with other settings, and a broker lets only one client have it: "+
+			"give this device another spec.connectivity.mqttConfig.connectPacket.clientID, none, or the same settings", who, right, c.config.ClientID, c.server)}
 }
 
 // evictLocked ends other clients that have the client id of one. Their devices are looked at again: they follow it, or

@@ -44,7 +44,8 @@ const (
 	ReasonSecretNotFound = "SecretNotFound"
 	ReasonInvalidSecret  = "InvalidSecret"
 	ReasonSecretUnknown  = "SecretUnavailable"
-	// ReasonClientIDConflict says that an older device has the client id, with other settings.
+	// ReasonClientIDConflict says that another device has the client id, with other settings: an older one, or one for
+	// which aranya made it.
 	ReasonClientIDConflict = "ClientIDConflict"
 )
 

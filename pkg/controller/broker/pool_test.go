@@ -109,6 +109,11 @@ func TestClientIDConflict(t *testing.T) {
 	w.device("a", "d2", plain)
 	w.device("a", "d3", nil)
 	w.Eventually("its turn", func() bool { return w.state("b", "d1").Connected && w.state("a", "d2").Connected })
+	// One that was made for a device is not for others to choose, whoever is older.
+	live := w.live()
+	made := live[slices.IndexFunc(live, func(b *fakeBroker) bool { return b.config.ClientID != "mine" })].config.ClientID
+	w.device("a", "d4", func(c *aranya.MQTTConfig) { withPassword(c); c.ConnectPacket.ClientID = made })
+	w.Eventually("refused", func() bool { return strings.Contains(w.state("a", "d4").Message, "EdgeDevice d2 uses the client id") })
 	// A device alone may change the settings of its client.
 	w.device("b", "d1", func(c *aranya.MQTTConfig) { chosen(c); c.ConnectPacket.Username = "v" })
 	w.Eventually("changed", func() bool {
