@@ -169,7 +169,7 @@ func (c *Controllers) build() (err error) {
 		Edge: c.config.Edge, Devices: c.deviceInformer, Lister: c.devices, NodeInformer: c.nodeInformer, Nodes: c.node,
 		Tracker: c.tracker, Events: c.recorder, Clock: c.config.Clock, ReconnectGrace: c.config.ReconnectGrace,
 		Disconnect: func(d gateway.Device, reason error) { (*c.disconnect.Load())(d, reason) }, Broker: c.broker.State,
-		NodeProblem: c.node.Problem,
+		NodeProblem: c.node.Problem, SeenBefore: c.node.SeenBefore,
 	}); err != nil {
 		return err
 	}
@@ -250,13 +250,7 @@ func (c *Controllers) LastSeen(namespace, name string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	if seen, ok := c.device.LastSeen(gateway.Device{Namespace: namespace, Name: name, UID: ed.UID}); ok {
-		return seen
-	}
-	if ed.Status.LastSeen == nil {
-		return time.Time{}
-	}
-	return ed.Status.LastSeen.Time
+	return c.device.LastSeen(ed)
 }
 
 // OnlyNode returns the name of aranya's Node if there is one, and no other.

@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -81,6 +84,44 @@ func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
 					t.Errorf("%s given up %s after the start, want %s at least", what, after, tt.after)
 				}
 			}
+		})
+	}
+}
+
+// What is stored of a connected device is as old as the last change of its status. Its Lease was renewed until aranya ended.
+func TestLastSeenBeforeARestart(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Now().Truncate(time.Second))
+	renewed := clock.Now().Add(-2 * time.Minute)
+	lease := func(node types.UID) *coordinationv1.Lease {
+		return &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1", OwnerReferences: []metav1.OwnerReference{{UID: node}}},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: renewed}},
+		}
+	}
+	stored := clock.Now().Add(-21 * 24 * time.Hour)
+	ed := edgeDevice("d1")
+	ed.Status.Phase, ed.Status.LastSeen = aranya.EdgeDeviceOnline, &metav1.Time{Time: stored}
+	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: aranya.ReasonConnected})
+	for name, tt := range map[string]struct {
+		objects []runtime.Object
+		want    time.Time
+	}{
+		"by its Lease":               {[]runtime.Object{ownNode(ed), lease(ownNode(ed).UID)}, renewed},
+		"the Lease of a former Node": {[]runtime.Object{ownNode(ed), lease("former")}, stored},
+		"no Node":                    {nil, stored},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktesting.NewFakeClock(clock.Now())
+			c := newClusterAt(t, clock, time.Minute, append(tt.objects, ed.DeepCopy())...)
+			eventually(t, "known while it may come back", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
+			eventually(t, "given up", func() bool {
+				clock.Step(time.Second)
+				return c.device("d1").Status.Phase == aranya.EdgeDeviceOffline
+			})
+			if seen := c.device("d1").Status.LastSeen; seen == nil || !seen.Time.Equal(tt.want) {
+				t.Errorf("stored as seen at %v, want %v", seen, tt.want)
+			}
+			eventually(t, "known afterwards", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
 		})
 	}
 }

@@ -71,6 +71,8 @@ type Config struct {
 	Broker func(key types.NamespacedName) (broker.State, bool)
 	// NodeProblem returns why a device's Node cannot be brought up to date.
 	NodeProblem func(key types.NamespacedName) node.Problem
+	// SeenBefore returns when a device was last known to be connected before the start, zero if that is not known.
+	SeenBefore func(device gateway.Device) time.Time
 	// ReconnectGrace is how long after the start a device may take to come back until it is Offline.
 	ReconnectGrace time.Duration
 }
@@ -128,6 +130,9 @@ func New(config Config) (*Controller, error) {
 	}
 	if config.NodeProblem == nil {
 		config.NodeProblem = func(types.NamespacedName) node.Problem { return node.Problem{} }
+	}
+	if config.SeenBefore == nil {
+		config.SeenBefore = func(gateway.Device) time.Time { return time.Time{} }
 	}
 	c := &Controller{
 		config:  config,

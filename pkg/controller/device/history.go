@@ -7,7 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
@@ -60,11 +62,19 @@ func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.queue.AddAfter(key, settle)
 }
 
-// LastSeen is when a device was last heard of on a link that was lost, which may not be stored yet; false if the last one
-// was not, or there was none since the start.
-func (c *Controller) LastSeen(device gateway.Device) (time.Time, bool) {
-	history, _ := c.history(device)
-	return history.lastSeen, history.down && !history.lastSeen.IsZero()
+// LastSeen is when a device that is not connected was last heard of, as far as that is known, which may not be stored yet;
+// zero if it never was.
+func (c *Controller) LastSeen(ed *aranya.EdgeDevice) time.Time {
+	if history, _ := c.history(deviceOf(ed)); history.down && !history.lastSeen.IsZero() {
+		return history.lastSeen
+	}
+	seen := ptr.Deref(ed.Status.LastSeen, metav1.Time{}).Time
+	if meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected) { // it is as old as the last change of the status
+		if before := c.config.SeenBefore(deviceOf(ed)); before.After(seen) {
+			return before
+		}
+	}
+	return seen
 }
 
 // history returns what happened on a device's last link since the start. That of a former EdgeDevice of the name is none of

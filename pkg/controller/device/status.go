@@ -101,6 +101,9 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 		return wait // since before the start of aranya: it may come back
 	case wasConnected:
 		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonAfterRestart, "The device did not connect since aranya was started")
+		if seen := c.LastSeen(ed); !seen.IsZero() {
+			status.LastSeen = &metav1.Time{Time: seen}
+		}
 	}
 	status.Phase = aranya.EdgeDeviceOffline
 	if ed.Status.Certificate == nil {

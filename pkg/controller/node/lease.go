@@ -21,6 +21,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/queue"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 const (
@@ -59,6 +60,8 @@ type leases struct {
 	// found holds the Leases that there were at the start, by name, as long as they are of use.
 	found      map[string]*coordinationv1.Lease
 	foundUntil time.Time
+	// before holds when those were last renewed, by the UID of the Node.
+	before map[types.UID]time.Time
 }
 
 type leaseState struct {
@@ -105,9 +108,29 @@ func (l *leases) find(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.found, l.foundUntil = make(map[string]*coordinationv1.Lease, len(list.Items)), l.clock.Now().Add(leaseInterval)
+	l.before = make(map[types.UID]time.Time, len(list.Items))
 	for i := range list.Items {
-		l.found[list.Items[i].Name] = &list.Items[i]
+		lease := &list.Items[i]
+		l.found[lease.Name] = lease
+		if len(lease.OwnerReferences) == 1 && lease.Spec.RenewTime != nil {
+			l.before[lease.OwnerReferences[0].UID] = lease.Spec.RenewTime.Time
+		}
 	}
+}
+
+// SeenBefore is when a device was last known to be connected before the start, by the Lease of its Node; zero if that is
+// not known.
+func (c *Controller) SeenBefore(device gateway.Device) time.Time {
+	n, err := c.get(device.Name)
+	if err != nil || n == nil {
+		return time.Time{}
+	}
+	if owner, ok := Owner(n); !ok || owner != device {
+		return time.Time{}
+	}
+	c.leases.mu.Lock()
+	defer c.leases.mu.Unlock()
+	return c.leases.before[n.UID]
 }
 
 // get returns a Lease, once as it was found at the start, then from the API server.
