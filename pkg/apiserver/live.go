@@ -120,7 +120,7 @@ func (l *liveStatus) device(obj *aranya.EdgeDevice, status *edgeapi.NodeStatus) 
 	}
 	info, err := decode(status)
 	if err != nil {
-		// The device's own fault, and the controllers say so in its conditions.
+		// The device's own fault. The controllers tell of it in an event, and in NodeReady if there is no Node.
 		klog.V(4).InfoS("Cannot decode the node status of a device", "edgeDevice", klog.KObj(obj), "err", err)
 	}
 	l.decoded.Add(obj.UID, deviceInfo{from: status, info: info})

@@ -119,7 +119,8 @@ func (c *Controller) facts(ctx context.Context, s gateway.Session, status *arany
 	status.LastSeen = &metav1.Time{Time: s.Info().LastSeen}
 	reported, err := node.Decode(c.config.Tracker.NodeStatus(s))
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "The device reports something unusable about itself")
+		// The device's own fault, and as often as it likes: package node tells of it.
+		klog.FromContext(ctx).V(4).Info("The device reports something unusable about itself", "err", err)
 		return
 	}
 	status.Device = Info(reported)

@@ -300,11 +300,11 @@ func (c *Controller) online(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	case wait > 0:
 		return wait, nil
 	}
+	c.leases.start(n, false) // whatever the device says: it is connected
 	reported, err := Decode(with.reported)
 	if err != nil {
 		return 0, &unusable{err}
 	}
-	c.leases.start(n, false)
 	status := onlineStatus(ed, reported, &n.Status, endpoint{c.config.Address, c.config.Port}, metav1.NewTime(c.config.Clock.Now()))
 	current := n
 	if n, err = c.writeStatus(ctx, n, status); err == nil {

@@ -17,6 +17,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
 // Who looks at a device whose Node the cluster does not take is told what the cluster says; not so of what passes by itself.
@@ -62,5 +63,23 @@ func TestProblem(t *testing.T) {
 				t.Errorf("afterwards: error %v, %+v", err, r.Problem(key))
 			}
 		})
+	}
+}
+
+// The Node of a connected device must not be taken for lost, whatever the device says of itself.
+func TestLeaseOfADeviceThatSaysNothingUsable(t *testing.T) {
+	r := newRig(t)
+	key := links.Key(deviceOf(r.ed))
+	r.expect("create")
+	r.see("5", nil)
+	r.leases.stop(r.ed.Name, r.ed.UID) // it was away
+	r.config.Tracker.DeviceMessage(r.config.Tracker.Session(key, r.ed.UID), &edgeapi.DeviceMessage{
+		Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: &edgeapi.NodeStatus{Status: []byte{0xff}}},
+	})
+	if _, _, err := r.sync(); err != nil || r.Problem(key).Reason != aranya.ReasonNodeInvalid {
+		t.Errorf("error %v, problem %+v", err, r.Problem(key))
+	}
+	if r.leases.active[r.ed.Name] == nil {
+		t.Error("its Lease is not renewed")
 	}
 }
