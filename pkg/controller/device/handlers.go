@@ -82,7 +82,7 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 			old, ok1 := before.(*corev1.Node)
 			n, ok2 := after.(*corev1.Node)
 			if ok1 && ok2 && (old.UID != n.UID || old.Annotations[aranya.AnnotationUID] != n.Annotations[aranya.AnnotationUID] ||
-				!apiequality.Semantic.DeepEqual(node.Ready(old), node.Ready(n))) {
+				node.Left(old) != node.Left(n) || !apiequality.Semantic.DeepEqual(node.Ready(old), node.Ready(n))) {
 				notice(after)
 			}
 		},
