@@ -90,6 +90,35 @@ func TestLastSeen(t *testing.T) {
 	}
 }
 
+// ticking is a clock that goes on each time that it is looked at.
+type ticking struct{ *clocktesting.FakeClock }
+
+func (c ticking) Now() time.Time {
+	c.Step(600 * time.Millisecond)
+	return c.FakeClock.Now()
+}
+
+// A device that may still come back is looked at again, however soon that time is over.
+func TestPatienceThatEnds(t *testing.T) {
+	client := fake.NewClientset()
+	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	tracker := links.NewTracker(ticking{clock}, time.Hour)
+	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.queue.ShutDown()
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
+	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: aranya.ReasonConnected})
+	c.LinkDown(deviceOf(ed), links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
+	status, again := c.status(t.Context(), ed)
+	if connected := meta.IsStatusConditionTrue(status.Conditions, aranya.EdgeDeviceConnected); !connected || again <= 0 {
+		t.Errorf("connected %t, looked at again after %s", connected, again)
+	}
+}
+
 // silent is a link over which nothing came since a time.
 type silent struct {
 	link

@@ -86,12 +86,12 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	}
 	history, known := c.history(deviceOf(ed))
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
-	wait := c.grace()
+	wait, patience := c.grace(), c.config.Tracker.Patience(history.lostAt) // each asked once: time goes on
 	switch {
 	case wasConnected && c.config.Tracker.Stopping():
 		return c.config.ReconnectGrace // it is to go to the next aranya
-	case known && history.down && wasConnected && c.config.Tracker.Patience(history.lostAt) > 0:
-		return c.config.Tracker.Patience(history.lostAt) // it may come back before anybody has to know
+	case known && history.down && wasConnected && patience > 0:
+		return patience // it may come back before anybody has to know
 	case known && history.down:
 		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonDisconnected, clip(history.lost, maxMessage))
 		if !history.lastSeen.IsZero() {
