@@ -135,11 +135,14 @@ func (r *Recorder) Pod(pod *corev1.Pod, eventType, reason, format string, args .
 	r.pod(podReference(pod, ""), pod.Spec.NodeName, eventType, reason, fmt.Sprintf(format, args...))
 }
 
-// Container records an event on a container of such a pod, or on an init container.
+// Container records an event on a container of such a pod, be it an init container or an ephemeral one.
 func (r *Recorder) Container(pod *corev1.Pod, name, eventType, reason, format string, args ...any) {
 	list := "containers"
-	if slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name }) {
+	switch {
+	case slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name }):
 		list = "initContainers"
+	case slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name }):
+		list = "ephemeralContainers"
 	}
 	r.pod(podReference(pod, fmt.Sprintf("spec.%s{%s}", list, name)), pod.Spec.NodeName, eventType, reason, fmt.Sprintf(format, args...))
 }

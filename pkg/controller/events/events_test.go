@@ -35,6 +35,7 @@ func TestRecorder(t *testing.T) {
 
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "pu"}, Spec: corev1.PodSpec{
 		NodeName: "d", InitContainers: []corev1.Container{{Name: "setup"}}, Containers: []corev1.Container{{Name: "main"}},
+		EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debugger"}}},
 	}}
 	mirror := pod.DeepCopy()
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: strings.Repeat("1", 32)}
@@ -45,7 +46,7 @@ func TestRecorder(t *testing.T) {
 	byKubelet := corev1.EventSource{Component: "kubelet", Host: "d"}
 	r.Device(device, corev1.EventTypeNormal, "Connected", "over %s", "grpc")
 	r.Pod(pod, corev1.EventTypeWarning, "FailedMount", "no %s", "volume")
-	for _, name := range []string{"main", "setup"} {
+	for _, name := range []string{"main", "setup", "debugger"} {
 		r.Container(pod, name, corev1.EventTypeWarning, "Failed-"+name, "Error: %s", name)
 	}
 	r.Pod(mirror, corev1.EventTypeWarning, "InvalidStatus", "no status")
@@ -65,6 +66,9 @@ func TestRecorder(t *testing.T) {
 		},
 		"Pod Failed-setup": func(e corev1.Event) bool {
 			return e.Message == "Error: setup" && e.Source == byKubelet && e.InvolvedObject.FieldPath == "spec.initContainers{setup}"
+		},
+		"Pod Failed-debugger": func(e corev1.Event) bool {
+			return e.Message == "Error: debugger" && e.Source == byKubelet && e.InvolvedObject.FieldPath == "spec.ephemeralContainers{debugger}"
 		},
 		"Pod InvalidStatus": func(e corev1.Event) bool { return e.InvolvedObject.UID == types.UID(strings.Repeat("1", 32)) },
 		"EdgeDevice DiskPressure": func(e corev1.Event) bool {

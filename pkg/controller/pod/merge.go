@@ -64,13 +64,17 @@ func mergeContainers(pod *corev1.Pod, status *corev1.PodStatus) {
 		return all || restartpolicy.ShouldRestart(pod, c, exitCode)
 	}
 	never := func(*corev1.Container, int32) bool { return false }
-	ephemeral := make([]corev1.Container, 0, len(pod.Spec.EphemeralContainers))
-	for i := range pod.Spec.EphemeralContainers {
-		ephemeral = append(ephemeral, corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
-	}
 	status.InitContainerStatuses = keepEnded(pod.Spec.InitContainers, old.InitContainerStatuses, status.InitContainerStatuses, restarts)
 	status.ContainerStatuses = keepEnded(pod.Spec.Containers, old.ContainerStatuses, status.ContainerStatuses, restarts)
-	status.EphemeralContainerStatuses = keepEnded(ephemeral, old.EphemeralContainerStatuses, status.EphemeralContainerStatuses, never)
+	status.EphemeralContainerStatuses = keepEnded(ephemeralContainers(pod), old.EphemeralContainerStatuses, status.EphemeralContainerStatuses, never)
+}
+
+func ephemeralContainers(pod *corev1.Pod) []corev1.Container {
+	containers := make([]corev1.Container, 0, len(pod.Spec.EphemeralContainers))
+	for i := range pod.Spec.EphemeralContainers {
+		containers = append(containers, corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+	return containers
 }
 
 // keepEnded does so for a list of containers, and leaves out what is said of others, or of one a second time.

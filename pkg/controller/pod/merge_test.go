@@ -323,7 +323,15 @@ func TestWaitingStatus(t *testing.T) {
 			}},
 		},
 	}}
-	status := waitingStatus(p, map[string]string{"b": "no such key"}, at(1))
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debugger", Image: "y"}}}
+	status := waitingStatus(p, map[string]string{"b": "no such key", "debugger": "no such ConfigMap"}, at(1))
+	debugger := []corev1.ContainerStatus{{
+		Name: "debugger", Image: "y",
+		State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError", Message: "no such ConfigMap"}},
+	}}
+	if diff := cmp.Diff(debugger, status.EphemeralContainerStatuses); diff != "" {
+		t.Errorf("ephemeral containers: %s", diff)
+	}
 	if status.Phase != corev1.PodPending || !status.StartTime.Equal(new(at(1))) {
 		t.Errorf("status: %+v", status)
 	}

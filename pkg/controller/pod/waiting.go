@@ -99,6 +99,10 @@ func waitingStatus(pod *corev1.Pod, failures map[string]string, now metav1.Time)
 	}
 	add(&status.InitContainerStatuses, pod.Spec.InitContainers)
 	add(&status.ContainerStatuses, pod.Spec.Containers)
+	add(&status.EphemeralContainerStatuses, ephemeralContainers(pod))
+	for i := range status.EphemeralContainerStatuses {
+		status.EphemeralContainerStatuses[i].Started = nil // as it has no probes
+	}
 	status.Conditions = []corev1.PodCondition{
 		{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, Reason: "PodSandboxNotReady", Message: "No Pod Sandbox found"},
 		initialized(pod),
