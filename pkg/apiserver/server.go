@@ -203,7 +203,7 @@ func (c cutLinks) OnDelete(obj any) {
 		obj = last.Obj
 	}
 	if ed, ok := obj.(*v1alpha1.EdgeDevice); ok {
-		c.gateway.DeviceDeleted(gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID})
+		c.gateway.DeviceDeleted(gateway.DeviceOf(ed))
 	}
 }
 

@@ -166,7 +166,7 @@ func (s *Store) sync(_ context.Context, key types.NamespacedName) (time.Duration
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}
-	device := gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
+	device := gateway.DeviceOf(ed)
 	var certificate *tls.Certificate
 	if err == nil {
 		certificate, err = pair(secret)

@@ -195,7 +195,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		}
 		return c.finalize(ctx, ed)
 	}
-	history, linked := c.history(deviceOf(ed))
+	history, linked := c.history(gateway.DeviceOf(ed))
 	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && c.awaitsNode(key, ed) {
 		return wait, nil // the Node, once it is there, leads here at once
 	}
@@ -215,7 +215,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		}
 	}
 	if news && history.down {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", history.lost)
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, "Disconnected", "The link to the device was lost: %s", history.lost)
 	}
 	c.tellConflict(ed, status)
 	c.tellBroker(ed, status)
@@ -259,7 +259,7 @@ func (c *Controller) tellConflict(ed *aranya.EdgeDevice, status *aranya.EdgeDevi
 	after := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceNodeReady)
 	before := meta.FindStatusCondition(ed.Status.Conditions, aranya.EdgeDeviceNodeReady)
 	if after != nil && after.Reason == aranya.ReasonConflict && (before == nil || before.Reason != aranya.ReasonConflict) {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, aranya.ReasonConflict, "%s", after.Message)
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, aranya.ReasonConflict, "%s", after.Message)
 	}
 }
 
@@ -270,9 +270,9 @@ func (c *Controller) tellBroker(ed *aranya.EdgeDevice, status *aranya.EdgeDevice
 	switch {
 	case after == nil || before != nil && before.Status == after.Status && before.Message == after.Message:
 	case after.Status == metav1.ConditionFalse:
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, after.Reason, "%s", after.Message)
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, after.Reason, "%s", after.Message)
 	case before != nil && before.Status == metav1.ConditionFalse:
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, after.Reason, "%s", after.Message)
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, after.Reason, "%s", after.Message)
 	}
 }
 
@@ -296,8 +296,4 @@ func (c *Controller) dropFormer(key types.NamespacedName, ed *aranya.EdgeDevice)
 	if device, ok := c.config.Tracker.Linked(key); ok && device.UID != ed.UID {
 		c.config.Disconnect(device, errDeleted)
 	}
-}
-
-func deviceOf(ed *aranya.EdgeDevice) gateway.Device {
-	return gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 }

@@ -301,7 +301,7 @@ func TestPace(t *testing.T) {
 	c.queue = told
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
 	for i := range pace.Burst + 2 {
-		c.Message(link{device: deviceOf(ed)}, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{}})
+		c.Message(link{device: gateway.DeviceOf(ed)}, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{}})
 		if err := c.write(t.Context(), ed, &aranya.EdgeDeviceStatus{}); err != nil {
 			t.Fatal(err)
 		}

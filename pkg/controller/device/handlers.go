@@ -43,11 +43,11 @@ func (c *Controller) tellCertificate(ed *aranya.EdgeDevice, old, now *aranya.Cer
 	switch {
 	case now == nil || apiequality.Semantic.DeepEqual(old, now):
 	case old == nil:
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
 	case old.PublicKeySHA256 != now.PublicKeySHA256:
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled anew with another key, which shuts the former one out", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "Enrolled", format, "enrolled anew with another key, which shuts the former one out", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
 	default:
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "CertificateRenewed", format, "renewed its certificate", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "CertificateRenewed", format, "renewed its certificate", now.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
 	}
 }
 

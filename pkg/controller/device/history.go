@@ -65,12 +65,12 @@ func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 // LastSeen is when a device that is not connected was last heard of, as far as that is known, which may not be stored yet;
 // zero if it never was.
 func (c *Controller) LastSeen(ed *aranya.EdgeDevice) time.Time {
-	if history, _ := c.history(deviceOf(ed)); history.down && !history.lastSeen.IsZero() {
+	if history, _ := c.history(gateway.DeviceOf(ed)); history.down && !history.lastSeen.IsZero() {
 		return history.lastSeen
 	}
 	seen := ptr.Deref(ed.Status.LastSeen, metav1.Time{}).Time
 	if meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected) { // it is as old as the last change of the status
-		if before := c.config.SeenBefore(deviceOf(ed)); before.After(seen) {
+		if before := c.config.SeenBefore(gateway.DeviceOf(ed)); before.After(seen) {
 			return before
 		}
 	}

@@ -83,7 +83,7 @@ func TestLastSeen(t *testing.T) {
 	defer c.queue.ShutDown()
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
 	heard := clock.Now()
-	tracker.SessionStarted(silent{link{device: deviceOf(ed)}, heard})
+	tracker.SessionStarted(silent{link{device: gateway.DeviceOf(ed)}, heard})
 	clock.Step(25 * time.Minute)
 	if status, _ := c.status(t.Context(), ed); !status.LastSeen.Time.Equal(heard) {
 		t.Errorf("stored as seen %s after it was", status.LastSeen.Sub(heard))
@@ -112,7 +112,7 @@ func TestPatienceThatEnds(t *testing.T) {
 	defer c.queue.ShutDown()
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
 	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: aranya.ReasonConnected})
-	c.LinkDown(deviceOf(ed), links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
+	c.LinkDown(gateway.DeviceOf(ed), links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
 	status, again := c.status(t.Context(), ed)
 	if connected := meta.IsStatusConditionTrue(status.Conditions, aranya.EdgeDeviceConnected); !connected || again <= 0 {
 		t.Errorf("connected %t, looked at again after %s", connected, again)

@@ -84,7 +84,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	} else {
 		set.condition(aranya.NeverConnected())
 	}
-	history, known := c.history(deviceOf(ed))
+	history, known := c.history(gateway.DeviceOf(ed))
 	wasConnected := meta.IsStatusConditionTrue(ed.Status.Conditions, aranya.EdgeDeviceConnected)
 	wait, patience := c.grace(), c.config.Tracker.Patience(history.lostAt) // each asked once: time goes on
 	switch {

@@ -266,7 +266,7 @@ func (c *Controller) create(ctx context.Context, ed *aranya.EdgeDevice, session 
 	if now, err := c.devices.EdgeDevices(ed.Namespace).Get(ed.Name); err != nil || now.UID != ed.UID {
 		return c.deleteNode(ctx, n) // the finalizer was taken off by force: nobody else will
 	}
-	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
+	c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "NodeCreated", "Created Node %s", n.Name)
 	klog.FromContext(ctx).Info("Created the Node")
 	c.leases.start(n, true)
 	return c.untaint(ctx, n, isReady(&status))
@@ -360,8 +360,4 @@ func (c *Controller) forget(key types.NamespacedName) {
 	delete(c.spent, key)
 	c.mu.Unlock()
 	c.census.failed(key.Name) // if its Node came and went without being seen
-}
-
-func deviceOf(ed *aranya.EdgeDevice) gateway.Device {
-	return gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 }

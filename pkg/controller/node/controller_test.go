@@ -71,7 +71,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.nodes = nodes.GetIndexer()
-	tracker.SessionStarted(&fakeSession{device: deviceOf(r.ed)})
+	tracker.SessionStarted(&fakeSession{device: gateway.DeviceOf(r.ed)})
 	t.Cleanup(func() {
 		r.queue.ShutDown()
 		r.leases.queue.ShutDown()
@@ -85,7 +85,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) sync() (verbs []string, again time.Duration, err error) {
 	r.t.Helper()
 	r.kube.ClearActions()
-	again, err = r.Controller.sync(r.ctx, links.Key(deviceOf(r.ed)))
+	again, err = r.Controller.sync(r.ctx, links.Key(gateway.DeviceOf(r.ed)))
 	for _, a := range r.kube.Actions() {
 		if a.GetResource().Resource == "nodes" {
 			verbs = append(verbs, a.GetVerb())
@@ -218,7 +218,7 @@ func TestSettledNode(t *testing.T) {
 	for name, change := range map[string]func(){
 		"another spec":   func() { r.ed.Generation++; r.ed.Spec.Node.Labels = map[string]string{"a": "b"} },
 		"another status": func() { r.report(corev1.NodeSystemInfo{OperatingSystem: "linux"}) },
-		"another link":   func() { r.config.Tracker.SessionStarted(&fakeSession{device: deviceOf(r.ed)}) },
+		"another link":   func() { r.config.Tracker.SessionStarted(&fakeSession{device: gateway.DeviceOf(r.ed)}) },
 	} {
 		r.see("7", unlabel)
 		change()
@@ -233,7 +233,7 @@ func TestSettledNode(t *testing.T) {
 	if len(r.settled) != 1 {
 		t.Errorf("%d are settled", len(r.settled))
 	}
-	r.LinkDown(deviceOf(r.ed), links.Loss{Reason: context.Canceled, At: r.clock.Now()})
+	r.LinkDown(gateway.DeviceOf(r.ed), links.Loss{Reason: context.Canceled, At: r.clock.Now()})
 	if len(r.settled) != 0 {
 		t.Error("remembered without a link")
 	}
@@ -271,7 +271,7 @@ func (r *rig) report(info corev1.NodeSystemInfo) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.config.Tracker.DeviceMessage(r.config.Tracker.Session(links.Key(deviceOf(r.ed)), r.ed.UID), &edgeapi.DeviceMessage{
+	r.config.Tracker.DeviceMessage(r.config.Tracker.Session(links.Key(gateway.DeviceOf(r.ed)), r.ed.UID), &edgeapi.DeviceMessage{
 		Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: &edgeapi.NodeStatus{Status: data}},
 	})
 }

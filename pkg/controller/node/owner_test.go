@@ -12,6 +12,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // The Lease of a Node that is not the EdgeDevice's any more is neither renewed nor deleted.
@@ -20,7 +21,7 @@ func TestLeaseOfLostNode(t *testing.T) {
 		r.see("6", func(n *corev1.Node) { n.UID, n.Labels, n.Annotations = "foreign", nil, nil })
 	}
 	away := func(r *rig) {
-		r.config.Tracker.SessionEnded(r.config.Tracker.Session(links.Key(deviceOf(r.ed)), r.ed.UID), context.Canceled)
+		r.config.Tracker.SessionEnded(r.config.Tracker.Session(links.Key(gateway.DeviceOf(r.ed)), r.ed.UID), context.Canceled)
 	}
 	gone := func(r *rig) {
 		if err := r.nodes.Delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.ed.Name}}); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // Problem says why a Node is not brought up to date. The zero Problem is none.
@@ -51,7 +52,7 @@ func (c *Controller) tell(ctx context.Context, ed *aranya.EdgeDevice, again time
 	default:
 		return 0, err
 	}
-	key := links.Key(deviceOf(ed))
+	key := links.Key(gateway.DeviceOf(ed))
 	c.mu.Lock()
 	former := c.problems[key]
 	if c.problems[key] = problem; problem == (Problem{}) {
@@ -61,7 +62,7 @@ func (c *Controller) tell(ctx context.Context, ed *aranya.EdgeDevice, again time
 	if problem != former {
 		if problem != (Problem{}) {
 			klog.FromContext(ctx).Error(err, "Cannot bring the Node up to date")
-			c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, problem.Reason, "%s", problem.Message)
+			c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, problem.Reason, "%s", problem.Message)
 		}
 		c.config.Changed(key)
 	}

@@ -18,6 +18,7 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // Who looks at a device whose Node the cluster does not take is told what the cluster says; not so of what passes by itself.
@@ -40,7 +41,7 @@ func TestProblem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			key := links.Key(deviceOf(r.ed))
+			key := links.Key(gateway.DeviceOf(r.ed))
 			changes := 0
 			r.config.Changed = func(types.NamespacedName) { changes++ }
 			fails := tt.err
@@ -69,7 +70,7 @@ func TestProblem(t *testing.T) {
 // The Node of a connected device must not be taken for lost, whatever the device says of itself.
 func TestLeaseOfADeviceThatSaysNothingUsable(t *testing.T) {
 	r := newRig(t)
-	key := links.Key(deviceOf(r.ed))
+	key := links.Key(gateway.DeviceOf(r.ed))
 	r.expect("create")
 	r.see("5", nil)
 	r.leases.stop(r.ed.Name, r.ed.UID) // it was away

@@ -19,6 +19,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
 
@@ -46,7 +47,7 @@ func (c *Controller) retire(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 	if err := c.Delete(ctx, n); err != nil {
 		return 0, err
 	}
-	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, because spec.node.disabled is set", n.Name)
+	c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, because spec.node.disabled is set", n.Name)
 	return 0, nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/patch"
+	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
 // writeStatus patches the status of a Node, if it differs. It returns the Node as it is then, because
@@ -49,7 +50,7 @@ func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 		return nil, fmt.Errorf("adjust Node %s: %w", n.Name, err)
 	}
 	if len(withheld) > 0 {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, "NodeSpecWithheld", "The Node has from somebody else, with other values than "+
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, "NodeSpecWithheld", "The Node has from somebody else, with other values than "+
 			"spec.node wants: %s. These stay as they are until they are taken off the Node", strings.Join(withheld, ", "))
 	}
 	c.written.Mutation(written)
@@ -115,6 +116,6 @@ func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n
 	if err := c.deleteNode(ctx, n); err != nil {
 		return err
 	}
-	c.config.Events.Device(deviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, which stood for a former EdgeDevice of this name (UID %s)", n.Name, uid)
+	c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeNormal, "NodeDeleted", "Deleted Node %s, which stood for a former EdgeDevice of this name (UID %s)", n.Name, uid)
 	return nil
 }

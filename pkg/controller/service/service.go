@@ -159,7 +159,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 	switch {
 	case svc != nil && !made(svc):
 		if spec != nil {
-			c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonConflict,
+			c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, ReasonConflict,
 				"Service %s exists already and is not this EdgeDevice's. It is not touched; the device gets its Service when that one is gone", key.Name)
 		}
 		return 0, nil
@@ -176,7 +176,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		err = c.applyEndpoints(ctx, svc)
 	}
 	if err != nil && (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) {
-		c.config.Events.Device(deviceOf(ed), corev1.EventTypeWarning, ReasonFailed, "The Service cannot be made: %v", err)
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, ReasonFailed, "The Service cannot be made: %v", err)
 	}
 	return 0, err
 }
@@ -323,8 +323,4 @@ func (c *Controller) endpoints(svc *corev1.Service) *discoveryv1.EndpointSlice {
 		}},
 		Ports: []discoveryv1.EndpointPort{{Name: ptr.To(portName), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(c.config.Port)}},
 	}
-}
-
-func deviceOf(ed *aranya.EdgeDevice) gateway.Device {
-	return gateway.Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 }

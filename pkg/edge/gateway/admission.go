@@ -107,7 +107,7 @@ func (g *Gateway) enrollable(ctx context.Context, token identity.Token, keyHash 
 	if !ok {
 		return nil, errTokenRefused
 	}
-	genuine := func(ed *v1alpha1.EdgeDevice) bool { return g.config.Authority.tokens.verify(data, deviceOf(ed)) }
+	genuine := func(ed *v1alpha1.EdgeDevice) bool { return g.config.Authority.tokens.verify(data, DeviceOf(ed)) }
 	ed, err := g.config.Devices.Get(token.Namespace, token.Name)
 	unknown := apierrors.IsNotFound(err) || err == nil && !genuine(ed)
 	if unknown && time.Since(issued) < clockSkew+freshCertificate {
@@ -120,13 +120,13 @@ func (g *Gateway) enrollable(ctx context.Context, token identity.Token, keyHash 
 	case err != nil:
 		return nil, status.Errorf(codes.Unavailable, "EdgeDevice %s/%s cannot be looked up: %v", token.Namespace, token.Name, err)
 	case ed.DeletionTimestamp != nil:
-		return nil, status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, is being deleted", deviceOf(ed))
+		return nil, status.Errorf(codes.Unauthenticated, "EdgeDevice %s, which the token is for, is being deleted", DeviceOf(ed))
 	}
 	// What counts is what is stored by then. This saves a signature.
-	if _, err := Certified(ed, deviceOf(ed), v1alpha1.CertificateStatus{PublicKeySHA256: keyHash}, issued); err != nil {
+	if _, err := Certified(ed, DeviceOf(ed), v1alpha1.CertificateStatus{PublicKeySHA256: keyHash}, issued); err != nil {
 		return nil, errTokenRefused
 	}
-	return &enrolment{device: deviceOf(ed), issued: issued}, nil
+	return &enrolment{device: DeviceOf(ed), issued: issued}, nil
 }
 
 // claims returns what a token says of itself, and whether it may be good.
@@ -147,9 +147,10 @@ func (g *Gateway) knows(token identity.Token) bool {
 		return false
 	}
 	ed, err := g.config.Devices.Get(token.Namespace, token.Name)
-	return err == nil && g.config.Authority.tokens.verify(data, deviceOf(ed))
+	return err == nil && g.config.Authority.tokens.verify(data, DeviceOf(ed))
 }
 
-func deviceOf(ed *v1alpha1.EdgeDevice) Device {
+// DeviceOf returns the device that an EdgeDevice stands for.
+func DeviceOf(ed *v1alpha1.EdgeDevice) Device {
 	return Device{Namespace: ed.Namespace, Name: ed.Name, UID: ed.UID}
 }
