@@ -33,6 +33,7 @@ func (s *Server) resources(c CompletedConfig, devices *edgedevice.Storage) map[s
 		Sessions:      s.gateway,
 		Pods:          s.controllers.Pods(),
 		DeviceForNode: s.controllers.DeviceForNode,
+		LastSeen:      s.controllers.LastSeen,
 		Authorizer:    c.Generic.Authorization.Authorizer,
 		Streaming:     s.streaming,
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,7 +17,6 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/kubectl/pkg/cmd/util/podcmd"
-	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -34,6 +34,8 @@ type Connector struct {
 	Pods corelisters.PodLister
 	// DeviceForNode returns the device that a Node stands for.
 	DeviceForNode func(nodeName string) (namespace, name string, ok bool)
+	// LastSeen says when a device was last connected, zero if that is not known. The stored status tells of it later.
+	LastSeen func(namespace, name string) time.Time
 	// Authorizer of the main cluster. It is asked for what the request's own check does not cover:
 	// "create" for WebSocket GETs, and the rights on a pod that is reached through its device.
 	Authorizer authorizer.UnconditionalAuthorizer
@@ -90,11 +92,11 @@ func (c *Connector) session(device *aranya.EdgeDevice) (gateway.Session, error) 
 	if ok && session.Device().UID == device.UID {
 		return session, nil
 	}
-	seen := ptr.Deref(device.Status.LastSeen, metav1.Time{})
+	seen := c.LastSeen(device.Namespace, device.Name)
 	if seen.IsZero() && device.Status.Certificate == nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("EdgeDevice %s/%s is offline: no agent has enrolled as this device yet", device.Namespace, device.Name))
 	}
-	return nil, gateway.NewLastSeenError(device.Namespace, device.Name, seen.Time)
+	return nil, gateway.NewLastSeenError(device.Namespace, device.Name, seen)
 }
 
 // allowed checks a switch of spec.host, which is on unless it was turned off.

@@ -126,7 +126,7 @@ func newAPI(t *testing.T, users map[string]may) *api {
 	devices := deviceStore{
 		"edge/online":  edgeDevice("online", nil),
 		"edge/new":     edgeDevice("new", nil),
-		"edge/offline": edgeDevice("offline", func(d *aranya.EdgeDevice) { d.Status.LastSeen = &metav1.Time{Time: time.Unix(1_000_000, 0)} }),
+		"edge/offline": edgeDevice("offline", func(d *aranya.EdgeDevice) { d.Status.LastSeen = &metav1.Time{Time: time.Unix(900_000, 0)} }),
 		"edge/leaving": edgeDevice("leaving", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Unix(1_000_000, 0)} }),
 		"edge/closed": edgeDevice("closed", func(d *aranya.EdgeDevice) {
 			d.Spec.Host = aranya.HostSpec{AllowExec: ptr.To(false), AllowAttach: ptr.To(false), AllowLog: ptr.To(false), AllowPortForward: ptr.To(false)}
@@ -157,6 +157,12 @@ func newAPI(t *testing.T, users map[string]may) *api {
 	c := &edgedevice.Connector{
 		Devices: devices, Sessions: fakedevice.Sessions{a.session}, Pods: corelisters.NewPodLister(pods),
 		DeviceForNode: func(node string) (string, string, bool) { return "edge", node, node == "online" },
+		LastSeen: func(_, name string) (seen time.Time) {
+			if name == "offline" {
+				seen = time.Unix(1_000_000, 0) // the stored status does not tell of it yet
+			}
+			return seen
+		},
 		Authorizer:    authorize, Streaming: a.server,
 	}
 	proxy := edgedevice.NewProxyREST(c)

@@ -176,7 +176,7 @@ func (r *ProxyREST) dialDevice(ctx context.Context, address string) (net.Conn, e
 	}
 	session, ok := r.c.Sessions.Session(host.namespace, host.name)
 	if !ok || string(session.Device().UID) != host.uid {
-		return nil, gateway.NewLastSeenError(host.namespace, host.name, time.Time{})
+		return nil, gateway.NewLastSeenError(host.namespace, host.name, r.c.LastSeen(host.namespace, host.name))
 	}
 	conn, err := target.Dialer(session, target.Address{})(ctx, port)
 	if err != nil {

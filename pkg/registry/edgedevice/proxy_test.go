@@ -4,8 +4,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"arhat.dev/aranya/pkg/edge/gateway/target/fakedevice"
 )
 
 func TestParseProxyID(t *testing.T) {
@@ -41,6 +44,23 @@ func TestParseProxyID(t *testing.T) {
 				t.Errorf("got %q, %q, %d, %v", scheme, name, port, err)
 			}
 		})
+	}
+}
+
+// A device whose link is lost after its request was checked is answered for as one that had none.
+func TestDialDeviceThatWentOffline(t *testing.T) {
+	r := NewProxyREST(&Connector{
+		Sessions: fakedevice.Sessions{},
+		LastSeen: func(namespace, name string) (seen time.Time) {
+			if namespace == "edge" && name == "camera-1" {
+				seen = time.Unix(1_000_000, 0)
+			}
+			return seen
+		},
+	})
+	_, err := r.dialDevice(t.Context(), proxyHost{uid: "0a1b-2c", namespace: "edge", name: "camera-1"}.address(80))
+	if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "EdgeDevice edge/camera-1 is offline, it was last seen at 1970-01-12T13:46:40Z") {
+		t.Errorf("got %v", err)
 	}
 }
 
