@@ -3,6 +3,7 @@ package streaming
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -14,6 +15,8 @@ import (
 const (
 	defaultIdleTimeout           = 4 * time.Hour
 	defaultStreamCreationTimeout = 30 * time.Second
+	// defaultUpgradeTimeout leaves the time for a link that is slow and busy.
+	defaultUpgradeTimeout = time.Minute
 	// defaultMaxConnections is how many streams a device takes by default.
 	defaultMaxConnections = 256
 )
@@ -30,6 +33,9 @@ type Config struct {
 	// StreamCreationTimeout is how long a client may take to open the streams that it asked for.
 	// 30 s if 0.
 	StreamCreationTimeout time.Duration
+	// UpgradeTimeout is how long the handler of a request that Track was called for may take to upgrade it.
+	// 1 min if 0.
+	UpgradeTimeout time.Duration
 	// MaxConnections is how many connections one port-forward session may hold open at a time. 256
 	// if 0.
 	MaxConnections int
@@ -57,6 +63,9 @@ func NewServer(config Config) *Server {
 	}
 	if config.StreamCreationTimeout <= 0 {
 		config.StreamCreationTimeout = defaultStreamCreationTimeout
+	}
+	if config.UpgradeTimeout <= 0 {
+		config.UpgradeTimeout = defaultUpgradeTimeout
 	}
 	if config.MaxConnections <= 0 {
 		config.MaxConnections = defaultMaxConnections
@@ -105,15 +114,21 @@ func (s *Server) Sessions() int {
 
 // Track makes a request that another handler is going to upgrade and hijack one of the server's
 // sessions. The handler must use the writer and the request that Track returns; the request's
-// context ends with the session, and the connection with the context. The caller must call done when
-// the handler has returned.
+// context ends with the session, and the connection with the context. The context also ends if the
+// connection is not hijacked in time, with an API status that says so as its cause. The caller must
+// call done when the handler has returned.
 func (s *Server) Track(w http.ResponseWriter, r *http.Request) (tw http.ResponseWriter, tr *http.Request, done func(), err error) {
 	session, err := s.begin(r)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	stop := context.AfterFunc(session.ctx, session.abort)
-	return &trackedWriter{ResponseWriter: w, session: session}, r.WithContext(session.ctx), func() {
+	timeout := s.config.UpgradeTimeout
+	timer := time.AfterFunc(timeout, func() {
+		session.cancel(apierrors.NewTimeoutError(fmt.Sprintf("the connection was not upgraded within %v", timeout), 0))
+	})
+	return &trackedWriter{ResponseWriter: w, session: session, timer: timer}, r.WithContext(session.ctx), func() {
+		timer.Stop()
 		stop()
 		session.end()
 	}, nil

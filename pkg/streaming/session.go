@@ -81,6 +81,7 @@ func (s *session) abort() {
 type trackedWriter struct {
 	http.ResponseWriter
 	session *session
+	timer   *time.Timer // ends the session unless it is stopped by then; nil if there is no hurry
 }
 
 // Flush implements http.Flusher for handlers that answer without an upgrade after all.
@@ -94,6 +95,9 @@ func (w *trackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	inner, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	if w.timer != nil {
+		w.timer.Stop()
 	}
 	// What the HTTP server has read already comes first. Its own reader would bypass conn.
 	early := make([]byte, rw.Reader.Buffered())

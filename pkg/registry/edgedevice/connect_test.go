@@ -107,6 +107,11 @@ type may []string
 // newAPI starts the server. A user authenticates by its name as bearer token.
 func newAPI(t *testing.T, users map[string]may) *api {
 	t.Helper()
+	return newStreamingAPI(t, users, streaming.Config{})
+}
+
+func newStreamingAPI(t *testing.T, users map[string]may, config streaming.Config) *api {
+	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		goleak.VerifyNone(t, ignore,
@@ -121,7 +126,7 @@ func newAPI(t *testing.T, users map[string]may) *api {
 		session: fakedevice.New(t, gateway.Device{Namespace: "edge", Name: "online", UID: "uid-of-device"}, gateway.Info{}, fakedevice.Host(nil)),
 		events:  record.NewFakeRecorder(10),
 		issued:  &issuer{},
-		server:  streaming.NewServer(streaming.Config{}),
+		server:  streaming.NewServer(config),
 	}
 	devices := deviceStore{
 		"edge/online":  edgeDevice("online", nil),
@@ -163,7 +168,7 @@ func newAPI(t *testing.T, users map[string]may) *api {
 			}
 			return seen
 		},
-		Authorizer:    authorize, Streaming: a.server,
+		Authorizer: authorize, Streaming: a.server,
 	}
 	proxy := edgedevice.NewProxyREST(c)
 	t.Cleanup(proxy.Destroy)

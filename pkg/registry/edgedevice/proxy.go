@@ -46,6 +46,8 @@ var proxyMethods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OP
 type ProxyREST struct {
 	c         *Connector
 	transport *http.Transport
+	// upgrades only tells how connections that are to be upgraded are dialled: each has one request.
+	upgrades *http.Transport
 }
 
 var _ rest.Connecter = &ProxyREST{}
@@ -65,6 +67,7 @@ func NewProxyREST(c *Connector) *ProxyREST {
 		IdleConnTimeout:        proxyIdleTimeout,
 		MaxResponseHeaderBytes: maxProxyHeader,
 	}
+	r.upgrades = &http.Transport{DialContext: r.dialUpgrade, TLSClientConfig: r.transport.TLSClientConfig}
 	return r
 }
 
@@ -139,7 +142,7 @@ func (r *ProxyREST) serve(w http.ResponseWriter, req *http.Request, location *ur
 	}
 	handler := proxy.NewUpgradeAwareHandler(location, transport, host == "", false, proxyResponder{responder, failure})
 	// Whatever wraps the transport: if no dialer were found in it, the location would be dialled in aranya's own network.
-	handler.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(r.transport, proxy.MirrorRequest)
+	handler.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(r.upgrades, proxy.MirrorRequest)
 	handler.ServeHTTP(w, req)
 }
 
@@ -165,6 +168,15 @@ func (r *ProxyREST) dial(ctx context.Context, _, address string) (net.Conn, erro
 		if failure, ok := ctx.Value(dialFailureKey{}).(*dialFailure); ok {
 			failure.set(err)
 		}
+	}
+	return conn, err
+}
+
+// dialUpgrade opens a stream that ends with the request: a port that does not answer one would hold it for good.
+func (r *ProxyREST) dialUpgrade(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := r.dial(ctx, network, address)
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = conn.Close() })
 	}
 	return conn, err
 }
@@ -253,18 +265,22 @@ func (f *dialFailure) get() error {
 	return f.err
 }
 
-// proxyResponder answers with the device's own refusal where there is one.
+// proxyResponder answers with the device's own refusal, or why the request has ended, where there is one.
 type proxyResponder struct {
 	responder rest.Responder
 	failure   *dialFailure
 }
 
 // Error implements proxy.ErrorResponder.
-func (p proxyResponder) Error(_ http.ResponseWriter, _ *http.Request, err error) {
+func (p proxyResponder) Error(_ http.ResponseWriter, req *http.Request, err error) {
+	cause := context.Cause(req.Context())
 	var status *apierrors.StatusError
-	if errors.As(p.failure.get(), &status) {
+	switch {
+	case errors.As(cause, &status), errors.As(p.failure.get(), &status), errors.As(err, &status):
 		err = status
-	} else if !errors.As(err, &status) {
+	case cause != nil:
+		err = apierrors.NewServiceUnavailable(cause.Error())
+	default:
 		err = apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach the device's port: %v", err))
 	}
 	p.responder.Error(err)

@@ -40,7 +40,7 @@ func Dialer(session gateway.Session, address Address) streaming.DialFunc {
 }
 
 // NetConn makes a connection a net.Conn, for an HTTP transport. Deadlines are not supported: setting
-// one does nothing. What bounds such a connection is its request.
+// one does nothing. What reads from it has to close it when its request ends, as an HTTP transport does.
 func NetConn(conn streaming.Conn, session gateway.Session) net.Conn {
 	return &netConn{Conn: conn, device: session.Device().String()}
 }
