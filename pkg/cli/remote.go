@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
@@ -44,12 +45,13 @@ type spdyWay struct {
 	closed bool
 }
 
-// RoundTrip implements http.RoundTripper. What breaks the connection may do so because of what it does not know. An API server that does not see that an upgrade was asked for, because that
-// was lost on the way, answers that it is a bad request.
+// RoundTrip implements http.RoundTripper. What breaks the connection may do so because of what it does not know: the
+// command may have begun by then, and is run again. Other errors would come again. An API server that does not see that
+// an upgrade was asked for, because that was lost on the way, answers that it is a bad request.
 func (s *spdyWay) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := s.RoundTripper.RoundTrip(request)
 	if err != nil {
-		s.closed = true
+		s.closed = utilnet.IsProbableEOF(err) || utilnet.IsConnectionReset(err)
 	} else if response.StatusCode != http.StatusSwitchingProtocols {
 		status := strings.HasPrefix(response.Header.Get("Content-Type"), "application/json")
 		s.closed = !status || response.StatusCode == http.StatusBadRequest

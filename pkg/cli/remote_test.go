@@ -3,12 +3,17 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"k8s.io/client-go/tools/remotecommand"
@@ -60,6 +65,49 @@ func TestProtocolOfSession(t *testing.T) {
 		})
 	}
 }
+
+// What failed before the request was under way would fail again, after the user was asked for a password once more, say.
+func TestSessionThatIsNotTriedAgain(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err   error
+		again bool
+	}{
+		"credential plugin":    {errors.New("getting credentials: exec: executable login failed with exit code 1"), false},
+		"nobody listens":       {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, false},
+		"unknown authority":    {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, false},
+		"hung up":              {io.ErrUnexpectedEOF, true},
+		"connection was reset": {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tried := 0
+			c := testClient(t, nil)
+			config, err := c.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.Wrap(func(http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(*http.Request) (*http.Response, error) {
+					tried++
+					return nil, tt.err
+				})
+			})
+			target, err := url.Parse(config.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := execute(t.Context(), target, config, remotecommand.StreamOptions{Stdin: strings.NewReader("input")}); err == nil {
+				t.Error("it succeeded")
+			}
+			if again := tried > 1; again != tt.again {
+				t.Errorf("tried %d times", tried)
+			}
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // runSession runs a session with what testClient serves.
 func runSession(c *client, o remotecommand.StreamOptions) error {
