@@ -2,7 +2,6 @@ package edgedevice
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -154,23 +153,16 @@ func (c *Connector) container(ctx context.Context, device *aranya.EdgeDevice, ac
 	return resolveContainer(ctx, pod, name)
 }
 
-// resolveContainer resolves a container of a pod by the rules of kubectl: the one that is named, else the
-// one that the pod's annotation names, else the first.
+// resolveContainer resolves a container of a pod by the rules of kubectl exec: the one that is named, else the
+// one that the pod's annotation names, else the first, of which the user is told if there are others.
 func resolveContainer(ctx context.Context, pod *corev1.Pod, name string) (*target.Container, error) {
-	if len(pod.Spec.Containers) == 0 {
-		return nil, apierrors.NewInternalError(errors.New("the pod has no container"))
+	var said strings.Builder
+	container, err := podcmd.FindOrDefaultContainerByName(pod, name, false, &said)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if name == "" {
-		name = pod.Annotations[podcmd.DefaultContainerAnnotationName]
-		if c, _ := podcmd.FindContainerByName(pod, name); c == nil {
-			name = pod.Spec.Containers[0].Name
-			if len(pod.Spec.Containers)+len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers) > 1 {
-				warning.AddWarning(ctx, "", fmt.Sprintf("Defaulted container %q out of: %s", name, podcmd.AllContainerNames(pod)))
-			}
-		}
+	if said.Len() > 0 {
+		warning.AddWarning(ctx, "", strings.TrimSuffix(said.String(), "\n"))
 	}
-	if c, _ := podcmd.FindContainerByName(pod, name); c == nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
-	}
-	return &target.Container{Pod: pod, Name: name}, nil
+	return &target.Container{Pod: pod, Name: container.Name}, nil
 }

@@ -145,7 +145,9 @@ func newStreamingAPI(t *testing.T, users map[string]may, config streaming.Config
 	debugged.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}}
 	annotated := pod("edge", "annotated", "online", "sidecar", "main")
 	annotated.Annotations = map[string]string{"kubectl.kubernetes.io/default-container": "main"}
-	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, waiting, debugged, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
+	misnamed := pod("edge", "misnamed", "online", "sidecar", "main")
+	misnamed.Annotations = map[string]string{"kubectl.kubernetes.io/default-container": "mian"}
+	for _, p := range []*corev1.Pod{pod("edge", "web", "online", "nginx", "sidecar"), annotated, misnamed, waiting, debugged, pod("other", "web", "online", "app"), pod("edge", "elsewhere", "worker-1", "app")} {
 		if err := pods.Add(p); err != nil {
 			t.Fatal(err)
 		}
@@ -365,6 +367,7 @@ func TestErrorsBeforeTheUpgradeAreStatuses(t *testing.T) {
 		{"unknown pod", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=nobody", 404, "nobody"},
 		{"pod elsewhere", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=elsewhere", 400, "not bound to the Node of EdgeDevice edge/online"},
 		{"unknown container", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=web&container=nobody", 400, "container nobody is not valid for pod web"},
+		{"default container that is not there", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=misnamed", 400, "container mian is not valid for pod misnamed out of: sidecar, main"},
 		{"exec into a pod that waits", "admin", spdyPOST, "online", "exec", "command=cat&stdout=true&pod=waiting", 404, `container not found (\"app\")`},
 		{"attach to a pod that waits", "admin", spdyPOST, "online", "attach", "stdout=true&pod=waiting", 404, `container not found (\"app\")`},
 		{"log of a pod that waits", "admin", plainGET, "online", "log", "pod=waiting", 400, `container \"app\" in pod \"waiting\" is waiting to start: ContainerCreating`},
