@@ -122,16 +122,22 @@ func TestOptionsValidate(t *testing.T) {
 	}
 }
 
-// A file that is not there is found before etcd is started, and whoever reads the error learns which flag is meant.
+// A file that is not there is found before etcd is started, and whoever reads the error learns which flag is meant, and of
+// none that was not given.
 func TestMissingFiles(t *testing.T) {
 	for _, flag := range []string{
+		"--allow-metric-labels-manifest", "--audit-webhook-config-file", "--tls-sni-cert-key=/none,",
 		"--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig", "--client-ca-file", "--requestheader-client-ca-file",
 		"--tls-cert-file", "--tls-private-key-file", "--etcd-cafile", "--etcd-certfile", "--etcd-keyfile", "--encryption-provider-config",
 		"--audit-policy-file", "--admission-control-config-file", "--tracing-config-file",
 	} {
 		dir := filepath.Join(t.TempDir(), "etcd")
-		err := Run(t.Context(), parse(t, flag+"=/none", "--node-address=192.0.2.1", "--embedded-etcd-dir="+dir))
-		if err == nil || !strings.Contains(err.Error(), flag+": open /none: no such file") {
+		flag, first, _ := strings.Cut(flag, "=") // of two files
+		o := parse(t, flag+"="+first+"/none", "--node-address=192.0.2.1", "--embedded-etcd-dir="+dir)
+		if err := o.Complete(); err != nil {
+			t.Fatal(err)
+		}
+		if err := Run(t.Context(), o); err == nil || err.Error() != flag+": open /none: no such file or directory" {
 			t.Errorf("%s: error %v", flag, err)
 		}
 		if _, err := os.Stat(dir); !os.IsNotExist(err) {

@@ -49,11 +49,10 @@ func (o *Options) Validate() error {
 // checkFiles finds files that cannot be read, and names the flags they are from, before anything is started.
 func (o *Options) checkFiles() error {
 	r := o.Recommended
-	var errs []error
-	for _, file := range []struct{ flag, path string }{
-		{"--kubeconfig", o.CoreAPI.CoreAPIKubeconfigPath},
-		{"--authentication-kubeconfig", r.Authentication.RemoteKubeConfigFile},
-		{"--authorization-kubeconfig", r.Authorization.RemoteKubeConfigFile},
+	kubeconfig := o.CoreAPI.CoreAPIKubeconfigPath
+	type file struct{ flag, path string }
+	files := []file{
+		{"--kubeconfig", kubeconfig},
 		{"--client-ca-file", r.Authentication.ClientCert.ClientCA},
 		{"--requestheader-client-ca-file", r.Authentication.RequestHeader.ClientCAFile},
 		{"--tls-cert-file", r.SecureServing.ServerCert.CertKey.CertFile},
@@ -63,9 +62,23 @@ func (o *Options) checkFiles() error {
 		{"--etcd-keyfile", r.Etcd.StorageConfig.Transport.KeyFile},
 		{"--encryption-provider-config", r.Etcd.EncryptionProviderConfigFilepath},
 		{"--audit-policy-file", r.Audit.PolicyFile},
+		{"--audit-webhook-config-file", r.Audit.WebhookOptions.ConfigFile},
 		{"--admission-control-config-file", r.Admission.ConfigFile},
 		{"--tracing-config-file", r.Traces.ConfigFile},
-	} {
+		{"--allow-metric-labels-manifest", o.Metrics.AllowListMappingManifest},
+	}
+	// Complete has filled in that of --kubeconfig for those that were not given.
+	if path := r.Authentication.RemoteKubeConfigFile; path != kubeconfig {
+		files = append(files, file{"--authentication-kubeconfig", path})
+	}
+	if path := r.Authorization.RemoteKubeConfigFile; path != kubeconfig {
+		files = append(files, file{"--authorization-kubeconfig", path})
+	}
+	for _, pair := range r.SecureServing.SNICertKeys {
+		files = append(files, file{"--tls-sni-cert-key", pair.CertFile}, file{"--tls-sni-cert-key", pair.KeyFile})
+	}
+	var errs []error
+	for _, file := range files {
 		if file.path == "" {
 			continue
 		}
