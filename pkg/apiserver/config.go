@@ -81,6 +81,10 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	generic := genericapiserver.NewRecommendedConfig(scheme.Codecs)
+	if err := o.applyTraces(&generic.Config, kubeConfig); err != nil {
+		return nil, err
+	}
 	kube, eventClients, err := clients(kubeConfig)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the main cluster: %w", err)
@@ -90,7 +94,7 @@ func (o *Options) Config(ctx context.Context) (*Config, error) {
 		return nil, fmt.Errorf("make a client for Leases of the main cluster: %w", err)
 	}
 	config := &Config{
-		Generic: genericapiserver.NewRecommendedConfig(scheme.Codecs),
+		Generic: generic,
 		Extra: ExtraConfig{
 			Kube:             kube,
 			EventClients:     eventClients,
@@ -242,11 +246,24 @@ func (o *Options) applyGeneric(config *genericapiserver.RecommendedConfig) error
 	if storage.Codec, storage.EncodeVersioner, err = edgedevice.NewStorageCodec(o.Recommended.Etcd.DefaultStorageMediaType); err != nil {
 		return fmt.Errorf("--storage-media-type: %w", err)
 	}
-	if err := o.Recommended.ApplyTo(config); err != nil {
+	recommended := *o.Recommended
+	recommended.Traces = nil // by applyTraces
+	if err := recommended.ApplyTo(config); err != nil {
 		return err
 	}
 	config.Authentication.Authenticator = newFrontProxy(config.Authentication.RequestHeaderConfig, config.Authentication.Authenticator)
-	config.ClientConfig.Wrap(tracing.WrapperFor(config.TracerProvider))
+	return nil
+}
+
+// applyTraces configures traces. Those of requests to the main cluster begin with clients that are made afterwards.
+func (o *Options) applyTraces(config *genericapiserver.Config, kubeConfig *restclient.Config) error {
+	if o.Recommended.Traces.ConfigFile == "" {
+		return nil // a client without is cheaper
+	}
+	if err := o.Recommended.Traces.ApplyTo(nil, config); err != nil {
+		return fmt.Errorf("--tracing-config-file: %w", err)
+	}
+	kubeConfig.Wrap(tracing.WrapperFor(config.TracerProvider))
 	return nil
 }
 

@@ -44,6 +44,7 @@ type mainCluster struct {
 	mapper meta.RESTMapper
 	lists  map[string][]json.RawMessage // objects by kind
 	lacks  string                       // a resource that it does not serve
+	asked  func(*http.Request)          // if set, is told of each request
 
 	mu      sync.Mutex
 	secrets map[string]*corev1.Secret
@@ -82,6 +83,9 @@ func jsonBytes(data []byte) string {
 
 // ServeHTTP implements http.Handler.
 func (c *mainCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c.asked != nil {
+		c.asked(r)
+	}
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	resource := path[len(path)-1]
 	switch {
