@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"strings"
@@ -53,13 +54,18 @@ out on the way from it.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithCancel(cmd.Context())
-			defer cancel()
 			host := &remoteFiles{client: c, device: device, copyOptions: o}
-			if from != "" {
-				return host.copyFrom(ctx, from, args[1])
+			if to != "" {
+				return host.copyTo(cmd.Context(), args[0], to)
 			}
-			return host.copyTo(ctx, args[0], to)
+			// What is half written is removed.
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+			defer stop()
+			context.AfterFunc(ctx, stop) // a second signal ends the process
+			if err := host.copyFrom(ctx, from, args[1]); err == nil || ctx.Err() == nil {
+				return err
+			}
+			return errors.New("interrupted")
 		},
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow-link", "L", false, "Copy what SOURCE leads to, if it is a symbolic link")
@@ -142,7 +148,7 @@ func (r *remoteFiles) run(ctx context.Context, stdin io.Reader, stdout io.Writer
 	return execute(ctx, request.URL(), config, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: r.client.ErrOut})
 }
 
-// copyFrom copies from the device. If that fails, files that were there before are as they were.
+// copyFrom copies from the device. If that fails or is interrupted, files that were there before are as they were.
 func (r *remoteFiles) copyFrom(ctx context.Context, remote, local string) error {
 	target := remote
 	if r.follow {

@@ -1,8 +1,20 @@
 package cli
 
 import (
+	"archive/tar"
+	"context"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"arhat.dev/aranya/pkg/streaming"
 )
 
 func TestParsePaths(t *testing.T) {
@@ -56,5 +68,58 @@ func TestBaseOf(t *testing.T) {
 		if got := baseOf(remote); got != want {
 			t.Errorf("%q: got %q, want %q", remote, got, want)
 		}
+	}
+}
+
+// A copy that is interrupted leaves nothing behind, and the device is told.
+func TestInterruptedCopy(t *testing.T) {
+	const timeout = 20 * time.Second
+	// Without cp's own handler the signal would end the test itself.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt)
+	defer signal.Stop(signals)
+	server, ended := streaming.NewServer(streaming.Config{}), make(chan struct{})
+	c := testClient(t, func(w http.ResponseWriter, r *http.Request) {
+		server.ServeCommand(w, r, streaming.Options{Stdout: true, Stderr: true}, func(ctx context.Context, streams streaming.IO) error {
+			defer close(ended)
+			archive := tar.NewWriter(streams.Stdout)
+			if err := archive.WriteHeader(&tar.Header{Name: "./image", Typeflag: tar.TypeReg, Size: 1 << 20, Mode: 0o644}); err != nil {
+				return err
+			}
+			if _, err := archive.Write([]byte("the beginning")); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	})
+	dir := t.TempDir()
+	cmd := newCopyCommand(c)
+	cmd.SetArgs([]string{"device-1:/image", filepath.Join(dir, "image")})
+	copied := make(chan error, 1)
+	go func() { copied <- cmd.Execute() }()
+	if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, timeout, true, func(context.Context) (bool, error) {
+		entries, err := os.ReadDir(dir)
+		return len(entries) > 0, err
+	}); err != nil {
+		t.Fatalf("nothing is copied: %v", err)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-copied:
+		if err == nil || err.Error() != "interrupted" {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(timeout):
+		t.Fatal("the copy goes on")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	<-ended
+	if err := server.Shutdown(t.Context(), context.Canceled); err != nil {
+		t.Error(err)
 	}
 }
