@@ -1736,7 +1736,7 @@ func schema_pkg_apis_aranya_v1alpha1_NodeSpec(ref common.ReferenceCallback) comm
 					},
 					"annotations": {
 						SchemaProps: spec.SchemaProps{
-							Description: "annotations are put on the Node. Annotations that aranya or the control plane sets (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path, node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.",
+							Description: "annotations are put on the Node. Annotations that aranya or the control plane sets (arhat.dev/edgedevice-uid, arhat.dev/edgedevice-missing-since, arhat.dev/applied, metrics.k8s.io/resource-metrics-path, node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,

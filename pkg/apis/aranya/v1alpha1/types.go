@@ -97,8 +97,9 @@ type NodeSpec struct {
 	Labels map[string]string `json:"labels,omitempty" protobuf:"bytes,2,rep,name=labels"`
 
 	// annotations are put on the Node. Annotations that aranya or the control plane sets
-	// (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path,
-	// node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.
+	// (arhat.dev/edgedevice-uid, arhat.dev/edgedevice-missing-since, arhat.dev/applied,
+	// metrics.k8s.io/resource-metrics-path, node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and
+	// 64 KiB.
 	// +optional
 	Annotations map[string]string `json:"annotations,omitempty" protobuf:"bytes,3,rep,name=annotations"`
 

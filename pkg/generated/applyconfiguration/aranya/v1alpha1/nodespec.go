@@ -23,8 +23,9 @@ type NodeSpecApplyConfiguration struct {
 	// Node itself. At most 128.
 	Labels map[string]string `json:"labels,omitempty"`
 	// annotations are put on the Node. Annotations that aranya or the control plane sets
-	// (arhat.dev/edgedevice-uid, arhat.dev/applied, metrics.k8s.io/resource-metrics-path,
-	// node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and 64 KiB.
+	// (arhat.dev/edgedevice-uid, arhat.dev/edgedevice-missing-since, arhat.dev/applied,
+	// metrics.k8s.io/resource-metrics-path, node.alpha.kubernetes.io/ttl) are not allowed. At most 128, and
+	// 64 KiB.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// taints are put on the Node, beside the one of namespaceTaint. The taints that aranya (arhat.dev/removing)
 	// and the control plane set and remove as the Node's state changes (node.kubernetes.io/not-ready,
