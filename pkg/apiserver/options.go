@@ -59,7 +59,7 @@ type Options struct {
 	// GatewayBindAddress is where the gateway listens for devices, as [host]:port.
 	GatewayBindAddress string
 	// GatewayAdvertiseAddresses are where devices reach the gateway, as host:port. The first one is
-	// told with each enrolment token; all are names in the gateway's certificate.
+	// told with the enrolment tokens of devices without a broker; all are names in the gateway's certificate.
 	GatewayAdvertiseAddresses []string
 
 	// KubeletBindAddress is where the kubelet endpoint listens, as [host]:port.
@@ -166,7 +166,7 @@ func (o *Options) addAranyaFlags(fs *pflag.FlagSet) {
 		"[host]:port.")
 	fs.StringSliceVar(&o.GatewayAdvertiseAddresses, "gateway-advertise-address", o.GatewayAdvertiseAddresses, "Address at which devices "+
 		"reach the gateway, as host:port, for example that of a LoadBalancer. May be repeated or comma-separated: the first is given "+
-		"out with enrolment tokens, all become names in the gateway's certificate.")
+		"out with enrolment tokens of devices without a broker, all become names in the gateway's certificate.")
 	fs.StringVar(&o.KubeletBindAddress, "kubelet-bind-address", o.KubeletBindAddress, "Address on which to serve the kubelet API of all "+
 		"Nodes to kube-apiserver, as [host]:port.")
 	fs.IPVar(&o.NodeAddress, "node-address", o.NodeAddress, "IP address of this replica that Nodes publish as InternalIP: kube-apiserver "+

@@ -1307,7 +1307,7 @@ func schema_pkg_apis_aranya_v1alpha1_EnrollmentTokenStatus(ref common.ReferenceC
 					},
 					"server": {
 						SchemaProps: spec.SchemaProps{
-							Description: "server is the gateway's address for \"arhat join --server\", if aranya knows an address that devices can reach.",
+							Description: "server is the address for \"arhat join --server\": that of the device's broker if its method is mqtt, else the gateway's, if aranya knows one that devices can reach.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

@@ -38,8 +38,8 @@ type TokenREST struct {
 
 var _ rest.NamedCreater = &TokenREST{}
 
-// NewTokenREST returns the storage of edgedevices/token. server is the address that devices are told
-// to dial. Issued tokens are recorded as events on the EdgeDevice.
+// NewTokenREST returns the storage of edgedevices/token. server is the gateway's address, which
+// devices without a broker are told to dial. Issued tokens are recorded as events on the EdgeDevice.
 func NewTokenREST(devices rest.Getter, issuer TokenIssuer, server string, recorder record.EventRecorder) *TokenREST {
 	return &TokenREST{devices: devices, issuer: issuer, server: server, recorder: recorder}
 }

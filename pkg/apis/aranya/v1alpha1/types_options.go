@@ -177,8 +177,8 @@ type EnrollmentTokenStatus struct {
 	// expirationTimestamp is when the token stops being valid.
 	// +optional
 	ExpirationTimestamp metav1.Time `json:"expirationTimestamp,omitempty" protobuf:"bytes,2,opt,name=expirationTimestamp"`
-	// server is the gateway's address for "arhat join --server", if aranya knows an address that
-	// devices can reach.
+	// server is the address for "arhat join --server": that of the device's broker if its method is mqtt,
+	// else the gateway's, if aranya knows one that devices can reach.
 	// +optional
 	Server string `json:"server,omitempty" protobuf:"bytes,3,opt,name=server"`
 }
