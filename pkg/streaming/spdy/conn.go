@@ -19,6 +19,7 @@ const (
 	typeSynStream = 1
 	typeSynReply  = 2
 	typeRstStream = 3
+	typeSettings  = 4
 	typePing      = 6
 	typeGoAway    = 7
 	typeHeaders   = 8
@@ -33,6 +34,9 @@ const (
 	// maxControl bounds control frames: none has more than a block of headers and a few numbers.
 	maxControl = maxHeaderBlock + 16
 )
+
+// defaultProbeInterval is how often the client is probed while nothing is read from it.
+const defaultProbeInterval = 10 * time.Second
 
 // Reasons to reset a stream (2.6.3).
 const (
@@ -63,6 +67,8 @@ type Conn struct {
 	handle Handler
 	idle   *time.Timer
 
+	probeInterval time.Duration // shorter in tests
+
 	// For the reading goroutine only.
 	decompressor decompressor
 	lastID       uint32
@@ -84,6 +90,7 @@ func NewConn(conn net.Conn, reader io.Reader, config Config, handle Handler) *Co
 	return &Conn{
 		conn: conn, reader: reader, config: config, handle: handle,
 		streams: map[uint32]*Stream{}, closed: make(chan struct{}),
+		probeInterval: defaultProbeInterval,
 	}
 }
 
@@ -274,6 +281,20 @@ func (c *Conn) writeControl(kind uint16, payload []byte) error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	return c.writeLocked(controlFrame(kind, payload))
+}
+
+// probe closes the connection if the client has left, which is not seen while nothing is read: what is written to one
+// that has left fails, the second time at the latest. Clients ignore SETTINGS, of which there are none here. It is not a
+// PING: the answer would wait behind the input, and what else the client reads behind the answer.
+func (c *Conn) probe() {
+	if !c.writeMu.TryLock() {
+		return // what is being written does the same
+	}
+	defer c.writeMu.Unlock()
+	// Not by writeLocked: the connection is idle all the same.
+	if _, err := c.conn.Write(controlFrame(typeSettings, make([]byte, 4))); err != nil {
+		c.Close()
+	}
 }
 
 func controlFrame(kind uint16, payload []byte) []byte {

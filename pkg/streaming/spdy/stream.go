@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"arhat.dev/aranya/pkg/ondemand"
 )
@@ -82,10 +83,22 @@ func (s *Stream) push(data []byte) bool {
 	case s.data <- data:
 		s.forwarder.Wake()
 		return true
-	case <-s.gone:
-		return false
-	case <-s.conn.closed:
-		return false
+	default:
+	}
+	probe := time.NewTicker(s.conn.probeInterval)
+	defer probe.Stop()
+	for {
+		select {
+		case s.data <- data:
+			s.forwarder.Wake()
+			return true
+		case <-s.gone:
+			return false
+		case <-s.conn.closed:
+			return false
+		case <-probe.C:
+			go s.conn.probe() // it may block
+		}
 	}
 }
 
