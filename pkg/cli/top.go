@@ -61,19 +61,15 @@ TOTAL-OUT are what the device itself has counted since its agent started, as of 
 
 // devices gets the named devices, or lists them all.
 func (c *client) devices(cmd *cobra.Command, names []string, selector string, allNamespaces bool) ([]v1alpha1.EdgeDevice, error) {
-	namespace, err := c.namespace()
+	api, namespace, err := c.api()
 	if err != nil {
 		return nil, err
 	}
 	if allNamespaces {
 		namespace = metav1.NamespaceAll
 	}
-	clientset, err := c.clientset()
-	if err != nil {
-		return nil, err
-	}
+	client := api.EdgeDevices(namespace)
 	var devices []v1alpha1.EdgeDevice
-	client := clientset.AranyaV1alpha1().EdgeDevices(namespace)
 	for _, name := range names {
 		if name, err = deviceName(name); err != nil {
 			return nil, err
