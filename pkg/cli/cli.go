@@ -43,7 +43,7 @@ func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		Long: `Work on edge devices as kubectl works on pods.
 
 Devices are EdgeDevices in the current namespace ("kubectl get edgedevices"), given as NAME or edgedevice/NAME. With --pod, a command
-works on a pod of the device, even if the device has no Node.`,
+works on a pod of the device.`,
 		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
