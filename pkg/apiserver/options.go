@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -15,6 +14,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics"
+	netutils "k8s.io/utils/net"
 
 	"arhat.dev/aranya/pkg/controller"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -229,7 +229,7 @@ func port(address string) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := strconv.ParseUint(p, 10, 16)
+	n, err := netutils.ParsePort(p, true)
 	if err != nil {
 		return 0, fmt.Errorf("port %q is not a number from 0 to 65535", p)
 	}

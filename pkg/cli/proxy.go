@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/kubectl/pkg/proxy"
+	netutils "k8s.io/utils/net"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 )
@@ -45,8 +46,8 @@ that match --accept-hosts are served, and no request whose Origin is another hos
 			if len(args) != 2 {
 				return errors.New("expected the name of a device and a port; see 'kubectl edge proxy -h'")
 			}
-			remotePort, err := strconv.ParseUint(args[1], 10, 16)
-			if err != nil || remotePort == 0 {
+			remotePort, err := netutils.ParsePort(args[1], false)
+			if err != nil {
 				return fmt.Errorf("%q is not a port: give a number from 1 to 65535", args[1])
 			}
 			if scheme != "http" && scheme != "https" {

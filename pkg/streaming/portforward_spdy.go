@@ -11,6 +11,7 @@ import (
 
 	criportforward "k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/klog/v2"
+	netutils "k8s.io/utils/net"
 
 	"arhat.dev/aranya/pkg/streaming/spdy"
 )
@@ -45,8 +46,8 @@ type pair struct {
 // add is the spdy.Handler. The second stream of a pair begins the connection.
 func (p *pairs) add(stream *spdy.Stream) (run func(done func()), err error) {
 	headers := stream.Headers()
-	port, err := strconv.ParseUint(headers.Get(criportforward.PortHeader), 10, 16)
-	if err != nil || port == 0 {
+	port, err := netutils.ParsePort(headers.Get(criportforward.PortHeader), false)
+	if err != nil {
 		return nil, fmt.Errorf("%q is not a port", headers.Get(criportforward.PortHeader))
 	}
 	kind, id := headers.Get(criportforward.StreamType), requestID(stream)

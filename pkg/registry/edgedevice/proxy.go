@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/streaming/pkg/httpstream"
+	netutils "k8s.io/utils/net"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -208,8 +209,8 @@ func parseProxyID(id string) (scheme, name string, port uint16, err error) {
 	}
 	switch {
 	case text != "":
-		number, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || number == 0 {
+		number, err := netutils.ParsePort(text, false)
+		if err != nil {
 			return "", "", 0, apierrors.NewBadRequest(fmt.Sprintf("invalid port %q of EdgeDevice %q: must be a number from 1 to 65535", text, name))
 		}
 		port = uint16(number)
@@ -234,7 +235,7 @@ func parseProxyAddress(address string) (proxyHost, uint16, error) {
 	if err != nil {
 		return proxyHost{}, 0, err
 	}
-	port, err := strconv.ParseUint(text, 10, 16)
+	port, err := netutils.ParsePort(text, true)
 	if err != nil {
 		return proxyHost{}, 0, err
 	}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 )
@@ -98,7 +99,7 @@ func validateHostPort(address string, path *field.Path) field.ErrorList {
 	if !isHost(host) {
 		errs = append(errs, bad("the part before the port must be a DNS name or an IP address")...)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+	if _, err := netutils.ParsePort(port, false); err != nil {
 		errs = append(errs, bad("the port must be a number from 1 to 65535")...)
 	}
 	return errs
