@@ -55,10 +55,7 @@ var large = harness.Scenario{
 
 // storms lets all that can happen to all links happen.
 func (d *devices) storms(ctx context.Context, nodes *nodeWatch) error {
-	if err := d.weather(ctx, nodes, "after all links were cut", func(context.Context) error {
-		d.Break()
-		return nil
-	}); err != nil {
+	if err := d.weather(ctx, nodes, "after all links were cut", d.Break); err != nil {
 		return err
 	}
 	if err := d.weather(ctx, nodes, "after a restart of aranya", d.restart(local.ServiceAranya)); err != nil {

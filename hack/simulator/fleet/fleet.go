@@ -7,9 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +58,8 @@ type Fleet struct {
 	devices map[string]*device
 	// joined holds the links of devices that have enrolled and do not run yet, by name.
 	joined map[string]*uplink.Joined
+	// servers are where the devices' links lead to, host:port of gateways and brokers.
+	servers map[string]bool
 }
 
 type device struct {
@@ -87,7 +92,8 @@ func New(o Options) (*Fleet, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
-	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, joined: map[string]*uplink.Joined{}}, nil
+	return &Fleet{options: o, machine: agent.MeasureMachine(o.Dir), devices: map[string]*device{}, joined: map[string]*uplink.Joined{},
+		servers: map[string]bool{}}, nil
 }
 
 // configure returns a valid configuration and the device's own dialer.
@@ -103,6 +109,11 @@ func (f *Fleet) configure(name string, device identity.Device) (*config.Configur
 	}
 	if err := cfg.Finish(); err != nil {
 		return nil, nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, a := range cfg.Addresses() {
+		f.servers[a.HostPort] = true
 	}
 	return cfg, &gated{Chooser: links.New(cfg, device), gate: &f.gate}, nil
 }
@@ -257,14 +268,17 @@ func (f *Fleet) LinksSince(t time.Time) int { return f.gate.since(t) }
 // Bytes is described with Links.
 func (f *Fleet) Bytes() (sent, received int64) { return f.gate.bytes() }
 
-// Cut cuts all links at once, as a failing network does, and lets no new one come up before Mend.
-func (f *Fleet) Cut() { f.gate.cut() }
-
-// Mend lets the devices connect again, each when its back-off says so.
-func (f *Fleet) Mend() { f.gate.closed.Store(false) }
-
-// Break cuts all links at once, and they may come up again at once.
-func (f *Fleet) Break() {
-	f.Cut()
-	f.Mend()
+// Break cuts all links at once, as a network or what stands in it does that fails: nobody takes leave, neither of aranya
+// nor of a broker. They may come up again at once.
+func (f *Fleet) Break(ctx context.Context) error {
+	f.mu.Lock()
+	servers := slices.Collect(maps.Keys(f.servers))
+	f.mu.Unlock()
+	peers := map[netip.AddrPort]bool{}
+	for _, server := range servers {
+		if err := resolve(ctx, server, peers); err != nil {
+			return err
+		}
+	}
+	return shutdown(peers)
 }

@@ -2,28 +2,17 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
-// cutters is how many links are cut at the same time: each takes its leave of a broker.
-const cutters = 64
-
-// gate is what all links pass through. The zero value is open.
+// gate is what all links pass through, and counts them.
 type gate struct {
-	closed atomic.Bool
-
 	mu                       sync.Mutex
 	links                    map[*gatedLink]struct{}
 	endedSent, endedReceived int64
@@ -36,26 +25,8 @@ type gatedLink struct {
 
 	// Guarded by gate.mu.
 	conn   *link.Conn // the last one
-	parked *gatedRest // nil unless it is parked
+	parked bool
 	over   bool
-}
-
-var errCut = errors.New("the network was made to fail")
-
-func (g *gate) cut() {
-	g.closed.Store(true)
-	g.mu.Lock()
-	links := slices.Collect(maps.Keys(g.links))
-	g.mu.Unlock()
-	var work errgroup.Group
-	work.SetLimit(cutters)
-	for _, l := range links {
-		work.Go(func() error {
-			l.cut()
-			return nil
-		})
-	}
-	_ = work.Wait()
 }
 
 func (g *gate) len() int {
@@ -133,25 +104,17 @@ func (b *gatedBetter) Dial(ctx context.Context, address string) (*link.Conn, err
 
 // dial makes a link that passes.
 func (g *gate) dial(ctx context.Context, dialer link.Dialer, address string) (*link.Conn, error) {
-	if g.closed.Load() {
-		return nil, errCut
-	}
 	c, err := dialer.Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	return g.let(&gatedLink{gate: g, made: time.Now()}, c)
+	return g.let(&gatedLink{gate: g, made: time.Now()}, c), nil
 }
 
 // let lets a connection pass: the first of a link, or a further one.
-func (g *gate) let(l *gatedLink, c *link.Conn) (*link.Conn, error) {
+func (g *gate) let(l *gatedLink, c *link.Conn) *link.Conn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed.Load() { // meanwhile
-		_ = c.Close()
-		l.endLocked()
-		return nil, errCut
-	}
 	if g.links == nil {
 		g.links = map[*gatedLink]struct{}{}
 	}
@@ -159,25 +122,14 @@ func (g *gate) let(l *gatedLink, c *link.Conn) (*link.Conn, error) {
 	if l.conn != nil {
 		g.endedSent, g.endedReceived = g.endedSent+l.conn.BytesOut(), g.endedReceived+l.conn.BytesIn()
 	}
-	l.conn, l.parked = c, nil
+	l.conn, l.parked = c, false
 	inner := &gatedConn{Conn: c.Conn, link: l, conn: c}
 	if c.CanPark() {
 		c.Conn = &parkable{inner}
 	} else {
 		c.Conn = inner
 	}
-	return c, nil
-}
-
-func (l *gatedLink) cut() {
-	l.gate.mu.Lock()
-	c, p := l.conn, l.parked
-	l.gate.mu.Unlock()
-	_ = c.Close()
-	if p != nil {
-		p.Close()
-		p.lost(errCut)
-	}
+	return c
 }
 
 // endLocked takes the link off the count.
@@ -209,7 +161,7 @@ func (c *gatedConn) Close() error {
 	err := c.Conn.Close()
 	c.link.gate.mu.Lock()
 	defer c.link.gate.mu.Unlock()
-	if c.link.conn == c.conn && c.link.parked == nil {
+	if c.link.conn == c.conn && !c.link.parked {
 		c.link.endLocked()
 	}
 	return err
@@ -227,47 +179,33 @@ type parkable struct{ *gatedConn }
 
 // Park implements link.Parker.
 func (c *parkable) Park(heard func([]byte), lost func(error)) (link.Parked, error) {
-	r := &gatedRest{link: c.link}
-	var told sync.Once
-	r.lost = func(err error) {
-		told.Do(func() {
-			c.link.end()
-			lost(err)
-		})
-	}
-	var err error
-	if r.Parked, err = c.Conn.(link.Parker).Park(heard, r.lost); err != nil {
+	parked, err := c.Conn.(link.Parker).Park(heard, func(err error) {
+		c.link.end()
+		lost(err)
+	})
+	if err != nil {
 		return nil, err
 	}
 	c.link.gate.mu.Lock()
-	c.link.parked = r
+	c.link.parked = true
 	c.link.gate.mu.Unlock()
-	if c.link.gate.closed.Load() { // cut may have looked before
-		r.Close()
-		return nil, errCut
-	}
-	return r, nil
+	return &gatedRest{parked, c.link}, nil
 }
 
 // gatedRest is a link that is parked.
 type gatedRest struct {
 	link.Parked
 	link *gatedLink
-	lost func(error)
 }
 
 // Dial implements link.Parked.
 func (r *gatedRest) Dial(ctx context.Context) (*link.Conn, error) {
-	if r.link.gate.closed.Load() {
-		r.Close()
-		return nil, errCut
-	}
 	c, err := r.Parked.Dial(ctx)
 	if err != nil {
 		r.link.end()
 		return nil, err
 	}
-	return r.link.gate.let(r.link, c)
+	return r.link.gate.let(r.link, c), nil
 }
 
 // Close implements link.Parked.
