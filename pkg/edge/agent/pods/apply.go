@@ -181,7 +181,7 @@ func (p *pass) startContainers(ctx context.Context, a actions, files criconfig.F
 		started, err := s.start(ctx, c, "")
 		errs = append(errs, err)
 		if !started && !podutil.IsSidecar(c) {
-			return errors.Join(errs...)
+			return withoutPulling(errs)
 		}
 	}
 	for _, i := range a.toStart {

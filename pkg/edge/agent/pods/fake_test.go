@@ -50,6 +50,7 @@ type fakeRuntime struct {
 	stopExit       int32         // how a container ends that is stopped
 	stopBlock      chan struct{} // StopContainer waits for it, or for its context
 	startBlock     chan struct{} // so does StartContainer
+	pullBlock      chan struct{} // so does PullImage
 }
 
 type fakeContainer struct {
@@ -240,7 +241,17 @@ func (f *fakeRuntime) ImageStatus(_ context.Context, image *runtimeapi.ImageSpec
 	return &runtimeapi.ImageStatusResponse{}, nil
 }
 
-func (f *fakeRuntime) PullImage(_ context.Context, image *runtimeapi.ImageSpec, _ *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+func (f *fakeRuntime) PullImage(ctx context.Context, image *runtimeapi.ImageSpec, _ *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+	f.mu.Lock()
+	block := f.pullBlock
+	f.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 	defer f.enter("PullImage")()
 	f.images[image.Image] = true
 	return image.Image, nil

@@ -116,6 +116,37 @@ func TestSandboxCannotBeStopped(t *testing.T) {
 	}
 }
 
+// A pod whose image takes long to pull is not looked at again for it: it is woken when the image is there.
+func TestSlowPull(t *testing.T) {
+	for name, set := range map[string]func(*v1.Pod){
+		"of a container": func(pod *v1.Pod) { pod.Spec.Containers[0].Image = "slow" },
+		"of an init container": func(pod *v1.Pod) {
+			pod.Spec.InitContainers = []v1.Container{box("init")}
+			pod.Spec.InitContainers[0].Image = "slow"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, a *agent) {
+				pulled := make(chan struct{})
+				a.runtime.set(func() { a.runtime.pullBlock = pulled })
+				pod := newPod("p", box("main"))
+				set(pod)
+				a.run(pod)
+				before := a.runtime.count("PodSandboxStatus")
+				time.Sleep(resyncPeriod / 2)
+				if n := a.runtime.count("PodSandboxStatus") - before; n != 0 {
+					t.Errorf("looked at the pod %d times in %v", n, resyncPeriod/2)
+				}
+				close(pulled)
+				a.settle()
+				if len(a.runtime.running()) == 0 {
+					t.Error("nothing was started when the image was there")
+				}
+			})
+		})
+	}
+}
+
 func TestContainerCannotBeCreated(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		a.runtime.set(func() { a.runtime.createErr = errors.New("bad mount") })
