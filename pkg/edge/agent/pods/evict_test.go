@@ -163,3 +163,26 @@ func TestRemoveDead(t *testing.T) {
 		})
 	}
 }
+
+// RemoveDead finds a pod whose container cannot be started again: that has nothing to do with what is left of the one
+// before.
+func TestRemoveDeadWhileAStartFails(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		a.run(newPod("p", box("main")))
+		a.runtime.end(a.runtime.running()["main"], 1)
+		a.runtime.set(func() { a.runtime.startErr = errors.New("no such file") })
+		if err := a.manager.RemoveDead(t.Context()); err != nil {
+			t.Error(err)
+		}
+		a.runtime.mu.Lock()
+		defer a.runtime.mu.Unlock()
+		for id, c := range a.runtime.containers {
+			if c.State == exited {
+				t.Errorf("%s is left, of %d containers", id, len(a.runtime.containers))
+			}
+		}
+		if len(a.runtime.containers) == 0 {
+			t.Error("there was no attempt to start it again")
+		}
+	})
+}

@@ -88,6 +88,7 @@ func (w *worker) sync(ctx context.Context, d *desired) (time.Duration, error) {
 		p.later(settled.Sub(p.now()))
 	}
 	if p.changed {
+		w.unpruned = true
 		return p.next, err // what was done is seen, and reported, in the next pass
 	}
 	w.report(ctx, d.pod, p.status())

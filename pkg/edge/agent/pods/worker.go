@@ -58,6 +58,7 @@ type worker struct {
 	saved         *desired
 	savedDeletion *edgeapi.DeletePod
 	sweeping      bool                     // sweep as it was when the pass began
+	unpruned      bool                     // the pass has left it to the next one to remove what is of no use
 	admitted      *v1.Pod                  // the version of the pod that was admitted last
 	forbidden     map[string]status.Reason // by ephemeral container of that version
 	changedAt     time.Time                // when a pass has last done something
@@ -224,11 +225,12 @@ func (w *worker) syncOnce(parent context.Context) (next time.Duration, done bool
 	d, deletion := w.desired, w.deletion
 	w.interrupt, w.sweeping = cancel, w.sweep
 	w.mu.Unlock()
+	w.unpruned = false
 	var err error
 	defer func() {
 		w.mu.Lock()
 		w.interrupt = nil
-		if w.sweeping && (done || next > 0) && !errors.Is(err, errRuntimeDown) {
+		if w.sweeping && (done || next > 0 && !w.unpruned) && !errors.Is(err, errRuntimeDown) {
 			w.sweep = false // whatever could be removed is
 		}
 		w.mu.Unlock()
