@@ -66,13 +66,14 @@ type collector struct {
 	mu       sync.Mutex
 	statuses map[string]*v1.PodStatus
 	removed  map[string]bool
+	final    map[string][]byte // status with which a pod was last said to be removed
 	events   []string
 	changed  chan struct{}
 	static   *edgeapi.StaticPods
 }
 
 func newCollector() *collector {
-	return &collector{statuses: map[string]*v1.PodStatus{}, removed: map[string]bool{}, changed: make(chan struct{}, 1)}
+	return &collector{statuses: map[string]*v1.PodStatus{}, removed: map[string]bool{}, final: map[string][]byte{}, changed: make(chan struct{}, 1)}
 }
 
 func (c *collector) notify() {
@@ -95,7 +96,7 @@ func (c *collector) PodStatus(s *edgeapi.PodStatus) {
 
 func (c *collector) PodRemoved(r *edgeapi.PodRemoved) {
 	c.mu.Lock()
-	c.removed[r.Uid] = true
+	c.removed[r.Uid], c.final[r.Uid] = true, r.Status
 	c.mu.Unlock()
 	c.notify()
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubelet/pkg/types"
 	"k8s.io/utils/clock"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
@@ -51,6 +52,7 @@ type fakeRuntime struct {
 	stopBlock      chan struct{} // StopContainer waits for it, or for its context
 	startBlock     chan struct{} // so does StartContainer
 	pullBlock      chan struct{} // so does PullImage
+	listBlock      chan struct{} // so does ListContainers of all pods, which then tells of what there was before
 }
 
 type fakeContainer struct {
@@ -105,7 +107,19 @@ func (f *fakeRuntime) ListPodSandbox(_ context.Context, filter *runtimeapi.PodSa
 	return out, f.down
 }
 
-func (f *fakeRuntime) ListContainers(_ context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+func (f *fakeRuntime) ListContainers(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+	out, block, err := f.listContainers(filter)
+	if block != nil && filter.LabelSelector[types.KubernetesPodUIDLabel] == "" {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return out, err
+}
+
+func (f *fakeRuntime) listContainers(filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, chan struct{}, error) {
 	defer f.enter("ListContainers")()
 	var out []*runtimeapi.Container
 	for _, c := range f.containers {
@@ -113,7 +127,7 @@ func (f *fakeRuntime) ListContainers(_ context.Context, filter *runtimeapi.Conta
 			out = append(out, &runtimeapi.Container{Id: c.Id, PodSandboxId: c.sandbox, State: c.State, Labels: c.Labels, CreatedAt: c.CreatedAt})
 		}
 	}
-	return out, f.down
+	return out, f.listBlock, f.down
 }
 
 func (f *fakeRuntime) ListImages(context.Context, *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {

@@ -338,6 +338,30 @@ func TestOrphanOfADeletedPod(t *testing.T) {
 	})
 }
 
+// A pod goes while the runtime is being asked what it has: what it then says of the pod is not a remainder.
+func TestPodThatGoesDuringARelist(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		a.manager.Desired(&edgeapi.DesiredPods{Pods: []*edgeapi.PodDigest{{Uid: string(pod.UID)}}})
+		a.run(pod)
+		answer := make(chan struct{})
+		a.runtime.set(func() { a.runtime.listBlock = answer })
+		a.settle()
+		a.delete(pod, 0)
+		if !a.gone(pod) {
+			t.Error("the pod is still there")
+		}
+		a.runtime.set(func() { a.runtime.listBlock = nil })
+		close(answer)
+		a.settle()
+		a.sink.mu.Lock()
+		defer a.sink.mu.Unlock()
+		if len(a.sink.final[string(pod.UID)]) == 0 {
+			t.Error("it was removed once more, and the status with which it ended is lost")
+		}
+	})
+}
+
 func TestLostRecordOfADesiredPod(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("kept", box("main"))

@@ -23,6 +23,7 @@ type relister struct {
 
 	mu      sync.Mutex
 	desired map[string]bool // what the cloud wants; nil until it has said so
+	gone    map[string]bool // pods of which nothing was left, since the runtime was last asked
 	swept   bool
 
 	// Of the goroutine alone:
@@ -34,7 +35,7 @@ type relister struct {
 type snapshot map[string]int32
 
 func newRelister(m *Manager) *relister {
-	return &relister{m: m, wakeCh: make(chan struct{}, 1)}
+	return &relister{m: m, wakeCh: make(chan struct{}, 1), gone: map[string]bool{}}
 }
 
 func (r *relister) setDesired(listed map[string]bool) {
@@ -51,11 +52,12 @@ func (r *relister) addDesired(uid string) {
 	}
 }
 
-// removeDesired forgets a pod that is gone: what is found of it later is a remainder.
+// removeDesired forgets a pod that is gone: what is found of it later is a remainder, unless that was found before.
 func (r *relister) removeDesired(uid string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.desired, uid)
+	r.gone[uid] = true
 }
 
 func (r *relister) wake() {
@@ -87,6 +89,9 @@ func (r *relister) run(ctx context.Context) {
 
 // once compares the runtime with what it was the last time.
 func (r *relister) once(ctx context.Context) {
+	r.mu.Lock()
+	clear(r.gone) // the runtime does not tell of them any more
+	r.mu.Unlock()
 	now, names, err := r.list(ctx)
 	logger := klog.FromContext(ctx)
 	if err != nil {
@@ -184,12 +189,13 @@ func (r *relister) changed(uid string) {
 }
 
 // removeOrphan removes a pod that has no worker and is not wanted. Until the cloud has said what it wants,
-// no pod is such: the record of this one may have been lost. The pod may come from the cloud at this moment.
+// no pod is such: the record of this one may have been lost. The pod may come from the cloud at this moment, or its
+// worker may have removed it since it was found.
 func (r *relister) removeOrphan(logger klog.Logger, what string, d *edgeapi.DeletePod) {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	r.mu.Lock()
-	unwanted := r.desired != nil && !r.desired[d.Uid]
+	unwanted := r.desired != nil && !r.desired[d.Uid] && !r.gone[d.Uid]
 	r.mu.Unlock()
 	if unwanted && r.m.workers[d.Uid] == nil && r.m.static[d.Uid] == nil { // a static one may wait for another to go
 		logger.Info(what, "podUID", d.Uid)
