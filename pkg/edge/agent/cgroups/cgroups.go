@@ -63,9 +63,9 @@ type driver interface {
 
 // New returns a Manager for the cgroups below one of the name root.
 func New(mount, root string) *Manager {
-	m := &Manager{mount: mount, root: root, driver: &v1Driver{mount: mount}}
+	m := &Manager{mount: mount, root: root, driver: &v1Driver{mount, write}}
 	if _, err := os.Stat(filepath.Join(mount, controllersFile)); err == nil {
-		m.driver = &v2Driver{mount: mount}
+		m.driver = &v2Driver{mount, write}
 	}
 	return m
 }
@@ -208,6 +208,18 @@ func readNumber(path string) (int64, error) {
 	}
 	return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
 }
+
+// ignoreInUse is for limits of huge pages. The kernel refuses one below what is in use, as by a pod that ran before it
+// had the limit: that goes on as it was until it is made anew.
+func ignoreInUse(err error) error {
+	if errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
+}
+
+// writeFunc is write, or what stands for it.
+type writeFunc func(dir, name, value string) error
 
 // write writes a file of a cgroup.
 func write(dir, name, value string) error {

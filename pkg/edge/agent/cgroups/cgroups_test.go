@@ -95,6 +95,54 @@ func TestV2WithoutHugetlb(t *testing.T) {
 	}
 }
 
+// TestLimitsBelowUse has a kernel refuse a limit since more is in use. For huge pages that is no error, as their users
+// keep them anyway.
+func TestLimitsBelowUse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unified bool   // cgroup v2
+		refuse  string // prefix of the file
+		fails   bool
+	}{
+		"v1, huge pages": {false, "hugetlb.", false},
+		"v1, memory":     {false, "memory.", true},
+		"v2, huge pages": {true, "hugetlb.", false},
+		"v2, memory":     {true, "memory.", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mount := t.TempDir()
+			var err error
+			if tt.unified {
+				err = write(mount, controllersFile, strings.Join(controllersV2, " "))
+			}
+			for _, controller := range controllersV1 {
+				err = errors.Join(err, os.Mkdir(filepath.Join(mount, controller), 0o755))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := New(mount, "kubepods")
+			if err := m.Create("u", v1.PodQOSBurstable, testLimits); err != nil {
+				t.Fatal(err)
+			}
+			busy := func(dir, name, value string) error {
+				if strings.HasPrefix(name, tt.refuse) {
+					return &os.PathError{Op: "write", Path: filepath.Join(dir, name), Err: unix.EBUSY}
+				}
+				return write(dir, name, value)
+			}
+			switch d := m.driver.(type) {
+			case *v1Driver:
+				d.write = busy
+			case *v2Driver:
+				d.write = busy
+			}
+			if err := m.Update(m.parent("u", v1.PodQOSBurstable), testLimits); (err != nil) != tt.fails {
+				t.Errorf("got %v, want an error: %t", err, tt.fails)
+			}
+		})
+	}
+}
+
 func TestWeight(t *testing.T) {
 	for shares, want := range map[int64]int64{0: 1, 2: 1, 102: 17, 1024: 100, 262144: 10000, 1 << 20: 10000} {
 		if got := weight(shares); got != want {

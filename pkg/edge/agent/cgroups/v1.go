@@ -16,7 +16,10 @@ const minShares = 2
 var controllersV1 = []string{"cpu", "memory", "pids", "hugetlb"}
 
 // v1Driver writes cgroup v1: a hierarchy per controller, mounted below one directory.
-type v1Driver struct{ mount string }
+type v1Driver struct {
+	mount string
+	write writeFunc
+}
 
 // dir of a cgroup in the hierarchy of a controller; empty if that is not mounted.
 func (d *v1Driver) dir(controller, cgroup string) string {
@@ -55,7 +58,11 @@ func (d *v1Driver) set(cgroup string, limits *Limits) error {
 			errs = append(errs, errors.New("the kernel has no cgroup controller "+controller))
 			return
 		}
-		errs = append(errs, write(dir, name, value))
+		err := d.write(dir, name, value)
+		if controller == "hugetlb" {
+			err = ignoreInUse(err)
+		}
+		errs = append(errs, err)
 	}
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	if r := limits.Linux; r != nil {
@@ -84,7 +91,7 @@ func (d *v1Driver) setShares(cgroup string, shares int64) error {
 	if dir == "" {
 		return nil
 	}
-	return write(dir, "cpu.shares", strconv.FormatInt(shares, 10))
+	return d.write(dir, "cpu.shares", strconv.FormatInt(shares, 10))
 }
 
 func (d *v1Driver) memory(cgroup string) (int64, error) {

@@ -21,7 +21,10 @@ const (
 var controllersV2 = []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io"}
 
 // v2Driver writes cgroup v2, the unified hierarchy.
-type v2Driver struct{ mount string }
+type v2Driver struct {
+	mount string
+	write writeFunc
+}
 
 // prepare makes the cgroup and has it, and each above it, hand the controllers down.
 func (d *v2Driver) prepare(cgroup string) error {
@@ -36,7 +39,7 @@ func (d *v2Driver) prepare(cgroup string) error {
 		}
 	}
 	dir := d.mount
-	if err := write(dir, subtreeFile, strings.Join(enable, " ")); err != nil {
+	if err := d.write(dir, subtreeFile, strings.Join(enable, " ")); err != nil {
 		return err
 	}
 	for name := range strings.SplitSeq(strings.Trim(cgroup, "/"), "/") {
@@ -44,7 +47,7 @@ func (d *v2Driver) prepare(cgroup string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
 			return err
 		}
-		if err := write(dir, subtreeFile, strings.Join(enable, " ")); err != nil {
+		if err := d.write(dir, subtreeFile, strings.Join(enable, " ")); err != nil {
 			return err
 		}
 	}
@@ -65,23 +68,23 @@ func (d *v2Driver) set(cgroup string, limits *Limits) error {
 			errs = append(errs, d.setShares(cgroup, r.CpuShares))
 		}
 		if r.CpuQuota != 0 {
-			errs = append(errs, write(dir, "cpu.max", fmt.Sprintf("%s %d", limitOrMax(r.CpuQuota), r.CpuPeriod)))
+			errs = append(errs, d.write(dir, "cpu.max", fmt.Sprintf("%s %d", limitOrMax(r.CpuQuota), r.CpuPeriod)))
 		}
 		if r.MemoryLimitInBytes != 0 {
-			errs = append(errs, write(dir, "memory.max", limitOrMax(r.MemoryLimitInBytes)))
+			errs = append(errs, d.write(dir, "memory.max", limitOrMax(r.MemoryLimitInBytes)))
 		}
 		if len(r.HugepageLimits) > 0 && d.has("hugetlb") { // without, the device has no huge pages to limit
 			for _, h := range r.HugepageLimits {
-				errs = append(errs, write(dir, "hugetlb."+h.PageSize+".max", strconv.FormatUint(h.Limit, 10)))
+				errs = append(errs, ignoreInUse(d.write(dir, "hugetlb."+h.PageSize+".max", strconv.FormatUint(h.Limit, 10))))
 			}
 		}
 	}
-	errs = append(errs, write(dir, "pids.max", pidsMax(limits)))
+	errs = append(errs, d.write(dir, "pids.max", pidsMax(limits)))
 	return errors.Join(errs...)
 }
 
 func (d *v2Driver) setShares(cgroup string, shares int64) error {
-	return write(filepath.Join(d.mount, cgroup), "cpu.weight", strconv.FormatInt(weight(shares), 10))
+	return d.write(filepath.Join(d.mount, cgroup), "cpu.weight", strconv.FormatInt(weight(shares), 10))
 }
 
 func (d *v2Driver) memory(cgroup string) (int64, error) {
