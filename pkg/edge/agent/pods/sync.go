@@ -127,8 +127,8 @@ func (p *pass) podIPs() []string {
 
 func (p *pass) status() *v1.PodStatus { return p.generate(nil) }
 
-// finalStatus is the status of a pod of which nothing runs any more, nor will; end is nil if the device has not
-// decided how it ends.
+// finalStatus is the status of a pod of which nothing runs any more, nor will; end is nil if its containers tell how it
+// ends, as they have been stopped.
 func (p *pass) finalStatus(end *status.End) *v1.PodStatus {
 	return status.Final(p.pod, p.generate(end))
 }

@@ -41,8 +41,9 @@ type Input struct {
 	Probes  Probes
 	// Ended says that the pod will start no container any more, whatever its restart policy.
 	Ended bool
-	// End is set once nothing of the pod runs any more, if the device has decided how it ends. It is of no account
-	// if the pod had ended before.
+	// End is set once nothing of the pod runs any more, if how it ends does not depend on how its containers were
+	// stopped: the device has decided it, or they had ended by themselves before the rest was stopped. It is of no
+	// account if the pod had ended before.
 	End *End
 	// HostIPs and PodIPs, primary first.
 	HostIPs, PodIPs []string
