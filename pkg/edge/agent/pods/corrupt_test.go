@@ -1,16 +1,15 @@
 package pods
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/rights"
 )
 
 // A record that cannot be read is told of, keeps nothing else from running, and what runs of its pod is
@@ -88,10 +87,8 @@ func TestLostStatus(t *testing.T) {
 		"damaged": func(_ *testing.T, path string) error { return os.Truncate(path, 0) },
 		"unread": func(t *testing.T, path string) error {
 			t.Helper()
-			runtime.LockOSThread() // it is the thread that has root's rights to files, and ends with the test
-			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-			var none [2]unix.CapUserData
-			return errors.Join(os.Chmod(path, 0), unix.Capset(&header, &none[0]))
+			rights.Without(t, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH)
+			return os.Chmod(path, 0)
 		},
 	} {
 		for policy, tt := range map[v1.RestartPolicy]struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/seal"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/rights"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -193,7 +193,7 @@ func TestStatusLost(t *testing.T) {
 	if err := os.WriteFile(path("came-again"+statusSuffix+corruptSuffix), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	withoutCapabilities(t)
+	rights.Without(t, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH)
 	for _, when := range []string{"at first", "again"} {
 		records, _ := s.Load()
 		for uid, want := range map[string]bool{"good": false, "none": false, "damaged": true, "unread": true, "came-again": false} {
@@ -219,24 +219,13 @@ func TestPlainRecordOnAFullDisk(t *testing.T) {
 	if err := os.Chmod(s.dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	withoutCapabilities(t)
+	rights.Without(t, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH)
 	records, errs := s.Load()
 	if err := os.Chmod(s.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if records["u"] == nil || records["u"].Pod == nil || len(errs) != 1 {
 		t.Errorf("got %v, %v; want the record and one error", records, errs)
-	}
-}
-
-// withoutCapabilities takes from root, to the end of the test, that it may read and write everything.
-func withoutCapabilities(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // it ends with the test, as nothing unlocks it
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
-		t.Fatal(err)
 	}
 }
 

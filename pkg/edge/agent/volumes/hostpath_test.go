@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/rights"
 )
 
 func TestHostPathTypes(t *testing.T) {
@@ -176,7 +177,7 @@ func TestPathsWithoutMounts(t *testing.T) {
 		"CRI, only a part of the host": {allowed: below(dir), hostErr: true, subPathErr: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			withoutMounts(t)
+			rights.Without(t, unix.CAP_SYS_ADMIN)
 			v := New(realDir(t), tt.agentRights)
 			src := content("c", &edgeapi.File{Path: "dir/f", Mode: 0o644})
 			src.AllowsHostPath = tt.allowed

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -14,6 +13,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"arhat.dev/aranya/test/framework/rights"
 )
 
 // What lies on a tmpfs does not reach the disk by way of swap.
@@ -85,7 +86,7 @@ func TestTmpfsInUserNamespace(t *testing.T) {
 
 // Without the right to mount, which root need not have, secrets lie in the state directory, and stay there.
 func TestSecretsWithoutMounts(t *testing.T) {
-	withoutMounts(t)
+	rights.Without(t, unix.CAP_SYS_ADMIN)
 	dir := t.TempDir()
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, nil, 0o600); err != nil {
@@ -96,20 +97,5 @@ func TestSecretsWithoutMounts(t *testing.T) {
 	}
 	if _, err := os.Stat(token); err != nil {
 		t.Error(err)
-	}
-}
-
-// withoutMounts takes from the test that it may mount.
-func withoutMounts(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // it is the thread that has the right, and ends with the test
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var capabilities [2]unix.CapUserData
-	if err := unix.Capget(&header, &capabilities[0]); err != nil {
-		t.Fatal(err)
-	}
-	capabilities[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
-	if err := unix.Capset(&header, &capabilities[0]); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/test/framework/rights"
 )
 
 // asNobody is set in the process that runs a test again without privileges.
@@ -211,16 +211,7 @@ func TestRunAsUser(t *testing.T) {
 // Root need not be allowed to mount, as in most containers and in a hardened unit. Containers run all the same.
 func TestRootThatCannotMount(t *testing.T) {
 	needRoot(t)
-	runtime.LockOSThread() // it ends with the test, as nothing unlocks it
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var capabilities [2]unix.CapUserData
-	if err := unix.Capget(&header, &capabilities[0]); err != nil {
-		t.Fatal(err)
-	}
-	capabilities[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
-	if err := unix.Capset(&header, &capabilities[0]); err != nil {
-		t.Fatal(err)
-	}
+	rights.Without(t, unix.CAP_SYS_ADMIN)
 	d := newDevice(t)
 	config := shell("cat $ARHAT_MOUNT_VAR_RUN_SECRETS_KUBERNETES_IO_SERVICEACCOUNT/token; echo ready; sleep 1000")
 	config.Mounts = []*runtimeapi.Mount{
