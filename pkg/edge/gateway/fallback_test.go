@@ -148,7 +148,7 @@ func TestJoinByNextLink(t *testing.T) {
 	w := newWorld(t)
 	address, stop := w.serve(t, func(gateway.Device, net.Addr) error { return errors.New("not by this broker") })
 	defer stop()
-	token := w.token(t, w.directory.put("d", "1"), time.Hour)
+	d := w.directory.put("d", "1")
 	for name, tt := range map[string]struct {
 		dialer link.Dialer
 		code   codes.Code
@@ -158,6 +158,7 @@ func TestJoinByNextLink(t *testing.T) {
 		"there is":           {&chooser{address: address, other: w.address}, codes.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
+			token := w.token(t, d, time.Hour)
 			err := joinAndLeave(t.Context(), uplink.JoinOptions{Server: address, Token: token, StateDir: t.TempDir(), Dialer: tt.dialer})
 			if status.Code(err) != tt.code {
 				t.Errorf("Join: %v", err)
