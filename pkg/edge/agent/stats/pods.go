@@ -115,12 +115,13 @@ func psiStats(s *runtimeapi.PsiStats) *statsapi.PSIStats {
 // containers'.
 func complete(pod *statsapi.PodStats, id string, s *runtimeapi.LinuxPodSandboxStats, now time.Time, rate rateOf) {
 	pod.CPU, pod.Memory, pod.IO = cpuStats(id, s.GetCpu(), rate), memoryStats(s.GetMemory()), ioStats(s.GetIo())
-	pod.Swap = sumSwap(pod.Containers) // runtimes do not tell that of a pod as a whole
+	sum := sumOf(pod.Containers)
+	pod.Swap = sum.Swap // runtimes do not tell that of a pod as a whole
 	if pod.CPU == nil || pod.CPU.UsageCoreNanoSeconds == nil {
-		pod.CPU = sumCPU(pod.Containers)
+		pod.CPU = sum.CPU
 	}
 	if pod.Memory == nil || pod.Memory.WorkingSetBytes == nil {
-		pod.Memory = sumMemory(pod.Containers)
+		pod.Memory = sum.Memory
 	}
 	if n := s.GetProcess().GetProcessCount(); n != nil {
 		pod.ProcessStats = &statsapi.ProcessStats{ProcessCount: &n.Value}
@@ -143,51 +144,50 @@ func interfaceStats(i *runtimeapi.NetworkInterfaceUsage) statsapi.InterfaceStats
 	return statsapi.InterfaceStats{Name: i.Name, RxBytes: valueOf(i.RxBytes), RxErrors: valueOf(i.RxErrors), TxBytes: valueOf(i.TxBytes), TxErrors: valueOf(i.TxErrors)}
 }
 
-func sumCPU(containers []statsapi.ContainerStats) *statsapi.CPUStats {
-	var sum *statsapi.CPUStats
+// sumOf adds up what is known of the containers.
+func sumOf(containers []statsapi.ContainerStats) (sum statsapi.ContainerStats) {
 	for _, c := range containers {
-		if c.CPU == nil {
-			continue
-		}
-		if sum == nil {
-			sum = &statsapi.CPUStats{Time: c.CPU.Time}
-		}
-		sum.UsageCoreNanoSeconds = add(sum.UsageCoreNanoSeconds, c.CPU.UsageCoreNanoSeconds)
-		sum.UsageNanoCores = add(sum.UsageNanoCores, c.CPU.UsageNanoCores)
+		sum.CPU, sum.Memory, sum.Swap = addCPU(sum.CPU, c.CPU), addMemory(sum.Memory, c.Memory), addSwap(sum.Swap, c.Swap)
 	}
 	return sum
 }
 
-func sumMemory(containers []statsapi.ContainerStats) *statsapi.MemoryStats {
-	var sum *statsapi.MemoryStats
-	for _, c := range containers {
-		if c.Memory == nil {
-			continue
-		}
-		if sum == nil {
-			sum = &statsapi.MemoryStats{Time: c.Memory.Time}
-		}
-		sum.UsageBytes = add(sum.UsageBytes, c.Memory.UsageBytes)
-		sum.WorkingSetBytes = add(sum.WorkingSetBytes, c.Memory.WorkingSetBytes)
-		sum.RSSBytes = add(sum.RSSBytes, c.Memory.RSSBytes)
-		sum.PageFaults = add(sum.PageFaults, c.Memory.PageFaults)
-		sum.MajorPageFaults = add(sum.MajorPageFaults, c.Memory.MajorPageFaults)
+func addCPU(sum, c *statsapi.CPUStats) *statsapi.CPUStats {
+	switch {
+	case c == nil:
+		return sum
+	case sum == nil:
+		sum = &statsapi.CPUStats{Time: c.Time}
 	}
+	sum.UsageCoreNanoSeconds = add(sum.UsageCoreNanoSeconds, c.UsageCoreNanoSeconds)
+	sum.UsageNanoCores = add(sum.UsageNanoCores, c.UsageNanoCores)
 	return sum
 }
 
-func sumSwap(containers []statsapi.ContainerStats) *statsapi.SwapStats {
-	var sum *statsapi.SwapStats
-	for _, c := range containers {
-		if c.Swap == nil {
-			continue
-		}
-		if sum == nil {
-			sum = &statsapi.SwapStats{Time: c.Swap.Time}
-		}
-		sum.SwapAvailableBytes = add(sum.SwapAvailableBytes, c.Swap.SwapAvailableBytes)
-		sum.SwapUsageBytes = add(sum.SwapUsageBytes, c.Swap.SwapUsageBytes)
+func addMemory(sum, m *statsapi.MemoryStats) *statsapi.MemoryStats {
+	switch {
+	case m == nil:
+		return sum
+	case sum == nil:
+		sum = &statsapi.MemoryStats{Time: m.Time}
 	}
+	sum.UsageBytes = add(sum.UsageBytes, m.UsageBytes)
+	sum.WorkingSetBytes = add(sum.WorkingSetBytes, m.WorkingSetBytes)
+	sum.RSSBytes = add(sum.RSSBytes, m.RSSBytes)
+	sum.PageFaults = add(sum.PageFaults, m.PageFaults)
+	sum.MajorPageFaults = add(sum.MajorPageFaults, m.MajorPageFaults)
+	return sum
+}
+
+func addSwap(sum, s *statsapi.SwapStats) *statsapi.SwapStats {
+	switch {
+	case s == nil:
+		return sum
+	case sum == nil:
+		sum = &statsapi.SwapStats{Time: s.Time}
+	}
+	sum.SwapAvailableBytes = add(sum.SwapAvailableBytes, s.SwapAvailableBytes)
+	sum.SwapUsageBytes = add(sum.SwapUsageBytes, s.SwapUsageBytes)
 	return sum
 }
 
