@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
-	"math/big"
 	"net"
 	"time"
 
@@ -45,12 +44,7 @@ func newAuthority(now time.Time) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
 	template := &x509.Certificate{
-		SerialNumber: serial,
 		// The name tells generations apart: verifiers look issuers up by it.
 		Subject:               pkix.Name{CommonName: fmt.Sprintf("aranya-serving-ca@%d", now.Unix())},
 		NotBefore:             now.Add(-backdate),
@@ -60,13 +54,9 @@ func newAuthority(now time.Time) (*authority, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	cert, err := sign(template, template, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("create the serving CA: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
 	}
 	return &authority{cert: cert, key: key}, nil
 }
@@ -84,16 +74,11 @@ func (a *authority) issue(now time.Time, dnsNames []string, ips []net.IP) (*leaf
 	if err != nil {
 		return nil, err
 	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
 	notAfter := now.Add(leafLifetime)
 	if notAfter.After(a.cert.NotAfter) {
 		notAfter = a.cert.NotAfter
 	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: dnsNames[0]},
 		DNSNames:              dnsNames,
 		IPAddresses:           ips,
@@ -103,13 +88,9 @@ func (a *authority) issue(now time.Time, dnsNames []string, ips []net.IP) (*leaf
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	cert, err := sign(template, a.cert, key.Public(), a.key)
 	if err != nil {
 		return nil, fmt.Errorf("create the serving certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
 	}
 	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
 	if err != nil {
@@ -127,10 +108,10 @@ func (l *leaf) usable(now time.Time, signer *x509.Certificate) bool {
 	return l != nil && now.Before(renewAt(l.cert)) && bytes.Equal(l.signedBy.Raw, signer.Raw)
 }
 
-func newSerial() (*big.Int, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
 		return nil, err
 	}
-	return serial.Add(serial, big.NewInt(1)), nil
+	return x509.ParseCertificate(der)
 }

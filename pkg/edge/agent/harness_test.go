@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -44,7 +45,8 @@ type cloud struct {
 
 func newCloud(t *testing.T) *cloud {
 	t.Helper()
-	authority, err := gateway.NewAuthority()
+	authority, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(), "aranya-system",
+		func(context.Context) ([]types.NamespacedName, error) { return nil, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

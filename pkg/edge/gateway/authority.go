@@ -14,7 +14,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/url"
 	"time"
@@ -44,17 +43,8 @@ type Authority struct {
 	hash [sha256.Size]byte
 	// tokens authenticates enrolment tokens.
 	tokens tokenKey
-	// secret is what it was read from; nil if it is kept nowhere.
+	// secret is what it was read from.
 	secret *corev1.Secret
-}
-
-// NewAuthority makes a CA that is kept nowhere.
-func NewAuthority() (*Authority, error) {
-	cert, key, err := makeAuthority(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	return newAuthority(cert, key, nil)
 }
 
 func newAuthority(cert *x509.Certificate, key crypto.Signer, trusted []*x509.Certificate) (*Authority, error) {
@@ -168,10 +158,6 @@ func (a *Authority) limit(t time.Time) time.Time {
 }
 
 func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
-	serial := make([]byte, 16)
-	_, _ = rand.Read(serial) // never fails, see crypto/rand
-	serial[0] = serial[0]&0x7f | 0x40
-	template.SerialNumber = new(big.Int).SetBytes(serial)
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
 		return nil, err

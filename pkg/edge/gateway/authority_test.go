@@ -14,6 +14,20 @@ import (
 // NoDevices is for a first start.
 func NoDevices(context.Context) ([]types.NamespacedName, error) { return nil, nil }
 
+// NewTestAuthority makes a CA that is kept nowhere.
+func NewTestAuthority(t testing.TB) *Authority {
+	t.Helper()
+	cert, key, err := makeAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAuthority(cert, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 func deviceCert(t *testing.T, a *Authority, lifetime time.Duration) *x509.Certificate {
 	t.Helper()
 	leaf, err := a.signServing(nil, time.Hour) // for its key
@@ -29,10 +43,7 @@ func deviceCert(t *testing.T, a *Authority, lifetime time.Duration) *x509.Certif
 }
 
 func TestVerifyDevice(t *testing.T) {
-	a, err := NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := NewTestAuthority(t)
 	now := time.Now()
 	cert := deviceCert(t, a, time.Hour)
 	for name, c := range map[string]struct {
@@ -65,10 +76,7 @@ func mustServing(t *testing.T, a *Authority) *x509.Certificate {
 }
 
 func TestServingCertificate(t *testing.T) {
-	a, err := NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := NewTestAuthority(t)
 	leaf := mustServing(t, a)
 	for _, name := range []string{identity.GatewayName, "10.1.2.3", "edge.example.com", "::1"} {
 		if err := leaf.VerifyHostname(name); err != nil {
@@ -94,10 +102,7 @@ func TestServingCertificate(t *testing.T) {
 
 // Nothing outlives the CA.
 func TestNothingOutlivesTheCA(t *testing.T) {
-	a, err := NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := NewTestAuthority(t)
 	if cert := deviceCert(t, a, 2*caLifetime); !cert.NotAfter.Equal(a.cert.NotAfter) {
 		t.Errorf("valid until %s, the CA until %s", cert.NotAfter, a.cert.NotAfter)
 	}

@@ -177,16 +177,12 @@ type world struct {
 
 func newWorld(t testing.TB, change ...func(*gateway.Config)) *world {
 	t.Helper()
-	authority, err := gateway.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &world{
 		directory: &directory{devices: map[string]*v1alpha1.EdgeDevice{}},
 		handler:   &recorder{records: make(chan record, 4096)},
 	}
 	w.config = gateway.Config{
-		Authority: authority, Devices: w.directory, Handler: w.handler, Replica: "replica-1",
+		Authority: gateway.NewTestAuthority(t), Devices: w.directory, Handler: w.handler, Replica: "replica-1",
 		CacheLag: 200 * time.Millisecond,
 	}
 	for _, f := range change {

@@ -237,13 +237,7 @@ func TestNetworkOf(t *testing.T) {
 
 // A replica has the same name in another cluster, and the same CA in every replica of one.
 func TestName(t *testing.T) {
-	var cas [2]*Authority
-	for i := range cas {
-		var err error
-		if cas[i], err = NewAuthority(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cas := [2]*Authority{NewTestAuthority(t), NewTestAuthority(t)}
 	name := func(ca *Authority, replica string) string {
 		return (&Gateway{config: Config{Authority: ca, Replica: replica}}).Name()
 	}

@@ -25,18 +25,9 @@ import (
 
 var tokenDevice = Device{Namespace: "edge", Name: "device-1", UID: "6f0c3c1e-0000-4000-8000-000000000001"}
 
-func newTestAuthority(t testing.TB) *Authority {
-	t.Helper()
-	a, err := NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
 // What a token says is what it was minted with, up to the limits of its form.
 func TestTokenClaims(t *testing.T) {
-	key := newTestAuthority(t).tokens
+	key := NewTestAuthority(t).tokens
 	for _, issued := range []time.Time{time.Now(), time.UnixMicro(0), time.UnixMicro(1<<40 - 1), time.UnixMicro(1 << 40), time.UnixMicro(1<<52 - 1)} {
 		for _, life := range []time.Duration{time.Second, time.Hour, maxTokenLife} {
 			data := key.mint(tokenDevice, issued, life)
@@ -52,7 +43,7 @@ func TestTokenClaims(t *testing.T) {
 }
 
 func TestTokenTampered(t *testing.T) {
-	key := newTestAuthority(t).tokens
+	key := NewTestAuthority(t).tokens
 	data := key.mint(tokenDevice, time.Now(), time.Hour)
 	// Id, time of issue, life and MAC: every bit counts.
 	for i := range 8 * len(data) {
@@ -74,7 +65,7 @@ func TestTokenTampered(t *testing.T) {
 			t.Errorf("%s: it verifies for another device", name)
 		}
 	}
-	if newTestAuthority(t).tokens.verify(data, tokenDevice) {
+	if NewTestAuthority(t).tokens.verify(data, tokenDevice) {
 		t.Error("it verifies with another CA")
 	}
 }
@@ -98,7 +89,7 @@ func TestTokenKey(t *testing.T) {
 	}
 	var former []tokenKey
 	for _, key := range []crypto.Signer{p256, rsaKey, edKey} {
-		a := newTestAuthority(t)
+		a := NewTestAuthority(t)
 		one, err := newTokenKey(a.cert, key)
 		if err != nil {
 			t.Fatal(err)
@@ -115,7 +106,7 @@ func TestTokenKey(t *testing.T) {
 		if err != nil || string(one) != string(two) || len(one) != 32 {
 			t.Errorf("%T: replicas have different keys, error %v", key, err)
 		}
-		renewed, err := newTokenKey(newTestAuthority(t).cert, key)
+		renewed, err := newTokenKey(NewTestAuthority(t).cert, key)
 		if err != nil || string(renewed) == string(one) {
 			t.Errorf("%T: another certificate leaves the key as it was, error %v", key, err)
 		}
@@ -125,7 +116,7 @@ func TestTokenKey(t *testing.T) {
 	if unique := slices.CompactFunc(former, func(a, b tokenKey) bool { return string(a) == string(b) }); len(unique) != 6 {
 		t.Errorf("%d keys, want 6", len(unique))
 	}
-	if _, err := newAuthority(newTestAuthority(t).cert, signerOnly{p256}, nil); err == nil || !strings.Contains(err.Error(), "enrolment tokens") {
+	if _, err := newAuthority(NewTestAuthority(t).cert, signerOnly{p256}, nil); err == nil || !strings.Contains(err.Error(), "enrolment tokens") {
 		t.Errorf("a private key that cannot be read: %v", err)
 	}
 }
@@ -232,7 +223,7 @@ func TestCertified(t *testing.T) {
 
 // Whatever somebody makes up does not verify, nor claim what cannot be counted with.
 func FuzzTokenVerify(f *testing.F) {
-	key := newTestAuthority(f).tokens
+	key := NewTestAuthority(f).tokens
 	minted := key.mint(tokenDevice, time.Now(), time.Hour)
 	f.Add(minted[:])
 	f.Add(make([]byte, identity.TokenBytes))
@@ -255,7 +246,7 @@ func FuzzTokenVerify(f *testing.F) {
 }
 
 func BenchmarkTokenMint(b *testing.B) {
-	key := newTestAuthority(b).tokens
+	key := NewTestAuthority(b).tokens
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -264,7 +255,7 @@ func BenchmarkTokenMint(b *testing.B) {
 }
 
 func BenchmarkTokenVerify(b *testing.B) {
-	key := newTestAuthority(b).tokens
+	key := NewTestAuthority(b).tokens
 	data := key.mint(tokenDevice, time.Now(), time.Hour)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -18,6 +18,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
@@ -87,7 +89,8 @@ func (a agent) Stream(ctx context.Context, req *edgeapi.OpenStream, s *stream.St
 // connect returns a session over a real link: mutual TLS on loopback.
 func connect(t *testing.T) gateway.Session {
 	t.Helper()
-	authority, err := gateway.NewAuthority()
+	authority, err := gateway.LoadOrCreateAuthority(t.Context(), fake.NewClientset(), "aranya-system",
+		func(context.Context) ([]types.NamespacedName, error) { return nil, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
