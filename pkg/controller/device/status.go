@@ -3,7 +3,6 @@ package device
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/controller/node"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
@@ -63,7 +63,7 @@ func (c *Controller) broker(ed *aranya.EdgeDevice, status *aranya.EdgeDeviceStat
 	if state.Connected {
 		value = metav1.ConditionTrue
 	}
-	set(aranya.EdgeDeviceBrokerConnected, value, state.Reason, clip(state.Message, maxMessage))
+	set(aranya.EdgeDeviceBrokerConnected, value, state.Reason, clip.String(state.Message, maxMessage))
 }
 
 type setCondition func(t string, s metav1.ConditionStatus, reason, message string)
@@ -93,7 +93,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 	case known && history.down && wasConnected && patience > 0:
 		return patience // it may come back before anybody has to know
 	case known && history.down:
-		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonDisconnected, clip(history.lost, maxMessage))
+		set(aranya.EdgeDeviceConnected, metav1.ConditionFalse, aranya.ReasonDisconnected, clip.String(history.lost, maxMessage))
 		if !history.lastSeen.IsZero() {
 			status.LastSeen = &metav1.Time{Time: history.lastSeen}
 		}
@@ -115,7 +115,7 @@ func (c *Controller) connection(ctx context.Context, ed *aranya.EdgeDevice, stat
 // facts fills in what a connected device says of itself. When it was last heard of is only stored when
 // something else changes.
 func (c *Controller) facts(ctx context.Context, s gateway.Session, status *aranya.EdgeDeviceStatus) {
-	status.AgentVersion = clip(s.Hello().GetAgentVersion(), maxVersion)
+	status.AgentVersion = clip.String(s.Hello().GetAgentVersion(), maxVersion)
 	status.LastSeen = &metav1.Time{Time: s.Info().LastSeen}
 	reported, err := node.Decode(c.config.Tracker.NodeStatus(s))
 	if err != nil {
@@ -132,9 +132,6 @@ const (
 	// maxMessage bounds why a link was lost and why a Node is not ready, part of which may come from the device.
 	maxMessage = 1024
 )
-
-// clip cuts untrusted text down to at most n bytes of valid UTF-8.
-func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }
 
 // Info converts what a device reports on itself, see node.Decode.
 func Info(reported *corev1.NodeStatus) *aranya.DeviceInfo {
@@ -201,7 +198,7 @@ func nodeReady(ed *aranya.EdgeDevice, n *corev1.Node, conflict string, problem n
 		if len(metav1validation.IsValidConditionReason(reason)) > 0 { // a Node may have any, or none, and a device says it
 			reason = "NodeStatus" + string(ready.Status)
 		}
-		set(t, metav1.ConditionStatus(ready.Status), reason, clip(ready.Message, maxMessage))
+		set(t, metav1.ConditionStatus(ready.Status), reason, clip.String(ready.Message, maxMessage))
 	}
 }
 

@@ -7,10 +7,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +23,7 @@ import (
 	"k8s.io/utils/lru"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/controller/queue"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -176,7 +175,7 @@ func (r *Recorder) allowed(s source) bool {
 // record records what happens now.
 func (r *Recorder) record(component, host string, about *corev1.ObjectReference, eventType, reason, message string) {
 	if l := r.lane(eventType); l.admit(about, reason) {
-		l.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host}).Event(about, eventType, reason, clip(message, maxMessage))
+		l.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host}).Event(about, eventType, reason, clip.String(message, maxMessage))
 	}
 }
 
@@ -194,13 +193,13 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 	if event.GetType() == corev1.EventTypeWarning {
 		eventType = corev1.EventTypeWarning
 	}
-	reason, message := clip(event.GetReason(), maxReason), clip(event.GetMessage(), maxMessage)
+	reason, message := clip.String(event.GetReason(), maxReason), clip.String(event.GetMessage(), maxMessage)
 	if reason == "" || !r.allowed(source{DeviceComponent, d.Namespace, d.Name, eventType}) {
 		return
 	}
 	at := happened(event.GetTimeMs(), time.Now())
 	if pod != nil {
-		r.past(NodeComponent, nodeName, at, podReference(pod, clip(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
+		r.past(NodeComponent, nodeName, at, podReference(pod, clip.String(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
 	r.past(DeviceComponent, nodeName, at, DeviceReference(d), eventType, reason, message)
@@ -266,16 +265,4 @@ func podReference(pod *corev1.Pod, fieldPath string) *corev1.ObjectReference {
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: staticpod.UIDOnDevice(pod, pod.Namespace),
 		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath,
 	}
-}
-
-// clip cuts untrusted text down to at most n bytes of valid UTF-8.
-func clip(s string, n int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

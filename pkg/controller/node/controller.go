@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/queue"
@@ -148,7 +149,7 @@ func (c *Controller) LinkUp(s gateway.Session) {
 // LinkDown implements links.Listener.
 func (c *Controller) LinkDown(device gateway.Device, lost links.Loss) {
 	c.mu.Lock()
-	c.lost[links.Key(device)] = loss{at: lost.At, reason: clip(lost.Message(), maxText)}
+	c.lost[links.Key(device)] = loss{at: lost.At, reason: clip.String(lost.Message(), maxText)}
 	delete(c.settled, links.Key(device))
 	c.mu.Unlock()
 	c.queue.AddAfter(links.Key(device), c.config.Tracker.Patience(lost.At))

@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
@@ -46,9 +47,9 @@ func (c *Controller) tell(ctx context.Context, ed *aranya.EdgeDevice, again time
 	switch {
 	case err == nil:
 	case invalid:
-		problem = Problem{aranya.ReasonNodeInvalid, "Cannot bring the Node up to date: " + clip(err.Error(), maxMessage)}
+		problem = Problem{aranya.ReasonNodeInvalid, "Cannot bring the Node up to date: " + clip.String(err.Error(), maxMessage)}
 	case refused(err):
-		problem = Problem{aranya.ReasonNodeRefused, "The cluster refuses what aranya writes of the Node: " + clip(err.Error(), maxMessage)}
+		problem = Problem{aranya.ReasonNodeRefused, "The cluster refuses what aranya writes of the Node: " + clip.String(err.Error(), maxMessage)}
 	default:
 		return 0, err
 	}

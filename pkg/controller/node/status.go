@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/clip"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -61,14 +62,14 @@ func Decode(reported *edgeapi.NodeStatus) (*corev1.NodeStatus, error) {
 	}
 	clean.RuntimeHandlers = status.RuntimeHandlers[:min(len(status.RuntimeHandlers), maxHandlers)]
 	for i := range clean.RuntimeHandlers {
-		clean.RuntimeHandlers[i].Name = clip(clean.RuntimeHandlers[i].Name, maxText)
+		clean.RuntimeHandlers[i].Name = clip.String(clean.RuntimeHandlers[i].Name, maxText)
 	}
 	for _, text := range []*string{
 		&clean.NodeInfo.MachineID, &clean.NodeInfo.SystemUUID, &clean.NodeInfo.BootID, &clean.NodeInfo.KernelVersion,
 		&clean.NodeInfo.OSImage, &clean.NodeInfo.ContainerRuntimeVersion, &clean.NodeInfo.KubeletVersion,
 		&clean.NodeInfo.OperatingSystem, &clean.NodeInfo.Architecture,
 	} {
-		*text = clip(*text, maxText)
+		*text = clip.String(*text, maxText)
 	}
 	// These two become labels.
 	if len(validation.IsValidLabelValue(clean.NodeInfo.OperatingSystem)) > 0 {
@@ -123,7 +124,7 @@ func cleanConditions(conditions []corev1.NodeCondition) []corev1.NodeCondition {
 		if len(clean) == maxConditions || !valid || len(validation.IsQualifiedName(string(c.Type))) > 0 {
 			continue
 		}
-		c.Reason, c.Message = clip(c.Reason, maxText), clip(c.Message, maxMessage)
+		c.Reason, c.Message = clip.String(c.Reason, maxText), clip.String(c.Message, maxMessage)
 		clean = append(clean, c)
 	}
 	return clean
@@ -178,13 +179,6 @@ func isResource(name corev1.ResourceName) bool {
 		return true // nearly always it is one of these
 	}
 	return len(validation.IsQualifiedName(string(name))) == 0
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		s = strings.Clone(s[:n]) // the rest would stay in memory
-	}
-	return strings.ToValidUTF8(s, "")
 }
 
 // endpoint is where the kubelet endpoint of this replica listens.

@@ -19,10 +19,14 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
+	"arhat.dev/aranya/pkg/clip"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/staticpod"
 )
+
+// maxShown bounds what of a device's report is told to people.
+const maxShown = 64
 
 // staticReported takes note of the pods that a device runs by itself. What it says is checked here, whatever it
 // has checked itself: it may show pods in the namespace of its EdgeDevice only, under names that end in its
@@ -39,7 +43,7 @@ func (c *Controller) staticReported(st *state, message *edgeapi.StaticPods) {
 			err = fmt.Errorf("another one is named %s, too", pod.Name)
 		}
 		if err != nil {
-			c.config.Events.Device(device, corev1.EventTypeWarning, "StaticPodRefused", "Static pod %q of the device is not shown: %v", clipUID(reported.GetUid()), err)
+			c.config.Events.Device(device, corev1.EventTypeWarning, "StaticPodRefused", "Static pod %q of the device is not shown: %v", clip.String(reported.GetUid(), maxShown), err)
 			continue
 		}
 		static[types.UID(reported.GetUid())] = pod
@@ -50,9 +54,6 @@ func (c *Controller) staticReported(st *state, message *edgeapi.StaticPods) {
 	st.mu.Unlock()
 	c.mirrors.Add(device)
 }
-
-// clipUID bounds what a device says before it is told to people.
-func clipUID(uid string) string { return uid[:min(len(uid), 64)] }
 
 // mirrorOf makes the mirror pod of a static pod. Its owner is added when it is created.
 func mirrorOf(device gateway.Device, reported *edgeapi.StaticPod) (*corev1.Pod, error) {
@@ -68,7 +69,7 @@ func mirrorOf(device gateway.Device, reported *edgeapi.StaticPod) (*corev1.Pod, 
 	case !staticpod.ValidHash(hash) || string(static.UID) != hash:
 		return nil, errors.New("its UID is no hash, or not the one it is reported under")
 	case static.Namespace != device.Namespace:
-		return nil, fmt.Errorf("its namespace is %q; static pods are shown in the namespace of the EdgeDevice only", clipUID(static.Namespace))
+		return nil, fmt.Errorf("its namespace is %q; static pods are shown in the namespace of the EdgeDevice only", clip.String(static.Namespace, maxShown))
 	case !strings.HasSuffix(static.Name, staticpod.Suffix(device.Name)):
 		return nil, fmt.Errorf("its name does not end in %q", staticpod.Suffix(device.Name))
 	}

@@ -9,6 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
+
+	"arhat.dev/aranya/pkg/clip"
 )
 
 // conditions remembers the transitions of a Node's conditions.
@@ -58,9 +60,7 @@ func isReady(status *v1.NodeStatus) bool {
 
 // steady cuts an error short, so that one that differs in its end only is no news.
 func steady(err error) string {
-	const limit = 200
-	s := err.Error()
-	return s[:min(len(s), limit)]
+	return clip.String(err.Error(), 200)
 }
 
 // set stamps a condition with the time of its last transition.

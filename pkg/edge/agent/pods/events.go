@@ -1,12 +1,12 @@
 package pods
 
 import (
-	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
 
+	"arhat.dev/aranya/pkg/clip"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 )
 
@@ -36,7 +36,7 @@ func newRecorder(sink Sink, c clock.PassiveClock) *recorder {
 }
 
 func (r *recorder) event(podUID, fieldPath, eventType, reason, message string) {
-	message = shortened(message, maxMessage)
+	message = clip.String(message, maxMessage)
 	now := r.clock.Now()
 	key := eventKey{fieldPath, reason, message}
 	r.mu.Lock()
@@ -60,11 +60,6 @@ func (r *recorder) event(podUID, fieldPath, eventType, reason, message string) {
 	r.sink.Event(&edgeapi.Event{
 		PodUid: podUID, FieldPath: fieldPath, Type: eventType, Reason: reason, Message: message, TimeMs: now.UnixMilli(),
 	})
-}
-
-// shortened is the beginning of a message, of n bytes at most, in valid UTF-8.
-func shortened(message string, n int) string {
-	return strings.ToValidUTF8(message[:min(len(message), n)], "")
 }
 
 // DeviceEvent records an event about the device itself.

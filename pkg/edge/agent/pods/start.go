@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/edge/agent/images"
 	"arhat.dev/aranya/pkg/edge/agent/pods/criconfig"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
@@ -127,7 +128,7 @@ func finishing(ctx context.Context, call func(context.Context) error) error {
 
 // refuse notes why a container is waiting.
 func (s *starter) refuse(c *v1.Container, reason, message string) {
-	s.w.reasons[c.Name] = podstatus.Reason{Reason: reason, Message: shortened(message, maxReason)}
+	s.w.reasons[c.Name] = podstatus.Reason{Reason: reason, Message: clip.String(message, maxReason)}
 }
 
 // inBackOff tells whether a container that has ended may not run again yet.

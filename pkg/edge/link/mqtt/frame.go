@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
@@ -185,10 +186,7 @@ func refusal(device uint64, reason string) []*frame {
 }
 
 func resetWith(id connID, reason string, limit int) *frame {
-	if len(reason) > limit {
-		reason = strings.ToValidUTF8(reason[:limit], "")
-	}
-	return &frame{kind: frameReset, id: id, data: []byte(reason)}
+	return &frame{kind: frameReset, id: id, data: []byte(clip.String(reason, limit))}
 }
 
 func (k frameType) String() string {

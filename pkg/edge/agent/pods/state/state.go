@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -17,6 +16,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 	"k8s.io/kubelet/pkg/types"
 
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 )
 
@@ -251,7 +251,7 @@ func (r *Reader) container(ctx context.Context, listed *runtimeapi.Container) (*
 	if c.Exited() {
 		c.FinishedAt = time.Unix(0, s.FinishedAt)
 		c.ExitCode, c.Reason = s.ExitCode, s.Reason
-		c.Message = strings.ToValidUTF8(s.Message[:min(len(s.Message), maxMessage)], "") // it may quote the command
+		c.Message = clip.String(s.Message, maxMessage) // it may quote the command
 		if last := lastWords(s, c.TerminationFile); last != "" {
 			if c.Message != "" {
 				c.Message += ": "

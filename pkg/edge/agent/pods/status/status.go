@@ -13,6 +13,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/kubectl/pkg/util/qos"
 
+	"arhat.dev/aranya/pkg/clip"
 	"arhat.dev/aranya/pkg/edge/agent/pods/podutil"
 	"arhat.dev/aranya/pkg/edge/agent/pods/state"
 )
@@ -121,7 +122,7 @@ func limitMessages(pod *v1.Pod, s *v1.PodStatus) {
 			for _, state := range []*v1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
 				if t := state.Terminated; t != nil && len(t.Message) > share {
 					state.Terminated = t.DeepCopy() // it may be that of the former status
-					state.Terminated.Message = strings.ToValidUTF8(t.Message[:share], "")
+					state.Terminated.Message = clip.String(t.Message, share)
 				}
 			}
 		}
