@@ -64,7 +64,7 @@ func Connect(ctx context.Context, config BrokerConfig) (*Broker, error) {
 		return nil, err
 	}
 	b := newBroker(config)
-	will := Will{Topic: statusTopic(config.MessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
+	will := Will{Topic: statusTopic(DefaultMessageNamespace), QoS: qos, Payload: b.status(frameGone).appendTo(nil)}
 	if config.Will != nil {
 		will = *config.Will
 	}

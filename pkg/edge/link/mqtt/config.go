@@ -49,13 +49,9 @@ type BrokerConfig struct {
 	PersistentSession bool
 	// KeepAlive is after which silence the broker is probed, in whole seconds; 0 means never.
 	KeepAlive time.Duration
-	// MessageNamespace is the one whose devices the broker tells when the server is gone. Those of other
-	// namespaces notice by the server's pings, or when it is back. Default DefaultMessageNamespace. A
-	// Dialer does not use it.
-	MessageNamespace string
-	// Will is an additional will message of the server, for others than the link. An MQTT client has
-	// only one will. With this one the broker does not tell devices that the server is gone; they
-	// notice by the server's pings, or when it is back. A Dialer does not use it.
+	// Will is the will message of the server, for others than the link. If nil, the broker tells devices of
+	// DefaultMessageNamespace when the server is gone: an MQTT client has only one will. All other devices notice
+	// by the server's pings, or when it is back. A Dialer does not use it.
 	Will *Will
 	// MaxPayload is the largest payload of a PUBLISH sent or accepted, in bytes, from 256 to 1 MiB.
 	// Default 64 KiB. The other end may ask for less.
@@ -91,12 +87,6 @@ func (c BrokerConfig) complete() (BrokerConfig, error) {
 	}
 	if c.Path == "" {
 		c.Path = "/mqtt"
-	}
-	if c.MessageNamespace == "" {
-		c.MessageNamespace = DefaultMessageNamespace
-	}
-	if err := validateMessageNamespace(c.MessageNamespace); err != nil {
-		return c, err
 	}
 	if c.MaxPayload == 0 {
 		c.MaxPayload = DefaultMaxPayload

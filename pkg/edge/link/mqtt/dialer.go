@@ -30,7 +30,7 @@ const (
 // Dialer is the device's end. Each connection has a connection to the broker of its own, or one that a Keeper has kept,
 // whose will message tells the server when the device is lost.
 type Dialer struct {
-	// Broker says how to connect. Will, Instance and MessageNamespace are not used.
+	// Broker says how to connect. Will and Instance are not used.
 	Broker BrokerConfig
 	// MessageNamespace is the prefix of the topics, as in the EdgeDevice. Default DefaultMessageNamespace.
 	MessageNamespace string

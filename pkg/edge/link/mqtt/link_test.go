@@ -21,14 +21,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const testNamespace = "/test/links"
+// testNamespace is the one whose devices the broker tells that the server is gone.
+const testNamespace = DefaultMessageNamespace
 
 // serve connects a server to a broker.
 func serve(t testing.TB, config BrokerConfig, o ListenOptions) (*Broker, net.Listener) {
 	t.Helper()
-	if config.MessageNamespace == "" {
-		config.MessageNamespace = testNamespace
-	}
 	b, err := Connect(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +106,28 @@ func TestBytes(t *testing.T) {
 	s.Duplicates = max(s.Duplicates-1, 0)
 	if s != (Stats{}) {
 		t.Errorf("something was not taken: %+v", s)
+	}
+}
+
+func TestOtherMessageNamespace(t *testing.T) {
+	const other = "/test/links"
+	m := brokertest.Start(t, "")
+	b, _ := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	l, err := b.Listen(t.Context(), other, ListenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := dialer(m.Address, "a")
+	d.MessageNamespace = other
+	device, server := connectPair(t, d, l)
+	if want := m.Address + other + "/default/a/up"; server.RemoteAddr().String() != want {
+		t.Errorf("the device is at %s, want %s", server.RemoteAddr(), want)
+	}
+	if _, err := device.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+		t.Error(err)
 	}
 }
 
