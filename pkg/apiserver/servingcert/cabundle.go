@@ -18,7 +18,12 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
 	apiregistrationinformers "k8s.io/kube-aggregator/pkg/client/informers/externalversions/apiregistration/v1"
+
+	"arhat.dev/aranya/pkg/controller/queue"
 )
+
+// conflictRetry is how long to wait after a conflict.
+const conflictRetry = 200 * time.Millisecond
 
 // CABundleConfig configures a CABundle controller.
 type CABundleConfig struct {
@@ -66,32 +71,19 @@ func (c *CABundle) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { informer.RunWithContext(ctx) })
-	wg.Go(func() {
-		<-ctx.Done()
-		c.queue.ShutDown()
-	})
 	c.Enqueue()
-	for c.processNext(ctx) {
-	}
+	queue.Run(ctx, c.queue, 1, c.work)
 }
 
-func (c *CABundle) processNext(ctx context.Context) bool {
-	key, shutdown := c.queue.Get()
-	if shutdown {
-		return false
+func (c *CABundle) work(ctx context.Context, name string) (again time.Duration, err error) {
+	err = c.sync(ctx)
+	if apierrors.IsConflict(err) {
+		return conflictRetry, nil // no news: its status changes while it becomes available
 	}
-	defer c.queue.Done(key)
-	if err := c.sync(ctx); err != nil {
-		if apierrors.IsConflict(err) { // its status changes while it becomes available
-			klog.FromContext(ctx).V(4).Info("The APIService changed meanwhile; trying again", "apiService", key)
-		} else if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Could not check the caBundle; trying again", "apiService", key)
-		}
-		c.queue.AddRateLimited(key)
-		return true
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Could not check the caBundle; trying again", "apiService", name)
 	}
-	c.queue.Forget(key)
-	return true
+	return 0, err
 }
 
 // sync compares and, if needed, patches. It reads the APIService itself rather than from the informer:

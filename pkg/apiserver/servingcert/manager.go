@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
+
+	"arhat.dev/aranya/pkg/controller/queue"
 )
 
 // Config configures a Manager.
@@ -110,32 +112,15 @@ func (m *Manager) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { informer.RunWithContext(ctx) })
-	wg.Go(func() {
-		<-ctx.Done()
-		m.queue.ShutDown()
-	})
 	m.queue.Add(SecretName)
-	for m.processNext(ctx) {
-	}
+	queue.Run(ctx, m.queue, 1, m.work)
 }
 
-func (m *Manager) processNext(ctx context.Context) bool {
-	key, shutdown := m.queue.Get()
-	if shutdown {
-		return false
+func (m *Manager) work(ctx context.Context, _ string) (again time.Duration, err error) {
+	if again, err = m.sync(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Could not check the serving certificate; it goes on being served, and this is tried again")
 	}
-	defer m.queue.Done(key)
-	again, err := m.sync(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Could not check the serving certificate; it goes on being served, and this is tried again")
-		}
-		m.queue.AddRateLimited(key)
-		return true
-	}
-	m.queue.Forget(key)
-	m.queue.AddAfter(key, again)
-	return true
+	return again, err
 }
 
 // sync brings Secret, bundle and certificate up to date and says when to look again.
