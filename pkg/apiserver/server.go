@@ -19,6 +19,7 @@ import (
 	"arhat.dev/aranya/pkg/apis/aranya/scheme"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller"
+	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
@@ -199,10 +200,7 @@ var _ cache.ResourceEventHandler = cutLinks{}
 func (c cutLinks) OnAdd(obj any, _ bool) { c.changed(obj) }
 func (c cutLinks) OnUpdate(_, obj any)   { c.changed(obj) }
 func (c cutLinks) OnDelete(obj any) {
-	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = last.Obj
-	}
-	if ed, ok := obj.(*v1alpha1.EdgeDevice); ok {
+	if ed, ok := queue.Deleted(obj).(*v1alpha1.EdgeDevice); ok {
 		c.gateway.DeviceDeleted(gateway.DeviceOf(ed))
 	}
 }

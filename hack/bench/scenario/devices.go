@@ -23,6 +23,7 @@ import (
 	"arhat.dev/aranya/hack/simulator/fakecri"
 	"arhat.dev/aranya/hack/simulator/fleet"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/edge/agent/config"
 )
 
@@ -195,10 +196,7 @@ func watchNodes(ctx context.Context, r *harness.Run, ready *measure.Series) (*no
 		return nil, err
 	}
 	handle := func(obj any, created, deleted bool) {
-		if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = unknown.Obj
-		}
-		if n, ok := obj.(*corev1.Node); ok && strings.HasPrefix(n.Name, simulatedPrefix) {
+		if n, ok := queue.Deleted(obj).(*corev1.Node); ok && strings.HasPrefix(n.Name, simulatedPrefix) {
 			w.handle(n, created, deleted)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"arhat.dev/aranya/hack/bench/harness"
 	"arhat.dev/aranya/hack/cluster/local"
+	"arhat.dev/aranya/pkg/controller/queue"
 )
 
 // States that one can wait for. A pod that is none of these exists, and does not run.
@@ -64,10 +65,7 @@ func keepPhase(obj any) (any, error) {
 }
 
 func (w *podWatch) handle(obj any, deleted bool) {
-	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = unknown.Obj
-	}
-	p, ok := obj.(*corev1.Pod)
+	p, ok := queue.Deleted(obj).(*corev1.Pod)
 	if !ok || !strings.HasPrefix(p.Name, simulatedPrefix) {
 		return
 	}

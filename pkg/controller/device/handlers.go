@@ -11,6 +11,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/node"
+	"arhat.dev/aranya/pkg/controller/queue"
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
@@ -33,7 +34,7 @@ func (c *Controller) deviceHandler() cache.ResourceEventHandler {
 				notice(after)
 			}
 		},
-		DeleteFunc: func(object any) { notice(lastState(object)) },
+		DeleteFunc: func(object any) { notice(queue.Deleted(object)) },
 	}
 }
 
@@ -86,6 +87,6 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 				notice(after)
 			}
 		},
-		DeleteFunc: func(object any) { notice(lastState(object)) },
+		DeleteFunc: func(object any) { notice(queue.Deleted(object)) },
 	}
 }

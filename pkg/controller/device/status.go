@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -210,12 +209,4 @@ func same(stored, status *aranya.EdgeDeviceStatus) bool {
 		stored.ObservedGeneration == status.ObservedGeneration &&
 		apiequality.Semantic.DeepEqual(stored.Conditions, status.Conditions) &&
 		apiequality.Semantic.DeepEqual(stored.Device, status.Device)
-}
-
-// lastState is the last known state of a deleted object.
-func lastState(object any) any {
-	if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		return unknown.Obj
-	}
-	return object
 }

@@ -7,6 +7,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/links"
+	"arhat.dev/aranya/pkg/controller/queue"
 )
 
 // NameIndex is the name of the index of the EdgeDevice informer by name without namespace: EdgeDevices
@@ -59,7 +60,7 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 			notice(object)
 		},
 		UpdateFunc: func(_, after any) { notice(after) },
-		DeleteFunc: func(object any) { c.census.gone(); notice(lastState(object)) },
+		DeleteFunc: func(object any) { c.census.gone(); notice(queue.Deleted(object)) },
 	}
 }
 
@@ -82,16 +83,9 @@ func (c *Controller) deviceHandler() cache.ResourceEventHandler {
 			}
 		},
 		DeleteFunc: func(object any) {
-			if ed, ok := lastState(object).(*aranya.EdgeDevice); ok {
+			if ed, ok := queue.Deleted(object).(*aranya.EdgeDevice); ok {
 				c.queue.AddAfter(types.NamespacedName{Namespace: ed.Namespace, Name: ed.Name}, orphanWait)
 			}
 		},
 	}
-}
-
-func lastState(object any) any {
-	if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		return unknown.Obj
-	}
-	return object
 }

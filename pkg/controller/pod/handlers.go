@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+	"arhat.dev/aranya/pkg/controller/queue"
 )
 
 // podHandler notices what happens to pods. Pods on foreign Nodes are nobody's business here; a pod
@@ -43,10 +44,7 @@ func (c *Controller) podHandler() cache.ResourceEventHandler {
 			}
 		},
 		DeleteFunc: func(object any) {
-			if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
-				object = unknown.Obj
-			}
-			if pod, ok := object.(*corev1.Pod); ok {
+			if pod, ok := queue.Deleted(object).(*corev1.Pod); ok {
 				c.remember(pod)
 				c.sync.Add(keyOf(pod))
 			}
@@ -78,12 +76,7 @@ func (c *Controller) nodeHandler() cache.ResourceEventHandler {
 				notice(after)
 			}
 		},
-		DeleteFunc: func(object any) {
-			if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
-				object = unknown.Obj
-			}
-			notice(object)
-		},
+		DeleteFunc: func(object any) { notice(queue.Deleted(object)) },
 	}
 }
 

@@ -112,10 +112,7 @@ func (c *Controller) notice(object any) {
 
 // noticeService looks at Services of devices, and at others whose name a device could want.
 func (c *Controller) noticeService(object any) {
-	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = last.Obj
-	}
-	svc, ok := object.(*corev1.Service)
+	svc, ok := queue.Deleted(object).(*corev1.Service)
 	if !ok {
 		return
 	}
