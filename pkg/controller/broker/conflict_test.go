@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/controllertest"
@@ -53,7 +54,7 @@ func TestOlderDeviceHasTheClientID(t *testing.T) {
 // A younger device that is looked at first when aranya starts waits for the older one, of whose Secret nothing is known yet.
 func TestYoungerDeviceIsLookedAtFirst(t *testing.T) {
 	w := &world{World: controllertest.New(t), checked: map[string]bool{}, stopping: make(chan struct{})}
-	pool, err := New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Changed: w.count})
+	pool, err := New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Clock: clock.RealClock{}, Changed: w.count})
 	if err != nil {
 		t.Fatal(err)
 	}

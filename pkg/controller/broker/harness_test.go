@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/controllertest"
@@ -163,7 +164,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	}
 	var err error
 	if w.pool, err = New(w.Ctx, Config{
-		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Changed: w.count,
+		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Clock: clock.RealClock{}, Changed: w.count,
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -109,9 +109,6 @@ type Pool struct {
 
 // New returns a Pool that does nothing until Run. Its context ends all watches.
 func New(ctx context.Context, config Config) (*Pool, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	p := &Pool{
 		config:  config,
 		queue:   queue.New[types.NamespacedName]("brokers", config.Clock),

@@ -78,9 +78,6 @@ type eclipse struct{ of, by gateway.Device }
 
 // New returns a Store that is empty until Run. Its context ends all watches.
 func New(ctx context.Context, config Config) (*Store, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	s := &Store{
 		config: config, queue: queue.New[types.NamespacedName]("certificates", config.Clock),
 		claims: map[types.NamespacedName]claim{}, byName: map[string][]claim{},

@@ -122,9 +122,6 @@ var (
 
 // New returns a Controller that does nothing until Run.
 func New(config Config) (*Controller, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	if config.Broker == nil {
 		config.Broker = func(types.NamespacedName) (broker.State, bool) { return broker.State{}, false }
 	}

@@ -152,7 +152,7 @@ func TestConnectedConditionOfADeviceThatIsAway(t *testing.T) {
 			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
 			c, err := New(Config{
 				Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes,
-				Tracker: links.NewTracker(clock.RealClock{}, time.Hour), ReconnectGrace: time.Hour,
+				Clock: clock.RealClock{}, Tracker: links.NewTracker(clock.RealClock{}, time.Hour), ReconnectGrace: time.Hour,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -186,7 +186,7 @@ func TestOwnWritesAreNoNews(t *testing.T) {
 	client := fake.NewClientset()
 	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
 	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes})
+	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock.RealClock{}})
 	if err != nil {
 		t.Fatal(err)
 	}

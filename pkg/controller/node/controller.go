@@ -106,9 +106,6 @@ var (
 
 // New returns a Controller that does nothing until Run.
 func New(config Config) (*Controller, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	if config.Changed == nil {
 		config.Changed = func(types.NamespacedName) {}
 	}

@@ -135,9 +135,6 @@ func NewInformer(client kubernetes.Interface) cache.SharedIndexInformer {
 // New returns a Controller that does nothing until Run. The watches that it starts on the way end with
 // Run, or with ctx, which carries their logger.
 func New(ctx context.Context, config Config) (*Controller, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	c := &Controller{
 		config:      config,
 		lister:      corelisters.NewPodLister(config.Pods.GetIndexer()),

@@ -74,9 +74,6 @@ type Controller struct {
 
 // New returns a Controller that does nothing until Run.
 func New(config Config) (*Controller, error) {
-	if config.Clock == nil {
-		config.Clock = clock.RealClock{}
-	}
 	c := &Controller{
 		config: config, services: corelisters.NewServiceLister(config.Services.GetIndexer()),
 		queue: queue.New[types.NamespacedName]("services", config.Clock), start: config.Clock.Now(),

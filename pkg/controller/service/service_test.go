@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/clock"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/controllertest"
@@ -39,7 +40,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	recorder.Start(events.Clients{Normal: w.Kube, Warning: w.Kube})
 	t.Cleanup(recorder.Stop)
 	c, err := New(Config{
-		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister,
+		Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Clock: clock.RealClock{},
 		Services: factory.Core().V1().Services().Informer(), Events: recorder, Address: "192.0.2.1", Port: 7443,
 	})
 	if err != nil {
