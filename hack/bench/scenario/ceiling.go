@@ -38,7 +38,7 @@ var ceiling = harness.Scenario{
 			return err
 		}
 		defer onlooker.Stop()
-		c, err := MeasureCeiling(ctx, r, r.N)
+		c, err := measureCeiling(ctx, r, r.N)
 		if err != nil {
 			return err
 		}
@@ -75,8 +75,8 @@ type Ceiling struct {
 	CPU float64
 }
 
-// MeasureCeiling measures with n Nodes, and leaves nothing of them behind.
-func MeasureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error) {
+// measureCeiling measures with n Nodes, and leaves nothing of them behind.
+func measureCeiling(ctx context.Context, r *harness.Run, n int) (Ceiling, error) {
 	var c Ceiling
 	if err := waitQuiet(ctx, r); err != nil {
 		return c, err

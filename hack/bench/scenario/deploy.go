@@ -35,7 +35,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 	if err != nil {
 		return err
 	}
-	before, err := MeasureCeiling(ctx, r, r.N)
+	before, err := measureCeiling(ctx, r, r.N)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func runDeploy(ctx context.Context, r *harness.Run) error {
 	if err := costs.figures(ctx, r, "deleted"); err != nil {
 		return err
 	}
-	after, err := MeasureCeiling(ctx, r, r.N)
+	after, err := measureCeiling(ctx, r, r.N)
 	if err != nil {
 		return err
 	}

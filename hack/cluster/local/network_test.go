@@ -54,7 +54,7 @@ func TestChooseNetworkAvoidsRoutes(t *testing.T) {
 func TestNamesFitIntoInterfaces(t *testing.T) {
 	n := &Network{CIDR: netip.MustParsePrefix("100.64.16.0/20"), Gateway: netip.MustParseAddr("100.64.16.1")}
 	seen := map[netip.Addr]bool{n.Gateway: true}
-	for i := 1; i <= MaxDevices; i++ {
+	for i := 1; i <= maxDevices; i++ {
 		d := Device{Name: deviceName(i), Index: i}
 		n.nameDevice("abcdef", &d)
 		if len(d.HostInterface) > 15 || !n.CIDR.Contains(d.Address) || seen[d.Address] {

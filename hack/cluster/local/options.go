@@ -39,8 +39,8 @@ const (
 // Namespace holds the EdgeDevices.
 const Namespace = "edge"
 
-// MaxDevices is how many devices fit into the address range of a cluster.
-const MaxDevices = 4000
+// maxDevices is how many devices fit into the address range of a cluster.
+const maxDevices = 4000
 
 // Options say what to bring up.
 type Options struct {
@@ -102,8 +102,8 @@ func (o *Options) complete() error {
 
 func (o *Options) validate() error {
 	switch {
-	case o.Devices < 0 || o.Devices > MaxDevices:
-		return fmt.Errorf("DEVICES=%d: it must be from 0 to %d", o.Devices, MaxDevices)
+	case o.Devices < 0 || o.Devices > maxDevices:
+		return fmt.Errorf("DEVICES=%d: it must be from 0 to %d", o.Devices, maxDevices)
 	case o.Link != LinkGRPC && o.Link != LinkWebSocket && o.Link != LinkMQTT:
 		return fmt.Errorf("LINK=%s: it must be %q, %q or %q", o.Link, LinkGRPC, LinkWebSocket, LinkMQTT)
 	case o.Etcd != EtcdEmbedded && o.Etcd != EtcdShared:

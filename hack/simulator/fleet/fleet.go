@@ -202,20 +202,6 @@ func (f *Fleet) start(ctx context.Context, name string, joined *uplink.Joined) e
 	return nil
 }
 
-// Stop ends a device and forgets what it had.
-func (f *Fleet) Stop(name string) error {
-	f.mu.Lock()
-	d := f.devices[name]
-	delete(f.devices, name)
-	f.mu.Unlock()
-	if d == nil {
-		return fmt.Errorf("device %s does not run", name)
-	}
-	d.stop()
-	<-d.done
-	return errors.Join(d.err, volumes.RemoveAll(f.StateDir(name)))
-}
-
 // Close ends all devices and forgets what they had. Their pods, which outlive an agent, have volumes mounted.
 func (f *Fleet) Close() error {
 	f.mu.Lock()
@@ -239,13 +225,6 @@ func (f *Fleet) Close() error {
 
 // StateDir is where a device keeps its pods' files, among others.
 func (f *Fleet) StateDir(name string) string { return filepath.Join(f.options.Dir, name) }
-
-// Len is how many devices run.
-func (f *Fleet) Len() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.devices)
-}
 
 // Pods is how many pods the devices run.
 func (f *Fleet) Pods() int {

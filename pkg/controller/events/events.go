@@ -118,7 +118,7 @@ func (r *Recorder) Stop() {
 // Device records an event on an EdgeDevice.
 func (r *Recorder) Device(d gateway.Device, eventType, reason, format string, args ...any) {
 	if r.allowed(source{Component, d.Namespace, d.Name, eventType}) {
-		r.record(Component, "", DeviceReference(d), eventType, reason, fmt.Sprintf(format, args...))
+		r.record(Component, "", deviceReference(d), eventType, reason, fmt.Sprintf(format, args...))
 	}
 }
 
@@ -202,7 +202,7 @@ func (r *Recorder) FromDevice(d gateway.Device, nodeName string, pod *corev1.Pod
 		r.past(NodeComponent, nodeName, at, podReference(pod, clip.String(event.GetFieldPath(), maxFieldPath)), eventType, reason, message)
 		return
 	}
-	r.past(DeviceComponent, nodeName, at, DeviceReference(d), eventType, reason, message)
+	r.past(DeviceComponent, nodeName, at, deviceReference(d), eventType, reason, message)
 	if nodeName != "" {
 		r.past(NodeComponent, nodeName, at, nodeReference(nodeName), eventType, reason, message)
 	}
@@ -246,8 +246,8 @@ func (r *Recorder) past(component, host string, at time.Time, about *corev1.Obje
 	_, _ = queue.ActionOrDrop(watch.Added, event) // there is room, unless the Recorder has stopped
 }
 
-// DeviceReference refers to an EdgeDevice.
-func DeviceReference(d gateway.Device) *corev1.ObjectReference {
+// deviceReference refers to an EdgeDevice.
+func deviceReference(d gateway.Device) *corev1.ObjectReference {
 	return &corev1.ObjectReference{
 		APIVersion: aranya.SchemeGroupVersion.String(), Kind: "EdgeDevice",
 		Namespace: d.Namespace, Name: d.Name, UID: d.UID,

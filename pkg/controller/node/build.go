@@ -18,8 +18,8 @@ const (
 	labelBetaArch = "beta.kubernetes.io/arch"
 )
 
-// MetricsPath is where the kubelet endpoint serves the resource metrics of a Node.
-func MetricsPath(nodeName string) string { return "/nodes/" + nodeName + "/metrics/resource" }
+// metricsPath is where the kubelet endpoint serves the resource metrics of a Node.
+func metricsPath(nodeName string) string { return "/nodes/" + nodeName + "/metrics/resource" }
 
 // wish is what aranya wants of a Node's metadata and spec. What else is there belongs to others.
 type wish struct {
@@ -46,7 +46,7 @@ func wishFor(ed *aranya.EdgeDevice, info corev1.NodeSystemInfo) wish {
 		w.labels[corev1.LabelArchStable], w.labels[labelBetaArch] = info.Architecture, info.Architecture
 	}
 	w.annotations[aranya.AnnotationUID] = string(ed.UID)
-	w.annotations[aranya.AnnotationResourceMetricsPath] = MetricsPath(ed.Name)
+	w.annotations[aranya.AnnotationResourceMetricsPath] = metricsPath(ed.Name)
 
 	for _, t := range ed.Spec.Node.Taints {
 		w.taints = setTaint(w.taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})

@@ -195,7 +195,7 @@ func TestSpecCannotOverrideWhatIdentifiesTheNode(t *testing.T) {
 		Labels:      map[string]string{aranya.LabelNamespace: "kube-system", corev1.LabelHostname: "x"},
 		Annotations: map[string]string{aranya.AnnotationUID: "x", aranya.AnnotationResourceMetricsPath: "x"},
 	}), linux)
-	if w.labels[aranya.LabelNamespace] != "ns" || w.labels[corev1.LabelHostname] != "d" || w.annotations[aranya.AnnotationUID] != "u" || w.annotations[aranya.AnnotationResourceMetricsPath] != MetricsPath("d") {
+	if w.labels[aranya.LabelNamespace] != "ns" || w.labels[corev1.LabelHostname] != "d" || w.annotations[aranya.AnnotationUID] != "u" || w.annotations[aranya.AnnotationResourceMetricsPath] != metricsPath("d") {
 		t.Errorf("overridden: %v %v", w.labels, w.annotations)
 	}
 }

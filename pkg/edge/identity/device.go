@@ -57,8 +57,8 @@ func (d Device) Validate() error {
 	return nil
 }
 
-// ParseURI reads what URI wrote.
-func ParseURI(u *url.URL) (Device, error) {
+// parseURI reads what URI wrote.
+func parseURI(u *url.URL) (Device, error) {
 	if u == nil || u.Scheme != "urn" || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
 		return Device{}, errors.New("not the URN of an EdgeDevice")
 	}
@@ -79,7 +79,7 @@ func FromCertificate(cert *x509.Certificate) (Device, error) {
 	if len(cert.URIs) != 1 {
 		return Device{}, fmt.Errorf("a device certificate has one URI, this one has %d", len(cert.URIs))
 	}
-	return ParseURI(cert.URIs[0])
+	return parseURI(cert.URIs[0])
 }
 
 // PublicKeyHash returns the hexadecimal SHA-256 of a certificate's public key (DER,

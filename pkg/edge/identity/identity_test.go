@@ -20,7 +20,7 @@ func TestURI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ParseURI(u); err != nil || got != d {
+	if got, err := parseURI(u); err != nil || got != d {
 		t.Errorf("parsed %v, error %v", got, err)
 	}
 }
@@ -39,11 +39,11 @@ func TestParseURIRefuses(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		if d, err := ParseURI(u); err == nil {
+		if d, err := parseURI(u); err == nil {
 			t.Errorf("%q was taken for %v", text, d)
 		}
 	}
-	if _, err := ParseURI(nil); err == nil {
+	if _, err := parseURI(nil); err == nil {
 		t.Error("no URI was taken for a device")
 	}
 }
@@ -148,14 +148,14 @@ func FuzzParseURI(f *testing.F) {
 		if err != nil {
 			return
 		}
-		d, err := ParseURI(u)
+		d, err := parseURI(u)
 		if err != nil {
 			return
 		}
 		if err := d.Validate(); err != nil {
 			t.Errorf("%q became %v: %v", text, d, err)
 		}
-		if again, err := ParseURI(d.URI()); err != nil || again != d {
+		if again, err := parseURI(d.URI()); err != nil || again != d {
 			t.Errorf("%q became %v, then %v, error %v", text, d, again, err)
 		}
 	})

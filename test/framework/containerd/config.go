@@ -50,7 +50,7 @@ func (s *Server) writeConfig() error {
 		return err
 	}
 	config := fmt.Sprintf(configTemplate, filepath.Join(dir, "root"), filepath.Join(dir, "state"), s.socket(),
-		filepath.Join(dir, "opt"), SandboxImage, pluginDir, cniDir, filepath.Join(dir, "runc"), RegistryDir(dir))
+		filepath.Join(dir, "opt"), sandboxImage, pluginDir, cniDir, filepath.Join(dir, "runc"), RegistryDir(dir))
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644); err != nil {
 		return err
 	}

@@ -69,10 +69,10 @@ func Check() error {
 	return errors.New("no busybox: apt-get install busybox-static")
 }
 
-// SandboxImage is the name of the image of the pods' sandboxes.
-const SandboxImage = "test.local/pause:1"
+// sandboxImage is the name of the image of the pods' sandboxes.
+const sandboxImage = "test.local/pause:1"
 
-// Start runs a containerd in the background, waits until it answers, and imports SandboxImage and the
+// Start runs a containerd in the background, waits until it answers, and imports sandboxImage and the
 // images given. It goes on when the calling process ends; see Stop. A directory where one ran before
 // is taken over, with its containers.
 func Start(ctx context.Context, opts Options, images ...Image) (*Server, error) {
@@ -122,9 +122,9 @@ func (s *Server) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// ImportAll makes SandboxImage and the images given known to the runtime.
+// ImportAll makes sandboxImage and the images given known to the runtime.
 func (s *Server) ImportAll(ctx context.Context, images ...Image) error {
-	pause, err := Busybox(SandboxImage)
+	pause, err := Busybox(sandboxImage)
 	if err != nil {
 		return err
 	}

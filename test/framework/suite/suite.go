@@ -30,8 +30,8 @@ const Namespace = local.Namespace
 // BusyboxImage is in the container runtime of each device, with all applets.
 const BusyboxImage = "test.local/busybox:1"
 
-// LinkVariable names the link over which the tests of a run reach devices: grpc, websocket or mqtt.
-const LinkVariable = "ARANYA_LINK"
+// linkVariable names the link over which the tests of a run reach devices: grpc, websocket or mqtt.
+const linkVariable = "ARANYA_LINK"
 
 // Method is spec.connectivity.method of the devices of this run.
 func (e *Env) Method() string {
@@ -126,7 +126,7 @@ func run(m *testing.M, config Config) (code int) {
 func (c *Config) options(dir string) (local.Options, error) {
 	o := local.Options{
 		Dir: dir, Bin: os.Getenv("ARANYA_BIN"), Source: os.Getenv("ARANYA_SOURCE"), Devices: c.Devices,
-		Runtime: c.Runtime, Etcd: c.Etcd, Link: os.Getenv(LinkVariable), Out: os.Stdout,
+		Runtime: c.Runtime, Etcd: c.Etcd, Link: os.Getenv(linkVariable), Out: os.Stdout,
 	}
 	if o.Link == local.LinkMQTT {
 		// So soon that it happens in the tests all the time, and to those that do not know of it.
@@ -177,7 +177,7 @@ func Name(prefix string) string { return fmt.Sprintf("%s-%d", prefix, names.Add(
 // OnOneLink leaves out, on all links but the first, what is the same over every link.
 func OnOneLink(t testing.TB) {
 	t.Helper()
-	if link := os.Getenv(LinkVariable); link != "" && link != local.LinkGRPC {
+	if link := os.Getenv(linkVariable); link != "" && link != local.LinkGRPC {
 		t.Skip("it does not depend on the link, and is tested over grpc")
 	}
 }

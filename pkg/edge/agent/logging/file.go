@@ -26,9 +26,9 @@ type File struct {
 	buffer []byte
 }
 
-// OpenFile opens a file for appending. maxSize is in bytes; maxFiles counts the file in use too; bare says that
+// openFile opens a file for appending. maxSize is in bytes; maxFiles counts the file in use too; bare says that
 // entries are written as they are.
-func OpenFile(path string, maxSize int64, maxFiles int, bare bool) (*File, error) {
+func openFile(path string, maxSize int64, maxFiles int, bare bool) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}

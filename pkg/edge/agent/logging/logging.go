@@ -24,7 +24,7 @@ func Setup(c *config.Logging) (logr.Logger, io.Closer, error) {
 	var out io.Writer = os.Stderr
 	var file io.Closer = io.NopCloser(nil)
 	if !c.File.Disabled {
-		f, err := OpenFile(c.File.Path, c.File.MaxBytes(), c.File.MaxFiles, c.Format == "json")
+		f, err := openFile(c.File.Path, c.File.MaxBytes(), c.File.MaxFiles, c.Format == "json")
 		if err != nil {
 			return logr.Logger{}, nil, fmt.Errorf("cannot open the log file: %w (logging.file in arhat.yaml)", err)
 		}

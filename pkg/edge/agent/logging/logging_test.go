@@ -18,7 +18,7 @@ import (
 
 func TestFileIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log", "arhat.log")
-	f, err := OpenFile(path, 1000, 3, false)
+	f, err := openFile(path, 1000, 3, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestFileAfterFailure(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "arhat.log")
-			f, err := OpenFile(path, 100, 2, false)
+			f, err := openFile(path, 100, 2, false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -336,7 +336,7 @@ func TestKubernetesVersionIsThatOfTheLibraries(t *testing.T) {
 		t.Errorf("KubernetesVersion is %s, go.mod has v0.%s", KubernetesVersion, m[1])
 	}
 	for _, agent := range []string{"v1.2.3", "v0.0.0-dev+0123456789ab", "0.1.0-rc.1"} {
-		if _, err := version.ParseSemantic(KubeletVersion(agent)); err != nil {
+		if _, err := version.ParseSemantic(kubeletVersion(agent)); err != nil {
 			t.Error(err)
 		}
 	}

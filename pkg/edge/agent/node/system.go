@@ -18,9 +18,9 @@ import (
 // Kubernetes libraries in go.mod.
 const KubernetesVersion = "v1.37.2"
 
-// KubeletVersion is what the Node shows: the Kubernetes release, so that version skew can be judged,
+// kubeletVersion is what the Node shows: the Kubernetes release, so that version skew can be judged,
 // and the agent's own version.
-func KubeletVersion(agent string) string {
+func kubeletVersion(agent string) string {
 	return KubernetesVersion + "-arhat." + strings.TrimPrefix(agent, "v")
 }
 
@@ -156,7 +156,7 @@ func (s system) info(version string) v1.NodeSystemInfo {
 		OSImage:         parseOSRelease(s.text("etc/os-release")),
 		OperatingSystem: goruntime.GOOS,
 		Architecture:    goruntime.GOARCH,
-		KubeletVersion:  KubeletVersion(version),
+		KubeletVersion:  kubeletVersion(version),
 	}
 	if info.MachineID == "" {
 		info.MachineID = s.text("var/lib/dbus/machine-id")

@@ -26,8 +26,8 @@ import (
 )
 
 const (
-	// MaxRecord is the size in bytes of the largest record that is kept or read.
-	MaxRecord = 16 << 20
+	// maxRecord is the size in bytes of the largest record that is kept or read.
+	maxRecord = 16 << 20
 
 	podSuffix      = ".pod"
 	statusSuffix   = ".status"
@@ -248,8 +248,8 @@ func (s *Store) save(uid, suffix string, data []byte, sync bool) error {
 }
 
 func (s *Store) write(name string, payload []byte, sync bool) error {
-	if len(payload) > MaxRecord {
-		return fmt.Errorf("record %s of %d bytes is larger than %d", name, len(payload), MaxRecord)
+	if len(payload) > maxRecord {
+		return fmt.Errorf("record %s of %d bytes is larger than %d", name, len(payload), maxRecord)
 	}
 	sealed, err := s.key.Seal(name, payload)
 	if err != nil {
@@ -275,8 +275,8 @@ func (s *Store) read(name string) (payload []byte, plain bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > int64(MaxRecord+seal.Overhead) {
-		return nil, false, s.setAside(name, fmt.Errorf("not a regular file of at most %d bytes", MaxRecord))
+	if !info.Mode().IsRegular() || info.Size() > int64(maxRecord+seal.Overhead) {
+		return nil, false, s.setAside(name, fmt.Errorf("not a regular file of at most %d bytes", maxRecord))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -145,7 +145,7 @@ func TestCorruptImages(t *testing.T) {
 
 func TestBounds(t *testing.T) {
 	s := open(t, t.TempDir())
-	if err := s.SavePod(&edgeapi.RunPod{Uid: "big", Pod: make([]byte, MaxRecord+1)}); err == nil {
+	if err := s.SavePod(&edgeapi.RunPod{Uid: "big", Pod: make([]byte, maxRecord+1)}); err == nil {
 		t.Error("a record that is too large was kept")
 	}
 	for _, uid := range []string{"", "../x", "a/b", ".hidden", "a..b"} {

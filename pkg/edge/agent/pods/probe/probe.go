@@ -30,7 +30,7 @@ import (
 
 // User agents, as servers know them from the kubelet.
 const (
-	UserAgent     = "kube-probe/1.37"
+	userAgent     = "kube-probe/1.37"
 	HookUserAgent = "kube-lifecycle/1.37"
 )
 
@@ -90,8 +90,8 @@ func runExec(ctx context.Context, exec ExecFunc, command []string, target Target
 	return err
 }
 
-// Port resolves a port by number or by name.
-func Port(port intstr.IntOrString, c *v1.Container) (int, error) {
+// resolvePort resolves a port by number or by name.
+func resolvePort(port intstr.IntOrString, c *v1.Container) (int, error) {
 	number := port.IntValue()
 	if port.Type == intstr.String {
 		for _, p := range c.Ports {
@@ -108,7 +108,7 @@ func Port(port intstr.IntOrString, c *v1.Container) (int, error) {
 
 // Request makes the HTTP request of an action.
 func Request(ctx context.Context, action *v1.HTTPGetAction, target Target, userAgent string) (*http.Request, error) {
-	port, err := Port(action.Port, target.Container)
+	port, err := resolvePort(action.Port, target.Container)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func Request(ctx context.Context, action *v1.HTTPGetAction, target Target, userA
 }
 
 func runHTTP(ctx context.Context, action *v1.HTTPGetAction, target Target) (string, error) {
-	req, err := Request(ctx, action, target, UserAgent)
+	req, err := Request(ctx, action, target, userAgent)
 	if err != nil {
 		return "", err
 	}
@@ -200,7 +200,7 @@ func Do(req *http.Request, protocol *v1.HTTPProtocol) (code int, body string, er
 }
 
 func runTCP(ctx context.Context, action *v1.TCPSocketAction, target Target) error {
-	port, err := Port(action.Port, target.Container)
+	port, err := resolvePort(action.Port, target.Container)
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func runGRPC(ctx context.Context, action *v1.GRPCAction, target Target) error {
 	if action.Mode != nil && *action.Mode == v1.GRPCProbeModeTLS {
 		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as Do
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(UserAgent), grpc.WithNoProxy(),
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(userAgent), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(transport))
 	if err != nil {
 		return err
