@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
-
 	"arhat.dev/aranya/pkg/streaming"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestParsePaths(t *testing.T) {
@@ -98,12 +97,10 @@ func TestInterruptedCopy(t *testing.T) {
 	cmd.SetArgs([]string{"device-1:/image", filepath.Join(dir, "image")})
 	copied := make(chan error, 1)
 	go func() { copied <- cmd.Execute() }()
-	if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, timeout, true, func(context.Context) (bool, error) {
+	eventually.Holds(t, "something is copied", func() bool {
 		entries, err := os.ReadDir(dir)
-		return len(entries) > 0, err
-	}); err != nil {
-		t.Fatalf("nothing is copied: %v", err)
-	}
+		return err == nil && len(entries) > 0
+	})
 	if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,7 +50,7 @@ func TestDeviceGetsNode(t *testing.T) {
 	ed.Spec.Node.Taints = []corev1.Taint{{Key: "own", Effect: corev1.TaintEffectNoExecute}}
 	ed.Spec.Pod.Capacity = ptr.To[int32](7)
 	c := newCluster(t, time.Hour, ed)
-	eventually(t, "status before the first link", func() bool {
+	eventually.Holds(t, "status before the first link", func() bool {
 		d := c.device("d1")
 		return d.Status.Phase == aranya.EdgeDeviceOffline && meta.FindStatusCondition(d.Status.Conditions, aranya.EdgeDeviceNodeReady) != nil
 	})
@@ -57,7 +58,7 @@ func TestDeviceGetsNode(t *testing.T) {
 		t.Fatal("there is a Node before the device ever connected")
 	}
 	c.connect(newSession(ed))
-	eventually(t, "Node ready and untainted", func() bool {
+	eventually.Holds(t, "Node ready and untainted", func() bool {
 		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady)
 	})
 	n := c.node("d1")
@@ -89,7 +90,7 @@ func TestDeviceGetsNode(t *testing.T) {
 	if !slices.Equal(n.Status.Addresses, want) || n.Status.DaemonEndpoints.KubeletEndpoint.Port != 10250 {
 		t.Errorf("endpoint: %v %v", n.Status.Addresses, n.Status.DaemonEndpoints)
 	}
-	eventually(t, "status of the EdgeDevice", func() bool {
+	eventually.Holds(t, "status of the EdgeDevice", func() bool {
 		s := c.device("d1").Status
 		return s.Phase == aranya.EdgeDeviceOnline && s.AgentVersion == "v1.2.3" && s.NodeName == "d1" && s.ObservedGeneration == 1 &&
 			s.LastSeen != nil && s.Device != nil && s.Device.KernelVersion == "6.1.0" && s.Certificate != nil &&
@@ -97,7 +98,7 @@ func TestDeviceGetsNode(t *testing.T) {
 			meta.IsStatusConditionTrue(s.Conditions, aranya.EdgeDeviceEnrolled) &&
 			meta.IsStatusConditionTrue(s.Conditions, aranya.EdgeDeviceNodeReady)
 	})
-	eventually(t, "events", func() bool {
+	eventually.Holds(t, "events", func() bool {
 		got := c.events("EdgeDevice", "d1")
 		return slices.Contains(got, "Connected") && slices.Contains(got, "NodeCreated")
 	})
@@ -107,7 +108,7 @@ func TestDeviceGetsNode(t *testing.T) {
 	if ns, name, ok := c.controllers.DeviceForNode("d1"); !ok || ns != "edge" || name != "d1" {
 		t.Errorf("DeviceForNode: %s/%s %v", ns, name, ok)
 	}
-	eventually(t, "when the device was seen", func() bool {
+	eventually.Holds(t, "when the device was seen", func() bool {
 		seen := c.controllers.LastSeen("edge", "d1")
 		return !seen.IsZero() && seen.Equal(c.device("d1").Status.LastSeen.Time)
 	})
@@ -148,15 +149,15 @@ func TestRuntimeNotReady(t *testing.T) {
 	s := newSession(ed)
 	s.hello.NodeStatus = nodeStatus("6.1.0", corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "RuntimeNotReady", Message: "no containerd"})
 	c.connect(s)
-	eventually(t, "Node not ready", func() bool { return c.ready("d1") == corev1.ConditionFalse })
+	eventually.Holds(t, "Node not ready", func() bool { return c.ready("d1") == corev1.ConditionFalse })
 	if !hasTaint(c.node("d1"), corev1.TaintNodeNotReady) {
 		t.Error("the taint of a Node that is not ready is gone")
 	}
 	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_NodeStatus{NodeStatus: nodeStatus("6.2.0")}})
-	eventually(t, "Node ready", func() bool {
+	eventually.Holds(t, "Node ready", func() bool {
 		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady) && c.node("d1").Status.NodeInfo.KernelVersion == "6.2.0"
 	})
-	eventually(t, "fact stored", func() bool {
+	eventually.Holds(t, "fact stored", func() bool {
 		d := c.device("d1").Status.Device
 		return d != nil && d.KernelVersion == "6.2.0"
 	})
@@ -171,13 +172,13 @@ func TestRefusedNodeIsTold(t *testing.T) {
 		return !allowed.Load(), nil, apierrors.NewForbidden(corev1.Resource("nodes"), "d1", errors.New("policy 'names' denied request"))
 	})
 	c.connect(newSession(ed))
-	eventually(t, "condition and event", func() bool {
+	eventually.Holds(t, "condition and event", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 		return ready != nil && ready.Status == metav1.ConditionFalse && ready.Reason == "NodeRefused" && strings.Contains(ready.Message, "policy 'names' denied request") &&
 			slices.Contains(c.events("EdgeDevice", "d1"), "NodeRefused")
 	})
 	allowed.Store(true)
-	eventually(t, "Node", func() bool {
+	eventually.Holds(t, "Node", func() bool {
 		return meta.IsStatusConditionTrue(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 	})
 }
@@ -187,7 +188,7 @@ func TestForeignNodeIsNotTouched(t *testing.T) {
 	foreign := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "d1", UID: "foreign"}}
 	c := newCluster(t, time.Hour, ed, foreign, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "conflict told", func() bool {
+	eventually.Holds(t, "conflict told", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 		return ready != nil && ready.Reason == "NodeNameConflict" && slices.Contains(c.events("EdgeDevice", "d1"), "NodeNameConflict")
 	})
@@ -205,8 +206,8 @@ func TestForeignNodeIsNotTouched(t *testing.T) {
 	if err := c.kube.CoreV1().Nodes().Delete(c.ctx, "d1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "own Node", func() bool { return c.ready("d1") == corev1.ConditionTrue })
-	eventually(t, "no conflict", func() bool {
+	eventually.Holds(t, "own Node", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	eventually.Holds(t, "no conflict", func() bool {
 		return meta.IsStatusConditionTrue(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 	})
 }
@@ -217,7 +218,7 @@ func TestSpecDrift(t *testing.T) {
 	ed.Spec.Node.Unschedulable = true
 	c := newCluster(t, time.Hour, ed)
 	c.connect(newSession(ed))
-	eventually(t, "Node ready", func() bool {
+	eventually.Holds(t, "Node ready", func() bool {
 		return c.ready("d1") == corev1.ConditionTrue && !hasTaint(c.node("d1"), corev1.TaintNodeNotReady)
 	})
 
@@ -227,13 +228,13 @@ func TestSpecDrift(t *testing.T) {
 	if _, err := c.kube.CoreV1().Nodes().Update(c.ctx, n, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "spoilt label restored", func() bool { return c.node("d1").Labels["zone"] == "a" })
+	eventually.Holds(t, "spoilt label restored", func() bool { return c.node("d1").Labels["zone"] == "a" })
 
 	c.change("d1", func(d *aranya.EdgeDevice) {
 		d.Generation = 2
 		d.Spec.Node = aranya.NodeSpec{Labels: map[string]string{"zone": "b"}, NamespaceTaint: aranya.NamespaceTaintNone}
 	})
-	eventually(t, "Node follows", func() bool {
+	eventually.Holds(t, "Node follows", func() bool {
 		n := c.node("d1")
 		_, tier := n.Labels["tier"]
 		return n.Labels["zone"] == "b" && !tier && !n.Spec.Unschedulable && !hasTaint(n, aranya.TaintNamespace)
@@ -258,17 +259,17 @@ func TestNodeDisabled(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	eventually.Holds(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
 	c.change("d1", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
-	eventually(t, "Node gone", func() bool { return c.node("d1") == nil })
-	eventually(t, "told", func() bool {
+	eventually.Holds(t, "Node gone", func() bool { return c.node("d1") == nil })
+	eventually.Holds(t, "told", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 		return ready != nil && ready.Reason == "NodeDisabled" && c.device("d1").Status.NodeName == ""
 	})
 	c.cut(s, "gone")
 	// A device without a Node has no pods, and is told so.
 	s = c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "stale"}))
-	eventually(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
+	eventually.Holds(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
 }
 
 // A device that has never got a Node, and is not to get one any more, has no pods from then on.
@@ -292,7 +293,7 @@ func TestNodeDisabledWithoutNode(t *testing.T) {
 				return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "d1", errors.New("not here"))
 			})
 			s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "stale"}))
-			eventually(t, "told why there is no Node", func() bool {
+			eventually.Holds(t, "told why there is no Node", func() bool {
 				ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 				return ready != nil && ready.Reason == tt.reason
 			})
@@ -300,7 +301,7 @@ func TestNodeDisabledWithoutNode(t *testing.T) {
 				t.Error("told which pods to hold while it may still get a Node")
 			}
 			c.change("d1", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
-			eventually(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
+			eventually.Holds(t, "told to hold no pods", func() bool { return len(s.desired()) == 1 && len(s.desired()[0].Pods) == 0 })
 		})
 	}
 }

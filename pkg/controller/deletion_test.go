@@ -21,16 +21,17 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/controller/node"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestDeletionOfConnectedDevice(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 
 	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
-	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
+	eventually.Holds(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
 	if !hasTaint(c.node("d1"), "arhat.dev/removing") {
 		t.Error("the Node takes new pods while it is drained")
 	}
@@ -38,7 +39,7 @@ func TestDeletionOfConnectedDevice(t *testing.T) {
 		t.Fatal("the EdgeDevice went before its pods")
 	}
 	c.removed(s, c.pod("p"), nil)
-	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
+	eventually.Holds(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 	if !slices.Contains(c.cuts(), s.device) {
 		t.Error("the link was not cut")
 	}
@@ -59,12 +60,12 @@ func TestDeletionWhileTheNodeIsMade(t *testing.T) {
 		return false, nil, nil
 	})
 	s := c.connect(newSession(ed))
-	eventually(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
+	eventually.Holds(t, "device asked to delete the pod with grace", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds > 0 })
 	if c.node("d1") == nil || c.device("d1") == nil {
 		t.Error("the Node or the EdgeDevice went before the pods")
 	}
 	c.removed(s, c.pod("p"), nil)
-	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
+	eventually.Holds(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
 // The generation of a pod grows with its deletion; its status is to tell of that.
@@ -72,18 +73,18 @@ func TestGenerationOfDeletedPod(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
+	eventually.Holds(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
 	if d := s.deletes()[0]; d.Generation != 2 {
 		t.Errorf("got %v, want generation 2", d)
 	}
 	status := running()
 	status.ObservedGeneration = 2
 	c.report(s, c.pod("p"), status)
-	eventually(t, "deletion observed", func() bool { return c.pod("p").Status.ObservedGeneration == 2 })
+	eventually.Holds(t, "deletion observed", func() bool { return c.pod("p").Status.ObservedGeneration == 2 })
 }
 
 func TestDeletionOfAbsentDevice(t *testing.T) {
@@ -92,7 +93,7 @@ func TestDeletionOfAbsentDevice(t *testing.T) {
 	n := ownNode(ed)
 	c := newCluster(t, time.Hour, ed, n, edgePod("p", "d1"))
 	c.change("d1", func(d *aranya.EdgeDevice) { d.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
-	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
+	eventually.Holds(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.device("d1") == nil })
 }
 
 // An EdgeDevice that goes without its finalizer, after somebody has replaced it as a whole, leaves nothing behind.
@@ -101,17 +102,17 @@ func TestDeletionWithoutFinalizer(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	c := newClusterAt(t, clock, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Lease", func() bool { clock.Step(time.Second); return c.lease("d1") != nil })
+	eventually.Holds(t, "Lease", func() bool { clock.Step(time.Second); return c.lease("d1") != nil })
 	c.change("d1", func(d *aranya.EdgeDevice) { d.Finalizers = nil })
-	eventually(t, "finalizer put on again", func() bool { return slices.Contains(c.device("d1").Finalizers, aranya.FinalizerNode) })
+	eventually.Holds(t, "finalizer put on again", func() bool { return slices.Contains(c.device("d1").Finalizers, aranya.FinalizerNode) })
 	if err := c.kube.Tracker().Add(edgePod("p", "d1")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	if err := c.edge.Tracker().Delete(edgeDevices, "edge", "d1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "everything gone", func() bool {
+	eventually.Holds(t, "everything gone", func() bool {
 		clock.Step(100 * time.Millisecond)
 		return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil
 	})
@@ -123,9 +124,9 @@ func TestDeletionWhileDown(t *testing.T) {
 	other := edgeDevice("d2")
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1"}}
 	c := newCluster(t, time.Hour, other, ownNode(ed), ownNode(other), lease, edgePod("p", "d1"))
-	eventually(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil })
-	eventually(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "RemovingNode") })
-	eventually(t, "finalizer put on another one", func() bool { return slices.Contains(c.device("d2").Finalizers, aranya.FinalizerNode) })
+	eventually.Holds(t, "everything gone", func() bool { return c.pod("p") == nil && c.node("d1") == nil && c.lease("d1") == nil })
+	eventually.Holds(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "RemovingNode") })
+	eventually.Holds(t, "finalizer put on another one", func() bool { return slices.Contains(c.device("d2").Finalizers, aranya.FinalizerNode) })
 	if c.node("d2") == nil {
 		t.Error("the Node of another device is gone")
 	}
@@ -136,13 +137,13 @@ func TestEmptyDatabase(t *testing.T) {
 	ed := edgeDevice("d1")
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "d1"}}
 	c := newCluster(t, time.Hour, ownNode(ed), lease, edgePod("p", "d1"))
-	eventually(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "EdgeDeviceMissing") })
+	eventually.Holds(t, "event", func() bool { return slices.Contains(c.events("Node", "d1"), "EdgeDeviceMissing") })
 	other := edgeDevice("d2")
 	if err := c.edge.Tracker().Add(other); err != nil {
 		t.Fatal(err)
 	}
 	c.connect(newSession(other))
-	eventually(t, "Node of another device", func() bool { return c.node("d2") != nil })
+	eventually.Holds(t, "Node of another device", func() bool { return c.node("d2") != nil })
 	if c.pod("p") == nil || c.node("d1") == nil || c.lease("d1") == nil {
 		t.Error("the Node of a device that is not in the database any more, or its pod or Lease, was removed")
 	}
@@ -151,14 +152,14 @@ func TestEmptyDatabase(t *testing.T) {
 // The same EdgeDevice created again, by whoever has its manifest, does not take the place of one that may be restored.
 func TestEmptyDatabaseFilledAnew(t *testing.T) {
 	c := newCluster(t, time.Hour, ownNode(edgeDevice("d1")), edgePod("p", "d1"))
-	eventually(t, "left", func() bool { return node.Left(c.node("d1")) })
+	eventually.Holds(t, "left", func() bool { return node.Left(c.node("d1")) })
 	ed := edgeDevice("d1")
 	ed.UID = "created-anew"
 	if err := c.edge.Tracker().Add(ed); err != nil {
 		t.Fatal(err)
 	}
 	c.connect(newSession(ed))
-	eventually(t, "conflict told", func() bool {
+	eventually.Holds(t, "conflict told", func() bool {
 		ready := meta.FindStatusCondition(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 		return ready != nil && ready.Reason == aranya.ReasonConflict && strings.Contains(ready.Message, "restore its database")
 	})
@@ -168,7 +169,7 @@ func TestEmptyDatabaseFilledAnew(t *testing.T) {
 	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "d1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
+	eventually.Holds(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
 }
 
 // Without that, the Node of a former EdgeDevice goes, and nobody is told that it stays.
@@ -177,8 +178,8 @@ func TestFormerNodeIsReplaced(t *testing.T) {
 	ed.UID = "created-anew"
 	c := newCluster(t, time.Hour, ed, ownNode(edgeDevice("d1")))
 	c.connect(newSession(ed))
-	eventually(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
-	eventually(t, "events", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDeleted") })
+	eventually.Holds(t, "Node of its own", func() bool { n := c.node("d1"); return n != nil && node.Owned(n, ed) })
+	eventually.Holds(t, "events", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDeleted") })
 	if slices.Contains(c.events("EdgeDevice", "d1"), aranya.ReasonConflict) {
 		t.Error("told of a conflict")
 	}
@@ -221,18 +222,18 @@ func TestDeletionWithRelentlessWorkload(t *testing.T) {
 				return err != nil && !apierrors.IsNotFound(err), nil, err
 			})
 			s := c.connect(newSession(ed))
-			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 			c.change("d1", test.remove)
-			eventually(t, "device asked to delete the pod with grace", func() bool {
+			eventually.Holds(t, "device asked to delete the pod with grace", func() bool {
 				clock.Step(10 * time.Millisecond)
 				return len(s.deletes()) > 0 && s.deletes()[0].GracePeriodSeconds > 0 // more with less, if memory lags behind
 			})
-			eventually(t, "event", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDraining") })
+			eventually.Holds(t, "event", func() bool { return slices.Contains(c.events("EdgeDevice", "d1"), "NodeDraining") })
 			if err := next(); err != nil { // while the first one ends
 				t.Fatal(err)
 			}
 			c.removed(s, c.pod("p"), nil)
-			eventually(t, "everything gone", func() bool {
+			eventually.Holds(t, "everything gone", func() bool {
 				clock.Step(100 * time.Millisecond)
 				pods, err := c.kube.CoreV1().Pods("edge").List(c.ctx, metav1.ListOptions{})
 				return err == nil && len(pods.Items) == 0 && c.node("d1") == nil && test.gone(c)
@@ -273,17 +274,17 @@ func TestUnusableLastStatus(t *testing.T) {
 				return false, nil, nil
 			})
 			s := c.connect(newSession(ed))
-			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 			c.report(s, c.pod("p"), running())
-			eventually(t, "runs", func() bool { return c.pod("p").Status.Phase == corev1.PodRunning })
+			eventually.Holds(t, "runs", func() bool { return c.pod("p").Status.Phase == corev1.PodRunning })
 			if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
+			eventually.Holds(t, "device asked to delete it", func() bool { return len(s.deletes()) == 1 })
 			message := &edgeapi.PodRemoved{Uid: "uid-of-p", Namespace: "edge", Name: "p"}
 			change(message)
 			c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_PodRemoved{PodRemoved: message}})
-			eventually(t, "gone", func() bool { return c.pod("p") == nil })
+			eventually.Holds(t, "gone", func() bool { return c.pod("p") == nil })
 			if phase.Load() != corev1.PodFailed {
 				t.Error("it did not fail before")
 			}

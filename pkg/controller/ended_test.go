@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // ended is what a device reports of a pod that came to its own end.
@@ -47,7 +48,7 @@ func TestPodIsEndedInTheCluster(t *testing.T) {
 	c.report(s, c.pod("itself"), ended(0))
 	c.report(s, c.pod("before"), running())
 	c.report(s, c.pod("while"), running())
-	eventually(t, "statuses written", func() bool {
+	eventually.Holds(t, "statuses written", func() bool {
 		return c.pod("while").Status.Phase == corev1.PodRunning && c.pod("itself").Status.Phase == corev1.PodSucceeded
 	})
 	p := c.pod("while")
@@ -56,7 +57,7 @@ func TestPodIsEndedInTheCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	eventually(t, "device asked to end both", func() bool { return len(s.deletes()) == 2 })
+	eventually.Holds(t, "device asked to end both", func() bool { return len(s.deletes()) == 2 })
 	for _, d := range s.deletes() {
 		if !slices.Contains([]string{"before", "while"}, d.Name) || d.GracePeriodSeconds != 7 {
 			t.Errorf("delete: %v", d)
@@ -66,7 +67,7 @@ func TestPodIsEndedInTheCluster(t *testing.T) {
 		c.removed(s, c.pod(d.Name), &last)
 	}
 	for _, name := range []string{"before", "while"} {
-		eventually(t, "end written", func() bool { return exitCode(c.pod(name)) == 0 })
+		eventually.Holds(t, "end written", func() bool { return exitCode(c.pod(name)) == 0 })
 		if status := c.pod(name).Status; status.Phase != corev1.PodFailed || status.Reason != "Preempted" || status.Message != "by somebody" {
 			t.Errorf("%s: %+v", name, status)
 		}
@@ -92,7 +93,7 @@ func TestEndedPodThatTheDeviceHasForgotten(t *testing.T) {
 	rejected := func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "NodeAffinity"} }
 	c := newCluster(t, time.Hour, ed, ownNode(ed), edgePod("done", "d1", withEnv, withVolume, hasEnded), edgePod("rejected", "d1", rejected))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) > 0 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) > 0 })
 	if desired := s.desired()[0].Pods; len(desired) != 1 || desired[0].Uid != "uid-of-done" {
 		t.Errorf("desired: %v", desired)
 	}
@@ -106,5 +107,5 @@ func TestEndedPodThatTheDeviceHasForgotten(t *testing.T) {
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "done", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked to drop it", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].Uid == "uid-of-done" })
+	eventually.Holds(t, "device asked to drop it", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].Uid == "uid-of-done" })
 }

@@ -30,9 +30,8 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 	edgefake "arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
 	"arhat.dev/aranya/pkg/generated/informers/externalversions"
+	"arhat.dev/aranya/test/framework/eventually"
 )
-
-const patience = 20 * time.Second
 
 // cluster is a set of running controllers on fake clientsets.
 type cluster struct {
@@ -117,7 +116,7 @@ func (c *cluster) run() {
 		<-done
 		c.factory.Shutdown()
 	})
-	eventually(c.t, "informers synced", func() bool {
+	eventually.Holds(c.t, "informers synced", func() bool {
 		return c.controllers.HasSynced() && watched(c.kube.Actions(), "nodes", "pods") && watched(c.edge.Actions(), "edgedevices")
 	})
 }
@@ -241,18 +240,6 @@ func (c *cluster) change(name string, mutate func(*aranya.EdgeDevice)) {
 		return err
 	}); err != nil {
 		c.t.Fatal(err)
-	}
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

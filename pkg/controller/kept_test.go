@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // A device that holds the volumes of a pod is not sent them again with each change of a label: they may be large.
@@ -42,12 +43,12 @@ func TestChangedPodLeavesOutItsVolumes(t *testing.T) {
 			}
 
 			s := session()
-			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 			if run := s.runs()[0]; len(run.GetKeptVolumes()) > 0 || len(run.GetVolumes()) != 2 {
 				t.Errorf("first sent with %v, left out %q", run.GetVolumes(), run.GetKeptVolumes())
 			}
 			label("once")
-			eventually(t, "change sent", func() bool { return len(s.runs()) == 2 })
+			eventually.Holds(t, "change sent", func() bool { return len(s.runs()) == 2 })
 			check(s.runs()[1], "secret", "v")
 			held := &edgeapi.PodDigest{Uid: s.runs()[1].GetUid(), Digest: s.runs()[1].GetDigest(), VolumesDigest: s.runs()[1].GetVolumesDigest()}
 			c.cut(s, "gone")
@@ -55,7 +56,7 @@ func TestChangedPodLeavesOutItsVolumes(t *testing.T) {
 			// With another pod but the same volumes, by their digest.
 			label("while it was away")
 			s = session(held)
-			eventually(t, "change sent over another link", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "change sent over another link", func() bool { return len(s.runs()) == 1 })
 			check(s.runs()[0], "secret", "v")
 		})
 	}

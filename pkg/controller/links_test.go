@@ -16,6 +16,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestLostLinkMakesNodeUnknown(t *testing.T) {
@@ -24,12 +25,12 @@ func TestLostLinkMakesNodeUnknown(t *testing.T) {
 	// because this machine was slow.
 	clock := clocktesting.NewFakeClock(time.Now())
 	c := newClusterAt(t, clock, time.Hour, ed)
-	eventually := func(t *testing.T, what string, holds func() bool) {
+	stepping := func(t *testing.T, what string, holds func() bool) {
 		t.Helper()
-		eventually(t, what, func() bool { clock.Step(100 * time.Millisecond); return holds() })
+		eventually.Holds(t, what, func() bool { clock.Step(100 * time.Millisecond); return holds() })
 	}
 	s := c.connect(newSession(ed))
-	eventually(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	stepping(t, "Node ready", func() bool { return c.ready("d1") == corev1.ConditionTrue })
 
 	// A link that is replaced is no loss, whichever call comes first.
 	s2 := c.connect(newSession(ed))
@@ -37,10 +38,10 @@ func TestLostLinkMakesNodeUnknown(t *testing.T) {
 	s3 := newSession(ed)
 	c.cut(s2, "replaced")
 	c.connect(s3)
-	eventually(t, "still online", func() bool { return c.device("d1").Status.Phase == aranya.EdgeDeviceOnline })
+	stepping(t, "still online", func() bool { return c.device("d1").Status.Phase == aranya.EdgeDeviceOnline })
 	c.cut(s3, "connection reset by peer")
-	eventually(t, "Node unknown", func() bool { return c.ready("d1") == corev1.ConditionUnknown })
-	eventually(t, "device offline", func() bool {
+	stepping(t, "Node unknown", func() bool { return c.ready("d1") == corev1.ConditionUnknown })
+	stepping(t, "device offline", func() bool {
 		status := c.device("d1").Status
 		connected := meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceConnected)
 		return status.Phase == aranya.EdgeDeviceOffline && connected.Status == metav1.ConditionFalse &&
@@ -48,7 +49,7 @@ func TestLostLinkMakesNodeUnknown(t *testing.T) {
 			meta.FindStatusCondition(status.Conditions, aranya.EdgeDeviceNodeReady).Status == metav1.ConditionUnknown
 	})
 	c.connect(newSession(ed))
-	eventually(t, "Node ready again", func() bool { return c.ready("d1") == corev1.ConditionTrue })
+	stepping(t, "Node ready again", func() bool { return c.ready("d1") == corev1.ConditionTrue })
 	writes := 0
 	for _, a := range c.kube.Actions() {
 		if a.GetVerb() == "patch" && a.GetSubresource() == "status" && a.GetResource().Resource == "nodes" {
@@ -87,7 +88,7 @@ func TestManyLostLinks(t *testing.T) {
 	c := newClusterAt(t, clock, time.Minute, objects...)
 	all := func(what string, holds func(name string) bool) {
 		t.Helper()
-		eventually(t, what, func() bool {
+		eventually.Holds(t, what, func() bool {
 			clock.Step(10 * time.Millisecond)
 			for i := range devices {
 				if !holds(fmt.Sprintf("d%d", i)) {
@@ -154,13 +155,13 @@ func TestIdentityInUse(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed)
 	device := c.connect(newSession(ed)).device
-	eventually(t, "Node", func() bool { return c.node("d1") != nil })
+	eventually.Holds(t, "Node", func() bool { return c.node("d1") != nil })
 	one, other := gateway.Machine{Address: "198.51.100.9:1", BootID: "b1"}, gateway.Machine{Address: "192.0.2.7:2", BootID: "b2"}
 	c.controllers.IdentityInUse(device, one, other)
 	other.Address = "192.0.2.7:3"
 	c.controllers.IdentityInUse(device, other, one)
 	var event *corev1.Event
-	eventually(t, "told twice in one event", func() bool {
+	eventually.Holds(t, "told twice in one event", func() bool {
 		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)

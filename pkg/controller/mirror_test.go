@@ -17,6 +17,7 @@ import (
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/staticpod"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // hashes of static pods.
@@ -58,11 +59,11 @@ func TestMirrorPods(t *testing.T) {
 	ed := edgeDevice("dev")
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node", func() bool { return c.node("dev") != nil })
+	eventually.Holds(t, "Node", func() bool { return c.node("dev") != nil })
 	static := staticPod("web-dev", hash1)
 	c.static(s, static)
 	c.report(s, static, corev1.PodStatus{Phase: corev1.PodRunning})
-	eventually(t, "mirror pod with its status", func() bool {
+	eventually.Holds(t, "mirror pod with its status", func() bool {
 		p := c.pod("web-dev")
 		return mirrorHash(p) == hash1 && p.Status.Phase == corev1.PodRunning
 	})
@@ -78,16 +79,16 @@ func TestMirrorPods(t *testing.T) {
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "web-dev", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "mirror pod made again", func() bool {
+	eventually.Holds(t, "mirror pod made again", func() bool {
 		p := c.pod("web-dev")
 		return mirrorHash(p) == hash1 && p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning
 	})
 	// Another content is another pod.
 	c.static(s, staticPod("web-dev", hash2))
-	eventually(t, "mirror pod of the new content", func() bool { return mirrorHash(c.pod("web-dev")) == hash2 })
+	eventually.Holds(t, "mirror pod of the new content", func() bool { return mirrorHash(c.pod("web-dev")) == hash2 })
 	// What is not there any more is not shown.
 	c.static(s)
-	eventually(t, "mirror pod gone", func() bool { return c.pod("web-dev") == nil })
+	eventually.Holds(t, "mirror pod gone", func() bool { return c.pod("web-dev") == nil })
 	for _, d := range s.desired() {
 		if len(d.Pods) != 0 {
 			t.Errorf("the device is told to hold %v", d.Pods)
@@ -111,7 +112,7 @@ func TestEventsOfStaticPods(t *testing.T) {
 		return false, nil, nil
 	})
 	s, s2 := c.connect(newSession(ed)), c.connect(newSession(other))
-	eventually(t, "Nodes", func() bool { return c.node("dev") != nil && c.node("other") != nil })
+	eventually.Holds(t, "Nodes", func() bool { return c.node("dev") != nil && c.node("other") != nil })
 	tell := func(s *session, uid, reason string) {
 		c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
 			Event: &edgeapi.Event{PodUid: uid, Type: "Normal", Reason: reason, Message: "told"},
@@ -132,13 +133,13 @@ func TestEventsOfStaticPods(t *testing.T) {
 	shown, hidden := staticPod("shown-dev", hash1), staticPod("hidden-dev", hash2)
 	c.static(s, shown, hidden)
 	c.report(s, shown, corev1.PodStatus{Phase: corev1.PodRunning})
-	eventually(t, "mirror pod", func() bool { return c.pod("shown-dev") != nil && c.pod("shown-dev").Status.Phase == corev1.PodRunning })
+	eventually.Holds(t, "mirror pod", func() bool { return c.pod("shown-dev") != nil && c.pod("shown-dev").Status.Phase == corev1.PodRunning })
 	tell(s2, hash1, "Forged")
 	tell(s2, hash2, "Forged")
 	tell(s, hash1, "OfShown")
 	tell(s, hash2, "OfHidden")
 	for reason, want := range map[string]*corev1.Pod{"OfShown": shown, "OfHidden": hidden} {
-		eventually(t, reason, func() bool { return recorded(reason) != nil })
+		eventually.Holds(t, reason, func() bool { return recorded(reason) != nil })
 		if got := recorded(reason); got.Kind != "Pod" || got.Namespace != want.Namespace || got.Name != want.Name || got.UID != want.UID {
 			t.Errorf("%s is on %+v", reason, got)
 		}
@@ -153,14 +154,14 @@ func TestMirrorPodsOfADeviceThatIsAway(t *testing.T) {
 	ed := edgeDevice("dev")
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node", func() bool { return c.node("dev") != nil })
+	eventually.Holds(t, "Node", func() bool { return c.node("dev") != nil })
 	c.static(s, staticPod("a-dev", hash1), staticPod("b-dev", hash2))
-	eventually(t, "mirror pods", func() bool { return mirrorHash(c.pod("a-dev")) != "" && mirrorHash(c.pod("b-dev")) != "" })
+	eventually.Holds(t, "mirror pods", func() bool { return mirrorHash(c.pod("a-dev")) != "" && mirrorHash(c.pod("b-dev")) != "" })
 	uid := c.pod("a-dev").UID
 	c.cut(s, "gone")
 	again := c.connect(newSession(ed))
 	c.static(again, staticPod("a-dev", hash1))
-	eventually(t, "the mirror pod of what was removed meanwhile is gone", func() bool { return c.pod("b-dev") == nil })
+	eventually.Holds(t, "the mirror pod of what was removed meanwhile is gone", func() bool { return c.pod("b-dev") == nil })
 	if p := c.pod("a-dev"); mirrorHash(p) != hash1 || p.UID != uid {
 		t.Errorf("the other one is %+v", p)
 	}
@@ -172,7 +173,7 @@ func TestMirrorPodsRefused(t *testing.T) {
 	taken := edgePod("taken-dev", "elsewhere")
 	c := newCluster(t, time.Hour, ed, taken)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node", func() bool { return c.node("dev") != nil })
+	eventually.Holds(t, "Node", func() bool { return c.node("dev") != nil })
 	secret := corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}}
 	h := func(n string) string { return strings.Repeat(n, 32) }
 	c.static(s,
@@ -191,7 +192,7 @@ func TestMirrorPodsRefused(t *testing.T) {
 			p.Finalizers = []string{"example.com/keep"}
 		}),
 	)
-	eventually(t, "the good one", func() bool { return mirrorHash(c.pod("good-dev")) == hash1 })
+	eventually.Holds(t, "the good one", func() bool { return mirrorHash(c.pod("good-dev")) == hash1 })
 	good := c.pod("good-dev")
 	if good.Spec.NodeName != "dev" || len(good.Finalizers) != 0 || len(good.OwnerReferences) != 1 || good.OwnerReferences[0].Kind != "Node" {
 		t.Errorf("the good one: %+v", good)
@@ -208,7 +209,7 @@ func TestMirrorPodsRefused(t *testing.T) {
 	if !slices.Equal(names, []string{"edge/good-dev", "edge/taken-dev"}) || mirrorHash(c.pod("taken-dev")) != "" {
 		t.Errorf("pods %v", names)
 	}
-	eventually(t, "events", func() bool {
+	eventually.Holds(t, "events", func() bool {
 		reasons := c.events("EdgeDevice", "dev")
 		return slices.Contains(reasons, "StaticPodRefused") && slices.Contains(reasons, "FailedCreateMirrorPod")
 	})
@@ -220,7 +221,7 @@ func TestForgedMirrorPod(t *testing.T) {
 	ed := edgeDevice("dev")
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node", func() bool { return c.node("dev") != nil })
+	eventually.Holds(t, "Node", func() bool { return c.node("dev") != nil })
 	c.static(s)
 	forged := edgePod("forged", "dev", func(p *corev1.Pod) {
 		p.Namespace = "tenant"
@@ -237,7 +238,7 @@ func TestForgedMirrorPod(t *testing.T) {
 	if _, err := c.kube.CoreV1().Pods("tenant").Create(c.ctx, forged, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is gone", func() bool {
+	eventually.Holds(t, "it is gone", func() bool {
 		_, err := c.kube.CoreV1().Pods("tenant").Get(c.ctx, "forged", metav1.GetOptions{})
 		return err != nil
 	})
@@ -252,7 +253,7 @@ func (c *cluster) showStatic(s *session, name string) {
 	static := staticPod(name, hash1)
 	c.static(s, static)
 	c.report(s, static, corev1.PodStatus{Phase: corev1.PodRunning})
-	eventually(c.t, "mirror pod with its status", func() bool {
+	eventually.Holds(c.t, "mirror pod with its status", func() bool {
 		p := c.pod(name)
 		return mirrorHash(p) == hash1 && p.Status.Phase == corev1.PodRunning
 	})
@@ -268,10 +269,10 @@ func TestMirrorPodsOfANodeThatGoes(t *testing.T) {
 			ed := edgeDevice("dev")
 			c := newCluster(t, time.Hour, ed)
 			s := c.connect(newSession(ed))
-			eventually(t, "Node", func() bool { return c.node("dev") != nil })
+			eventually.Holds(t, "Node", func() bool { return c.node("dev") != nil })
 			c.showStatic(s, "web-dev")
 			c.change("dev", goes)
-			eventually(t, "Node and mirror pod gone", func() bool { return c.node("dev") == nil && c.pod("web-dev") == nil })
+			eventually.Holds(t, "Node and mirror pod gone", func() bool { return c.node("dev") == nil && c.pod("web-dev") == nil })
 		})
 	}
 }
@@ -281,10 +282,10 @@ func TestMirrorPodsOfANodeThatStays(t *testing.T) {
 	ed := edgeDevice("dev")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "dev"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	c.showStatic(s, "web-dev")
 	c.change("dev", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 2, true })
-	eventually(t, "mirror pod gone", func() bool { return c.pod("web-dev") == nil })
+	eventually.Holds(t, "mirror pod gone", func() bool { return c.pod("web-dev") == nil })
 	c.change("dev", func(d *aranya.EdgeDevice) { d.Generation, d.Spec.Node.Disabled = 3, false })
-	eventually(t, "mirror pod is back", func() bool { return mirrorHash(c.pod("web-dev")) == hash1 })
+	eventually.Holds(t, "mirror pod is back", func() bool { return mirrorHash(c.pod("web-dev")) == hash1 })
 }

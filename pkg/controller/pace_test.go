@@ -6,6 +6,8 @@ import (
 	"time"
 
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // What a device reports of a pod again and again is written at once for a while, then in turn, and the last of it in any case.
@@ -14,7 +16,7 @@ func TestStatusesOfAPodAreLimited(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	c := newClusterAt(t, clock, time.Hour, ed, ownNode(ed), edgePod("p", "d1"), edgePod("q", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pods sent", func() bool { return len(s.runs()) == 2 })
+	eventually.Holds(t, "pods sent", func() bool { return len(s.runs()) == 2 })
 	report := func(name string, i int) {
 		status := running()
 		status.Message = strconv.Itoa(i)
@@ -24,11 +26,11 @@ func TestStatusesOfAPodAreLimited(t *testing.T) {
 	since := clock.Now()
 	for i := range atOnce {
 		report("p", i)
-		eventually(t, "written at once", func() bool { return c.pod("p").Status.Message == strconv.Itoa(i) })
+		eventually.Holds(t, "written at once", func() bool { return c.pod("p").Status.Message == strconv.Itoa(i) })
 	}
 	for i := atOnce; i < all; i++ {
 		report("p", i)
-		eventually(t, "written in turn", func() bool {
+		eventually.Holds(t, "written in turn", func() bool {
 			if c.pod("p").Status.Message == strconv.Itoa(i) {
 				return true
 			}
@@ -43,8 +45,8 @@ func TestStatusesOfAPodAreLimited(t *testing.T) {
 		report("p", all+i)
 	}
 	report("q", 1)
-	eventually(t, "another pod does not wait", func() bool { return c.pod("q").Status.Message == "1" })
-	eventually(t, "the last one", func() bool {
+	eventually.Holds(t, "another pod does not wait", func() bool { return c.pod("q").Status.Message == "1" })
+	eventually.Holds(t, "the last one", func() bool {
 		clock.Step(100 * time.Millisecond)
 		return c.pod("p").Status.Message == strconv.Itoa(all+2*burst-1)
 	})
@@ -56,12 +58,12 @@ func TestRemovedAgainAndAgain(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	c := newClusterAt(t, clock, time.Hour, ed, ownNode(ed), edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	backoff := 100 * time.Millisecond
 	for n := 2; n < 8; n++ {
 		since := clock.Now()
 		c.removed(s, c.pod("p"), nil)
-		eventually(t, "sent again", func() bool {
+		eventually.Holds(t, "sent again", func() bool {
 			if len(s.runs()) == n {
 				return true
 			}

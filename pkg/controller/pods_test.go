@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func configMap(name, value string) *corev1.ConfigMap {
@@ -45,7 +46,7 @@ func TestPodIsSentAndReported(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, configMap("cm", "1"), edgePod("p", "d1", withVolume))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	run := s.runs()[0]
 	if run.Uid != "uid-of-p" || run.Digest == "" || run.VolumesDigest == "" || string(run.Volumes[0].Files[0].Data) != "1" {
 		t.Errorf("sent: %v", run)
@@ -54,7 +55,7 @@ func TestPodIsSentAndReported(t *testing.T) {
 		t.Error("the list of desired pods does not come first")
 	}
 	c.report(s, c.pod("p"), running())
-	eventually(t, "status written", func() bool {
+	eventually.Holds(t, "status written", func() bool {
 		p, err := c.controllers.Pods().Pods("edge").Get("p")
 		return err == nil && p.Status.Phase == corev1.PodRunning
 	})
@@ -70,7 +71,7 @@ func TestPodIsSentAndReported(t *testing.T) {
 	if _, err := c.kube.CoreV1().ConfigMaps("edge").Update(c.ctx, update, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "volume updated", func() bool { return len(s.updates()) == 1 })
+	eventually.Holds(t, "volume updated", func() bool { return len(s.updates()) == 1 })
 	if u := s.updates()[0]; u.Uid != "uid-of-p" || string(u.Volumes[0].Files[0].Data) != "2" || u.VolumesDigest == run.VolumesDigest {
 		t.Errorf("update: %v", u)
 	}
@@ -96,7 +97,7 @@ func TestReconnectSendsOnlyWhatDiffers(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, configMap("cm", "1"), edgePod("p", "d1", withVolume), edgePod("q", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "both sent", func() bool { return len(s.runs()) == 2 })
+	eventually.Holds(t, "both sent", func() bool { return len(s.runs()) == 2 })
 	var held []*edgeapi.PodDigest
 	for _, r := range s.runs() {
 		held = append(held, &edgeapi.PodDigest{Uid: r.Uid, Digest: r.Digest, VolumesDigest: r.VolumesDigest})
@@ -107,7 +108,7 @@ func TestReconnectSendsOnlyWhatDiffers(t *testing.T) {
 	i := slices.IndexFunc(held, func(p *edgeapi.PodDigest) bool { return p.Uid == "uid-of-q" })
 	held[i].Digest = "outdated"
 	s = c.connect(newSession(ed, held...))
-	eventually(t, "differing pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "differing pod sent", func() bool { return len(s.runs()) == 1 })
 	if s.runs()[0].Uid != "uid-of-q" {
 		t.Errorf("sent %s", s.runs()[0].Uid)
 	}
@@ -126,12 +127,12 @@ func TestDeletionIsConfirmedByTheDevice(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	c.report(s, c.pod("p"), running())
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](7)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	eventually.Holds(t, "device asked", func() bool { return len(s.deletes()) == 1 })
 	if d := s.deletes()[0]; d.Uid != "uid-of-p" || d.Name != "p" || d.Namespace != "edge" || d.GracePeriodSeconds != 7 {
 		t.Errorf("delete: %v", d)
 	}
@@ -141,7 +142,7 @@ func TestDeletionIsConfirmedByTheDevice(t *testing.T) {
 	last := running()
 	last.Phase = corev1.PodSucceeded
 	c.removed(s, c.pod("p"), &last)
-	eventually(t, "pod gone", func() bool { return c.pod("p") == nil })
+	eventually.Holds(t, "pod gone", func() bool { return c.pod("p") == nil })
 	// What the device said last is written before the pod goes for good.
 	actions := c.kube.Actions()
 	written := slices.IndexFunc(actions, func(a clienttesting.Action) bool {
@@ -165,13 +166,13 @@ func TestDeletionOfPodTheDeviceNeverGot(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withVolume)) // its ConfigMap does not exist
 	s := c.connect(newSession(ed))
-	eventually(t, "waiting", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
+	eventually.Holds(t, "waiting", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	eventually.Holds(t, "device asked", func() bool { return len(s.deletes()) == 1 })
 	c.removed(s, c.pod("p"), nil)
-	eventually(t, "pod gone", func() bool { return c.pod("p") == nil })
+	eventually.Holds(t, "pod gone", func() bool { return c.pod("p") == nil })
 	if len(s.runs()) > 0 {
 		t.Error("the pod was sent without its volume")
 	}
@@ -192,11 +193,11 @@ func TestForceDeletedPodIsDropped(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1"))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds == 0 })
+	eventually.Holds(t, "device asked", func() bool { return len(s.deletes()) == 1 && s.deletes()[0].GracePeriodSeconds == 0 })
 }
 
 // A device stops a pod that was deleted by force when it is gone in the cluster already: what it tells of that is recorded,
@@ -205,12 +206,12 @@ func TestEventsOfForceDeletedPod(t *testing.T) {
 	one, two := edgeDevice("d1"), edgeDevice("d2")
 	c := newCluster(t, time.Hour, one, two, edgePod("p", "d1"))
 	s1, s2 := c.connect(newSession(one)), c.connect(newSession(two))
-	eventually(t, "pod sent", func() bool { return len(s1.runs()) == 1 && c.node("d2") != nil })
+	eventually.Holds(t, "pod sent", func() bool { return len(s1.runs()) == 1 && c.node("d2") != nil })
 	uid := c.pod("p").UID
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "device asked", func() bool { return len(s1.deletes()) == 1 })
+	eventually.Holds(t, "device asked", func() bool { return len(s1.deletes()) == 1 })
 	tell := func(s *session, reason string) {
 		c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
 			Event: &edgeapi.Event{PodUid: string(uid), FieldPath: "spec.containers{main}", Type: "Normal", Reason: reason, Message: "Stopping container main"},
@@ -218,7 +219,7 @@ func TestEventsOfForceDeletedPod(t *testing.T) {
 	}
 	tell(s2, "Forged")
 	tell(s1, "Killing")
-	eventually(t, "event", func() bool { return slices.Contains(c.events("Pod", "p"), "Killing") })
+	eventually.Holds(t, "event", func() bool { return slices.Contains(c.events("Pod", "p"), "Killing") })
 	if slices.Contains(c.events("Pod", "p"), "Forged") {
 		t.Error("a device reported on another's pod")
 	}
@@ -238,7 +239,7 @@ func TestDeviceReportsOnlyOnItsOwnPods(t *testing.T) {
 	c := newCluster(t, time.Hour, one, two, edgePod("p1", "d1"), edgePod("p2", "d2"))
 	s1, s2 := c.connect(newSession(one)), newSession(two, &edgeapi.PodDigest{Uid: "uid-of-p1"})
 	c.connect(s2)
-	eventually(t, "both sent", func() bool { return len(s1.runs()) == 1 && len(s2.runs()) == 1 })
+	eventually.Holds(t, "both sent", func() bool { return len(s1.runs()) == 1 && len(s2.runs()) == 1 })
 	if s1.runs()[0].Uid != "uid-of-p1" || s2.runs()[0].Uid != "uid-of-p2" {
 		t.Errorf("sent %s to d1 and %s to d2", s1.runs()[0].Uid, s2.runs()[0].Uid)
 	}
@@ -255,7 +256,7 @@ func TestDeviceReportsOnlyOnItsOwnPods(t *testing.T) {
 	c.controllers.Handler().DeviceMessage(s1, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
 		Event: &edgeapi.Event{PodUid: "uid-of-p1", FieldPath: "spec.containers{main}", Type: "Normal", Reason: "Started", Message: "Started container main"},
 	}})
-	eventually(t, "honest reports", func() bool {
+	eventually.Holds(t, "honest reports", func() bool {
 		return c.pod("p1").Status.Phase == corev1.PodRunning && c.pod("p2").Status.Phase == corev1.PodRunning && slices.Contains(c.events("Pod", "p1"), "Started")
 	})
 	if c.pod("p1").Status.Message != "" || slices.Contains(c.events("Pod", "p1"), "Forged") {
@@ -267,11 +268,11 @@ func TestEventsOfTheDeviceItself(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed)
 	s := c.connect(newSession(ed))
-	eventually(t, "Node known", func() bool { _, _, ok := c.controllers.DeviceForNode("d1"); return ok })
+	eventually.Holds(t, "Node known", func() bool { _, _, ok := c.controllers.DeviceForNode("d1"); return ok })
 	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
 		Event: &edgeapi.Event{Type: "Warning", Reason: "DiskPressure", Message: "little is left"},
 	}})
-	eventually(t, "on EdgeDevice and Node", func() bool {
+	eventually.Holds(t, "on EdgeDevice and Node", func() bool {
 		return slices.Contains(c.events("EdgeDevice", "d1"), "DiskPressure") && slices.Contains(c.events("Node", "d1"), "DiskPressure")
 	})
 }
@@ -282,7 +283,7 @@ func TestBusyDeviceIsTriedAgain(t *testing.T) {
 	s := newSession(ed)
 	s.busy = 3
 	c.connect(s)
-	eventually(t, "pod sent in the end", func() bool { return len(s.runs()) == 1 && s.busy == 0 })
+	eventually.Holds(t, "pod sent in the end", func() bool { return len(s.runs()) == 1 && s.busy == 0 })
 }
 
 func TestPodsWaitForTheDevice(t *testing.T) {
@@ -291,7 +292,7 @@ func TestPodsWaitForTheDevice(t *testing.T) {
 	if err := c.kube.CoreV1().Pods("edge").Delete(c.ctx, "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "deletion seen", func() bool {
+	eventually.Holds(t, "deletion seen", func() bool {
 		p, err := c.controllers.Pods().Pods("edge").Get("p")
 		return err == nil && p.DeletionTimestamp != nil
 	})
@@ -299,7 +300,7 @@ func TestPodsWaitForTheDevice(t *testing.T) {
 		t.Fatal("the pod of a device that is away is gone")
 	}
 	s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "uid-of-p"}))
-	eventually(t, "device asked", func() bool { return len(s.deletes()) == 1 })
+	eventually.Holds(t, "device asked", func() bool { return len(s.deletes()) == 1 })
 	if len(s.desired()[0].Pods) != 1 {
 		t.Error("a pod that ends with grace is not desired meanwhile")
 	}
@@ -319,16 +320,16 @@ func TestPodsOfADeviceThatStaysAwayAreNotReady(t *testing.T) {
 	}
 	s := c.connect(newSession(ed))
 	c.report(s, c.pod("p"), running())
-	eventually(t, "ready", func() bool { return ready() == corev1.ConditionTrue })
+	eventually.Holds(t, "ready", func() bool { return ready() == corev1.ConditionTrue })
 	c.cut(s, "gone")
-	eventually(t, "Node unknown", func() bool { clock.Step(100 * time.Millisecond); return c.ready("d1") == corev1.ConditionUnknown })
+	eventually.Holds(t, "Node unknown", func() bool { clock.Step(100 * time.Millisecond); return c.ready("d1") == corev1.ConditionUnknown })
 	if ready() != corev1.ConditionTrue {
 		t.Error("a short loss makes the pod not ready")
 	}
-	eventually(t, "not ready", func() bool { clock.Step(time.Second); return ready() == corev1.ConditionFalse })
+	eventually.Holds(t, "not ready", func() bool { clock.Step(time.Second); return ready() == corev1.ConditionFalse })
 	s = c.connect(newSession(ed))
 	c.report(s, c.pod("p"), running())
-	eventually(t, "ready again", func() bool { return ready() == corev1.ConditionTrue })
+	eventually.Holds(t, "ready again", func() bool { return ready() == corev1.ConditionTrue })
 }
 
 func TestTooLargePod(t *testing.T) {
@@ -337,7 +338,7 @@ func TestTooLargePod(t *testing.T) {
 	s := newSession(ed)
 	s.tooLarge = true
 	c.connect(s)
-	eventually(t, "told", func() bool { return slices.Contains(c.events("Pod", "p"), "PodTooLarge") })
+	eventually.Holds(t, "told", func() bool { return slices.Contains(c.events("Pod", "p"), "PodTooLarge") })
 }
 
 // TestUnsuitableNode has pods bound to a Node whose labels or taints do not suit them, as by somebody
@@ -358,15 +359,15 @@ func TestUnsuitableNode(t *testing.T) {
 		"elsewhere":  {"NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		"intolerant": {"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"},
 	} {
-		eventually(t, name+" refused", func() bool { return c.pod(name).Status.Phase == corev1.PodFailed })
+		eventually.Holds(t, name+" refused", func() bool { return c.pod(name).Status.Phase == corev1.PodFailed })
 		if status := c.pod(name).Status; status.Reason != want[0] || status.Message != want[1] || status.QOSClass != corev1.PodQOSBestEffort {
 			t.Errorf("%s: %+v", name, status)
 		}
-		eventually(t, "the event of "+name, func() bool {
+		eventually.Holds(t, "the event of "+name, func() bool {
 			return slices.ContainsFunc(c.events("Pod", name), func(e string) bool { return strings.Contains(e, want[0]) })
 		})
 	}
-	eventually(t, "the other sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "the other sent", func() bool { return len(s.runs()) == 1 })
 	if uid := s.runs()[0].Uid; uid != "uid-of-fits" {
 		t.Errorf("sent %s", uid)
 	}
@@ -377,7 +378,7 @@ func TestUnsuitableNode(t *testing.T) {
 	if _, err := c.kube.CoreV1().Pods("edge").Update(c.ctx, p, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the change sent", func() bool { return len(s.runs()) == 2 })
+	eventually.Holds(t, "the change sent", func() bool { return len(s.runs()) == 2 })
 	if phase := c.pod("fits").Status.Phase; phase == corev1.PodFailed {
 		t.Error("a pod that runs was refused")
 	}

@@ -9,6 +9,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestEventsOfReadiness has a device come, go and come back.
@@ -26,7 +27,7 @@ func TestEventsOfReadiness(t *testing.T) {
 	}
 	stepUntil := func(what string, done func() bool) {
 		t.Helper()
-		eventually(t, what, func() bool { clock.Step(time.Second); return done() })
+		eventually.Holds(t, what, func() bool { clock.Step(time.Second); return done() })
 	}
 	s := c.connect(newSession(ed))
 	stepUntil("Node", func() bool { return c.ready("d1") == corev1.ConditionTrue && len(s.runs()) == 1 })
@@ -52,11 +53,11 @@ func TestNoEventsOfReadinessAfterRestart(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, ownNode(ed))
 	s := c.connect(newSession(ed))
-	eventually(t, "Node adjusted", func() bool { return len(s.desired()) > 0 && len(c.node("d1").Status.Addresses) > 0 })
+	eventually.Holds(t, "Node adjusted", func() bool { return len(s.desired()) > 0 && len(c.node("d1").Status.Addresses) > 0 })
 	c.controllers.Handler().DeviceMessage(s, &edgeapi.DeviceMessage{Message: &edgeapi.DeviceMessage_Event{
 		Event: &edgeapi.Event{Type: "Normal", Reason: "Last", Message: "events of one type are written in turn"},
 	}})
-	eventually(t, "last event", func() bool { return slices.Contains(c.events("Node", "d1"), "Last") })
+	eventually.Holds(t, "last event", func() bool { return slices.Contains(c.events("Node", "d1"), "Last") })
 	for _, e := range c.events("Node", "d1") {
 		if e == "NodeReady" || e == "NodeNotReady" {
 			t.Errorf("the Node has an event %s", e)

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestReboot has a device come back, first as it was but for its kernel's version, then after its machine has started
@@ -24,14 +25,14 @@ func TestReboot(t *testing.T) {
 		s := newSession(ed)
 		s.hello.NodeStatus = &edgeapi.NodeStatus{Status: data}
 		c.connect(s)
-		eventually(t, "status written", func() bool {
+		eventually.Holds(t, "status written", func() bool {
 			n := c.node("d1")
 			return n != nil && n.Status.NodeInfo.BootID == info.BootID && n.Status.NodeInfo.KernelVersion == info.KernelVersion
 		})
 		c.cut(s, "gone")
 	}
 	for _, kind := range []string{"Node", "EdgeDevice"} {
-		eventually(t, "told on the "+kind, func() bool { return slices.Contains(c.events(kind, "d1"), "Rebooted") })
+		eventually.Holds(t, "told on the "+kind, func() bool { return slices.Contains(c.events(kind, "d1"), "Rebooted") })
 		if events := c.events(kind, "d1"); len(slices.DeleteFunc(events, func(e string) bool { return e != "Rebooted" })) != 1 {
 			t.Errorf("events of the %s: %v", kind, events)
 		}

@@ -17,6 +17,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func secret(value string) *corev1.Secret {
@@ -44,12 +45,12 @@ func TestMissingReferences(t *testing.T) {
 	}}
 	c := newCluster(t, time.Hour, ed, edgePod("p", "d1", withEnv))
 	s := c.connect(newSession(ed))
-	eventually(t, "status says what is missing", func() bool {
+	eventually.Holds(t, "status says what is missing", func() bool {
 		statuses := c.pod("p").Status.ContainerStatuses
 		return len(statuses) == 1 && statuses[0].State.Waiting != nil && statuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
 			statuses[0].State.Waiting.Message == `configmap "cm" not found`
 	})
-	eventually(t, "event on the container", func() bool {
+	eventually.Holds(t, "event on the container", func() bool {
 		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +68,7 @@ func TestMissingReferences(t *testing.T) {
 	if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "$1"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	var sent corev1.Pod
 	if err := sent.Unmarshal(s.runs()[0].Pod); err != nil {
 		t.Fatal(err)
@@ -92,7 +93,7 @@ func TestReferenceOfARunningPodDisappears(t *testing.T) {
 			c := newCluster(t, time.Hour, ed, configMap("cm", "1"), secret("1"), edgePod("p", "d1", tt.from, withSecret))
 			configMaps, secrets := c.kube.CoreV1().ConfigMaps("edge"), c.kube.CoreV1().Secrets("edge")
 			s := c.connect(newSession(ed))
-			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 			c.report(s, c.pod("p"), running())
 			updated := func(value string) func() bool {
 				return func() bool {
@@ -111,9 +112,9 @@ func TestReferenceOfARunningPodDisappears(t *testing.T) {
 			if _, err := secrets.Update(c.ctx, secret("2"), metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the Secret updated", updated("2"))
+			eventually.Holds(t, "the Secret updated", updated("2"))
 			if tt.event != "" {
-				eventually(t, tt.event, func() bool { return slices.Contains(c.events("Pod", "p"), tt.event) })
+				eventually.Holds(t, tt.event, func() bool { return slices.Contains(c.events("Pod", "p"), tt.event) })
 			}
 
 			// The same over the next link, of which it is not known what the volumes held before.
@@ -123,7 +124,7 @@ func TestReferenceOfARunningPodDisappears(t *testing.T) {
 			if _, err := secrets.Update(c.ctx, secret("3"), metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the Secret updated over the next link", updated("3"))
+			eventually.Holds(t, "the Secret updated over the next link", updated("3"))
 
 			// What changes in the pod itself has to wait.
 			change := c.pod("p")
@@ -131,14 +132,14 @@ func TestReferenceOfARunningPodDisappears(t *testing.T) {
 			if _, err := c.kube.CoreV1().Pods("edge").Update(c.ctx, change, metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "that told", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedSync") })
+			eventually.Holds(t, "that told", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedSync") })
 			if len(s.runs()) > 0 {
 				t.Error("the pod was sent incomplete")
 			}
 			if _, err := configMaps.Create(c.ctx, configMap("cm", "1"), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the pod's change sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "the pod's change sent", func() bool { return len(s.runs()) == 1 })
 			if events := c.events("Pod", "p"); slices.Contains(events, "Failed") {
 				t.Errorf("events of a pod that runs: %v", events)
 			}
@@ -165,7 +166,7 @@ func TestReferenceOfALostPodIsMissing(t *testing.T) {
 			pod.Status = tt.status
 			c := newCluster(t, time.Hour, ed, pod)
 			s := c.connect(newSession(ed))
-			eventually(t, "told what is missing", func() bool {
+			eventually.Holds(t, "told what is missing", func() bool {
 				got := c.events("Pod", "p")
 				slices.Sort(got)
 				return slices.Equal(slices.Compact(got), tt.events)
@@ -173,7 +174,7 @@ func TestReferenceOfALostPodIsMissing(t *testing.T) {
 			if _, err := c.kube.CoreV1().ConfigMaps("edge").Create(c.ctx, configMap("cm", "1"), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+			eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 			if got := c.pod("p").Status; !apiequality.Semantic.DeepEqual(got, tt.status) {
 				t.Errorf("the status is %v, want %v", got, tt.status)
 			}
@@ -191,11 +192,11 @@ func TestRunningPodWithoutToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := c.connect(newSession(ed, &edgeapi.PodDigest{Uid: "uid-of-p", Digest: "held", VolumesDigest: "outdated"}))
-	eventually(t, "the Secret updated", func() bool { return len(s.updates()) == 1 })
+	eventually.Holds(t, "the Secret updated", func() bool { return len(s.updates()) == 1 })
 	if volumes := s.updates()[0].Volumes; len(volumes) != 1 || volumes[0].Name != "secret" {
 		t.Errorf("updated: %v", volumes)
 	}
-	eventually(t, "told what is missing", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
+	eventually.Holds(t, "told what is missing", func() bool { return slices.Contains(c.events("Pod", "p"), "FailedMount") })
 }
 
 // TestImmutableConfigMapIsReplaced has a pod come while another still uses the ConfigMap of before.
@@ -208,7 +209,7 @@ func TestImmutableConfigMapIsReplaced(t *testing.T) {
 	ed := edgeDevice("d1")
 	c := newCluster(t, time.Hour, ed, immutable("1", "1"), edgePod("old", "d1", withVolume))
 	s := c.connect(newSession(ed))
-	eventually(t, "pod sent", func() bool { return len(s.runs()) == 1 })
+	eventually.Holds(t, "pod sent", func() bool { return len(s.runs()) == 1 })
 	configMaps := c.kube.CoreV1().ConfigMaps("edge")
 	if err := configMaps.Delete(c.ctx, "cm", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -219,7 +220,7 @@ func TestImmutableConfigMapIsReplaced(t *testing.T) {
 	if _, err := c.kube.CoreV1().Pods("edge").Create(c.ctx, edgePod("new", "d1", withVolume), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "new pod sent", func() bool { return len(s.runs()) == 2 })
+	eventually.Holds(t, "new pod sent", func() bool { return len(s.runs()) == 2 })
 	if run := s.runs()[1]; run.Uid != "uid-of-new" || string(run.Volumes[0].Files[0].Data) != "2" {
 		t.Errorf("sent: %v", run)
 	}
@@ -236,12 +237,12 @@ func TestPodWithoutToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.connect(newSession(ed))
-	eventually(t, "status of a pod that waits for its volumes", func() bool {
+	eventually.Holds(t, "status of a pod that waits for its volumes", func() bool {
 		status := c.pod("p").Status
 		return status.StartTime != nil && len(status.Conditions) == 5 && len(status.ContainerStatuses) == 1 &&
 			status.ContainerStatuses[0].State.Waiting != nil && status.ContainerStatuses[0].State.Waiting.Reason == "ContainerCreating"
 	})
-	eventually(t, "event", func() bool {
+	eventually.Holds(t, "event", func() bool {
 		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)

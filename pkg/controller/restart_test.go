@@ -15,6 +15,7 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestStoppingWritesNobodyOff has the timers of former losses go off while aranya ends the sessions of its devices.
@@ -27,7 +28,7 @@ func TestStoppingWritesNobodyOff(t *testing.T) {
 		return c.ready("d1") == corev1.ConditionTrue && meta.IsStatusConditionTrue(c.device("d1").Status.Conditions, aranya.EdgeDeviceNodeReady)
 	}
 	s := c.connect(newSession(ed))
-	eventually(t, "online", func() bool { clock.Step(100 * time.Millisecond); return online() })
+	eventually.Holds(t, "online", func() bool { clock.Step(100 * time.Millisecond); return online() })
 	for range 20 { // all is written, and the time to come back after the start is over
 		clock.Step(grace / 10)
 		time.Sleep(time.Millisecond)
@@ -67,9 +68,9 @@ func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
 			c.run()
 			pod := func() corev1.PodCondition { return c.pod("p").Status.Conditions[0] }
 			node := func() corev1.NodeCondition { return c.node("d1").Status.Conditions[0] }
-			eventually(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
+			eventually.Holds(t, "Node adjusted", func() bool { return c.node("d1").Labels[aranya.LabelRole] != "" })
 			clock.Step(tt.grace - time.Second)
-			eventually(t, "given up", func() bool {
+			eventually.Holds(t, "given up", func() bool {
 				clock.Step(time.Second)
 				return node().Status == corev1.ConditionUnknown && c.device("d1").Status.Phase == aranya.EdgeDeviceOffline && pod().Status == corev1.ConditionFalse
 			})
@@ -113,15 +114,15 @@ func TestLastSeenBeforeARestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakeClock(clock.Now())
 			c := newClusterAt(t, clock, time.Minute, append(tt.objects, ed.DeepCopy())...)
-			eventually(t, "known while it may come back", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
-			eventually(t, "given up", func() bool {
+			eventually.Holds(t, "known while it may come back", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
+			eventually.Holds(t, "given up", func() bool {
 				clock.Step(time.Second)
 				return c.device("d1").Status.Phase == aranya.EdgeDeviceOffline
 			})
 			if seen := c.device("d1").Status.LastSeen; seen == nil || !seen.Time.Equal(tt.want) {
 				t.Errorf("stored as seen at %v, want %v", seen, tt.want)
 			}
-			eventually(t, "known afterwards", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
+			eventually.Holds(t, "known afterwards", func() bool { return c.controllers.LastSeen("edge", "d1").Equal(tt.want) })
 		})
 	}
 }

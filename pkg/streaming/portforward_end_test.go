@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/portforward"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // A connection of which the client has reset the stream is closed, also if the other side would keep it open. The
@@ -27,11 +29,11 @@ func TestPortForwardClosesWhatIsReset(t *testing.T) {
 			client := openSession(t, newDialer(t, u))
 			for range 2 {
 				data, failure := client.open(t, 2)
-				eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+				eventually.Holds(t, "a connection", func() bool { return d.open.Load() == 1 })
 				if err := data.Reset(); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+				eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
 				if message, err := io.ReadAll(failure); err != nil || len(message) > 0 {
 					t.Errorf("reported %q, %v", message, err)
 				}
@@ -59,7 +61,7 @@ func TestPortForwardEndsWhatNobodyReads(t *testing.T) {
 				if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+				eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
 				conn.Close()
 			}
 			if err := stop(); err != nil {
@@ -74,13 +76,13 @@ func TestPortForwardBoundsConnections(t *testing.T) {
 	_, u := newForwardServer(t, Config{MaxConnections: 1}, d.dial)
 	client := openSession(t, forwardDialers["SPDY"](t, u))
 	first, _ := client.open(t, 2)
-	eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+	eventually.Holds(t, "a connection", func() bool { return d.open.Load() == 1 })
 	_, failure := client.open(t, 2)
 	if message, err := io.ReadAll(failure); err != nil || !strings.Contains(string(message), "1 connections open already") {
 		t.Errorf("reported %q, %v", message, err)
 	}
 	first.Close()
-	eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+	eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
 	data, _ := client.open(t, 2)
 	data.Close()
 	if got, err := io.ReadAll(data); err != nil || len(got) != sha256.Size {
@@ -100,7 +102,7 @@ func establish(t *testing.T, d *dialer, address string) {
 	if _, err := conn.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a connection that carries data", func() bool { return d.received.Load() == 1 })
+	eventually.Holds(t, "a connection that carries data", func() bool { return d.received.Load() == 1 })
 }
 
 func TestPortForwardEndsWithItsClient(t *testing.T) {
@@ -113,8 +115,8 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
-			eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
-			eventually(t, "the session to end", func() bool { return s.Sessions() == 0 })
+			eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+			eventually.Holds(t, "the session to end", func() bool { return s.Sessions() == 0 })
 		})
 	}
 }
@@ -130,7 +132,7 @@ func TestShutdownEndsPortForward(t *testing.T) {
 			if err := stop(); !errors.Is(err, portforward.ErrLostConnectionToPod) && err != nil {
 				t.Error(err)
 			}
-			eventually(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
+			eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
 		})
 	}
 }

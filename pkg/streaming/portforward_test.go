@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +23,8 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	streamhttp "k8s.io/streaming/pkg/httpstream"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // dialer connects to a local listener, whatever the port, and counts what is open.
@@ -192,18 +193,6 @@ func forward(t *testing.T, d streamhttp.Dialer, remotePort int, errOut io.Writer
 	}
 }
 
-// eventually polls a condition that something concurrent brings about.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func TestPortForward(t *testing.T) {
 	for name, newDialer := range forwardDialers {
 		t.Run(name, func(t *testing.T) {
@@ -220,7 +209,7 @@ func TestPortForward(t *testing.T) {
 			if err := group.Wait(); err != nil {
 				t.Error(err)
 			}
-			eventually(t, "connections to be closed", func() bool { return d.open.Load() == 0 })
+			eventually.Holds(t, "connections to be closed", func() bool { return d.open.Load() == 0 })
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
@@ -342,5 +331,5 @@ func TestPortForwardOldWebSocket(t *testing.T) {
 	if err := ws.WriteMessage(websocket.BinaryMessage, append([]byte{0}, "ping"...)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a connection", func() bool { return d.open.Load() == 1 })
+	eventually.Holds(t, "a connection", func() bool { return d.open.Load() == 1 })
 }

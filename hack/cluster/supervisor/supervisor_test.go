@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // The tests run the supervisor as a process of its own, which is this test binary.
@@ -59,25 +61,13 @@ func (g *group) service(name, script string) Service {
 		Log: filepath.Join(g.dir, name+".log")}
 }
 
-// eventually waits until check returns no error.
-func eventually(t *testing.T, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
-}
-
 func TestServiceIsRestartedWhenItDies(t *testing.T) {
 	g := launch(t, "")
 	if err := g.Start(t.Context(), g.service("s", "echo started; exec sleep 1000")); err != nil {
 		t.Fatal(err)
 	}
 	var first Status
-	eventually(t, func() (err error) {
+	eventually.Succeeds(t, func() (err error) {
 		first, err = g.Status(t.Context(), "s")
 		if err == nil && first.PID == 0 {
 			err = fmt.Errorf("not started: %+v", first)
@@ -93,18 +83,18 @@ func TestServiceIsRestartedWhenItDies(t *testing.T) {
 			return err
 		}
 	}
-	eventually(t, said("started\n"))
+	eventually.Succeeds(t, said("started\n"))
 	if err := g.Signal(t.Context(), "s", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		s, err := g.Status(t.Context(), "s")
 		if err == nil && (s.PID == 0 || s.PID == first.PID || s.Restarts != 1 || !strings.Contains(s.LastExit, "killed")) {
 			err = fmt.Errorf("not restarted: %+v", s)
 		}
 		return err
 	})
-	eventually(t, said("started\nstarted\n"))
+	eventually.Succeeds(t, said("started\nstarted\n"))
 }
 
 func TestStopAndResume(t *testing.T) {
@@ -120,7 +110,7 @@ func TestStopAndResume(t *testing.T) {
 		}
 		return err
 	}
-	eventually(t, func() error { _, err := os.Stat(filepath.Join(g.dir, "ready")); return err })
+	eventually.Succeeds(t, func() error { _, err := os.Stat(filepath.Join(g.dir, "ready")); return err })
 	if err := g.Stop(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +121,7 @@ func TestStopAndResume(t *testing.T) {
 	if err := g.Resume(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, running)
+	eventually.Succeeds(t, running)
 }
 
 func TestStubbornServiceIsKilled(t *testing.T) {
@@ -141,7 +131,7 @@ func TestStubbornServiceIsKilled(t *testing.T) {
 	if err := g.Start(t.Context(), svc); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { _, err := os.Stat(filepath.Join(g.dir, "ready")); return err })
+	eventually.Succeeds(t, func() error { _, err := os.Stat(filepath.Join(g.dir, "ready")); return err })
 	if err := g.Stop(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +148,7 @@ func TestShutdownLeavesNoDescendant(t *testing.T) {
 		t.Fatal(err)
 	}
 	var orphan Process
-	eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		data, err := os.ReadFile(filepath.Join(g.dir, "orphan"))
 		if err != nil {
 			return err
@@ -201,7 +191,7 @@ func TestServiceErrors(t *testing.T) {
 	if err := g.Start(t.Context(), Service{Name: "s", Argv: []string{"/does/not/exist"}, Log: filepath.Join(g.dir, "s.log")}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		s, err := g.Status(t.Context(), "s")
 		if err == nil && !strings.Contains(s.LastExit, "no such file") {
 			err = fmt.Errorf("%+v", s)
@@ -220,7 +210,7 @@ func TestIsolation(t *testing.T) {
 		t.Fatal(err)
 	}
 	var inside Status
-	eventually(t, func() (err error) {
+	eventually.Succeeds(t, func() (err error) {
 		inside, err = g.Status(t.Context(), "s")
 		if _, missing := os.Stat(fmt.Sprintf("/proc/%d/root/run/mark", g.process.PID)); err == nil && missing != nil {
 			err = missing
@@ -235,7 +225,7 @@ func TestIsolation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", host))
 		if err == nil && !strings.HasPrefix(string(cmdline), "sleep\x00") {
 			err = fmt.Errorf("process %d is %q", host, cmdline)

@@ -23,13 +23,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/features"
 	featurestesting "k8s.io/client-go/features/testing"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	certutil "k8s.io/client-go/util/cert"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -156,13 +157,10 @@ func verify(t *testing.T, cert *tls.Certificate, ca []byte) {
 
 func waitForCluster(t *testing.T, s *signer, m *Manager) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
+	eventually.Holds(t, "the cluster's certificate replaces the self-signed one", func() bool {
 		cert, err := m.GetCertificate(nil)
-		return err == nil && !bytes.Equal(cert.Certificate[0], m.selfSigned.Certificate[0]), nil
+		return err == nil && !bytes.Equal(cert.Certificate[0], m.selfSigned.Certificate[0])
 	})
-	if err != nil {
-		t.Fatal("the cluster's certificate did not replace the self-signed one")
-	}
 	cert, _ := m.GetCertificate(nil)
 	verify(t, cert, s.ca.Raw)
 }

@@ -9,6 +9,8 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	aggregatorfake "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/fake"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 const (
@@ -138,11 +140,11 @@ func TestCABundleRunFollows(t *testing.T) {
 	if _, err := client.ApiregistrationV1().APIServices().Create(t.Context(), apiService(nil), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the bundle of an APIService that is created later", func() bool { return bytes.Equal(bundle(), m.Bundle()) })
+	eventually.Holds(t, "the bundle of an APIService that is created later", func() bool { return bytes.Equal(bundle(), m.Bundle()) })
 
 	clock.SetTime(epoch.Add(caLifetime * 3 / 4))
 	if _, err := m.sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the bundle after a step of the rotation", func() bool { return bytes.Equal(bundle(), m.Bundle()) })
+	eventually.Holds(t, "the bundle after a step of the rotation", func() bool { return bytes.Equal(bundle(), m.Bundle()) })
 }

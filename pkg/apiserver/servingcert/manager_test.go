@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -14,13 +13,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2/ktesting"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 const namespace = "aranya-system"
@@ -62,14 +62,6 @@ func watching(fake *k8stesting.Fake, tracker k8stesting.ObjectTracker, resource 
 		return true, w, err
 	})
 	return began
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	if err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 20*time.Second, true,
-		func(context.Context) (bool, error) { return ok(), nil }); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
 }
 
 func TestReplicasAgreeOnOneCA(t *testing.T) {
@@ -134,7 +126,7 @@ func TestDeletedSecretMakesANewCA(t *testing.T) {
 	if err := kube.CoreV1().Secrets(namespace).Delete(t.Context(), SecretName, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a new CA", func() bool { return !bytes.Equal(m.Bundle(), old) })
+	eventually.Holds(t, "a new CA", func() bool { return !bytes.Equal(m.Bundle(), old) })
 	m.mu.RLock()
 	served, bundle := m.leaf, m.bundle
 	m.mu.RUnlock()
@@ -156,7 +148,7 @@ func TestAnotherReplicasRotationIsFollowed(t *testing.T) {
 	if _, err := a.sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "replica b follows", func() bool { return bytes.Equal(a.Bundle(), b.Bundle()) })
+	eventually.Holds(t, "replica b follows", func() bool { return bytes.Equal(a.Bundle(), b.Bundle()) })
 	if !bytes.HasPrefix(b.Bundle(), old) || len(b.Bundle()) <= len(old) {
 		t.Error("the bundle must hold the old CA and the next one")
 	}

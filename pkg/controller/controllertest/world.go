@@ -6,7 +6,6 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	kubefake "k8s.io/client-go/kubernetes/fake"
@@ -16,10 +15,8 @@ import (
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
+	"arhat.dev/aranya/test/framework/eventually"
 )
-
-// patience of everything that a test waits for. No test waits that long unless it fails.
-const patience = 20 * time.Second
 
 // World is what a controller lives in.
 type World struct {
@@ -68,9 +65,5 @@ func (w *World) Start(run func(context.Context)) {
 // Eventually waits until a condition holds.
 func (w *World) Eventually(what string, holds func() bool) {
 	w.T.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.T.Fatalf("timed out waiting: %s", what)
-		}
-	}
+	eventually.Holds(w.T, what, holds)
 }

@@ -21,6 +21,8 @@ import (
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,17 +39,6 @@ func startLeases(t *testing.T, client *fake.Clientset, clock clock.WithTicker) *
 	go func() { defer close(done); l.run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return l
-}
-
-func poll(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // writes counts creations and renewals.
@@ -117,19 +108,19 @@ func TestRenewalStopsAndResumes(t *testing.T) {
 	l := startLeases(t, client, clock)
 	n := namedNode(1)
 	l.start(n, true)
-	poll(t, "waiting for its turn", clock.HasWaiters)
+	eventually.Holds(t, "waiting for its turn", clock.HasWaiters)
 	clock.Step(leaseInterval + leaseSlack)
-	poll(t, "created", func() bool { return writes(client) == 1 })
+	eventually.Holds(t, "created", func() bool { return writes(client) == 1 })
 	l.stop(n.Name, "")
 	for range 5 {
 		clock.Step(leaseInterval)
 	}
 	l.start(namedNode(2), false)
-	poll(t, "another one created", func() bool { return writes(client) == 2 })
+	eventually.Holds(t, "another one created", func() bool { return writes(client) == 2 })
 
 	// A lease that is there already is taken over.
 	l.start(n, false)
-	poll(t, "renewed", func() bool {
+	eventually.Holds(t, "renewed", func() bool {
 		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), n.Name, metav1.GetOptions{})
 		return err == nil && lease.Spec.RenewTime.Time.Equal(clock.Now()) && *lease.Spec.LeaseDurationSeconds == 45 && *lease.Spec.HolderIdentity == n.Name && lease.OwnerReferences[0].UID == n.UID
 	})
@@ -154,7 +145,7 @@ func TestRenewalSurvivesConflictAndLoss(t *testing.T) {
 	})
 	l := startLeases(t, client, clock)
 	l.start(namedNode(1), true) // thinks that there is none
-	poll(t, "taken over", func() bool {
+	eventually.Holds(t, "taken over", func() bool {
 		clock.Step(time.Second) // the back-off
 		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(context.Background(), "n1", metav1.GetOptions{})
 		return err == nil && len(lease.OwnerReferences) == 1 && lease.OwnerReferences[0].UID == "uid-1"
@@ -284,7 +275,7 @@ func TestLeaseCreatedTooLate(t *testing.T) {
 		t.Errorf("%v %v", known, err)
 	}
 	close(released)
-	poll(t, "deleted", func() bool {
+	eventually.Holds(t, "deleted", func() bool {
 		uids := deletions(client)
 		return len(uids) == 1 && uids[0] == "lease-n1"
 	})
@@ -309,7 +300,7 @@ func TestRenewalsCarryNoManagedFields(t *testing.T) {
 	})
 	l := startLeases(t, client, clock)
 	l.start(namedNode(1), false)
-	poll(t, "renewed again and again", func() bool {
+	eventually.Holds(t, "renewed again and again", func() bool {
 		clock.Step(time.Second)
 		return writes(client) >= 3
 	})

@@ -22,6 +22,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 const patience = 60 * time.Second
@@ -70,6 +71,9 @@ func newCloud(t *testing.T) *cloud {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("statuses: %v\nevents: %v", c.statuses, c.events)
 		}
 	})
 	return c
@@ -157,19 +161,11 @@ func (c *cloud) connected() gateway.Session {
 // eventually polls with the lock held.
 func (c *cloud) eventually(what string, check func() bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	eventually.Holds(c.t, what, func() bool {
 		c.mu.Lock()
-		ok := check()
-		c.mu.Unlock()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.t.Fatalf("not within %s: %s\nstatuses: %v\nevents: %v", patience, what, c.statuses, c.events)
-		}
-	}
+		defer c.mu.Unlock()
+		return check()
+	})
 }
 
 // container is the only container of a pod, as the device last told of it. Devices tell at any time:

@@ -17,6 +17,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/stream"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // chooser is an uplink.Chooser with a link that is preferred and one that always works.
@@ -77,7 +78,7 @@ func TestProbe(t *testing.T) {
 	if c.proven.Load() != 1 {
 		t.Errorf("the link was proven %d times", c.proven.Load())
 	}
-	eventually(t, "the better link is tried again and again", func() bool { return c.dialled.Load() > 2 })
+	eventually.Holds(t, "the better link is tried again and again", func() bool { return c.dialled.Load() > 2 })
 
 	st, err := s.OpenStream(t.Context(), execRequest("cat"))
 	if err != nil {

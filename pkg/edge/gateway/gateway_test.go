@@ -17,6 +17,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func nodeStatus(text string) *edgeapi.DeviceMessage {
@@ -81,7 +82,7 @@ func TestConnect(t *testing.T) {
 		}
 	}
 
-	eventually(t, "the round trip was measured", func() bool { return s.Info().RoundTrip > 0 })
+	eventually.Holds(t, "the round trip was measured", func() bool { return s.Info().RoundTrip > 0 })
 	info := s.Info()
 	if info.CPUNanoCores != 5e8 || info.MemoryBytes != 64<<20 || info.Method != "grpc" || info.Replica != "replica-1" ||
 		info.BytesIn == 0 || info.BytesOut == 0 || info.Streams != 0 || !strings.HasPrefix(info.RemoteAddress, "127.0.0.1:") ||
@@ -300,7 +301,7 @@ func TestManyConnects(t *testing.T) {
 			t.Fatalf("%d started, %d ended", len(started), ended)
 		}
 	}
-	eventually(t, "one is left", func() bool { return len(w.Sessions()) == 1 })
+	eventually.Holds(t, "one is left", func() bool { return len(w.Sessions()) == 1 })
 }
 
 // What changes in the spec reaches a connected device.
@@ -327,7 +328,7 @@ func TestSilentDevice(t *testing.T) {
 	receive(t, d.connected, "the device to connect")
 	s := w.handler.next(t, "started").s
 	before := s.Info().BytesIn
-	eventually(t, "several pings were answered", func() bool { return s.Info().BytesIn > before+500 })
+	eventually.Holds(t, "several pings were answered", func() bool { return s.Info().BytesIn > before+500 })
 	dialer.frozen.Store(true)
 	if end := w.handler.next(t, "ended"); end.s != s || !strings.Contains(end.reason.Error(), "did not answer a ping") {
 		t.Errorf("ended: %v", end.reason)

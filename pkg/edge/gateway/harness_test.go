@@ -339,14 +339,3 @@ func receive[T any](t testing.TB, ch <-chan T, what string) T {
 		panic("unreachable")
 	}
 }
-
-// eventually polls until a condition holds.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !cond(); {
-		if time.Now().After(end) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}

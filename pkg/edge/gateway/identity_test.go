@@ -26,6 +26,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/identity"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // rawClient is a client without the manners of an uplink.
@@ -284,10 +285,10 @@ func TestReplacedCA(t *testing.T) {
 	logged := func(text string) bool {
 		return strings.Contains(logger.GetSink().(ktesting.Underlier).GetBuffer().String(), text)
 	}
-	eventually(t, "log of the device", func() bool {
+	eventually.Holds(t, "log of the device", func() bool {
 		return logged("The server refuses this device") && logged("of a device CA that the server does not trust, or not any more")
 	})
-	eventually(t, "log of the gateway", func() bool {
+	eventually.Holds(t, "log of the gateway", func() bool {
 		return logged("Refused a device certificate") && logged("edge/device-1") && logged("of a CA that is not trusted, or not any more")
 	})
 	cancel()

@@ -16,6 +16,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 	"arhat.dev/aranya/pkg/edge/stream"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // parkedWorld is a gateway that parks links soon, and a device that is parked.
@@ -43,11 +44,7 @@ func newParkedWorld(t *testing.T, change ...func(*gateway.Config)) *parkedWorld 
 // parks waits until the link is parked.
 func (w *parkedWorld) parks(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(deadline); !w.session.Info().Parked; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the link is not parked")
-		}
-	}
+	eventually.Holds(t, "the link is parked", func() bool { return w.session.Info().Parked })
 }
 
 // unbroken checks that the session, on both ends, is still the first one.
@@ -224,11 +221,7 @@ func TestRenewalOfParked(t *testing.T) {
 		return ed.Status.Certificate.NotAfter.Time
 	}
 	first := expiry()
-	for end := time.Now().Add(deadline); !expiry().After(first); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not renewed")
-		}
-	}
+	eventually.Holds(t, "the certificate is renewed", func() bool { return expiry().After(first) })
 	w.unbroken(t)
 }
 

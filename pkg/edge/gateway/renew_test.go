@@ -11,6 +11,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/agent/uplink"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestRenew(t *testing.T) {
@@ -70,7 +71,7 @@ func TestRenewWhileConnected(t *testing.T) {
 	d := w.run(t, dir)
 	receive(t, d.connected, "the device to connect")
 	w.handler.next(t, "started")
-	eventually(t, "the certificate was renewed", func() bool {
+	eventually.Holds(t, "the certificate was renewed", func() bool {
 		now := certificateIn(t, dir).Leaf
 		return now.NotAfter.After(old.NotAfter.Add(30 * time.Minute))
 	})

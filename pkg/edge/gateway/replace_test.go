@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"arhat.dev/aranya/pkg/edge/gateway"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 const caNamespace = "aranya-system"
@@ -57,7 +58,7 @@ func TestReplaceCA(t *testing.T) {
 	w.start(t)
 	d := w.run(t, dir)
 	receive(t, d.connected, "the device to connect")
-	eventually(t, "the certificate was renewed", func() bool { return certificateIn(t, dir).Leaf.NotAfter.After(before.NotAfter) })
+	eventually.Holds(t, "the certificate was renewed", func() bool { return certificateIn(t, dir).Leaf.NotAfter.After(before.NotAfter) })
 	d.stop()
 	w.stop()
 

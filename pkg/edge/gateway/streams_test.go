@@ -16,6 +16,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/stream"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func execRequest(command ...string) *edgeapi.OpenStream {
@@ -69,7 +70,7 @@ func TestStream(t *testing.T) {
 	if err != nil || result.ExitCode != 42 {
 		t.Errorf("result %v, error %v", result, err)
 	}
-	eventually(t, "the stream is not counted any more", func() bool { return s.Info().Streams == 0 })
+	eventually.Holds(t, "the stream is not counted any more", func() bool { return s.Info().Streams == 0 })
 }
 
 // What the device refuses is an API status before anything is upgraded.
@@ -104,7 +105,7 @@ func TestStreamRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.Close()
-	eventually(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
+	eventually.Holds(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
 }
 
 // An agent that forgets to finish does not leave its user waiting.
@@ -134,7 +135,7 @@ func TestStreamLimits(t *testing.T) {
 		t.Errorf("over the device's limit: %v", err)
 	}
 	open[0].Close()
-	eventually(t, "a slot is free again", func() bool {
+	eventually.Holds(t, "a slot is free again", func() bool {
 		st, err := s.OpenStream(t.Context(), execRequest("cat"))
 		if err == nil {
 			st.Close()
@@ -261,7 +262,7 @@ func TestStreamClosedByUser(t *testing.T) {
 	if err := receive(t, ended, "the device's end"); err == nil {
 		t.Error("a stream that was cut looks as if STDIN was closed")
 	}
-	eventually(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
+	eventually.Holds(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
 }
 
 func TestOpenStreamContext(t *testing.T) {
@@ -279,7 +280,7 @@ func TestOpenStreamContext(t *testing.T) {
 	if _, err := s.OpenStream(ctx, execRequest("x")); err == nil {
 		t.Error("OpenStream succeeded")
 	}
-	eventually(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
+	eventually.Holds(t, "no stream is left", func() bool { return s.Info().Streams == 0 })
 }
 
 // A reader that stalls holds up its own stream only.
@@ -299,7 +300,7 @@ func TestStalledStream(t *testing.T) {
 	}
 	defer stalled.Close()
 	before := int64(-1)
-	eventually(t, "the flood stops", func() bool {
+	eventually.Holds(t, "the flood stops", func() bool {
 		now := s.Info().BytesIn
 		same := now == before && now > 256<<10
 		before = now
@@ -352,7 +353,7 @@ func TestLeaveBehindUnreadInput(t *testing.T) {
 			}
 			st.Close()
 			receive(t, ended, "the command to be ended")
-			eventually(t, "the stream is free", func() bool { return s.Info().Streams == 0 })
+			eventually.Holds(t, "the stream is free", func() bool { return s.Info().Streams == 0 })
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/traffic"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestTraffic sends bytes there and back and finds them in what both ends count, also after the device has
@@ -65,14 +66,14 @@ func TestTraffic(t *testing.T) {
 			return false
 		}
 	}
-	eventually(t, "the device has told what it counted", told(s))
+	eventually.Holds(t, "the device has told what it counted", told(s))
 
 	s.Close(nil)
 	_ = receive(t, device.disconnected, "the device to notice")
 	receive(t, device.connected, "the device to connect again")
 	w.handler.next(t, "ended")
 	again := w.handler.next(t, "started").s
-	eventually(t, "the device has told what it counted before", told(again))
+	eventually.Holds(t, "the device has told what it counted before", told(again))
 	if got := again.Info().Traffic[exec]; got != (traffic.Sum{}) {
 		t.Errorf("the server counted %v of commands over a new link", got)
 	}

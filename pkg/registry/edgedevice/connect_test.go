@@ -393,5 +393,5 @@ func TestErrorsBeforeTheUpgradeAreStatuses(t *testing.T) {
 			}
 		})
 	}
-	waitForNoStreams(t, a)
+	a.session.Idle(t)
 }

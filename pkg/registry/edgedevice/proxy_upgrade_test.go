@@ -49,7 +49,7 @@ func TestProxyUpgradeThatIsNotAnswered(t *testing.T) {
 						t.Errorf("%v, answered with %s: %s", err, response.Status, body)
 					}
 				}
-				waitForNoStreams(t, a)
+				a.session.Idle(t)
 			})
 		}
 	}

@@ -146,7 +146,7 @@ func TestFollowLogEndsWithItsClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	waitForNoStreams(t, a)
+	a.session.Idle(t)
 }
 
 // A log that was cut off does not look complete to its client.
@@ -161,17 +161,7 @@ func TestLogCutOff(t *testing.T) {
 	if _, err := io.Copy(io.Discard, response.Body); err == nil {
 		t.Error("the log ended without an error")
 	}
-	waitForNoStreams(t, a)
-}
-
-// waitForNoStreams waits until the device has noticed that the streams to it have ended.
-func waitForNoStreams(t *testing.T, a *api) {
-	t.Helper()
-	for deadline := time.Now().Add(testTimeout); a.session.Open() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d streams are left open on the device", a.session.Open())
-		}
-	}
+	a.session.Idle(t)
 }
 
 func TestProxy(t *testing.T) {

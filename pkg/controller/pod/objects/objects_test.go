@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/controller/pod/resolve"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,13 +56,7 @@ func start(t *testing.T, limit int, objects ...runtime.Object) *harness {
 
 func (h *harness) eventually(what string, holds func() bool) {
 	h.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			h.t.Fatalf("timed out waiting: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually.Holds(h.t, what, holds)
 }
 
 func (h *harness) wasTold(user string) bool {

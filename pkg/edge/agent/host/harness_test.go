@@ -203,12 +203,3 @@ func dialRequest(d *edgeapi.Dial) *edgeapi.OpenStream {
 func sh(script string) *edgeapi.Exec {
 	return &edgeapi.Exec{Command: []string{"sh", "-c", script}, Stdout: true, Stderr: true}
 }
-
-func eventually(t *testing.T, what string, check func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !check(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}

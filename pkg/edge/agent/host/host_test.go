@@ -17,6 +17,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/config"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestPolicy checks for every kind of session on the host that both policies count, and that the
@@ -172,7 +173,7 @@ func TestSessionCutOff(t *testing.T) {
 			s.Close()
 			s.cancel()
 			s.waitEnded()
-			eventually(t, "the child is dead", func() bool { return syscall.Kill(pid, 0) != nil })
+			eventually.Holds(t, "the child is dead", func() bool { return syscall.Kill(pid, 0) != nil })
 		})
 	}
 }

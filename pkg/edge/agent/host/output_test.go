@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // What a command has printed arrives, also over a link that takes it long after the command's end.
@@ -24,7 +26,7 @@ func TestOutputOverSlowLink(t *testing.T) {
 			request.Tty = tt.tty
 			stalled := make(chan struct{})
 			s := openStalled(t, h, execRequest(request), stalled)
-			eventually(t, "the command has ended", func() bool {
+			eventually.Holds(t, "the command has ended", func() bool {
 				data, _ := os.ReadFile(pidFile)
 				pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 				return err == nil && syscall.Kill(pid, 0) != nil

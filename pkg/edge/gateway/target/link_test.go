@@ -33,6 +33,7 @@ import (
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/stream"
 	"arhat.dev/aranya/pkg/streaming"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 const testTimeout = 20 * time.Second
@@ -147,13 +148,12 @@ func connect(t *testing.T) gateway.Session {
 // eventuallyIdle waits until no stream is open.
 func eventuallyIdle(t *testing.T, session gateway.Session) {
 	t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for session.Info().Streams > 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d streams are still open", session.Info().Streams)
+	eventually.Succeeds(t, func() error {
+		if n := session.Info().Streams; n > 0 {
+			return fmt.Errorf("%d streams are still open", n)
 		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
 
 // TestCommandsOverALink goes the whole way, from the clients of kubectl to the device.

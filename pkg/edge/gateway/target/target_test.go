@@ -32,22 +32,8 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("k8s.io/client-go/tools/remotecommand.(*heartbeat).start"))
 }
 
-const testTimeout = 20 * time.Second
-
 func newSession(t *testing.T, handler fakedevice.Handler) *fakedevice.Session {
 	return fakedevice.New(t, gateway.Device{Namespace: "edge", Name: "device-1", UID: "1234"}, gateway.Info{}, handler)
-}
-
-// closed waits until the device has no open stream.
-func closed(t *testing.T, s *fakedevice.Session) {
-	t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for s.Open() > 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d streams are still open", s.Open())
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func run(t *testing.T, s *fakedevice.Session, opts streaming.Options, streams streaming.IO, words ...string) error {
@@ -80,7 +66,7 @@ func TestExec(t *testing.T) {
 	if err := run(t, s, streaming.Options{Stdout: true}, streaming.IO{Stdout: io.Discard}, "exit", "0"); err != nil {
 		t.Error(err)
 	}
-	closed(t, s)
+	s.Idle(t)
 }
 
 func TestExecPassesTheRequest(t *testing.T) {
@@ -110,7 +96,7 @@ func TestRefusalIsAnAPIStatus(t *testing.T) {
 	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "policy.exec") {
 		t.Errorf("got %v", err)
 	}
-	closed(t, s)
+	s.Idle(t)
 	s.Close(errors.New("gone"))
 	if _, err := Attach(t.Context(), s, nil, streaming.Options{Stdout: true}); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("offline: got %v", err)
@@ -162,7 +148,7 @@ func TestClientThatDoesNotWait(t *testing.T) {
 	if _, err := Exec(ctx, s, nil, []string{"cat"}, streaming.Options{Stdout: true}); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("got %v", err)
 	}
-	closed(t, s)
+	s.Idle(t)
 }
 
 func TestTerminalSize(t *testing.T) {
@@ -188,7 +174,7 @@ func TestEndOfContextEndsCommand(t *testing.T) {
 	if err := command.Run(ctx, streaming.IO{Stdout: io.Discard}); !errors.Is(err, reason) {
 		t.Errorf("got %v", err)
 	}
-	closed(t, s)
+	s.Idle(t)
 }
 
 func TestCloseWithoutRun(t *testing.T) {
@@ -198,7 +184,7 @@ func TestCloseWithoutRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	command.Close()
-	closed(t, s)
+	s.Idle(t)
 }
 
 type failingWriter struct{}
@@ -214,7 +200,7 @@ func TestClientThatTakesNoOutputEndsCommand(t *testing.T) {
 	if err == nil {
 		t.Error("no error")
 	}
-	closed(t, s)
+	s.Idle(t)
 }
 
 func TestBrokenStream(t *testing.T) {
@@ -251,7 +237,7 @@ func TestLog(t *testing.T) {
 	if _, err := r.Read(buffer); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end: %v", err)
 	}
-	closed(t, s)
+	s.Idle(t)
 }
 
 func TestLogDefaultsAndErrors(t *testing.T) {
@@ -335,7 +321,7 @@ func TestDial(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	c.Close()
-	closed(t, s)
+	s.Idle(t)
 
 	if _, err := Dialer(s, Address{})(t.Context(), 1); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("a refused connection: %v", err)
@@ -356,5 +342,5 @@ func TestStats(t *testing.T) {
 	if _, err := Stats(t.Context(), large, true); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("got %v", err)
 	}
-	closed(t, large)
+	large.Idle(t)
 }

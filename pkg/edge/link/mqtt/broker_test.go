@@ -22,6 +22,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // echo checks that bytes go both ways.
@@ -175,7 +176,7 @@ func TestForeignMessages(t *testing.T) {
 	if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 2 {
 		t.Errorf("the server counted %+v", s)
 	}
-	brokertest.Eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		s := deviceEnd.Conn.(*device).way.client.counters.stats()
 		if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 3 { // one is the server's answer to a foreign frame
 			return fmt.Errorf("the device counted %+v", s)

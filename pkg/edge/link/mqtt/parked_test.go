@@ -13,6 +13,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // restingEnd is one end of a parked link.
@@ -182,7 +183,7 @@ func TestResumesAtItsServer(t *testing.T) {
 		s.Close()
 		echo(t, device, server)
 	}
-	brokertest.Eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		if other.Stats().Foreign == 0 {
 			return errors.New("the other server has heard nothing")
 		}

@@ -16,6 +16,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // rounds is how often the ends of a link talk before a device is in, as the handshakes of TLS and HTTP/2 do.
@@ -42,7 +43,7 @@ func TestRush(t *testing.T) {
 			}
 		})
 	}
-	brokertest.Eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		if n := strings.Count(m.Log(), " 1 "+statusTopic(testNamespace)); n < devices {
 			return fmt.Errorf("%d of %d devices have subscribed", n, devices)
 		}
@@ -84,7 +85,7 @@ func TestWaiting(t *testing.T) {
 	_, first := connectPair(t, dialer(m.Address, "first"), l)
 	waiting := func(n int) {
 		t.Helper()
-		brokertest.Eventually(t, func() error {
+		eventually.Succeeds(t, func() error {
 			b.entrance.mu.Lock()
 			defer b.entrance.mu.Unlock()
 			if len(b.entrance.waiting) != n {

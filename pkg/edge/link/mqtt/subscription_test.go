@@ -9,6 +9,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/link"
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestConnectionsOutliveTheirListener: devices are heard until they have gone, and no longer.
@@ -33,13 +34,13 @@ func TestConnectionsOutliveTheirListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = second.Close(), secondServer.Close()
-	brokertest.Eventually(t, func() error { return used(b, 1) })
+	eventually.Succeeds(t, func() error { return used(b, 1) })
 	third, thirdServer := connectPair(t, dialer(m.Address, "c"), l)
 	echo(t, third, thirdServer)
 
 	_ = l.Close()
 	_, _ = third.Close(), thirdServer.Close()
-	brokertest.Eventually(t, func() error { return used(b, 0) })
+	eventually.Succeeds(t, func() error { return used(b, 0) })
 	wantUnsubscribed(t, b, m.Address)
 }
 
@@ -73,7 +74,7 @@ func wantUnsubscribed(t *testing.T, b *Broker, server string) {
 			t.Fatal(token.Error())
 		}
 	}
-	brokertest.Eventually(t, func() error {
+	eventually.Succeeds(t, func() error {
 		if b.Stats().Malformed == before {
 			return fmt.Errorf("nothing came")
 		}

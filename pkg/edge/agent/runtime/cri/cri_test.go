@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/cri-client/pkg/fake"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,16 +61,10 @@ func TestRuntimeMayComeLater(t *testing.T) {
 	f.Stop()
 	f = start()
 	defer f.Stop()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		if _, err = c.Status(t.Context(), false); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	eventually.Succeeds(t, func() error {
+		_, err := c.Status(t.Context(), false)
+		return err
+	})
 	if err := c.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -7,17 +7,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
-
-const patience = 30 * time.Second
 
 // device is a runtime with its directories.
 type device struct {
@@ -120,7 +119,7 @@ func (d *device) status(id string) *runtimeapi.ContainerStatus {
 
 func (d *device) exited(id string) *runtimeapi.ContainerStatus {
 	d.t.Helper()
-	eventually(d.t, "the container ends", func() bool {
+	eventually.Holds(d.t, "the container ends", func() bool {
 		return d.status(id).State == runtimeapi.ContainerState_CONTAINER_EXITED
 	})
 	return d.status(id)
@@ -136,7 +135,7 @@ func (d *device) log() string {
 
 func (d *device) waitLog(text string) {
 	d.t.Helper()
-	eventually(d.t, fmt.Sprintf("the log has %q", text), func() bool { return strings.Contains(d.log(), text) })
+	eventually.Holds(d.t, fmt.Sprintf("the log has %q", text), func() bool { return strings.Contains(d.log(), text) })
 }
 
 func (d *device) pid(id string) int {
@@ -147,14 +146,4 @@ func (d *device) pid(id string) int {
 	}
 	_, started, _ := c.state()
 	return started.PID
-}
-
-func eventually(t *testing.T, what string, check func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !check(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }

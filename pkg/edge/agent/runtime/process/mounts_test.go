@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/test/framework/eventually"
 	"arhat.dev/aranya/test/framework/rights"
 )
 
@@ -63,7 +64,7 @@ func TestMounts(t *testing.T) {
 	id := d.run(config)
 	second := d.run(config)
 	// Both: they share a log and the files that they write, and writing begins with making a file empty.
-	eventually(t, "both containers have written all", func() bool { return strings.Count(d.log(), "ready") == 2 })
+	eventually.Holds(t, "both containers have written all", func() bool { return strings.Count(d.log(), "ready") == 2 })
 	for _, want := range []string{"t0ken", "data", "1.2.3.4 pod", "stdout F read-only", "inner"} {
 		if !strings.Contains(d.log(), want) {
 			t.Errorf("%q is missing in %s", want, d.log())

@@ -23,6 +23,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestExec(t *testing.T) {
@@ -103,7 +104,7 @@ func TestExecEndsWithContext(t *testing.T) {
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	eventually(t, "the command is dead", func() bool { return !command.Alive() })
+	eventually.Holds(t, "the command is dead", func() bool { return !command.Alive() })
 	if d.status(id).State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Error("the container ended too")
 	}
@@ -127,7 +128,7 @@ func TestExecOutputTakenLate(t *testing.T) {
 				result <- d.ExecStream(t.Context(), id, []string{"sh", "-c", script}, runtime.IO{Stdout: out, TTY: tt.tty})
 				out.Close()
 			}()
-			eventually(t, "the command has ended", func() bool {
+			eventually.Holds(t, "the command has ended", func() bool {
 				data, _ := os.ReadFile(pidFile)
 				pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 				return err == nil && unix.Kill(pid, 0) != nil

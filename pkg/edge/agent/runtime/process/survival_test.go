@@ -17,6 +17,7 @@ import (
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime"
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 func TestRestart(t *testing.T) {
@@ -84,7 +85,7 @@ func TestEndWhileAway(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the shim ends", func() bool { return !shim.Alive(dir) })
+	eventually.Holds(t, "the shim ends", func() bool { return !shim.Alive(dir) })
 	d.open()
 	if got := d.exited(id); got.ExitCode != 6 {
 		t.Errorf("got %v", got)
@@ -121,7 +122,7 @@ func TestEndWithoutRecordWhileAway(t *testing.T) {
 			if err := os.Remove(obstacle); err != nil {
 				d.t.Fatal(err)
 			}
-			eventually(d.t, "the end is recorded", func() bool {
+			eventually.Holds(d.t, "the end is recorded", func() bool {
 				exit, err := shim.ReadExit(filepath.Join(d.containersDir(), id))
 				return err == nil && exit.Code == 6
 			})
@@ -154,12 +155,12 @@ func TestEndWithoutRecordWhileAway(t *testing.T) {
 			if err := errors.Join(os.Mkdir(obstacle, 0o700), os.WriteFile(gate, nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the end cannot be recorded", func() bool {
+			eventually.Holds(t, "the end cannot be recorded", func() bool {
 				said, err := os.ReadFile(filepath.Join(dir, "shim.log"))
 				return err == nil && strings.Contains(string(said), "cannot write exit.json")
 			})
 			after(d, id, obstacle)
-			eventually(t, "the shim ends", func() bool { return !parent.Alive() })
+			eventually.Holds(t, "the shim ends", func() bool { return !parent.Alive() })
 		})
 	}
 }
@@ -205,7 +206,7 @@ func TestShimKilled(t *testing.T) {
 	if err := syscall.Kill(stat.PPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the shim is gone", func() bool { return !shim.Alive(filepath.Join(d.containersDir(), id)) })
+	eventually.Holds(t, "the shim is gone", func() bool { return !shim.Alive(filepath.Join(d.containersDir(), id)) })
 	d.restart()
 	if got := d.status(id); got.State != runtimeapi.ContainerState_CONTAINER_RUNNING || d.pid(id) != pid {
 		t.Fatalf("got %v", got)
@@ -249,7 +250,7 @@ func TestShimSilent(t *testing.T) {
 	if err := d.signal(t.Context(), c, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the process ends", func() bool { return !started.Alive() })
+	eventually.Holds(t, "the process ends", func() bool { return !started.Alive() })
 	if err := syscall.Kill(stat.PPID, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"arhat.dev/aranya/pkg/edge/agent/runtime/process/shim"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestRestartDuringStart has an agent that ends while two shims cannot start their containers: one has a log that
@@ -28,7 +29,7 @@ func TestRestartDuringStart(t *testing.T) {
 	slow := d.create(shell("trap 'exit 5' TERM; while :; do sleep 0.01; done"))
 	before, returned := d.Runtime, make(chan error, 1)
 	go func() { returned <- before.StartContainer(context.Background(), slow) }()
-	eventually(t, "the shim runs", func() bool { return shim.Alive(filepath.Join(d.containersDir(), slow)) })
+	eventually.Holds(t, "the shim runs", func() bool { return shim.Alive(filepath.Join(d.containersDir(), slow)) })
 	failing := d.create(shell("true"))
 	lock, err := os.Create(filepath.Join(d.containersDir(), failing, "shim.lock"))
 	if err != nil {
@@ -56,7 +57,7 @@ func TestRestartDuringStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	eventually(t, "the process is known", func() bool { return d.pid(slow) != 0 })
+	eventually.Holds(t, "the process is known", func() bool { return d.pid(slow) != 0 })
 	if err := d.StopContainer(t.Context(), slow, 30); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestDamagedRecord(t *testing.T) {
 			if _, err := d.ContainerStatus(t.Context(), id, false); status.Code(err) != codes.NotFound {
 				t.Errorf("got %v", err)
 			}
-			eventually(t, "the process ends", func() bool { return !process.Alive() })
+			eventually.Holds(t, "the process ends", func() bool { return !process.Alive() })
 		})
 	}
 }

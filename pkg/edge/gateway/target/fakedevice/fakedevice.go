@@ -6,6 +6,7 @@ package fakedevice
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/edge/stream"
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // Handler serves one stream on the device. It must end with s.Finish, or leave the stream to break.
@@ -67,6 +69,17 @@ func (s *Session) Close(error) { s.doneOnce.Do(func() { close(s.done) }) }
 
 // Open is the number of streams that are open.
 func (s *Session) Open() int { return int(s.open.Load()) }
+
+// Idle waits until no stream is open.
+func (s *Session) Idle(t testing.TB) {
+	t.Helper()
+	eventually.Succeeds(t, func() error {
+		if n := s.Open(); n > 0 {
+			return fmt.Errorf("%d streams are open on the device", n)
+		}
+		return nil
+	})
+}
 
 // Opened is the number of streams that were ever opened.
 func (s *Session) Opened() int { return int(s.opened.Load()) }

@@ -3,7 +3,6 @@ package brokertest
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -12,7 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // Mosquitto is a broker that runs on a loopback address.
@@ -93,7 +93,7 @@ func (m *Mosquitto) Start() {
 // WaitFor waits until the broker listens on an address.
 func (m *Mosquitto) WaitFor(address string) {
 	m.t.Helper()
-	Eventually(m.t, func() error {
+	eventually.Succeeds(m.t, func() error {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
@@ -133,22 +133,4 @@ func FreeAddress(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// Eventually waits until f succeeds.
-func Eventually(t testing.TB, f func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatal(err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }

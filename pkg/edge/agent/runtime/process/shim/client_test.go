@@ -7,9 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestStartGivenUp has a disk that takes too long for the record of a start: the process runs by then.
@@ -30,7 +31,7 @@ func TestStartGivenUp(t *testing.T) {
 		failed <- err
 	}()
 	var processes [3]Identity // the main process, its grandchild that has lost its parent, its child
-	eventually(t, "the process runs", func() bool {
+	eventually.Holds(t, "the process runs", func() bool {
 		data, err := os.ReadFile(pids)
 		if err != nil {
 			return false
@@ -128,15 +129,5 @@ func noDescriptors(t *testing.T) (restore func()) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func eventually(t *testing.T, what string, check func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !check(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // TestServeAfterFailedAccept has a shim that cannot accept a connection for a while.
@@ -98,7 +100,7 @@ func TestAttachToDeafProcess(t *testing.T) {
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the client is forgotten", func() bool { return len(s.attached) == 0 })
+	eventually.Holds(t, "the client is forgotten", func() bool { return len(s.attached) == 0 })
 	read := make(chan error, 1)
 	go func() {
 		_, err := bufio.NewReader(process).ReadString('b')
