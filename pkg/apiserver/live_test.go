@@ -35,8 +35,6 @@ func (o oneSession) Session(namespace, name string) (gateway.Session, bool) {
 	return o.liveSession, namespace == o.device.Namespace && name == o.device.Name
 }
 
-func (o oneSession) Sessions() []gateway.Session { return []gateway.Session{o.liveSession} }
-
 func nodeStatus(t *testing.T, kernel string) *edgeapi.NodeStatus {
 	t.Helper()
 	status := corev1.NodeStatus{

@@ -318,7 +318,7 @@ func TestShutdownTellsTheReason(t *testing.T) {
 		if err := <-result; err == nil || !strings.Contains(err.Error(), "aranya is restarting") {
 			t.Errorf("the client was told %v", err)
 		}
-		if n := s.Sessions(); n != 0 {
+		if n := s.open(); n != 0 {
 			t.Errorf("%d sessions are left", n)
 		}
 		if err := stream(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard}); err == nil || !strings.Contains(err.Error(), "aranya is restarting") {

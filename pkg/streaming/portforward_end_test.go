@@ -116,7 +116,7 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 				t.Error(err)
 			}
 			eventually.Holds(t, "the connection to be closed", func() bool { return d.open.Load() == 0 })
-			eventually.Holds(t, "the session to end", func() bool { return s.Sessions() == 0 })
+			eventually.Holds(t, "the session to end", func() bool { return s.open() == 0 })
 		})
 	}
 }

@@ -105,13 +105,6 @@ func (s *Server) Shutdown(ctx context.Context, reason error) error {
 	return ctx.Err()
 }
 
-// Sessions returns the number of open sessions.
-func (s *Server) Sessions() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.sessions)
-}
-
 // Track makes a request that another handler is going to upgrade and hijack one of the server's
 // sessions. The handler must use the writer and the request that Track returns; the request's
 // context ends with the session, and the connection with the context. The context also ends if the

@@ -51,3 +51,10 @@ func TestCloseWhileWriting(t *testing.T) {
 		t.Error("what nobody read was written")
 	}
 }
+
+// open returns the number of open sessions.
+func (s *Server) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}

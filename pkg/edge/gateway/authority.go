@@ -85,9 +85,6 @@ func makeAuthority(now time.Time) (*x509.Certificate, crypto.Signer, error) {
 	return cert, key, err
 }
 
-// Certificate returns the CA certificate in force.
-func (a *Authority) Certificate() *x509.Certificate { return a.cert }
-
 // derBundle returns the certificates of all trusted CAs, the current one first.
 func (a *Authority) derBundle() [][]byte {
 	var der [][]byte

@@ -44,11 +44,11 @@ func TestLoadOrCreateAuthority(t *testing.T) {
 		return
 	}
 	for _, a := range authorities {
-		if !a.Certificate().Equal(authorities[0].Certificate()) {
+		if !a.cert.Equal(authorities[0].cert) {
 			t.Fatal("replicas that started together have different CAs")
 		}
 	}
-	ca := authorities[0].Certificate()
+	ca := authorities[0].cert
 	if !ca.IsCA || ca.MaxPathLen != 0 || !ca.MaxPathLenZero || ca.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign ||
 		time.Until(ca.NotAfter) < 9*365*24*time.Hour {
 		t.Errorf("CA certificate: %+v", ca)
@@ -199,7 +199,7 @@ func TestReplacedAuthority(t *testing.T) {
 	if d, err := a.verifyDevice(cert, time.Now()); err != nil || d.Name != "device-1" {
 		t.Errorf("verifyDevice: %v, %v", d, err)
 	}
-	if bundle := a.derBundle(); len(bundle) != 2 || string(bundle[0]) != string(a.Certificate().Raw) {
+	if bundle := a.derBundle(); len(bundle) != 2 || string(bundle[0]) != string(a.cert.Raw) {
 		t.Errorf("%d certificates in the bundle, or not the current one first", len(bundle))
 	}
 	delete(next.Data, "ca.crt")

@@ -28,6 +28,9 @@ func NewTestAuthority(t testing.TB) *Authority {
 	return a
 }
 
+// Certificate returns the CA certificate in force.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
 func deviceCert(t *testing.T, a *Authority, lifetime time.Duration) *x509.Certificate {
 	t.Helper()
 	leaf, err := a.signServing(nil, time.Hour) // for its key

@@ -250,16 +250,6 @@ func (g *Gateway) Session(namespace, name string) (Session, bool) {
 	return nil, false
 }
 
-// Sessions implements Sessions.
-func (g *Gateway) Sessions() []Session {
-	all := g.registry.all()
-	sessions := make([]Session, 0, len(all))
-	for _, s := range all {
-		sessions = append(sessions, s)
-	}
-	return sessions
-}
-
 // Disconnect ends the live link of a device, if this replica has it and its UID is the same. The device
 // is told the reason.
 func (g *Gateway) Disconnect(device Device, reason error) {

@@ -235,6 +235,16 @@ func TestNetworkOf(t *testing.T) {
 	}
 }
 
+// Sessions returns all live links, in no order.
+func (g *Gateway) Sessions() []Session {
+	all := g.registry.all()
+	sessions := make([]Session, 0, len(all))
+	for _, s := range all {
+		sessions = append(sessions, s)
+	}
+	return sessions
+}
+
 // A replica has the same name in another cluster, and the same CA in every replica of one.
 func TestName(t *testing.T) {
 	cas := [2]*Authority{NewTestAuthority(t), NewTestAuthority(t)}

@@ -64,8 +64,6 @@ type Info struct {
 type Sessions interface {
 	// Session returns the live link of a device, or false.
 	Session(namespace, name string) (Session, bool)
-	// Sessions returns all live links of this replica, in no order.
-	Sessions() []Session
 }
 
 // Handler is told what happens on the links. The calls for one session come in order, one after the

@@ -143,9 +143,6 @@ func (s Sessions) Session(namespace, name string) (gateway.Session, bool) {
 	return nil, false
 }
 
-// Sessions implements gateway.Sessions.
-func (s Sessions) Sessions() []gateway.Session { return s }
-
 // call is one end of a gRPC call in memory.
 type call struct {
 	ctx context.Context
