@@ -136,7 +136,8 @@ func TestEveryFileIsInstalledOrASample(t *testing.T) {
 	}
 }
 
-// Kubernetes is not to restart aranya, which would cut all links, because etcd is away; it is to send it no requests meanwhile.
+// Kubernetes is not to restart aranya, which would cut all links, because etcd is away; it is to send it no requests
+// meanwhile.
 func TestProbes(t *testing.T) {
 	c := get[appsv1.Deployment](t, "aranya-apiserver").Spec.Template.Spec.Containers[0]
 	for name, tt := range map[string]struct {

@@ -41,7 +41,8 @@ type testServer struct {
 	stopped chan error
 }
 
-// serve runs a server until the end of the test, on an embedded etcd unless args say otherwise, and waits until it is ready.
+// serve runs a server until the end of the test, on an embedded etcd unless args say otherwise, and waits until it is
+// ready.
 func serve(t *testing.T, cluster *mainCluster, kubeconfig, dir string, args ...string) *testServer {
 	t.Helper()
 	s := run(t, cluster, kubeconfig, dir, args...)

@@ -1,7 +1,7 @@
-// Package controller wires the controllers that make a device part of the cluster: EdgeDevice status
-// (device), Node and Lease (node), pods (pod), MQTT brokers (broker),
-// certificates and Services that lead to the gateway (certificate, service). It owns their informers and their order of start. What
-// a controller does belongs into its own package; who calls whom is written here.
+// Package controller wires the controllers that make a device part of the cluster: EdgeDevice status (device), Node
+// and Lease (node), pods (pod), MQTT brokers (broker), certificates and Services that lead to the gateway
+// (certificate, service). It owns their informers and their order of start. What a controller does belongs into its
+// own package; who calls whom is written here.
 package controller
 
 import (

@@ -10,7 +10,8 @@ import (
 	"arhat.dev/aranya/test/framework/eventually"
 )
 
-// What a device reports of a pod again and again is written at once for a while, then in turn, and the last of it in any case.
+// What a device reports of a pod again and again is written at once for a while, then in turn, and the last of it in
+// any case.
 func TestStatusesOfAPodAreLimited(t *testing.T) {
 	ed := edgeDevice("d1")
 	clock := clocktesting.NewFakeClock(time.Now())

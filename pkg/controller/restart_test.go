@@ -89,7 +89,8 @@ func TestDevicesThatDoNotComeBackAfterRestart(t *testing.T) {
 	}
 }
 
-// What is stored of a connected device is as old as the last change of its status. Its Lease was renewed until aranya ended.
+// What is stored of a connected device is as old as the last change of its status. Its Lease was renewed until aranya
+// ended.
 func TestLastSeenBeforeARestart(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now().Truncate(time.Second))
 	renewed := clock.Now().Add(-2 * time.Minute)

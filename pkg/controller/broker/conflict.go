@@ -108,7 +108,8 @@ func (c *client) sameID(other *client) bool {
 	return c.server == other.server && c.config.ClientID == other.config.ClientID
 }
 
-// refuseLocked tells a device that another one has its client id, and by what right. What other namespaces hold is not told.
+// refuseLocked tells a device that another one has its client id, and by what right. What other namespaces hold is not
+// told.
 func (p *Pool) refuseLocked(key types.NamespacedName, a *assignment, holder types.NamespacedName, right string) {
 	p.waitLocked(key, holder)
 	who := "An EdgeDevice of another namespace"

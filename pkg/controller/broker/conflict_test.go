@@ -51,7 +51,8 @@ func TestOlderDeviceHasTheClientID(t *testing.T) {
 	w.Eventually("the oldest that is left", func() bool { return connected("a/intruder", "a/another") && refused("z/other") })
 }
 
-// A younger device that is looked at first when aranya starts waits for the older one, of whose Secret nothing is known yet.
+// A younger device that is looked at first when aranya starts waits for the older one, of whose Secret nothing is known
+// yet.
 func TestYoungerDeviceIsLookedAtFirst(t *testing.T) {
 	w := &world{World: controllertest.New(t), checked: map[string]bool{}, stopping: make(chan struct{})}
 	pool, err := New(w.Ctx, Config{Kube: w.Kube, Devices: w.Devices, Lister: w.Lister, Clock: clock.RealClock{}, Changed: w.count})

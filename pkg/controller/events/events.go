@@ -55,8 +55,8 @@ type Clients struct {
 	Normal, Warning kubernetes.Interface
 }
 
-// pace is that of the events from one source, well below what is written of all and what may wait for it (maxQueued): what is
-// more is dropped, so that no device can keep the events of others from being written.
+// pace is that of the events from one source, well below what is written of all and what may wait for it (maxQueued):
+// what is more is dropped, so that no device can keep the events of others from being written.
 var pace = queue.Pace{Burst: 250, Every: time.Second / 5}
 
 // maxSources is of how many sources it is known what they have used of their pace: of those that were heard of last.

@@ -21,7 +21,8 @@ import (
 	"arhat.dev/aranya/pkg/edge/gateway"
 )
 
-// Who looks at a device whose Node the cluster does not take is told what the cluster says; not so of what passes by itself.
+// Who looks at a device whose Node the cluster does not take is told what the cluster says; not so of what passes by
+// itself.
 func TestProblem(t *testing.T) {
 	nodes := corev1.Resource("nodes")
 	for name, tt := range map[string]struct {

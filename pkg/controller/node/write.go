@@ -58,8 +58,8 @@ func (c *Controller) adjust(ctx context.Context, ed *aranya.EdgeDevice, n *corev
 }
 
 // untaint takes off a Node that was just created what admission has put on it, if it is ready and no policy of
-// the cluster (artifacts/ready-nodes-policy.yaml) has done so. To replace what is known whole costs the API server less than a patch; should somebody have been faster,
-// the informer leads to adjust.
+// the cluster (artifacts/ready-nodes-policy.yaml) has done so. To replace what is known whole costs the API server less
+// than a patch; should somebody have been faster, the informer leads to adjust.
 func (c *Controller) untaint(ctx context.Context, n *corev1.Node, ready bool) error {
 	taints := withoutTaints(n.Spec.Taints, lifecycleTaints)
 	if !ready || len(taints) == len(n.Spec.Taints) {
@@ -101,8 +101,8 @@ func hasFinalizer(ed *aranya.EdgeDevice) bool {
 
 // replaceFormer deals with a Node that is not this EdgeDevice's, or not any more. If it stands for a former EdgeDevice
 // of the same namespace and name, whose finalizer was taken off by force, it is removed; but not if that was lost with the
-// whole database, which may be restored. Any other is never touched: the conflict shows in the condition NodeReady until that
-// Node is gone.
+// whole database, which may be restored. Any other is never touched: the conflict shows in the condition NodeReady
+// until that Node is gone.
 func (c *Controller) replaceFormer(ctx context.Context, ed *aranya.EdgeDevice, n *corev1.Node) error {
 	c.leases.stop(n.Name, ed.UID)
 	uid, former := Former(n, ed)

@@ -7,8 +7,8 @@ import (
 	"arhat.dev/aranya/pkg/controller/queue"
 )
 
-// How often what a device reports on one pod, and on all of its pods, is looked at, and written if it changes their status. What
-// is reported faster than that waits for its turn, and only the last of it is written.
+// How often what a device reports on one pod, and on all of its pods, is looked at, and written if it changes their
+// status. What is reported faster than that waits for its turn, and only the last of it is written.
 var (
 	podPace    = queue.Pace{Burst: 20, Every: time.Second}
 	devicePace = queue.Pace{Burst: 500, Every: 50 * time.Millisecond}

@@ -260,8 +260,8 @@ func (e *strangeCertificate) Error() string {
 	return e.err.Error()
 }
 
-// logHandshake tells why a TLS handshake failed. Of certificates that are not accepted everybody should hear, but not as often
-// as anybody likes: their devices are shut out until they are enrolled anew.
+// logHandshake tells why a TLS handshake failed. Of certificates that are not accepted everybody should hear, but not
+// as often as anybody likes: their devices are shut out until they are enrolled anew.
 func (g *Gateway) logHandshake(dc *deviceConn, err error) {
 	var strange *strangeCertificate
 	if !errors.As(err, &strange) {

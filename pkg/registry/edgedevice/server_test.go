@@ -263,8 +263,8 @@ func testServedTable(t *testing.T, url string) {
 	}
 }
 
-// testFormats asks as curl, kubectl and clients in Go do, and as the garbage collector and the namespace controller, which need
-// metadata only.
+// testFormats asks as curl, kubectl and clients in Go do, and as the garbage collector and the namespace controller,
+// which need metadata only.
 func testFormats(t *testing.T, url string) {
 	const json, protobuf, table = runtime.ContentTypeJSON, runtime.ContentTypeProtobuf, ";as=Table;v=v1;g=meta.k8s.io"
 	for accept, want := range map[string]string{

@@ -127,7 +127,8 @@ func TestReadyNodesPolicy(t *testing.T) {
 	}
 }
 
-// The sample policy keeps the proxy of Nodes from what aranya cannot: connections to pods, whose Node kube-apiserver does not tell.
+// The sample policy keeps the proxy of Nodes from what aranya cannot: connections to pods, whose Node kube-apiserver
+// does not tell.
 func TestNodeProxyPolicy(t *testing.T) {
 	e := suite.Get(t)
 	suite.OnOneLink(t)
@@ -246,7 +247,8 @@ func TestPodsPolicy(t *testing.T) {
 	}
 }
 
-// podsPolicyUsers may create pods in a namespace that has no devices; those of the service account "platform" may go to others'.
+// podsPolicyUsers may create pods in a namespace that has no devices; those of the service account "platform" may go to
+// others'.
 const podsPolicyUsers = `
 apiVersion: v1
 kind: Namespace

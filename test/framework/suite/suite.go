@@ -69,7 +69,8 @@ var (
 )
 
 // Main is called by TestMain: it brings the cluster up, runs the tests, takes the cluster down and
-// exits. The cluster of a process that could not is taken down by the next one. Tests are skipped unless make runs them, or if they cannot run here.
+// exits. The cluster of a process that could not is taken down by the next one. Tests are skipped unless make runs
+// them, or if they cannot run here.
 func Main(m *testing.M, config Config) {
 	os.Exit(run(m, config))
 }

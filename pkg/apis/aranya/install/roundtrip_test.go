@@ -17,8 +17,8 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // TestCompatibility keeps what is stored and sent readable: testdata/HEAD has an object of each kind with every field set,
-// in every format. A new field changes these files, and UPDATE_COMPATIBILITY_FIXTURE_DATA=true writes them anew. Of what was
-// there, no byte may change: least of all the number of a field in protobuf.
+// in every format. A new field changes these files, and UPDATE_COMPATIBILITY_FIXTURE_DATA=true writes them anew. Of
+// what was there, no byte may change: least of all the number of a field in protobuf.
 func TestCompatibility(t *testing.T) {
 	scheme := runtime.NewScheme()
 	Install(scheme)

@@ -10,6 +10,6 @@
 // clients see, their defaults, and their conversion to the internal types. Their doc comments are
 // what "kubectl explain" prints. Validation belongs in ../validation.
 //
-// The numbers in the protobuf tags are what lies in etcd: a new field gets a new one from hack/update-codegen.sh, and no number
-// is ever changed, or used again for another field.
+// The numbers in the protobuf tags are what lies in etcd: a new field gets a new one from hack/update-codegen.sh, and
+// no number is ever changed, or used again for another field.
 package v1alpha1

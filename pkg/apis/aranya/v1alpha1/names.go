@@ -33,8 +33,8 @@ const (
 	FinalizerNode = "aranya.arhat.dev/node"
 )
 
-// Headers of edgedevices/proxy, for clients that show a device as a site of its own. kube-apiserver lets no answer pass that
-// redirects, and links in pages are made to lead through the API.
+// Headers of edgedevices/proxy, for clients that show a device as a site of its own. kube-apiserver lets no answer pass
+// that redirects, and links in pages are made to lead through the API.
 const (
 	// ProxyHostHeader has a request reach the device with this Host, and the answer come back as the device gave it,
 	// except that ProxyLocationHeader takes the place of Location.

@@ -88,7 +88,8 @@ type Policy struct {
 	HostAttach      *bool           `yaml:"hostAttach,omitempty"`
 	HostLog         HostLog         `yaml:"hostLog,omitempty"`
 	HostPortForward HostPortForward `yaml:"hostPortForward,omitempty"`
-	// PrivilegedPods permits privileged containers, host PID and IPC, an unmasked /proc, and capabilities beyond the baseline.
+	// PrivilegedPods permits privileged containers, host PID and IPC, an unmasked /proc, and capabilities beyond the
+	// baseline.
 	PrivilegedPods *bool `yaml:"privilegedPods,omitempty"`
 	// HostPaths are the directories that hostPath volumes may use, themselves included. Empty: no
 	// hostPath volumes; "/" permits all.

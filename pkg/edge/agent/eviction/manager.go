@@ -44,8 +44,8 @@ type Config struct {
 	MaxPodGrace int64
 	// Observe looks at the device.
 	Observe func(context.Context) map[Signal]Observation
-	// Usage measures the pods, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall wait
-	// for that.
+	// Usage measures the pods, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall
+	// wait for that.
 	Usage func(ctx context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error)
 	// LayersApart tells whether the containers' own files lie in another file system, that of images, than what else
 	// pods keep on the disk.

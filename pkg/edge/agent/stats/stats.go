@@ -140,8 +140,8 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 	return summary, nil
 }
 
-// Pods measures the pods alone, by UID, and what those of onDisk keep on the disk: as it was last known, unless it shall wait
-// for that. Without the container runtime it fails.
+// Pods measures the pods alone, by UID, and what those of onDisk keep on the disk: as it was last known, unless it
+// shall wait for that. Without the container runtime it fails.
 func (c *Collector) Pods(ctx context.Context, onDisk sets.Set[string], wait bool) (map[string]*statsapi.PodStats, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -198,8 +198,8 @@ func TestPodStatsOfTheRuntime(t *testing.T) {
 	}
 }
 
-// TestNotMeasuredYet checks that nothing is said to have been measured in 1970: runtimes give 0 for the time of what they have
-// not measured yet, and containerd 1.6 for that of the network always.
+// TestNotMeasuredYet checks that nothing is said to have been measured in 1970: runtimes give 0 for the time of what
+// they have not measured yet, and containerd 1.6 for that of the network always.
 func TestNotMeasuredYet(t *testing.T) {
 	measured := time.Unix(1e9, 0)
 	for name, tt := range map[string]struct {
@@ -232,7 +232,8 @@ func TestNotMeasuredYet(t *testing.T) {
 	}
 }
 
-// TestSwapAndPressure checks that they are told as the runtime tells them, and swap of pods as the sum of their containers'.
+// TestSwapAndPressure checks that they are told as the runtime tells them, and swap of pods as the sum of their
+// containers'.
 func TestSwapAndPressure(t *testing.T) {
 	psi := &runtimeapi.PsiStats{Full: &runtimeapi.PsiData{Total: 1, Avg10: 2, Avg60: 3, Avg300: 4}, Some: &runtimeapi.PsiData{Total: 5}}
 	want := statsapi.PSIStats{Full: statsapi.PSIData{Total: 1, Avg10: 2, Avg60: 3, Avg300: 4}, Some: statsapi.PSIData{Total: 5}}

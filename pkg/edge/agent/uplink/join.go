@@ -72,8 +72,8 @@ func (j *Joined) take() *connection {
 
 // Join enrols the device: it makes a key, exchanges the token for a certificate, and keeps both in the
 // state directory, where they take the place of a former identity. A server that cannot be reached, or
-// not by the link that was taken, is tried again for a minute. What it returns must be closed; it is nil if the device is enrolled and has no other
-// token than it enrolled with.
+// not by the link that was taken, is tried again for a minute. What it returns must be closed; it is nil if the device
+// is enrolled and has no other token than it enrolled with.
 func Join(ctx context.Context, o JoinOptions) (*Joined, error) {
 	former, err := loadIdentity(o.StateDir)
 	if o.Token == "" {

@@ -49,7 +49,8 @@ func TestEmptyDirKeepsItsContent(t *testing.T) {
 	}
 }
 
-// TestEmptyDirCutOff has a volume whose making ended half way: it must not be taken for a finished one, which stays as it is.
+// TestEmptyDirCutOff has a volume whose making ended half way: it must not be taken for a finished one, which stays as
+// it is.
 func TestEmptyDirCutOff(t *testing.T) {
 	dir := t.TempDir()
 	v := New(dir, false)

@@ -9,7 +9,8 @@ import (
 	"arhat.dev/aranya/pkg/edge/link"
 )
 
-// TestTellsProgress: on a slow link the other end is told of what was read before it needs to know, if it is worth a message.
+// TestTellsProgress: on a slow link the other end is told of what was read before it needs to know, if it is worth a
+// message.
 func TestTellsProgress(t *testing.T) {
 	for name, tt := range map[string]struct {
 		bytes int
