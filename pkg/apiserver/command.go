@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 	cliflag "k8s.io/component-base/cli/flag"
-	"k8s.io/component-base/cli/globalflag"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/term"
 	"k8s.io/klog/v2"
@@ -45,7 +44,6 @@ the devices that dial in, and runs a Node for each of them in the main cluster.`
 		},
 	}
 	flags := o.Flags()
-	globalflag.AddGlobalFlags(flags.FlagSet("global"), cmd.Name())
 	for _, fs := range flags.FlagSets {
 		cmd.Flags().AddFlagSet(fs)
 	}

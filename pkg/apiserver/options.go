@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/cli/globalflag"
 	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics"
@@ -141,6 +143,7 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	o.Recommended.Traces.AddFlags(fss.FlagSet("traces"))
 	o.Metrics.AddFlags(fss.FlagSet("metrics"))
 	logsapi.AddFlags(o.Logs, fss.FlagSet("logs"))
+	globalflag.AddGlobalFlags(fss.FlagSet("global"), "aranya-apiserver", logs.SkipLoggingConfigurationFlags())
 
 	for flag, usage := range map[*pflag.Flag]string{
 		fss.FlagSet("aranya").Lookup("kubeconfig"): "kubeconfig file of the main cluster. If empty, the service account of the " +

@@ -146,6 +146,22 @@ func TestMissingFiles(t *testing.T) {
 	}
 }
 
+// A flag that two sections have is that of either, as chance has it: so it was with klog's own --v.
+func TestFlagsAreInOneSection(t *testing.T) {
+	section := map[string]string{}
+	for name, set := range NewOptions().Flags().FlagSets {
+		set.VisitAll(func(f *pflag.Flag) {
+			if other, ok := section[f.Name]; ok {
+				t.Errorf("--%s is among the flags of both %q and %q", f.Name, name, other)
+			}
+			section[f.Name] = name
+		})
+	}
+	if section["v"] != "logs" {
+		t.Errorf("--v is among the flags of %q", section["v"])
+	}
+}
+
 func TestOptionsDefaults(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "")
 	o := parse(t, "--node-address=192.0.2.1", "--kubeconfig=/k", "--authorization-kubeconfig=/z")
