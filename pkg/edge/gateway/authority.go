@@ -25,7 +25,7 @@ import (
 
 const (
 	caLifetime = 10 * 365 * 24 * time.Hour
-	// clockSkew is how far certificates are dated back, for devices whose clocks are slow.
+	// clockSkew is how far certificates of devices are dated back, for replicas whose clocks are slow.
 	clockSkew = 5 * time.Minute
 	// maxCommonName is X.520's limit. The name that counts is the URI.
 	maxCommonName = 64
@@ -115,18 +115,18 @@ func (a *Authority) signDevice(csr *x509.CertificateRequest, device Device, life
 	}, a.cert, csr.PublicKey, a.key)
 }
 
-// signServing issues a certificate for a gateway, with a new key.
+// signServing issues a certificate for a gateway, with a new key. It is valid from when the CA is: a gateway makes a new
+// one at each start, and a device whose clock is slow would be shut out until its clock has come that far.
 func (a *Authority) signServing(names []string, lifetime time.Duration) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: identity.GatewayName},
 		DNSNames:              []string{identity.GatewayName},
-		NotBefore:             now.Add(-clockSkew),
-		NotAfter:              a.limit(now.Add(lifetime)),
+		NotBefore:             a.cert.NotBefore,
+		NotAfter:              a.limit(time.Now().Add(lifetime)),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,

@@ -103,6 +103,34 @@ func TestServingCertificate(t *testing.T) {
 	}
 }
 
+// A device whose clock is slow trusts a gateway that has just started, if its clock is not behind the CA.
+func TestServingCertificateForSlowClocks(t *testing.T) {
+	now := time.Now()
+	cert, key, err := makeAuthority(now.AddDate(-1, 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAuthority(cert, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &servingCertificate{authority: a}
+	first, err := s.get(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Leaf.Verify(x509.VerifyOptions{Roots: a.pool, CurrentTime: now.AddDate(0, -11, 0)}); err != nil {
+		t.Error(err)
+	}
+	if same, _ := s.get(now.Add(servingLifetime / 2)); same != first {
+		t.Error("the certificate was replaced too early")
+	}
+	// A clock that is set right moves no monotonic one.
+	if next, _ := s.get(now.Round(0).Add(servingLifetime + time.Hour)); next == first {
+		t.Error("the certificate is served though it has expired")
+	}
+}
+
 // Nothing outlives the CA.
 func TestNothingOutlivesTheCA(t *testing.T) {
 	a := NewTestAuthority(t)

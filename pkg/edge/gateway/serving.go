@@ -16,22 +16,21 @@ type servingCertificate struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
+	renew   time.Time // when it has been in use for two thirds of its time
 }
 
 func (s *servingCertificate) get(now time.Time) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.current != nil {
-		leaf := s.current.Leaf
-		if renew := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3); now.Before(renew) {
-			return s.current, nil
-		}
+	if s.current != nil && now.Before(s.renew) {
+		return s.current, nil
 	}
 	next, err := s.authority.signServing(s.names, servingLifetime)
 	if err != nil {
 		return nil, err
 	}
-	s.current = next
+	notAfter := next.Leaf.NotAfter // of which the time is the wall clock's, by which devices judge
+	s.current, s.renew = next, notAfter.Add(-notAfter.Sub(now)/3)
 	return next, nil
 }
 

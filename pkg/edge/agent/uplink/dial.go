@@ -228,5 +228,9 @@ func verifyGateway(state tls.ConnectionState, trusted []*x509.Certificate) error
 		return errors.New("the server's certificate is of a CA that this device does not know: it is another server " +
 			"than the one the device enrolled with, or its CA was replaced; enrol the device anew")
 	}
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return fmt.Errorf("the server's certificate is not valid at the time of this device; is its clock right? %w", err)
+	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,5 +77,24 @@ func TestVerifyGateway(t *testing.T) {
 				t.Errorf("verifyGateway returned %v; the gateway is to be trusted: %t", err, tt.ok)
 			}
 		})
+	}
+}
+
+// A device whose clock is wrong is told that it is the time.
+func TestVerifyGatewayAtAnotherTime(t *testing.T) {
+	key, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := certify(t, &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, key, key)
+	for name, at := range map[string]time.Time{"slow": time.Now().Add(time.Hour), "fast": time.Now().Add(-3 * time.Hour)} {
+		gateway := certify(t, &x509.Certificate{
+			DNSNames: []string{identity.GatewayName}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+			NotBefore: at, NotAfter: at.Add(2 * time.Hour),
+		}, root, key, key)
+		err := verifyGateway(tls.ConnectionState{PeerCertificates: []*x509.Certificate{gateway}}, []*x509.Certificate{root})
+		if err == nil || !strings.Contains(err.Error(), "is its clock right?") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
