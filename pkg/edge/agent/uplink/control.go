@@ -44,6 +44,7 @@ type control struct {
 	beat     chan time.Duration
 	wanted   chan struct{}  // a parked link is to be resumed
 	report   traffic.Report // for who answers pings
+	renewed  time.Time      // for who renews
 
 	mu sync.Mutex
 	// on is the connection in use, nil while the link is parked.
@@ -224,7 +225,10 @@ func (t *control) watch(interval time.Duration) {
 			}
 			silence.Reset(allowed - silent)
 		case <-t.renewal:
-			renewal.Reset(t.renewNow())
+			// Perhaps of a certificate that is replaced already: whoever connects late in its life is asked at once.
+			if time.Since(t.renewed) > renewRetry {
+				renewal.Reset(t.renewNow())
+			}
 		case <-renewal.C:
 			renewal.Reset(t.renewDue())
 		}
@@ -251,6 +255,7 @@ func (t *control) renewNow() time.Duration {
 		klog.FromContext(t.ctx).Error(err, "Renewing the device certificate failed", "retryIn", renewRetry)
 		return renewRetry
 	}
+	t.renewed = time.Now()
 	return max(t.client.nextRenewal(), minHeartbeat)
 }
 

@@ -26,7 +26,8 @@ import (
 	"arhat.dev/aranya/pkg/edge/link/traffic"
 )
 
-// renewer is a gateway that lets a device in once it has renewed its certificate. It is its dialer, too.
+// renewer is a gateway that lets a device in once it has renewed its certificate, or before if it is lenient. It is its
+// dialer, too.
 type renewer struct {
 	edgeapi.UnimplementedEdgeServer
 	key      crypto.Signer // its own
@@ -35,12 +36,14 @@ type renewer struct {
 	next     *x509.Certificate // which it gives to the device
 	listener *bufconn.Listener
 	renewals atomic.Int32
+	lenient  bool
+	remind   chan struct{} // has it ask for a renewal
 }
 
 // newRenewer is to be called in a bubble, which it leaves with the test.
 func newRenewer(t *testing.T) (r *renewer, stop func()) {
 	t.Helper()
-	r = &renewer{key: mustKey(t), device: mustKey(t), listener: bufconn.Listen(64 << 10)}
+	r = &renewer{key: mustKey(t), device: mustKey(t), listener: bufconn.Listen(64 << 10), remind: make(chan struct{}, 1)}
 	r.ca = certify(t, &x509.Certificate{
 		NotBefore: time.Now().Add(-1000 * time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, Subject: pkix.Name{CommonName: "ca"},
@@ -88,15 +91,23 @@ func (r *renewer) Renew(context.Context, *edgeapi.RenewRequest) (*edgeapi.RenewR
 }
 
 func (r *renewer) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, edgeapi.ServerMessage]) error {
-	if r.renewals.Load() == 0 {
+	if r.renewals.Load() == 0 && !r.lenient {
 		return status.Error(codes.Unauthenticated, "the device certificate expired; renew it first")
 	}
 	welcome := &edgeapi.Welcome{HeartbeatIntervalMs: time.Hour.Milliseconds()}
 	if err := call.Send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Welcome{Welcome: welcome}}); err != nil {
 		return err
 	}
-	<-call.Context().Done()
-	return nil
+	for {
+		select {
+		case <-r.remind:
+			if err := call.Send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_Renewal{Renewal: &edgeapi.Renewal{}}}); err != nil {
+				return err
+			}
+		case <-call.Context().Done():
+			return nil
+		}
+	}
 }
 
 // Dial implements link.Dialer.
@@ -155,6 +166,28 @@ func TestRenewWhenTheServerSaysSo(t *testing.T) {
 		defer r.run(t, time.Now().Add(100*time.Hour), dir)()
 		if n := r.renewals.Load(); n != 1 {
 			t.Errorf("renewed %d times", n)
+		}
+	})
+}
+
+// A device that connects late in the life of its certificate renews it, and is asked to at the same time.
+func TestRenewOnceWhenAskedMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r, end := newRenewer(t)
+		defer end()
+		r.lenient = true
+		r.remind <- struct{}{}
+		defer r.run(t, time.Now().Add(10*time.Hour), dir)()
+		synctest.Wait()
+		if n := r.renewals.Load(); n != 1 {
+			t.Errorf("renewed %d times", n)
+		}
+		time.Sleep(renewRetry + time.Second)
+		r.remind <- struct{}{}
+		synctest.Wait()
+		if n := r.renewals.Load(); n != 2 {
+			t.Errorf("asked once more it has renewed %d times", n)
 		}
 	})
 }
