@@ -182,6 +182,7 @@ func (s *Server) addGateway(ctx context.Context, edge versioned.Interface, infor
 
 		Certificates:  s.controllers.Certificate,
 		IdentityInUse: s.controllers.IdentityInUse,
+		Refused:       s.controllers.Refused,
 	})
 	if err != nil {
 		return err

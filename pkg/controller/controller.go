@@ -225,6 +225,11 @@ func (c *Controllers) IdentityInUse(device gateway.Device, one, other gateway.Ma
 	c.device.IdentityInUse(device, one, other)
 }
 
+// Refused is for the gateway to tell of a machine whose identity is refused.
+func (c *Controllers) Refused(device gateway.Device, address, reason string) {
+	c.device.Refused(device, address, reason)
+}
+
 // Pods lists the pods that are bound to a Node, from memory.
 func (c *Controllers) Pods() corelisters.PodLister { return c.pod.Lister() }
 

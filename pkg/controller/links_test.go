@@ -180,6 +180,29 @@ func TestIdentityInUse(t *testing.T) {
 	}
 }
 
+// A machine that is refused is told of on the EdgeDevice that has the name now, if there is one.
+func TestRefused(t *testing.T) {
+	ed := edgeDevice("d1")
+	c := newCluster(t, time.Hour, ed)
+	eventually.Holds(t, "status", func() bool { return c.device("d1").Status.Phase == aranya.EdgeDeviceOffline })
+	former := gateway.Device{Namespace: "edge", Name: "d1", UID: "former"}
+	c.controllers.Refused(gateway.Device{Namespace: "edge", Name: "gone", UID: "gone"}, "192.0.2.7:1", "it does not exist")
+	c.controllers.Refused(former, "192.0.2.7:2", "it belongs to the former one")
+	var refused []corev1.Event
+	eventually.Holds(t, "an event", func() bool {
+		list, err := c.kube.CoreV1().Events("edge").List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused = slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return e.Reason != "DeviceRefused" })
+		return len(refused) > 0
+	})
+	if e := refused[0]; len(refused) > 1 || e.Type != corev1.EventTypeWarning || e.InvolvedObject.UID != ed.UID ||
+		e.Message != "Refused the machine at 192.0.2.7 as this device: it belongs to the former one" {
+		t.Errorf("events: %v", refused)
+	}
+}
+
 // writesOf are the writes of a resource among some actions.
 func writesOf(actions []clienttesting.Action, resource string) (writes []clienttesting.Action) {
 	for _, a := range actions {

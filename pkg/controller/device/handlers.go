@@ -64,6 +64,19 @@ func (c *Controller) IdentityInUse(device gateway.Device, one, other gateway.Mac
 		machines[0], machines[1], device.Name, device.Namespace)
 }
 
+// Refused records an event about a machine whose identity is refused, on the EdgeDevice that it would be. If that was
+// deleted there is nobody to be told.
+func (c *Controller) Refused(device gateway.Device, address, reason string) {
+	object, ok, err := c.config.Devices.GetIndexer().GetByKey(cache.NewObjectName(device.Namespace, device.Name).String())
+	if err != nil || !ok {
+		return
+	}
+	if ed, ok := object.(*aranya.EdgeDevice); ok && ed.DeletionTimestamp == nil {
+		c.config.Events.Device(gateway.DeviceOf(ed), corev1.EventTypeWarning, "DeviceRefused",
+			"Refused the machine at %s as this device: %s", host(address), reason)
+	}
+}
+
 func describe(m gateway.Machine) string {
 	return fmt.Sprintf("one at %s (boot ID %s)", host(m.Address), m.BootID)
 }

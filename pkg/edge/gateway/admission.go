@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/edge/identity"
@@ -74,6 +75,19 @@ func (g *Gateway) authorize(ctx context.Context, c *credential) (*v1alpha1.EdgeD
 		return nil, no.err
 	}
 	return ed, nil
+}
+
+// tellRefused tells why a device was not let in: also those who do not look for it if its identity is no good any more, but
+// not each time that it tries for the same reason.
+func (g *Gateway) tellRefused(info *peerInfo, c *credential, err error) {
+	address, reason, verbosity := remoteAddress(info.conn), status.Convert(err).Message(), 2
+	if status.Code(err) == codes.PermissionDenied && g.refusals.allow(c.keyHash+" "+reason) {
+		verbosity = 0
+		if g.config.Refused != nil {
+			g.config.Refused(c.device, address, reason)
+		}
+	}
+	g.logger.V(verbosity).Info("Refused a device", "edgeDevice", klog.KRef(c.device.Namespace, c.device.Name), "remote", address, "reason", reason)
 }
 
 // mayLag says whether the directory, which may be a moment behind, could let a device in soon that was just

@@ -36,6 +36,11 @@ type Config struct {
 	// from the other after it was sure. Optional. It must be quick and may be called concurrently.
 	IdentityInUse func(device Device, one, other Machine)
 
+	// Refused is told of an identity that is refused, until the device enrols anew as a rule, now and then as it tries
+	// again: who it says it is, which may be an EdgeDevice that is being deleted or not there any more, from where, and
+	// why. Optional. It must be quick and may be called concurrently.
+	Refused func(device Device, address, reason string)
+
 	// CertificateLifetime of device certificates. Devices renew at two thirds of it. Default 30 days.
 	CertificateLifetime time.Duration
 	// RenewalGrace is how long after expiry a device may still renew with its old key. Default 90 days.

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
 
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/note"
@@ -31,8 +30,7 @@ func (g *Gateway) Connect(call grpc.BidiStreamingServer[edgeapi.DeviceMessage, e
 	}()
 	<-admitted
 	if err != nil {
-		g.logger.V(2).Info("Refused a device", "edgeDevice", klog.KRef(c.device.Namespace, c.device.Name),
-			"remote", remoteAddress(info.conn), "reason", status.Convert(err).Message())
+		g.tellRefused(info, c, err)
 		info.conn.release()
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/klog/v2"
 
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -118,20 +119,22 @@ func serialOf(cert *x509.Certificate) string { return cert.SerialNumber.Text(16)
 
 // Renew issues the next certificate to a device, for the same key.
 func (g *Gateway) Renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeapi.RenewResponse, error) {
-	resp, err := g.renew(ctx, req)
+	info, c, err := deviceFrom(ctx)
+	var resp *edgeapi.RenewResponse
+	if err == nil {
+		if resp, err = g.renew(ctx, c, req); err != nil {
+			g.tellRefused(info, c, err)
+		}
+	}
 	renewals.WithLabelValues(status.Code(err).String()).Inc()
 	return resp, err
 }
 
-func (g *Gateway) renew(ctx context.Context, req *edgeapi.RenewRequest) (*edgeapi.RenewResponse, error) {
-	_, c, err := deviceFrom(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (g *Gateway) renew(ctx context.Context, c *credential, req *edgeapi.RenewRequest) (*edgeapi.RenewResponse, error) {
 	if time.Now().After(c.notAfter.Add(g.config.RenewalGrace)) {
 		refused.WithLabelValues(refusedExpired).Inc()
 		return nil, status.Errorf(codes.PermissionDenied, "the device certificate expired at %s, longer ago than the grace period of %s. %s",
-			c.notAfter.UTC().Format(time.RFC3339), g.config.RenewalGrace, enrolAnew)
+			c.notAfter.UTC().Format(time.RFC3339), duration.HumanDuration(g.config.RenewalGrace), enrolAnew)
 	}
 	if _, err := g.authorize(ctx, c); err != nil {
 		return nil, err

@@ -46,7 +46,8 @@ type Gateway struct {
 	config    Config
 	serving   *servingCertificate
 	failures  *failureLimiter
-	renewals  *renewalLimiter
+	renewals  *keyLimiter
+	refusals  *keyLimiter // has identities told of that are refused
 	takeovers *takeovers
 	anonymous atomic.Int64
 	strange   rate.Sometimes // has certificates logged that are not accepted
@@ -77,7 +78,8 @@ func New(c Config) (*Gateway, error) {
 		config:    c,
 		serving:   &servingCertificate{authority: c.Authority, names: c.Names},
 		failures:  newFailureLimiter(),
-		renewals:  newRenewalLimiter(),
+		renewals:  newKeyLimiter(keyRenewal, renewalBurst),
+		refusals:  newKeyLimiter(refusalInterval, 1),
 		takeovers: newTakeovers(),
 		strange:   rate.Sometimes{First: 20, Interval: time.Second},
 		running:   make(chan struct{}),

@@ -22,6 +22,8 @@ const (
 	// does so once in weeks.
 	keyRenewal   = time.Minute
 	renewalBurst = 5
+	// refusalInterval is how often it is told that the identity of a device is refused for one reason; it tries again and again.
+	refusalInterval = 10 * time.Minute
 	// keysTracked is how many keys are remembered, the latest.
 	keysTracked = 4096
 )
@@ -52,22 +54,27 @@ func (f *failureLimiter) failed(addr net.Addr) {
 	l.(*rate.Limiter).Allow()
 }
 
-// renewalLimiter slows down a device that renews its certificate over and over.
-type renewalLimiter struct {
+// keyLimiter limits how often something is done by its key: that of a device, say.
+type keyLimiter struct {
+	every time.Duration
+	burst int
+
 	mu   sync.Mutex
 	keys *lru.Cache
 }
 
-func newRenewalLimiter() *renewalLimiter { return &renewalLimiter{keys: lru.New(keysTracked)} }
+func newKeyLimiter(every time.Duration, burst int) *keyLimiter {
+	return &keyLimiter{every: every, burst: burst, keys: lru.New(keysTracked)}
+}
 
-// allow tells whether the certificate of a key may be renewed now, which then counts.
-func (r *renewalLimiter) allow(keyHash string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l, ok := r.keys.Get(keyHash)
+// allow tells whether it may be done now, which then counts.
+func (k *keyLimiter) allow(key string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l, ok := k.keys.Get(key)
 	if !ok {
-		l = rate.NewLimiter(rate.Every(keyRenewal), renewalBurst)
-		r.keys.Add(keyHash, l)
+		l = rate.NewLimiter(rate.Every(k.every), k.burst)
+		k.keys.Add(key, l)
 	}
 	return l.(*rate.Limiter).Allow()
 }

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,4 +130,39 @@ func TestLaggingDirectory(t *testing.T) {
 		w.directory.change("device-1", func(ed *v1alpha1.EdgeDevice) { ed.Status = full.Status })
 	}()
 	receive(t, d.connected, "the device to connect")
+}
+
+// A machine that is refused until it is enrolled anew is told of, once for each reason, however often it tries.
+func TestRefusedIsToldOf(t *testing.T) {
+	told := make(chan string, 16)
+	w := newWorld(t, func(c *gateway.Config) {
+		c.CertificateLifetime, c.RenewalGrace = -2*time.Minute, time.Minute
+		c.Refused = func(d gateway.Device, address, reason string) {
+			if d.String() != "edge/device-1" || !strings.HasPrefix(address, "127.0.0.1:") {
+				t.Errorf("told of %s at %q", d, address)
+			}
+			told <- reason
+		}
+	})
+	cert := certificateIn(t, w.enrol(t, w.directory.put("device-1", "uid-1")))
+	renewals := func() {
+		for range 3 {
+			_, err := w.rawClient(t, cert).Renew(t.Context(), &edgeapi.RenewRequest{Csr: csrFor(t, cert.PrivateKey)})
+			wantCode(t, err, codes.PermissionDenied, "")
+		}
+	}
+	renewals()
+	w.stop()
+	w.config.RenewalGrace = time.Hour
+	w.directory.put("device-1", "uid-2")
+	w.start(t)
+	renewals()
+	close(told)
+	var reasons []string
+	for reason := range told {
+		reasons = append(reasons, reason)
+	}
+	if len(reasons) != 2 || !strings.Contains(reasons[0], "grace period of 60s") || !strings.Contains(reasons[1], "created again") {
+		t.Errorf("told %q", reasons)
+	}
 }
