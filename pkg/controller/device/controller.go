@@ -192,6 +192,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (time.D
 		}
 		return c.finalize(ctx, ed)
 	}
+	if !c.told(key, ed) {
+		return 0, nil
+	}
 	history, linked := c.history(gateway.DeviceOf(ed))
 	if wait := nodeTime - c.config.Clock.Since(history.since); linked && !history.announced && wait > 0 && c.awaitsNode(key, ed) {
 		return wait, nil // the Node, once it is there, leads here at once

@@ -89,6 +89,14 @@ func (c *Controller) history(device gateway.Device) (history linkHistory, known 
 	return history, known
 }
 
+// told says whether LinkUp and LinkDown have told of what the tracker knows of a device's link, which they do a moment
+// later: until then its history is that of the link before, and they lead back here.
+func (c *Controller) told(key types.NamespacedName, ed *aranya.EdgeDevice) bool {
+	live := c.config.Tracker.Session(key, ed.UID) != nil
+	history, known := c.history(gateway.DeviceOf(ed))
+	return live == (known && !history.down) || c.config.Tracker.Stopping()
+}
+
 // remember keeps what happened on a device's link. Calls for one device come in order.
 func (c *Controller) remember(key types.NamespacedName, history linkHistory) {
 	c.mu.Lock()

@@ -69,6 +69,59 @@ func TestLinksOfAFormerEdgeDevice(t *testing.T) {
 	}
 }
 
+// A link that the tracker knows of a moment before the controller is told is not written about, nor one that is lost
+// likewise: the status would tell of it already when it is asked whether the link is news.
+func TestLinksAreToldBeforeTheyAreWritten(t *testing.T) {
+	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", Generation: 1}, Spec: aranya.EdgeDeviceSpec{Node: aranya.NodeSpec{Disabled: true}}}
+	client := fake.NewClientset(ed)
+	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
+	if err := devices.Informer().GetIndexer().Add(ed); err != nil {
+		t.Fatal(err)
+	}
+	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
+	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
+	recorder := events.New(t.Context())
+	defer recorder.Stop()
+	tracker := links.NewTracker(clock, time.Hour)
+	c, err := New(Config{
+		Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker, Events: recorder,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.queue.ShutDown()
+	session := silent{link{device: gateway.DeviceOf(ed)}, clock.Now()}
+	for _, step := range []struct {
+		name string
+		do   func()
+		want metav1.ConditionStatus // of Connected, empty if nothing is written
+	}{
+		{"the link is up", func() { tracker.SessionStarted(session) }, ""},
+		{"it is told of", func() { c.LinkUp(session) }, metav1.ConditionTrue},
+		{"the link is lost", func() { tracker.SessionEnded(session, errDeleted) }, metav1.ConditionTrue},
+		{"it is told of, and nobody has come back", func() {
+			c.LinkDown(session.Device(), links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
+			clock.Step(2 * time.Hour)
+		}, metav1.ConditionFalse},
+	} {
+		step.do()
+		if _, err := c.sync(t.Context(), deviceKey(ed)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.AranyaV1alpha1().EdgeDevices("ns").Get(t.Context(), "d", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var connected metav1.ConditionStatus
+		if condition := meta.FindStatusCondition(got.Status.Conditions, aranya.EdgeDeviceConnected); condition != nil {
+			connected = condition.Status
+		}
+		if connected != step.want {
+			t.Errorf("%s: the status is written with %q, want %q", step.name, connected, step.want)
+		}
+	}
+}
+
 // What is stored of a device that has been silent since is when it was heard of, not when it is written.
 func TestLastSeen(t *testing.T) {
 	client := fake.NewClientset()
