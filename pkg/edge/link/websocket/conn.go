@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -18,19 +17,40 @@ const closeTime = time.Second
 // with the library. TLS is the same.
 type conn struct {
 	*websocket.Conn
+	below *below
 
 	reading sync.Mutex
 	message io.Reader // what is left of the message that is read
 	failed  error     // of an earlier read
 
-	writing       sync.Mutex
-	writeDeadline atomic.Pointer[time.Time]
+	writing sync.Mutex
 }
 
 // The socket below tells of how far what was written has come, see link.Conn.
 var _ interface{ NetConn() net.Conn } = &conn{}
 
-func newConn(ws *websocket.Conn) net.Conn { return &conn{Conn: ws} }
+func newConn(ws *websocket.Conn, below *below) net.Conn {
+	below.made = true
+	return &conn{Conn: ws, below: below}
+}
+
+// below is a connection that a WebSocket is made of. Once it is made no write deadline comes from above: the library sets
+// one before each frame, and would undo what conn's owner has set while a message is being written.
+type below struct {
+	net.Conn
+	made bool
+}
+
+// SetWriteDeadline implements net.Conn.
+func (b *below) SetWriteDeadline(t time.Time) error {
+	if b.made {
+		return nil
+	}
+	return b.Conn.SetWriteDeadline(t)
+}
+
+// NetConn returns what is below, as that of crypto/tls does.
+func (b *below) NetConn() net.Conn { return b.Conn }
 
 // Read implements net.Conn. A clean close is io.EOF.
 func (c *conn) Read(p []byte) (int, error) {
@@ -78,9 +98,6 @@ func (c *conn) fail(err error) error {
 func (c *conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if t := c.writeDeadline.Load(); t != nil {
-		_ = c.Conn.SetWriteDeadline(*t) // never fails
-	}
 	if err := c.WriteMessage(websocket.BinaryMessage, p); err != nil {
 		return 0, err
 	}
@@ -94,14 +111,12 @@ func (c *conn) SetDeadline(t time.Time) error {
 
 // SetWriteDeadline implements net.Conn. Unlike the library's it may be called during a write, which it is
 // for as well.
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	c.writeDeadline.Store(&t)
-	return c.NetConn().SetWriteDeadline(t)
-}
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.below.Conn.SetWriteDeadline(t) }
 
 // Close implements net.Conn. The other end is told, if it takes that.
 func (c *conn) Close() error {
-	message := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
-	_ = c.WriteControl(websocket.CloseMessage, message, time.Now().Add(closeTime))
+	deadline := time.Now().Add(closeTime)
+	_ = c.SetWriteDeadline(deadline)
+	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline)
 	return c.Conn.Close()
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bufio"
 	"net"
 	"net/http"
 	"slices"
@@ -66,14 +67,31 @@ func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "too many devices connect at the moment; try again", http.StatusServiceUnavailable)
 		return
 	}
-	ws, err := l.upgrader.Upgrade(w, r, nil)
+	h := &hijacker{ResponseWriter: w}
+	ws, err := l.upgrader.Upgrade(h, r, nil)
 	if err != nil { // the client was told
 		return
 	}
-	c := link.NewConn(newConn(ws), link.MethodWebSocket)
+	c := link.NewConn(newConn(ws, h.below), link.MethodWebSocket)
 	if !l.offer(c) {
 		_ = c.Close()
 	}
+}
+
+// hijacker has a WebSocket made of a connection that is known.
+type hijacker struct {
+	http.ResponseWriter
+	below *below
+}
+
+// Hijack implements http.Hijacker.
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.below = &below{Conn: c}
+	return h.below, rw, nil
 }
 
 func (l *Listener) offer(c *link.Conn) bool {

@@ -75,9 +75,17 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	var proxy *url.URL // that is asked to connect, nil for none
+	var socket *below
 	d := websocket.Dialer{
 		// Liveness is watched by what runs inside, at the pace that the user chose.
-		NetDialContext: o.NetDial,
+		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := o.NetDial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			socket = &below{Conn: c}
+			return socket, nil
+		},
 		Proxy: func(r *http.Request) (_ *url.URL, err error) {
 			proxy, err = http.ProxyFromEnvironment(r)
 			return proxy, err
@@ -103,7 +111,7 @@ func DialConn(ctx context.Context, address string, o Options) (net.Conn, error) 
 		_ = ws.Close()
 		return nil, fmt.Errorf("%s answers as a WebSocket, but does not know the subprotocol %q: is it the right address and path?", address, o.Subprotocol)
 	}
-	return newConn(ws), nil
+	return newConn(ws, socket), nil
 }
 
 // explain adds what an HTTP server said instead of upgrading.

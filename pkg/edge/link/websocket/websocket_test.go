@@ -102,6 +102,24 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// A deadline that is set during a write holds for all frames of its message.
+func TestDeadlineDuringAWrite(t *testing.T) {
+	device, server := connectPair(t)
+	written := make(chan error, 1)
+	go func() {
+		_, err := device.Write(make([]byte, 32<<20))
+		written <- err
+	}()
+	if _, err := io.ReadFull(server, make([]byte, 1)); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	_ = device.SetWriteDeadline(time.Now().Add(-time.Second))
+	go func() { _, _ = io.Copy(io.Discard, server) }()
+	if err := <-written; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a write past its deadline: %v", err)
+	}
+}
+
 func TestBrokenNetwork(t *testing.T) {
 	device, server := connectPair(t)
 	_ = device.Conn.(*conn).NetConn().Close()
