@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,6 +69,11 @@ func (st *state) podLocked(uid types.UID) *podState {
 		st.pods[uid] = p
 	}
 	return p
+}
+
+// has says whether the device has announced a feature.
+func (st *state) has(feature string) bool {
+	return slices.Contains(st.session.Hello().GetFeatures(), feature)
 }
 
 func (st *state) send(msg *edgeapi.ServerMessage) error {

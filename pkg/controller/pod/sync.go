@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,11 +67,19 @@ func (c *Controller) syncPod(ctx context.Context, k key) (time.Duration, error) 
 	if !c.objects.Use(k, resolve.References(pod)) {
 		return 0, nil // looked at again when they were looked up
 	}
-	result, err := c.resolver.Pod(ctx, pod)
+	resolvePod := c.resolver.Pod
+	if held && st.has(edgeapi.FeatureKeptRuntimeHandler) {
+		resolvePod = c.resolver.KeptPod
+	}
+	result, err := resolvePod(ctx, pod)
 	if err != nil {
 		return c.unresolved(ctx, st, pod, held, result, err)
 	}
-	return c.refreshAfter(result), c.send(st, pod, result)
+	again := c.refreshAfter(result)
+	if result.KeepsHandler && (again == 0 || again > remindAfter) {
+		again = remindAfter // there may be a RuntimeClass of that name again, of another handler
+	}
+	return again, c.send(st, pod, result)
 }
 
 // unresolved deals with a pod of which something is missing. What runs already keeps running with what
@@ -125,12 +132,12 @@ func (c *Controller) send(st *state, pod *corev1.Pod, result *resolve.Result) er
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	p := st.podLocked(pod.UID)
-	if p.removed || p.deleting {
+	if p.removed || p.deleting || (result.KeepsHandler && !p.held) {
 		return nil
 	}
 	if !p.held || p.digest != message.GetDigest() {
 		run := message
-		if p.held && slices.Contains(st.session.Hello().GetFeatures(), edgeapi.FeatureKeptVolumes) {
+		if p.held && st.has(edgeapi.FeatureKeptVolumes) {
 			run = p.withoutKept(result)
 		}
 		err := st.send(&edgeapi.ServerMessage{Message: &edgeapi.ServerMessage_RunPod{RunPod: run}})

@@ -74,7 +74,7 @@ func (a *Agent) Hello(ctx context.Context) *edgeapi.Hello {
 	a.pods.SetNode(a.nodeInfo()) // nodeChanged does not hear of a change that was found here
 	return &edgeapi.Hello{
 		AgentVersion: version.String(),
-		Features:     []string{edgeapi.FeatureKeptVolumes},
+		Features:     []string{edgeapi.FeatureKeptVolumes, edgeapi.FeatureKeptRuntimeHandler},
 		NodeStatus:   encodeNode(status),
 		Pods:         a.pods.Digests(),
 	}

@@ -1900,7 +1900,9 @@ type RunPod struct {
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	// k8s.io/api/core/v1.Pod with its environment resolved: values from ConfigMaps and Secrets are
 	// plain values (every "$" doubled, so that expansion leaves them alone); fieldRef and
-	// resourceFieldRef are left to the device. The status is the last one that the cluster has.
+	// resourceFieldRef are left to the device. The status is the last one that the cluster has. The
+	// runtimeClassName is the handler's; present but empty, the RuntimeClass is gone, and the handler is the one
+	// that the device has of the pod. Only for devices with the feature "kept-runtime-handler".
 	Pod                 []byte                `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
 	Volumes             []*VolumeData         `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	Digest              string                `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`

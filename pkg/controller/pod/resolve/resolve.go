@@ -62,6 +62,8 @@ type Result struct {
 	VolumeTokens map[string]string
 	// Refresh is when the first of the tokens should be replaced; zero without tokens.
 	Refresh time.Time
+	// KeepsHandler is set if only a device that has the pod can use the message: the RuntimeClass is gone.
+	KeepsHandler bool
 	// Warnings are fit for events on the pod.
 	Warnings []Warning
 }
@@ -120,11 +122,21 @@ func (u *Unresolved) pending(err error) bool {
 // error of the TokenRequest API, which may pass. Then the result holds only the volumes that do not
 // depend on what is missing. The pod is not modified.
 func (r *Resolver) Pod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
+	return r.pod(ctx, pod, false)
+}
+
+// KeptPod resolves a pod that its device has, and of which that can keep the runtime handler: the
+// RuntimeClass may be gone.
+func (r *Resolver) KeptPod(ctx context.Context, pod *corev1.Pod) (*Result, error) {
+	return r.pod(ctx, pod, true)
+}
+
+func (r *Resolver) pod(ctx context.Context, pod *corev1.Pod, mayKeepHandler bool) (*Result, error) {
 	missing := &Unresolved{Containers: map[string]string{}}
 	result := &Result{Message: &edgeapi.RunPod{Uid: string(pod.UID)}}
 
 	plain := strip(pod)
-	r.runtimeHandler(plain, missing)
+	r.runtimeHandler(plain, mayKeepHandler, result, missing)
 	r.resolveEnv(pod, plain, missing)
 	credentials := r.credentials(pod, result, missing)
 	volumes, err := r.volumes(ctx, pod, result, missing)

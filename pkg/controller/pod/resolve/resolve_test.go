@@ -322,6 +322,24 @@ func TestRuntimeClass(t *testing.T) {
 	}
 }
 
+// What a device keeps the handler of is told apart from any other, so that it is sent again when there is a RuntimeClass.
+func TestKeptRuntimeHandler(t *testing.T) {
+	digests := map[string]string{}
+	for name, want := range map[string]string{"sandboxed": "runsc", "gone": ""} {
+		result, err := resolver().KeptPod(context.Background(), pod(func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sentPod(t, result).Spec.RuntimeClassName; got == nil || *got != want || result.KeepsHandler != (want == "") {
+			t.Errorf("of the class %s the device is told %q, that it keeps its own: %t", name, ptr.Deref(got, "nothing"), result.KeepsHandler)
+		}
+		digests[result.Message.Digest] = name
+	}
+	if len(digests) != 2 {
+		t.Error("the digests are the same")
+	}
+}
+
 // What is told of a pod is one event that happens again only if it always reads the same.
 func TestUnresolvedNamesTheSameContainer(t *testing.T) {
 	missing := &Unresolved{Containers: map[string]string{"b": "lacks b", "a": "lacks a", "c": "lacks c"}}

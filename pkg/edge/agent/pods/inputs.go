@@ -49,8 +49,17 @@ func (d *desired) withVolumes(u *edgeapi.UpdateVolumes) *desired {
 	return d.holding(volumes, u.VolumesDigest)
 }
 
-// keeping returns the same pod with the volumes that the message has left out because former, which may be nil, has
-// them. The error says which it has not.
+// keeps says whether the message has left out what the device has of the pod.
+func (d *desired) keeps() bool { return len(d.message.KeptVolumes) > 0 || d.keepsHandler() }
+
+// keepsHandler says whether the pod's RuntimeClass is gone: its handler is then the one that the device has.
+func (d *desired) keepsHandler() bool {
+	name := d.pod.Spec.RuntimeClassName
+	return name != nil && *name == ""
+}
+
+// keeping returns the same pod with what the message has left out because former, which may be nil, has it. The
+// error says what it has not.
 func (d *desired) keeping(former *desired) (*desired, error) {
 	volumes := maps.Clone(d.volumes)
 	for _, name := range d.message.KeptVolumes {
@@ -59,7 +68,20 @@ func (d *desired) keeping(former *desired) (*desired, error) {
 		}
 		volumes[name] = former.volumes[name]
 	}
-	return d.holding(volumes, d.message.VolumesDigest), nil
+	kept := d.holding(volumes, d.message.VolumesDigest)
+	if !d.keepsHandler() {
+		return kept, nil
+	}
+	if former == nil {
+		return nil, errors.New("the device does not hold its runtime handler")
+	}
+	kept.pod = d.pod.DeepCopy()
+	kept.pod.Spec.RuntimeClassName = former.pod.Spec.RuntimeClassName
+	var err error
+	if kept.message.Pod, err = kept.pod.Marshal(); err != nil {
+		return nil, fmt.Errorf("encode pod: %w", err)
+	}
+	return kept, nil
 }
 
 // holding returns the same pod with these volumes and no others.
@@ -114,7 +136,7 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 		klog.Background().Info("Ignoring a pod from the cloud: the device has a static one of that UID", "podUID", r.Uid)
 		return
 	}
-	if len(r.KeptVolumes) > 0 {
+	if d.keeps() {
 		m.runKeeping(w, d)
 		return
 	}
@@ -133,8 +155,8 @@ func (m *Manager) RunPod(r *edgeapi.RunPod) {
 	w.setDesired(d)
 }
 
-// runKeeping changes a pod of which the device holds volumes. If it does not, it has just removed the pod, which the
-// server will hear, and then send all of it.
+// runKeeping changes a pod of which the device holds volumes or the runtime handler. If it does not, it has just removed
+// the pod, which the server will hear, and then send all of it.
 func (m *Manager) runKeeping(w *worker, d *desired) {
 	err := errors.New("the device does not hold it")
 	if w != nil {

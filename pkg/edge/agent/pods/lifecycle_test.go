@@ -235,6 +235,39 @@ func TestKeptVolumes(t *testing.T) {
 	})
 }
 
+// A change of a pod whose RuntimeClass is gone keeps the handler that the device has, also over a restart of the agent.
+// A pod that the device does not have is not taken without.
+func TestKeptRuntimeHandler(t *testing.T) {
+	simulate(t, func(t *testing.T, a *agent) {
+		pod := newPod("p", box("main"))
+		send := func(handler string) {
+			t.Helper()
+			pod.Spec.RuntimeClassName = &handler
+			a.run(pod)
+		}
+		send("")
+		if a.manager.worker(string(pod.UID)) != nil {
+			t.Fatal("a pod was taken without its handler")
+		}
+		send("runsc")
+		pod.Labels = map[string]string{"changed": "yes"}
+		send("")
+		expect := func(when string) {
+			t.Helper()
+			got := a.manager.worker(string(pod.UID)).desired.pod
+			if ptr.Deref(got.Spec.RuntimeClassName, "") != "runsc" || got.Labels["changed"] != "yes" {
+				t.Errorf("%s the device has the handler %q and the labels %v", when, ptr.Deref(got.Spec.RuntimeClassName, ""), got.Labels)
+			}
+		}
+		expect("after the change")
+		a.restart()
+		expect("after a restart")
+		if got := a.runtime.count("RunPodSandbox"); got != 1 {
+			t.Errorf("%d sandboxes were made, want 1", got)
+		}
+	})
+}
+
 func TestActiveDeadline(t *testing.T) {
 	simulate(t, func(t *testing.T, a *agent) {
 		pod := newPod("p", box("main"))

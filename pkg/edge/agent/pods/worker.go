@@ -116,7 +116,7 @@ func (w *worker) setDesiredLocked(d *desired) {
 	}
 }
 
-// setKeeping is setDesired for a pod of which volumes are those that it has.
+// setKeeping is setDesired for a pod of which volumes or the runtime handler are those that it has.
 func (w *worker) setKeeping(d *desired) error {
 	w.mu.Lock()
 	d, err := d.keeping(w.desired)
