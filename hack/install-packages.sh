@@ -26,6 +26,25 @@ need mosquitto /usr/sbin/mosquitto
 need iproute2 /sbin/ip /usr/sbin/ip /bin/ip
 need iptables /sbin/iptables-restore /usr/sbin/iptables-restore
 
+# The services of the packages are not wanted: tests run containerds and brokers of their own. This is what Debian asks
+# before it starts one, with systemd and without; 101 is a no. The machine's own is put aside meanwhile.
+policy=/usr/sbin/policy-rc.d
+mark='# Of hack/install-packages.sh of aranya, for as long as that runs.'
+restore() {
+	if grep -qsxF "$mark" "$policy"; then
+		rm -f "$policy"
+	fi
+	rm -f "$policy.new"
+	if [ -e "$policy.aranya" ] && [ ! -e "$policy" ]; then
+		mv "$policy.aranya" "$policy"
+	fi
+}
+if [ "$(id -u)" -eq 0 ]; then
+	exec 9>/run/aranya-packages.lock
+	flock 9 # another run may be installing
+	restore # after one that was killed
+fi
+
 if [ -z "$missing" ]; then
 	exit 0
 fi
@@ -39,21 +58,14 @@ if ! command -v apt-get >/dev/null; then
 fi
 echo "Installing Debian packages:$missing"
 apt-get update -qq
-# The services of the packages are not wanted: tests run containerds and brokers of their own. This is what Debian asks
-# before it starts one, with systemd and without; 101 is a no.
-policy=/usr/sbin/policy-rc.d
-restore() {
-	if [ -e "$policy.aranya" ]; then
-		mv -f "$policy.aranya" "$policy"
-	else
-		rm -f "$policy"
-	fi
-}
-if [ -e "$policy" ] && [ ! -e "$policy.aranya" ]; then # that one is of a run that was killed
+trap restore EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy.new" # which may find the disk full
+chmod 755 "$policy.new"
+if [ -e "$policy" ] && [ ! -e "$policy.aranya" ]; then
 	mv "$policy" "$policy.aranya"
 fi
-trap restore EXIT
-trap 'exit 130' INT TERM
-printf '#!/bin/sh\nexit 101\n' >"$policy"
-chmod 755 "$policy"
+mv -f "$policy.new" "$policy"
 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing
