@@ -16,7 +16,7 @@ import (
 
 // installAPI serves the API group.
 func (s *Server) installAPI(c CompletedConfig, devices *edgedevice.Storage) error {
-	devices.EdgeDevice.SetLiveStatus(newLiveStatus(s.gateway))
+	devices.EdgeDevice.SetLiveStatus(newLiveStatus(s.gateway, s.controllers.LastSeen))
 	// With metav1.ParameterCodec the options of connect requests would be unknown.
 	group := genericapiserver.NewDefaultAPIGroupInfo(aranya.GroupName, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = s.resources(c, devices)

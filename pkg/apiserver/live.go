@@ -1,11 +1,15 @@
 package apiserver
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
+	"k8s.io/utils/ptr"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
 	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
@@ -24,6 +28,8 @@ const decodedDevices = 16384
 // liveStatus puts the state of live links on EdgeDevices that are read.
 type liveStatus struct {
 	sessions gateway.Sessions
+	// lastSeen says when a device that is not connected was last heard of, as errors about it do.
+	lastSeen func(namespace, name string) time.Time
 	// decoded holds a deviceInfo per session. A list of 10,000 devices would else decode as many node
 	// statuses each time.
 	decoded *lru.Cache
@@ -31,8 +37,8 @@ type liveStatus struct {
 
 var _ edgedevice.LiveStatus = &liveStatus{}
 
-func newLiveStatus(sessions gateway.Sessions) *liveStatus {
-	return &liveStatus{sessions: sessions, decoded: lru.New(decodedDevices)}
+func newLiveStatus(sessions gateway.Sessions, lastSeen func(namespace, name string) time.Time) *liveStatus {
+	return &liveStatus{sessions: sessions, lastSeen: lastSeen, decoded: lru.New(decodedDevices)}
 }
 
 // deviceInfo is a decoded node status.
@@ -45,6 +51,7 @@ type deviceInfo struct {
 func (l *liveStatus) Overlay(obj *aranya.EdgeDevice) {
 	session, ok := l.sessions.Session(obj.Namespace, obj.Name)
 	if !ok || session.Device().UID != obj.UID {
+		l.overlayLastSeen(obj)
 		return
 	}
 	info := session.Info()
@@ -57,6 +64,17 @@ func (l *liveStatus) Overlay(obj *aranya.EdgeDevice) {
 	status.Traffic = deviceTraffic(&info)
 	if device := l.device(obj, info.NodeStatus); device != nil {
 		status.Device = device
+	}
+}
+
+// overlayLastSeen is for a device that is stored as connected and is not: what is stored is as old as the last change of
+// its status, until it comes back or is given up.
+func (l *liveStatus) overlayLastSeen(obj *aranya.EdgeDevice) {
+	if !meta.IsStatusConditionTrue(obj.Status.Conditions, v1alpha1.EdgeDeviceConnected) {
+		return
+	}
+	if seen := l.lastSeen(obj.Namespace, obj.Name); seen.After(ptr.Deref(obj.Status.LastSeen, metav1.Time{}).Time) {
+		obj.Status.LastSeen = &metav1.Time{Time: seen}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"arhat.dev/aranya/pkg/apis/aranya"
+	"arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	"arhat.dev/aranya/pkg/apis/aranya/validation"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
@@ -34,6 +35,8 @@ type oneSession struct{ *liveSession }
 func (o oneSession) Session(namespace, name string) (gateway.Session, bool) {
 	return o.liveSession, namespace == o.device.Namespace && name == o.device.Name
 }
+
+func neverSeen(string, string) time.Time { return time.Time{} }
 
 func nodeStatus(t *testing.T, kernel string) *edgeapi.NodeStatus {
 	t.Helper()
@@ -69,7 +72,7 @@ func TestOverlay(t *testing.T) {
 			DeviceTraffic: []*edgeapi.LinkTraffic{{Method: "mqtt", Kind: edgeapi.TrafficKind_TRAFFIC_LOG, Received: 7, Sent: 8}},
 		},
 	}
-	live := newLiveStatus(oneSession{session})
+	live := newLiveStatus(oneSession{session}, neverSeen)
 
 	got := device("edge", "1")
 	live.Overlay(got)
@@ -111,7 +114,7 @@ func TestOverlay(t *testing.T) {
 
 func TestOverlayLeavesOthersAlone(t *testing.T) {
 	session := &liveSession{device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"}, info: gateway.Info{LastSeen: time.Now()}}
-	live := newLiveStatus(oneSession{session})
+	live := newLiveStatus(oneSession{session}, neverSeen)
 	for name, d := range map[string]*aranya.EdgeDevice{
 		"a device that is not connected":    device("other", "1"),
 		"the successor of a deleted device": device("edge", "2"),
@@ -124,10 +127,45 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// A device that does not come back after a restart of aranya is still stored as connected. When it was seen reads as in
+// errors about it.
+func TestOverlayOfLastSeen(t *testing.T) {
+	stored := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	later := stored.Add(21 * 24 * time.Hour)
+	for name, tt := range map[string]struct {
+		connected  metav1.ConditionStatus
+		seen, want time.Time
+	}{
+		"later than is stored": {metav1.ConditionTrue, later, later},
+		"as it is stored":      {metav1.ConditionTrue, stored, stored},
+		"not known":            {metav1.ConditionTrue, time.Time{}, stored},
+		"given up":             {metav1.ConditionFalse, later, stored},
+	} {
+		t.Run(name, func(t *testing.T) {
+			session := &liveSession{device: gateway.Device{Namespace: "edge", Name: "other", UID: "2"}}
+			live := newLiveStatus(oneSession{session}, func(namespace, name string) time.Time {
+				if namespace != "edge" || name != "camera-1" {
+					t.Errorf("asked for %s/%s", namespace, name)
+				}
+				return tt.seen
+			})
+			d := device("edge", "1")
+			d.Status.LastSeen = &metav1.Time{Time: stored}
+			d.Status.Conditions = []metav1.Condition{{Type: v1alpha1.EdgeDeviceConnected, Status: tt.connected}}
+			want := d.DeepCopy()
+			want.Status.LastSeen = &metav1.Time{Time: tt.want}
+			live.Overlay(d)
+			if !apiequality.Semantic.DeepEqual(want, d) {
+				t.Errorf("got %+v, want %+v", d.Status, want.Status)
+			}
+		})
+	}
+}
+
 // TestOverlayOfSilentDevice has a device that sent nothing usable of itself.
 func TestOverlayOfSilentDevice(t *testing.T) {
 	session := &liveSession{device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"}, info: gateway.Info{LastSeen: time.Now()}}
-	live := newLiveStatus(oneSession{session})
+	live := newLiveStatus(oneSession{session}, neverSeen)
 	for name, status := range map[string]*edgeapi.NodeStatus{"none": nil, "garbage": {Status: []byte{0xff}}} {
 		session.info.NodeStatus = status
 		d := device("edge", "1")
@@ -159,7 +197,7 @@ func TestOverlayBoundsWhatADeviceSays(t *testing.T) {
 	live := newLiveStatus(oneSession{&liveSession{
 		device: gateway.Device{Namespace: "edge", Name: "camera-1", UID: "1"},
 		info:   gateway.Info{Method: "grpc", NodeStatus: &edgeapi.NodeStatus{Status: data}},
-	}})
+	}}, neverSeen)
 	stored, read := device("edge", "1"), device("edge", "1")
 	stored.ResourceVersion, read.ResourceVersion = "1", "1"
 	live.Overlay(read)
