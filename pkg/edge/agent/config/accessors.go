@@ -22,7 +22,7 @@ func (f *LoggingFile) MaxBytes() int64 {
 	return q.Value()
 }
 
-// MaxBytes is MaxPayload in bytes, 0 if it is not valid.
+// MaxBytes is MaxPayload in bytes, 0 if it is not set or not valid.
 func (m *MQTT) MaxBytes() int64 {
 	q, err := resource.ParseQuantity(m.MaxPayload)
 	if err != nil {

@@ -106,7 +106,7 @@ type MQTT struct {
 	Keepalive *int `yaml:"keepalive,omitempty"`
 	// CleanSession false asks the broker to keep the session; the link does not need it.
 	CleanSession *bool `yaml:"cleanSession,omitempty"`
-	// MaxPayload of one message, as a quantity.
+	// MaxPayload of one message, as a quantity. Empty: 64Ki, and 3Ki over WebSocket, in both directions.
 	MaxPayload string `yaml:"maxPayload,omitempty"`
 	// CAFile holds the CAs of brokers. Empty: the system's.
 	CAFile string `yaml:"caFile,omitempty"`
@@ -181,7 +181,7 @@ func (m *MQTT) validate(p *field.Path) (errs field.ErrorList) {
 	errs = append(errs, validateFile(m.CAFile, p.Child("caFile"))...)
 	errs = append(errs, validateFile(m.CertFile, p.Child("certFile"))...)
 	errs = append(errs, validateFile(m.KeyFile, p.Child("keyFile"))...)
-	if size := validateQuantity(m.MaxPayload, p.Child("maxPayload"), 256); len(size) > 0 || m.MaxBytes() > 1<<20 {
+	if size := validateQuantity(m.MaxPayload, p.Child("maxPayload"), 256); m.MaxPayload != "" && (len(size) > 0 || m.MaxBytes() > 1<<20) {
 		errs = append(errs, field.Invalid(p.Child("maxPayload"), m.MaxPayload, "must be a quantity from 256 to 1Mi"))
 	}
 	return errs

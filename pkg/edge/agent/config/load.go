@@ -30,7 +30,6 @@ const (
 	DefaultHostLogPattern   = "/var/log/**"
 	DefaultMessageNamespace = "/aranya.arhat.dev"
 	DefaultKeepalive        = 300 // seconds
-	DefaultMaxPayload       = "64Ki"
 	defaultAgentLogName     = "arhat.log"
 	defaultLoggingFormat    = "text"
 	defaultLoggingLevel     = "info"
@@ -173,7 +172,6 @@ func (c *Configuration) Default() {
 	setDefault(&c.MQTT.MessageNamespace, DefaultMessageNamespace)
 	setDefault(&c.MQTT.Keepalive, ptr.To(DefaultKeepalive))
 	setDefault(&c.MQTT.CleanSession, ptr.To(true))
-	setDefault(&c.MQTT.MaxPayload, DefaultMaxPayload)
 	setDefault(&c.Reserved.CPU, defaultReservedCPU)
 	setDefault(&c.Reserved.Memory, defaultReservedMemory)
 	setDefault(&c.Reserved.EphemeralStorage, defaultReservedStorage)

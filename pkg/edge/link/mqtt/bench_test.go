@@ -12,31 +12,43 @@ import (
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
 
-// BenchmarkThroughput is one stream from the device through a real broker.
+// BenchmarkThroughput is one stream through a real broker, each way.
 func BenchmarkThroughput(b *testing.B) {
-	m := brokertest.Start(b, "")
-	_, l := serve(b, BrokerConfig{Server: m.Address}, ListenOptions{})
-	for name, wrap := range map[string]func(device, server net.Conn) (net.Conn, net.Conn){
-		"plain": func(device, server net.Conn) (net.Conn, net.Conn) { return device, server },
-		"tls":   func(device, server net.Conn) (net.Conn, net.Conn) { return overTLS(b, device, server) },
+	m, second := brokertest.StartWebSocket(b, "")
+	plain := func(device, server net.Conn) (net.Conn, net.Conn) { return device, server }
+	for name, tt := range map[string]struct {
+		broker BrokerConfig
+		wrap   func(device, server net.Conn) (net.Conn, net.Conn)
+	}{
+		"plain":     {BrokerConfig{Server: m.Address}, plain},
+		"tls":       {BrokerConfig{Server: m.Address}, func(device, server net.Conn) (net.Conn, net.Conn) { return overTLS(b, device, server) }},
+		"websocket": {BrokerConfig{Server: second, Transport: TransportWebSocket}, plain},
 	} {
 		b.Run(name, func(b *testing.B) {
-			from, to := wrap(connectPair(b, dialer(m.Address, "a"), l))
-			block := make([]byte, 32<<10)
-			b.SetBytes(int64(len(block)))
-			b.ResetTimer()
-			go func() {
-				for range b.N {
-					if _, err := from.Write(block); err != nil {
-						b.Error(err)
-						return
-					}
-				}
-			}()
-			if _, err := io.CopyN(io.Discard, to, int64(b.N)*int64(len(block))); err != nil {
-				b.Fatal(err)
-			}
+			_, l := serve(b, tt.broker, ListenOptions{})
+			d := dialer("", "a")
+			d.Broker = tt.broker
+			device, server := tt.wrap(connectPair(b, d, l))
+			b.Run("up", func(b *testing.B) { benchmarkStream(b, device, server) })
+			b.Run("down", func(b *testing.B) { benchmarkStream(b, server, device) })
 		})
+	}
+}
+
+func benchmarkStream(b *testing.B, from, to net.Conn) {
+	block := make([]byte, 32<<10)
+	b.SetBytes(int64(len(block)))
+	b.ResetTimer()
+	go func() {
+		for range b.N {
+			if _, err := from.Write(block); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}()
+	if _, err := io.CopyN(io.Discard, to, int64(b.N)*int64(len(block))); err != nil {
+		b.Fatal(err)
 	}
 }
 

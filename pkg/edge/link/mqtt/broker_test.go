@@ -111,20 +111,6 @@ func TestSecuredBroker(t *testing.T) {
 	}
 }
 
-func TestWebSocketTransport(t *testing.T) {
-	second := brokertest.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(second)
-	m := brokertest.Start(t, "listener "+port+" 127.0.0.1\nprotocol websockets")
-	m.WaitFor(second)
-	_, l := serve(t, BrokerConfig{Server: second, Transport: TransportWebSocket}, ListenOptions{})
-	d := dialer(second, "a")
-	d.Broker.Transport = TransportWebSocket
-	device, server := connectPair(t, d, l)
-	echo(t, device, server)
-	overTCP, server := connectPair(t, dialer(m.Address, "b"), l)
-	echo(t, overTCP, server)
-}
-
 // TestForeignMessages: what others publish on the topics disturbs nobody.
 func TestForeignMessages(t *testing.T) {
 	m := brokertest.Start(t, "")

@@ -19,8 +19,11 @@ const (
 const (
 	// DefaultMessageNamespace is the prefix of the topics if nothing else is said.
 	DefaultMessageNamespace = "/aranya.arhat.dev"
-	// DefaultMaxPayload is the largest payload of a PUBLISH, in bytes, if nothing else is said.
-	DefaultMaxPayload = 64 << 10
+	// defaultMaxPayload is the largest payload of a PUBLISH, in bytes, if nothing else is said.
+	defaultMaxPayload = 64 << 10
+	// webSocketMaxPayload is the same over WebSocket. With any topic that is within 4096 bytes, which is what Mosquitto
+	// writes to a WebSocket at once; what is left of a larger message may wait for 100 ms.
+	webSocketMaxPayload = 3 << 10
 	// DefaultKeepAlive is the keepalive of a client if nothing else is said.
 	DefaultKeepAlive = 300 * time.Second
 
@@ -54,7 +57,7 @@ type BrokerConfig struct {
 	// by the server's pings, or when it is back. A Dialer does not use it.
 	Will *Will
 	// MaxPayload is the largest payload of a PUBLISH sent or accepted, in bytes, from 256 to 1 MiB.
-	// Default 64 KiB. The other end may ask for less.
+	// Default 64 KiB, and 3 KiB over WebSocket. The other end may ask for less.
 	MaxPayload int
 	// dialer makes the TCP connection. Default: that of link.NetDialer.
 	dialer interface {
@@ -89,7 +92,10 @@ func (c BrokerConfig) complete() (BrokerConfig, error) {
 		c.Path = "/mqtt"
 	}
 	if c.MaxPayload == 0 {
-		c.MaxPayload = DefaultMaxPayload
+		c.MaxPayload = defaultMaxPayload
+		if c.Transport == TransportWebSocket {
+			c.MaxPayload = webSocketMaxPayload
+		}
 	}
 	if c.MaxPayload < minPayload || c.MaxPayload > maxPayload {
 		return c, fmt.Errorf("the payload limit must be from %d to %d bytes, not %d", minPayload, maxPayload, c.MaxPayload)

@@ -65,6 +65,16 @@ func Start(t testing.TB, extra string) *Mosquitto {
 	return m
 }
 
+// StartWebSocket runs a broker like Start that also takes MQTT over WebSocket, at the address that it returns.
+func StartWebSocket(t testing.TB, extra string) (*Mosquitto, string) {
+	t.Helper()
+	address := FreeAddress(t)
+	host, port, _ := net.SplitHostPort(address)
+	m := Start(t, fmt.Sprintf("%s\nlistener %s %s\nprotocol websockets", extra, port, host))
+	m.WaitFor(address)
+	return m, address
+}
+
 // Log is what the broker has logged.
 func (m *Mosquitto) Log() string { return m.log.String() }
 
