@@ -86,6 +86,20 @@ type problem struct {
 
 func (p *problem) Error() string { return p.message }
 
+// keepAlive is that of the client, in seconds. Over WebSocket proxies would cut a longer one than the default, which earlier
+// versions stored.
+func keepAlive(config *aranya.MQTTConfig) int32 {
+	usual, set := int32(mqtt.DefaultKeepAlive(string(config.Transport))/time.Second), config.ConnectPacket.Keepalive
+	switch {
+	case set == nil:
+		return usual
+	case config.Transport == aranya.MQTTTransportWebSocket:
+		return min(*set, usual)
+	default:
+		return *set
+	}
+}
+
 // resolveSettings reads what the EdgeDevice and its Secrets say. The error is a *problem if a person
 // has to act.
 func resolveSettings(ed *aranya.EdgeDevice, from secrets) (*settings, error) {
@@ -95,7 +109,7 @@ func resolveSettings(ed *aranya.EdgeDevice, from secrets) (*settings, error) {
 		Server: config.Server, Transport: string(config.Transport),
 		Username: packet.Username, ClientID: packet.ClientID,
 		Persistent: !ptr.Deref(packet.CleanSession, true),
-		KeepAlive:  ptr.Deref(packet.Keepalive, int32(mqtt.DefaultKeepAlive/time.Second)),
+		KeepAlive:  keepAlive(config),
 		Will:       packet.Will,
 	}
 	if ref := config.TLSSecretRef; ref != nil {

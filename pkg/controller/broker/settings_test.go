@@ -1,6 +1,46 @@
 package broker
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"k8s.io/utils/ptr"
+
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
+)
+
+// Over WebSocket there may be proxies on the way, which cut connections that are silent for a minute.
+func TestKeepAlive(t *testing.T) {
+	for name, tt := range map[string]struct {
+		transport aranya.MQTTTransport
+		set       *int32
+		want      time.Duration
+	}{
+		"TCP":              {aranya.MQTTTransportTCP, nil, 300 * time.Second},
+		"WebSocket":        {aranya.MQTTTransportWebSocket, nil, 45 * time.Second},
+		"set for TCP":      {aranya.MQTTTransportTCP, ptr.To[int32](600), 600 * time.Second},
+		"set short":        {aranya.MQTTTransportWebSocket, ptr.To[int32](20), 20 * time.Second},
+		"set too long":     {aranya.MQTTTransportWebSocket, ptr.To[int32](300), 45 * time.Second},
+		"never, if it is":  {aranya.MQTTTransportWebSocket, ptr.To[int32](0), 0},
+		"without defaults": {"", nil, 300 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ed := &aranya.EdgeDevice{Spec: aranya.EdgeDeviceSpec{Connectivity: aranya.Connectivity{
+				Method: aranya.ConnectivityMQTT,
+				MQTTConfig: &aranya.MQTTConfig{
+					Server: "broker:1883", Transport: tt.transport, ConnectPacket: aranya.MQTTConnectPacket{Keepalive: tt.set},
+				},
+			}}}
+			s, err := resolveSettings(ed, nil) // it names no Secret
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, err := s.broker("replica-1"); err != nil || c.KeepAlive != tt.want {
+				t.Errorf("the keepalive is %s, want %s, error %v", c.KeepAlive, tt.want, err)
+			}
+		})
+	}
+}
 
 // Every device sees in each frame what follows from the instance of a server: it must not be of use for guessing a
 // password. What tells clients apart at the broker differs all the same.

@@ -420,7 +420,7 @@ func schema_pkg_apis_aranya_v1alpha1_Connectivity(ref common.ReferenceCallback) 
 					},
 					"heartbeatInterval": {
 						SchemaProps: spec.SchemaProps{
-							Description: "heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one end is lost: at once if its connection is closed, and after one and a half times the keepalive of the device, 300s by default, if it broke without a word. A device that was asked for a session and is not heard of for 10s is probed then, over any link.",
+							Description: "heartbeatInterval is how long the link may be silent before aranya probes the device, from 5s to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one end is lost: at once if its connection is closed, and after one and a half times the keepalive of the device, 300s by default and 45s over WebSocket, if it broke without a word. A device that was asked for a session and is not heard of for 10s is probed then, over any link.",
 							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
 						},
 					},
@@ -1648,8 +1648,7 @@ func schema_pkg_apis_aranya_v1alpha1_MQTTConnectPacket(ref common.ReferenceCallb
 					},
 					"keepalive": {
 						SchemaProps: spec.SchemaProps{
-							Description: "keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to 65535. Defaults to 300.",
-							Default:     300,
+							Description: "keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to 65535. If it is not set it is 300. Over WebSocket, where it must be below the time after which a proxy cuts idle connections, it is 45, also if more is set.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},

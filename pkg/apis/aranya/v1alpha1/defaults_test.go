@@ -62,7 +62,7 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 					Server:           "broker:1883",
 					Version:          v1alpha1.MQTTVersion311,
 					Transport:        v1alpha1.MQTTTransportTCP,
-					ConnectPacket:    v1alpha1.MQTTConnectPacket{CleanSession: ptr.To(true), Keepalive: ptr.To[int32](300)},
+					ConnectPacket:    v1alpha1.MQTTConnectPacket{CleanSession: ptr.To(true)},
 				}
 			}),
 		},
@@ -83,7 +83,7 @@ func TestDefaultsOfEdgeDevice(t *testing.T) {
 					Version:          v1alpha1.MQTTVersion311,
 					Transport:        v1alpha1.MQTTTransportTCP,
 					ConnectPacket: v1alpha1.MQTTConnectPacket{
-						CleanSession: ptr.To(true), Keepalive: ptr.To[int32](300), Will: &v1alpha1.MQTTWill{Topic: "t"},
+						CleanSession: ptr.To(true), Will: &v1alpha1.MQTTWill{Topic: "t"},
 					},
 				}
 			}),

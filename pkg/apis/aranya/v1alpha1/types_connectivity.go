@@ -37,7 +37,7 @@ type Connectivity struct {
 	// cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over
 	// MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one
 	// end is lost: at once if its connection is closed, and after one and a half times the keepalive of the device,
-	// 300s by default, if it broke without a word. A device that was asked for a session and is not heard of for 10s is
+	// 300s by default and 45s over WebSocket, if it broke without a word. A device that was asked for a session and is not heard of for 10s is
 	// probed then, over any link.
 	// +optional
 	HeartbeatInterval *metav1.Duration `json:"heartbeatInterval,omitempty" protobuf:"bytes,4,opt,name=heartbeatInterval"`
@@ -173,9 +173,9 @@ type MQTTConnectPacket struct {
 	ClientID string `json:"clientID,omitempty" protobuf:"bytes,5,opt,name=clientID"`
 
 	// keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to
-	// 65535. Defaults to 300.
+	// 65535. If it is not set it is 300. Over WebSocket, where it must be below the time after which a
+	// proxy cuts idle connections, it is 45, also if more is set.
 	// +optional
-	// +default=300
 	Keepalive *int32 `json:"keepalive,omitempty" protobuf:"varint,6,opt,name=keepalive"`
 }
 

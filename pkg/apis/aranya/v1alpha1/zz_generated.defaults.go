@@ -44,10 +44,6 @@ func SetObjectDefaults_EdgeDevice(in *EdgeDevice) {
 			var ptrVar1 bool = true
 			in.Spec.Connectivity.MQTTConfig.ConnectPacket.CleanSession = &ptrVar1
 		}
-		if in.Spec.Connectivity.MQTTConfig.ConnectPacket.Keepalive == nil {
-			var ptrVar1 int32 = 300
-			in.Spec.Connectivity.MQTTConfig.ConnectPacket.Keepalive = &ptrVar1
-		}
 	}
 	if in.Spec.Node.NamespaceTaint == "" {
 		in.Spec.Node.NamespaceTaint = "NoSchedule"

@@ -102,7 +102,7 @@ type MQTT struct {
 	PasswordFile string `yaml:"passwordFile,omitempty"`
 	// ClientID is chosen at random if empty. Two clients cannot use one at the same time.
 	ClientID string `yaml:"clientID,omitempty"`
-	// Keepalive is in seconds, 0 for never.
+	// Keepalive is in seconds, 0 for never. Unset: 300, and 45 over WebSocket.
 	Keepalive *int `yaml:"keepalive,omitempty"`
 	// CleanSession false asks the broker to keep the session; the link does not need it.
 	CleanSession *bool `yaml:"cleanSession,omitempty"`
@@ -171,7 +171,7 @@ func (m *MQTT) validate(p *field.Path) (errs field.ErrorList) {
 	if m.PasswordFile != "" && m.Username == "" {
 		errs = append(errs, field.Required(p.Child("username"), "MQTT 3.1.1 allows a password only together with a user name"))
 	}
-	if *m.Keepalive < 0 || *m.Keepalive > math.MaxUint16 {
+	if m.Keepalive != nil && (*m.Keepalive < 0 || *m.Keepalive > math.MaxUint16) {
 		errs = append(errs, field.Invalid(p.Child("keepalive"), *m.Keepalive, "must be from 0 to 65535 seconds"))
 	}
 	if (m.CertFile == "") != (m.KeyFile == "") {

@@ -29,7 +29,6 @@ const (
 	DefaultLogMaxFiles      = 3
 	DefaultHostLogPattern   = "/var/log/**"
 	DefaultMessageNamespace = "/aranya.arhat.dev"
-	DefaultKeepalive        = 300 // seconds
 	defaultAgentLogName     = "arhat.log"
 	defaultLoggingFormat    = "text"
 	defaultLoggingLevel     = "info"
@@ -170,7 +169,6 @@ func (c *Configuration) Default() {
 	setDefault(&c.LogDir, DefaultLogDir)
 	setDefault(&c.Runtime, DefaultRuntime)
 	setDefault(&c.MQTT.MessageNamespace, DefaultMessageNamespace)
-	setDefault(&c.MQTT.Keepalive, ptr.To(DefaultKeepalive))
 	setDefault(&c.MQTT.CleanSession, ptr.To(true))
 	setDefault(&c.Reserved.CPU, defaultReservedCPU)
 	setDefault(&c.Reserved.Memory, defaultReservedMemory)

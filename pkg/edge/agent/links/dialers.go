@@ -88,10 +88,14 @@ func brokerConfig(m *config.MQTT, a config.Address, files *clientTLS) (mqtt.Brok
 	c := mqtt.BrokerConfig{
 		Server: a.HostPort, Transport: mqtt.TransportTCP, Path: a.Path,
 		Username: m.Username, ClientID: m.ClientID, PersistentSession: !*m.CleanSession,
-		KeepAlive: time.Duration(*m.Keepalive) * time.Second, MaxPayload: int(m.MaxBytes()),
+		MaxPayload: int(m.MaxBytes()),
 	}
 	if a.Scheme == config.SchemeMQTTWebSocket || a.Scheme == config.SchemeMQTTWSTLS {
 		c.Transport = mqtt.TransportWebSocket
+	}
+	c.KeepAlive = mqtt.DefaultKeepAlive(c.Transport)
+	if m.Keepalive != nil {
+		c.KeepAlive = time.Duration(*m.Keepalive) * time.Second
 	}
 	var err error
 	if m.PasswordFile != "" {

@@ -190,6 +190,29 @@ func TestBrokerConfig(t *testing.T) {
 	}
 }
 
+// The agent may come over several transports.
+func TestBrokerKeepAlive(t *testing.T) {
+	const servers = "server: mqtt://broker\nlinks: [mqtt+wss://broker]\n"
+	for name, tt := range map[string]struct {
+		text string
+		want []time.Duration
+	}{
+		"default": {servers, []time.Duration{300 * time.Second, 45 * time.Second}},
+		"set":     {servers + "mqtt: {keepalive: 300}", []time.Duration{300 * time.Second, 300 * time.Second}},
+		"never":   {servers + "mqtt: {keepalive: 0}", []time.Duration{0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := parse(t, tt.text)
+			for i, a := range c.Addresses() {
+				got, err := brokerConfig(&c.MQTT, a, &clientTLS{})
+				if err != nil || got.KeepAlive != tt.want[i] || got.MaxPayload != 0 {
+					t.Errorf("of %s the keepalive is %s and the limit %d, error %v", a, got.KeepAlive, got.MaxPayload, err)
+				}
+			}
+		})
+	}
+}
+
 func TestDialers(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

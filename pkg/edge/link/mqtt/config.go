@@ -24,8 +24,11 @@ const (
 	// webSocketMaxPayload is the same over WebSocket. With any topic that is within 4096 bytes, which is what Mosquitto
 	// writes to a WebSocket at once; what is left of a larger message may wait for 100 ms.
 	webSocketMaxPayload = 3 << 10
-	// DefaultKeepAlive is the keepalive of a client if nothing else is said.
-	DefaultKeepAlive = 300 * time.Second
+	// defaultKeepAlive is the keepalive of a client if nothing else is said.
+	defaultKeepAlive = 300 * time.Second
+	// webSocketKeepAlive is the same over WebSocket: many an HTTP proxy cuts what was silent for a minute. The library
+	// may be 5 s late.
+	webSocketKeepAlive = 45 * time.Second
 
 	minPayload = 256
 	maxPayload = 1 << 20
@@ -66,6 +69,14 @@ type BrokerConfig struct {
 	// Instance tells servers apart that work with the same message namespace: the replica, and which of its clients.
 	// When a server of the same name appears anew, devices of the former one reconnect at once.
 	Instance string
+}
+
+// DefaultKeepAlive is the keepalive of a client over a transport if nothing else is said.
+func DefaultKeepAlive(transport string) time.Duration {
+	if transport == TransportWebSocket {
+		return webSocketKeepAlive
+	}
+	return defaultKeepAlive
 }
 
 // Will is a message that the broker publishes when the client is lost.

@@ -22,7 +22,8 @@ type MQTTConnectPacketApplyConfiguration struct {
 	// Chosen by aranya if empty. At most 65535 bytes.
 	ClientID *string `json:"clientID,omitempty"`
 	// keepalive is the number of seconds after which an idle connection is probed, from 0 (never) to
-	// 65535. Defaults to 300.
+	// 65535. If it is not set it is 300. Over WebSocket, where it must be below the time after which a
+	// proxy cuts idle connections, it is 45, also if more is set.
 	Keepalive *int32 `json:"keepalive,omitempty"`
 }
 
