@@ -250,6 +250,21 @@ func TestFullQueue(t *testing.T) {
 	}
 }
 
+// TestMessageSizeLimit: a broker may drop what it finds too large and say so to nobody. Both ends tell where to look.
+func TestMessageSizeLimit(t *testing.T) {
+	m := brokertest.Start(t, "message_size_limit 20000")
+	_, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
+	device, server := connectPair(t, dialer(m.Address, "a"), l)
+	if _, err := device.Write(make([]byte, sendBuffer)); err != nil { // as two large messages and a small one
+		t.Fatal(err)
+	}
+	for name, end := range map[string]net.Conn{"server": server, "device": device} {
+		if _, err := io.Copy(io.Discard, end); err == nil || !strings.Contains(err.Error(), "is missing") || !strings.Contains(err.Error(), "allows no message that large (mqtt.maxPayload)") {
+			t.Errorf("the %s: %v", name, err)
+		}
+	}
+}
+
 // TestOneClientID: two devices that were given one client ID. The broker lets the later one in.
 func TestOneClientID(t *testing.T) {
 	m := brokertest.Start(t, "")

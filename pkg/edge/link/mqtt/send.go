@@ -239,7 +239,7 @@ func (c *conn) receive(f *frame, s *counters) {
 		return
 	case f.seq > c.in.seq:
 		s.gaps.Add(1)
-		c.resetLocked(fmt.Errorf("frame %d is missing: the broker lost it, perhaps because its queue was full", c.in.seq))
+		c.resetLocked(fmt.Errorf("frame %d is missing: the broker lost it; perhaps its queue was full, or it allows no message that large (mqtt.maxPayload)", c.in.seq))
 		return
 	}
 	c.in.seq++
