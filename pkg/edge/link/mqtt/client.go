@@ -16,6 +16,7 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	gorilla "github.com/gorilla/websocket"
 
 	"arhat.dev/aranya/pkg/edge/link/websocket"
 )
@@ -142,7 +143,7 @@ func explainConnect(err error) error {
 func explainLost(err error, clientID string) error {
 	perhaps := fmt.Sprintf("perhaps because it stops, another client uses the client ID %q, or a message was larger than it allows: see its log", clientID)
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), gorilla.IsCloseError(err, gorilla.CloseAbnormalClosure): // without a close message, that is
 		return fmt.Errorf("the broker closed the connection, %s", perhaps)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // there was something that it did not read
 		return fmt.Errorf("the broker closed the connection, or something on the way to it did, %s (%w)", perhaps, err)

@@ -1,8 +1,11 @@
 package mqtt
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"arhat.dev/aranya/pkg/edge/link/mqtt/brokertest"
 )
@@ -51,5 +54,25 @@ func TestMessagesFitWebSocket(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Mosquitto sends no close message to a client whose ID another one takes.
+func TestBrokerClosesTheWebSocket(t *testing.T) {
+	_, address := brokertest.StartWebSocket(t, "")
+	config, err := BrokerConfig{Server: address, Transport: TransportWebSocket, ClientID: "mine"}.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var clients [2]*client
+	for i := range clients {
+		if clients[i], err = connect(t.Context(), config, Will{Topic: "gone"}, func(paho.Message) {}); err != nil {
+			t.Fatal(err)
+		}
+		defer clients[i].disconnect()
+	}
+	<-clients[0].done
+	if err := clients[0].lost().Error(); !strings.Contains(err, "the broker closed the connection, ") || !strings.Contains(err, `client ID "mine"`) {
+		t.Errorf("the connection was lost: %s", err)
 	}
 }
