@@ -105,7 +105,7 @@ func connect(ctx context.Context, c BrokerConfig, will Will, handle func(paho.Me
 		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, ctx.Err())
 	}
 	if err := t.Error(); err != nil {
-		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, explainConnect(err))
+		return nil, fmt.Errorf("connecting to the MQTT broker %s: %w", c.Server, explainConnect(err, cl.network != nil))
 	}
 	return cl, nil
 }
@@ -114,8 +114,8 @@ func newClient(server string) *client {
 	return &client{server: server, gate: make(chan struct{}, 1), started: make(chan struct{}), done: make(chan struct{}), out: newGatherer(nil)}
 }
 
-// explainConnect puts plain words in place of the library's.
-func explainConnect(err error) error {
+// explainConnect puts plain words in place of the library's, before or after the broker was dialled.
+func explainConnect(err error, dialled bool) error {
 	switch {
 	case errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword):
 		return errors.New("the broker refuses the user name or password")
@@ -128,22 +128,26 @@ func explainConnect(err error) error {
 	case errors.Is(err, packets.ErrorRefusedBadProtocolVersion):
 		return errors.New("the broker does not speak MQTT 3.1.1")
 	}
-	var handshake *handshakeError
-	if errors.As(err, &handshake) {
-		return handshake
+	if both, ok := err.(interface{ Unwrap() []error }); ok && errors.Is(err, packets.ErrorNetworkError) {
+		all := both.Unwrap()
+		err = all[len(all)-1] // what dialBroker or the network said
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op
+	if dialled && isCut(err) {
+		return errors.New("the broker closed the connection without an answer; perhaps it does not speak MQTT there, or expects TLS")
 	}
 	return err
+}
+
+// isCut says whether a connection ended without a word of MQTT, or of WebSocket.
+func isCut(err error) bool {
+	return errors.Is(err, io.EOF) || gorilla.IsCloseError(err, gorilla.CloseAbnormalClosure)
 }
 
 // explainLost says why a broker may have ended a connection, for which MQTT 3.1.1 has no words.
 func explainLost(err error, clientID string) error {
 	perhaps := fmt.Sprintf("perhaps because it stops, another client uses the client ID %q, or a message was larger than it allows: see its log", clientID)
 	switch {
-	case errors.Is(err, io.EOF), gorilla.IsCloseError(err, gorilla.CloseAbnormalClosure): // without a close message, that is
+	case isCut(err):
 		return fmt.Errorf("the broker closed the connection, %s", perhaps)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // there was something that it did not read
 		return fmt.Errorf("the broker closed the connection, or something on the way to it did, %s (%w)", perhaps, err)
@@ -157,6 +161,19 @@ type handshakeError struct{ error }
 func (e *handshakeError) Error() string { return "TLS with the broker: " + e.error.Error() }
 func (e *handshakeError) Unwrap() error { return e.error }
 
+// explainTLS tells that an error of a WebSocket is one of TLS, which the library does below it.
+func explainTLS(err error) error {
+	var (
+		unverified *tls.CertificateVerificationError
+		noTLS      tls.RecordHeaderError
+		remote     *net.OpError // of an alert of the other end
+	)
+	if errors.As(err, &unverified) || errors.As(err, &noTLS) || errors.As(err, &remote) && remote.Op == "remote error" {
+		return &handshakeError{err}
+	}
+	return err
+}
+
 // dialBroker makes the connection that MQTT packets go over. It ends with ctx only while the handshake
 // of MQTT is under way: ctx is over after that.
 func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
@@ -165,7 +182,8 @@ func dialBroker(ctx context.Context, c BrokerConfig) (net.Conn, error) {
 		if c.TLS != nil {
 			u.Scheme = "wss"
 		}
-		return websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt", NetDial: c.dialPatient})
+		conn, err := websocket.DialConn(ctx, u.String(), websocket.Options{TLS: c.TLS, Subprotocol: "mqtt", NetDial: c.dialPatient})
+		return conn, explainTLS(err)
 	}
 	// MQTT has a keepalive of its own, whose pace the user chooses.
 	raw, err := c.dialPatient(ctx, "tcp", c.Server)
