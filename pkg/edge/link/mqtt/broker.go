@@ -115,9 +115,6 @@ func (b *Broker) Err() error {
 	return nil
 }
 
-// Stats counts what was not taken.
-func (b *Broker) Stats() Stats { return b.client.counters.stats() }
-
 // Close closes all listeners and connections, tells the devices, and disconnects. It returns when
 // everything has ended.
 func (b *Broker) Close() error {

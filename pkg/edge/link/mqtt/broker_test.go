@@ -158,7 +158,7 @@ func TestForeignMessages(t *testing.T) {
 	if !echoed {
 		t.Error("the forged frame with the right ID and number did not come; the test does not test what it should")
 	}
-	s := b.Stats()
+	s := b.stats()
 	if s.Malformed != 2 || s.Oversized != 1 || s.Foreign != 2 {
 		t.Errorf("the server counted %+v", s)
 	}
@@ -224,7 +224,7 @@ func (zeros) Read(p []byte) (int, error) {
 func TestFullQueue(t *testing.T) {
 	m := brokertest.Start(t, "max_queued_messages 2\nmax_inflight_messages 1\nmax_queued_bytes 4096")
 	b, l := serve(t, BrokerConfig{Server: m.Address}, ListenOptions{})
-	for attempt := 0; b.Stats().Gaps == 0; attempt++ {
+	for attempt := 0; b.stats().Gaps == 0; attempt++ {
 		if attempt == 50 {
 			t.Fatal("the broker dropped nothing")
 		}

@@ -49,3 +49,18 @@ func selfSigned(t testing.TB) tls.Certificate {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
+
+// stats are the values of counters at a time.
+type stats struct {
+	Foreign, Malformed, Oversized, Duplicates, Gaps, Refused, Dropped int64
+}
+
+// stats counts what a server did not take.
+func (b *Broker) stats() stats { return b.client.counters.stats() }
+
+func (c *counters) stats() stats {
+	return stats{
+		Foreign: c.foreign.Load(), Malformed: c.malformed.Load(), Oversized: c.oversized.Load(),
+		Duplicates: c.duplicates.Load(), Gaps: c.gaps.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(),
+	}
+}

@@ -101,10 +101,10 @@ func TestBytes(t *testing.T) {
 	if _, err := server.Write([]byte("x")); !errors.Is(err, errPeerClosed) {
 		t.Errorf("writing to a peer that closed: %v", err)
 	}
-	s := b.Stats()
+	s := b.stats()
 	// A device that is told of the server while it asks for the connection asks once more.
 	s.Duplicates = max(s.Duplicates-1, 0)
-	if s != (Stats{}) {
+	if s != (stats{}) {
 		t.Errorf("something was not taken: %+v", s)
 	}
 }
@@ -241,8 +241,8 @@ func TestAdmittedLater(t *testing.T) {
 		return nil
 	}})
 	connectPair(t, dialer(m.Address, "a"), l)
-	if n := asked.Load(); n != 3 || b.Stats().Refused != 0 {
-		t.Errorf("asked %d times, %d refusals", n, b.Stats().Refused)
+	if n := asked.Load(); n != 3 || b.stats().Refused != 0 {
+		t.Errorf("asked %d times, %d refusals", n, b.stats().Refused)
 	}
 }
 

@@ -103,7 +103,7 @@ func TestParked(t *testing.T) {
 	if _, err := server.Read(make([]byte, 1)); err == nil {
 		t.Error("the server was not told")
 	}
-	if s := b.Stats(); s.Malformed != 0 || s.Gaps != 0 {
+	if s := b.stats(); s.Malformed != 0 || s.Gaps != 0 {
 		t.Errorf("the server counted %+v", s)
 	}
 }
@@ -184,7 +184,7 @@ func TestResumesAtItsServer(t *testing.T) {
 		echo(t, device, server)
 	}
 	eventually.Succeeds(t, func() error {
-		if other.Stats().Foreign == 0 {
+		if other.stats().Foreign == 0 {
 			return errors.New("the other server has heard nothing")
 		}
 		return nil

@@ -69,7 +69,7 @@ func TestRush(t *testing.T) {
 	serving.Wait()
 	// On a machine that is busy with other things the broker may have to drop some nevertheless.
 	if n := failed.Load(); n > int64(devices/10) {
-		t.Errorf("%d times a device of %d had to come again: %+v", n, devices, b.Stats())
+		t.Errorf("%d times a device of %d had to come again: %+v", n, devices, b.stats())
 	}
 }
 

@@ -68,19 +68,19 @@ func wantUnsubscribed(t *testing.T, b *Broker, server string) {
 		t.Fatal(token.Error())
 	}
 	defer publisher.Disconnect(250)
-	before := b.Stats().Malformed
+	before := b.stats().Malformed
 	for _, messageNamespace := range []string{testNamespace, other} {
 		if token := publisher.Publish(upTopic(messageNamespace, "default", "a"), 1, false, []byte("no frame")); token.Wait() && token.Error() != nil {
 			t.Fatal(token.Error())
 		}
 	}
 	eventually.Succeeds(t, func() error {
-		if b.Stats().Malformed == before {
+		if b.stats().Malformed == before {
 			return fmt.Errorf("nothing came")
 		}
 		return nil
 	})
-	if n := b.Stats().Malformed - before; n != 1 {
+	if n := b.stats().Malformed - before; n != 1 {
 		t.Errorf("%d messages came: the subscription is still there", n)
 	}
 }

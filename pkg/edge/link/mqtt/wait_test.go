@@ -142,7 +142,7 @@ func TestStoppingServerIsSilent(t *testing.T) {
 		if err := c.device.ask(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the device was told %v", err)
 		}
-		if n := c.Stats().Refused; n != 0 {
+		if n := c.stats().Refused; n != 0 {
 			t.Errorf("%d refusals", n)
 		}
 	})
