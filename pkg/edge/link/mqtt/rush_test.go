@@ -67,8 +67,9 @@ func TestRush(t *testing.T) {
 	}
 	_ = l.Close()
 	serving.Wait()
-	// On a machine that is busy with other things the broker may have to drop some nevertheless.
-	if n := failed.Load(); n > int64(devices/10) {
+	// On a machine that is busy with other things the broker may have to drop some nevertheless; if all came at once it
+	// would drop those of a third and more.
+	if n := failed.Load(); n > int64(devices/5) {
 		t.Errorf("%d times a device of %d had to come again: %+v", n, devices, b.stats())
 	}
 }
