@@ -11,6 +11,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
+
+	"arhat.dev/aranya/test/framework/eventually"
 )
 
 // refusing is the access control of a broker that lets everybody do everything, but devices not subscribe to
@@ -46,7 +48,11 @@ func startRefusing(t *testing.T, topic string) string {
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Close() })
+	t.Cleanup(func() {
+		// Its Close takes a lock for reading that it holds for reading: with a client that leaves meanwhile, for ever.
+		eventually.Holds(t, "the clients have left", func() bool { return server.Clients.Len() == 0 })
+		_ = server.Close()
+	})
 	return listener.Address()
 }
 
