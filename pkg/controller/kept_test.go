@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/test/framework/eventually"
 )
@@ -21,11 +22,7 @@ func TestChangedPodLeavesOutItsVolumes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ed := edgeDevice("d1")
 			c := newCluster(t, time.Hour, ed, configMap("cm", "1"), secret("1"), edgePod("p", "d1", withVolume, withSecret))
-			session := func(held ...*edgeapi.PodDigest) *session {
-				s := newSession(ed, held...)
-				s.hello.Features = features
-				return c.connect(s)
-			}
+			session := func(held ...*edgeapi.PodDigest) *session { return c.connectWith(features, ed, held...) }
 			label := func(value string) {
 				t.Helper()
 				p := c.pod("p")
@@ -73,11 +70,7 @@ func TestChangedPodWithoutItsRuntimeClass(t *testing.T) {
 			ed := edgeDevice("d1")
 			class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "sandboxed"}, Handler: "runsc"}
 			c := newCluster(t, time.Hour, ed, class, edgePod("p", "d1", func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class.Name }))
-			session := func(held ...*edgeapi.PodDigest) *session {
-				s := newSession(ed, held...)
-				s.hello.Features = features
-				return c.connect(s)
-			}
+			session := func(held ...*edgeapi.PodDigest) *session { return c.connectWith(features, ed, held...) }
 			change := func(deadline int64) {
 				t.Helper()
 				p := c.pod("p")
@@ -136,6 +129,13 @@ func TestChangedPodWithoutItsRuntimeClass(t *testing.T) {
 			}
 		})
 	}
+}
+
+// connectWith brings up a link of a device that has these features and holds these pods.
+func (c *cluster) connectWith(features []string, ed *aranya.EdgeDevice, held ...*edgeapi.PodDigest) *session {
+	s := newSession(ed, held...)
+	s.hello.Features = features
+	return c.connect(s)
 }
 
 // deleteRuntimeClass returns when the controllers know that it is gone.

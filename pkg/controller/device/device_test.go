@@ -13,20 +13,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
-	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
-	"arhat.dev/aranya/pkg/controller/links"
 	"arhat.dev/aranya/pkg/controller/node"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
 	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
-	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 	aranyalisters "arhat.dev/aranya/pkg/generated/listers/aranya/v1alpha1"
 )
 
@@ -147,17 +142,7 @@ func TestConnectedConditionOfADeviceThatIsAway(t *testing.T) {
 			connected.Type, connected.ObservedGeneration, connected.LastTransitionTime = aranya.EdgeDeviceConnected, 1, since
 			ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", Generation: 1}}
 			ed.Status.Conditions = []metav1.Condition{connected}
-			client := fake.NewClientset()
-			devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-			c, err := New(Config{
-				Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes,
-				Clock: clock.RealClock{}, Tracker: links.NewTracker(clock.RealClock{}, time.Hour), ReconnectGrace: time.Hour,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.queue.ShutDown()
+			c := newController(t, Config{Clock: clock.RealClock{}, ReconnectGrace: time.Hour})
 			status, _ := c.status(t.Context(), ed)
 			ed.Status = *status
 			if again, _ := c.status(t.Context(), ed); !same(&ed.Status, again) {
@@ -183,14 +168,7 @@ func TestHostOfAddress(t *testing.T) {
 
 // An EdgeDevice that was just written here is no news; what anybody else wrote is.
 func TestOwnWritesAreNoNews(t *testing.T) {
-	client := fake.NewClientset()
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock.RealClock{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{Clock: clock.RealClock{}})
 	key := types.NamespacedName{Namespace: "ns", Name: "d"}
 	told := func(version string) bool {
 		t.Helper()
@@ -221,48 +199,6 @@ func TestOwnWritesAreNoNews(t *testing.T) {
 	}
 }
 
-// A Node that ceases to be the EdgeDevice's, or becomes it, is news as is one that gets ready.
-func TestNodeNews(t *testing.T) {
-	client := fake.NewClientset()
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	if err := devices.Informer().AddIndexers(cache.Indexers{node.NameIndex: node.IndexDevice}); err != nil {
-		t.Fatal(err)
-	}
-	if err := devices.Informer().GetIndexer().Add(&aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}); err != nil {
-		t.Fatal(err)
-	}
-	for name, tt := range map[string]struct {
-		change func(*corev1.Node)
-		want   bool
-	}{
-		"a label":       {change: func(n *corev1.Node) { n.Labels = map[string]string{"a": "b"} }},
-		"an annotation": {change: func(n *corev1.Node) { n.Annotations["a"] = "b" }},
-		"another Node":  {change: func(n *corev1.Node) { n.UID = "other" }, want: true},
-		"not its own":   {change: func(n *corev1.Node) { n.Annotations = nil }, want: true},
-		"another's":     {change: func(n *corev1.Node) { n.Annotations[aranya.AnnotationUID] = "other" }, want: true},
-		"ready":         {change: func(n *corev1.Node) { n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}} }, want: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-			c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.queue.ShutDown()
-			before := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "d", UID: "n", Annotations: map[string]string{aranya.AnnotationUID: "u"}}}
-			after := before.DeepCopy()
-			tt.change(after)
-			told := &toldQueue{TypedRateLimitingInterface: c.queue}
-			c.queue = told
-			c.nodeHandler().OnUpdate(before, after)
-			if got := len(told.keys) > 0; got != tt.want {
-				t.Errorf("told %v", got)
-			}
-		})
-	}
-}
-
 // toldQueue notes what is to be looked at later.
 type toldQueue struct {
 	workqueue.TypedRateLimitingInterface[types.NamespacedName]
@@ -276,15 +212,7 @@ func (q *toldQueue) AddAfter(key types.NamespacedName, after time.Duration) {
 
 // What a device says of itself is looked at soon, unless it says something all the time.
 func TestPace(t *testing.T) {
-	client := fake.NewClientset()
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: links.NewTracker(clock, time.Hour)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{})
 	told := &toldQueue{TypedRateLimitingInterface: c.queue}
 	c.queue = told
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}

@@ -2,46 +2,26 @@ package device
 
 import (
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
-	kubefake "k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
-	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
-	"arhat.dev/aranya/pkg/controller/links"
-	"arhat.dev/aranya/pkg/controller/node"
-	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
-	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 )
 
 // The condition NodeReady follows a change of all that it depends on, and nothing else.
 func TestChangesOfNodes(t *testing.T) {
-	devices := externalversions.NewSharedInformerFactory(fake.NewClientset(), 0).Aranya().V1alpha1().EdgeDevices()
-	if err := devices.Informer().AddIndexers(cache.Indexers{node.NameIndex: node.IndexDevice}); err != nil {
-		t.Fatal(err)
-	}
-	if err := devices.Informer().GetIndexer().Add(&aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}); err != nil {
-		t.Fatal(err)
-	}
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-	c, err := New(Config{Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: links.NewTracker(clock, time.Hour)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{}, &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}})
 	for name, tt := range map[string]struct {
 		change func(*corev1.Node)
 		looks  int
 	}{
 		"nothing":                  {func(*corev1.Node) {}, 0},
 		"a label":                  {func(n *corev1.Node) { n.Labels = map[string]string{"l": "v"} }, 0},
+		"an annotation":            {func(n *corev1.Node) { n.Annotations["a"] = "b" }, 0},
 		"another one":              {func(n *corev1.Node) { n.UID = "another" }, 1},
 		"another EdgeDevice":       {func(n *corev1.Node) { n.Annotations[aranya.AnnotationUID] = "u" }, 1},
+		"no EdgeDevice's":          {func(n *corev1.Node) { n.Annotations = nil }, 1},
 		"left by a former one":     {func(n *corev1.Node) { n.Annotations[aranya.AnnotationMissing] = "2026-11-27T00:00:00Z" }, 1},
 		"another condition":        {func(n *corev1.Node) { n.Status.Conditions[1].Status = corev1.ConditionTrue }, 0},
 		"the condition that it is": {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, 1},

@@ -7,17 +7,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	kubefake "k8s.io/client-go/kubernetes/fake"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	aranya "arhat.dev/aranya/pkg/apis/aranya/v1alpha1"
-	"arhat.dev/aranya/pkg/controller/events"
 	"arhat.dev/aranya/pkg/controller/links"
 	edgeapi "arhat.dev/aranya/pkg/edge/api"
 	"arhat.dev/aranya/pkg/edge/gateway"
-	"arhat.dev/aranya/pkg/generated/clientset/versioned/fake"
-	"arhat.dev/aranya/pkg/generated/informers/externalversions"
 )
 
 // An EdgeDevice that is created again under its name, as by "kubectl replace --force", knows nothing of the links of the
@@ -32,35 +27,14 @@ func TestLinksOfAFormerEdgeDevice(t *testing.T) {
 		"its own": {uid: "u", want: aranya.ReasonDisconnected},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := fake.NewClientset(ed)
-			devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-			if err := devices.Informer().GetIndexer().Add(ed); err != nil {
-				t.Fatal(err)
-			}
-			nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
-			clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-			recorder := events.New(t.Context())
-			defer recorder.Stop()
-			c, err := New(Config{
-				Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock,
-				Tracker: links.NewTracker(clock, time.Hour), Events: recorder,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.queue.ShutDown()
-			c.LinkDown(gateway.Device{Namespace: "ns", Name: "d", UID: tt.uid}, links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
+			c := newController(t, Config{}, ed)
+			now := c.config.Clock.Now()
+			c.LinkDown(gateway.Device{Namespace: "ns", Name: "d", UID: tt.uid}, links.Loss{Reason: errDeleted, At: now, LastSeen: now})
 			// It is known before it is stored.
-			if seen := c.LastSeen(ed); seen.IsZero() != (tt.uid != ed.UID) || !seen.IsZero() && !seen.Equal(clock.Now()) {
+			if seen := c.LastSeen(ed); seen.IsZero() != (tt.uid != ed.UID) || !seen.IsZero() && !seen.Equal(now) {
 				t.Errorf("last seen %v", seen)
 			}
-			if _, err := c.sync(t.Context(), deviceKey(ed)); err != nil {
-				t.Fatal(err)
-			}
-			got, err := client.AranyaV1alpha1().EdgeDevices("ns").Get(t.Context(), "d", metav1.GetOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := synced(t, c, ed)
 			connected := meta.FindStatusCondition(got.Status.Conditions, aranya.EdgeDeviceConnected)
 			if seen := got.Status.LastSeen != nil; connected.Reason != tt.want || seen != (tt.uid == ed.UID) {
 				t.Errorf("condition %+v, last seen %v", connected, got.Status.LastSeen)
@@ -73,23 +47,9 @@ func TestLinksOfAFormerEdgeDevice(t *testing.T) {
 // likewise: the status would tell of it already when it is asked whether the link is news.
 func TestLinksAreToldBeforeTheyAreWritten(t *testing.T) {
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u", Generation: 1}, Spec: aranya.EdgeDeviceSpec{Node: aranya.NodeSpec{Disabled: true}}}
-	client := fake.NewClientset(ed)
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	if err := devices.Informer().GetIndexer().Add(ed); err != nil {
-		t.Fatal(err)
-	}
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
 	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-	recorder := events.New(t.Context())
-	defer recorder.Stop()
-	tracker := links.NewTracker(clock, time.Hour)
-	c, err := New(Config{
-		Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker, Events: recorder,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{Clock: clock}, ed)
+	tracker := c.config.Tracker
 	session := silent{link{device: gateway.DeviceOf(ed)}, clock.Now()}
 	for _, step := range []struct {
 		name string
@@ -105,15 +65,8 @@ func TestLinksAreToldBeforeTheyAreWritten(t *testing.T) {
 		}, metav1.ConditionFalse},
 	} {
 		step.do()
-		if _, err := c.sync(t.Context(), deviceKey(ed)); err != nil {
-			t.Fatal(err)
-		}
-		got, err := client.AranyaV1alpha1().EdgeDevices("ns").Get(t.Context(), "d", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
 		var connected metav1.ConditionStatus
-		if condition := meta.FindStatusCondition(got.Status.Conditions, aranya.EdgeDeviceConnected); condition != nil {
+		if condition := meta.FindStatusCondition(synced(t, c, ed).Status.Conditions, aranya.EdgeDeviceConnected); condition != nil {
 			connected = condition.Status
 		}
 		if connected != step.want {
@@ -124,19 +77,11 @@ func TestLinksAreToldBeforeTheyAreWritten(t *testing.T) {
 
 // What is stored of a device that has been silent since is when it was heard of, not when it is written.
 func TestLastSeen(t *testing.T) {
-	client := fake.NewClientset()
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
 	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-	tracker := links.NewTracker(clock, time.Hour)
-	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{Clock: clock})
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
 	heard := clock.Now()
-	tracker.SessionStarted(silent{link{device: gateway.DeviceOf(ed)}, heard})
+	c.config.Tracker.SessionStarted(silent{link{device: gateway.DeviceOf(ed)}, heard})
 	clock.Step(25 * time.Minute)
 	if status, _ := c.status(t.Context(), ed); !status.LastSeen.Time.Equal(heard) {
 		t.Errorf("stored as seen %s after it was", status.LastSeen.Sub(heard))
@@ -153,16 +98,8 @@ func (c ticking) Now() time.Time {
 
 // A device that may still come back is looked at again, however soon that time is over.
 func TestPatienceThatEnds(t *testing.T) {
-	client := fake.NewClientset()
-	devices := externalversions.NewSharedInformerFactory(client, 0).Aranya().V1alpha1().EdgeDevices()
-	nodes := informers.NewSharedInformerFactory(kubefake.NewClientset(), 0).Core().V1().Nodes().Informer()
 	clock := clocktesting.NewFakeClock(time.Unix(1e9, 0))
-	tracker := links.NewTracker(ticking{clock}, time.Hour)
-	c, err := New(Config{Edge: client, Devices: devices.Informer(), Lister: devices.Lister(), NodeInformer: nodes, Clock: clock, Tracker: tracker})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.queue.ShutDown()
+	c := newController(t, Config{Clock: clock, Tracker: links.NewTracker(ticking{clock}, time.Hour)})
 	ed := &aranya.EdgeDevice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d", UID: "u"}}
 	meta.SetStatusCondition(&ed.Status.Conditions, metav1.Condition{Type: aranya.EdgeDeviceConnected, Status: metav1.ConditionTrue, Reason: aranya.ReasonConnected})
 	c.LinkDown(gateway.DeviceOf(ed), links.Loss{Reason: errDeleted, At: clock.Now(), LastSeen: clock.Now()})
