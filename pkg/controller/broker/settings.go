@@ -86,8 +86,8 @@ type problem struct {
 
 func (p *problem) Error() string { return p.message }
 
-// keepAlive is that of the client, in seconds. Over WebSocket proxies would cut a longer one than the default, which earlier
-// versions stored.
+// keepAlive is that of the client, in seconds. Over WebSocket proxies would cut a longer one than the default, which
+// earlier versions stored.
 func keepAlive(config *aranya.MQTTConfig) int32 {
 	usual, set := int32(mqtt.DefaultKeepAlive(string(config.Transport))/time.Second), config.ConnectPacket.Keepalive
 	switch {

@@ -77,8 +77,8 @@ func (g *Gateway) authorize(ctx context.Context, c *credential) (*v1alpha1.EdgeD
 	return ed, nil
 }
 
-// tellRefused tells why a device was not let in: also those who do not look for it if its identity is no good any more, but
-// not each time that it tries for the same reason.
+// tellRefused tells why a device was not let in: also those who do not look for it if its identity is no good any
+// more, but not each time that it tries for the same reason.
 func (g *Gateway) tellRefused(info *peerInfo, c *credential, err error) {
 	address, reason, verbosity := remoteAddress(info.conn), status.Convert(err).Message(), 2
 	if status.Code(err) == codes.PermissionDenied && g.refusals.allow(c.keyHash+" "+reason) {

@@ -22,7 +22,8 @@ const (
 	// does so once in weeks.
 	keyRenewal   = time.Minute
 	renewalBurst = 5
-	// refusalInterval is how often it is told that the identity of a device is refused for one reason; it tries again and again.
+	// refusalInterval is how often it is told that the identity of a device is refused for one reason; it tries again
+	// and again.
 	refusalInterval = 10 * time.Minute
 	// keysTracked is how many keys are remembered, the latest.
 	keysTracked = 4096

@@ -20,8 +20,8 @@ import (
 type LiveStatus interface {
 	// Overlay sets fields of obj.Status from the link of a connected device: phase, lastSeen, device, link,
 	// usage and traffic; of one that is connected no more lastSeen, as long as that is not stored. It leaves the
-	// status of another device alone, and changes nothing but the status. It is called on every read, concurrently, and must not block. The object is the
-	// caller's own, so nothing that lives on may be put into it without a copy.
+	// status of another device alone, and changes nothing but the status. It is called on every read, concurrently,
+	// and must not block. The object is the caller's own, so nothing that lives on may be put into it without a copy.
 	Overlay(obj *aranya.EdgeDevice)
 }
 

@@ -23,9 +23,9 @@ type ConnectivityApplyConfiguration struct {
 	// to 1h. A link that broke without a word is noticed after about this time plus 10s. Longer is
 	// cheaper on a metered link. If it is not set it goes by the link that the device comes over: 40s; over
 	// MQTT, with no will of your own, 30m, because a broker tells by itself, by keepalive and will, when one
-	// end is lost: at once if its connection is closed, and after one and a half times the keepalive of the device,
-	// 300s by default and 45s over WebSocket, if it broke without a word. A device that was asked for a session and is not heard of for 10s is
-	// probed then, over any link.
+	// end is lost: at once if its connection is closed, and after one and a half times the keepalive of the
+	// device, 300s by default and 45s over WebSocket, if it broke without a word. A device that was asked for
+	// a session and is not heard of for 10s is probed then, over any link.
 	HeartbeatInterval *v1.Duration `json:"heartbeatInterval,omitempty"`
 }
 
